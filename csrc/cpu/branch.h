@@ -1,0 +1,200 @@
+// g(x), and the gradient of everything a branch can be asked for: an ordinary backward pass together with the explicit gradient
+// of sum_j <cotangent_j, J tangent_j> (mathematics: log-determinant gradient without double backward).
+#pragma once
+
+#include "cpu/contract.h"
+#include "cpu/walk.h"
+
+namespace irf {
+namespace IRF_ISA {
+namespace {
+
+template <class T>
+void branch(const Branch<T>& branch, const BranchOperands<T>& op, const Parallel& parallel) {
+  Workspace workspace;
+  const Prepared<T> prepared(branch, parallel, kPackForward, workspace);
+  Walk<T>** walks = make_walks(prepared, Order::kValue, false, workspace);
+  const Stage<T>& last = branch.stage[branch.stages - 1];
+  for_each_chunk(prepared, [&](int64_t chunk) {
+    Walk<T>& walk = *walks[chunk];
+    for_each_tile(prepared, chunk, [&](int64_t first, int samples) {
+      load_events(prepared.layout, walk.dense, op.x + first * branch.in_size(), samples, branch.stage[0].in_channels, walk.x);
+      walk.template forward<Order::kValue>();
+      store_events(prepared.layout, walk.dense, walk.g, samples, last.out_channels,
+                   op.g + first * last.out_channels * branch.pixels());
+    });
+  });
+}
+
+// Where the gradient of each parameter stands in the packed result.
+template <class T>
+struct GradientOffsets {
+  int64_t weight, bias, beta;
+};
+
+template <class T>
+int64_t gradient_offsets(const Branch<T>& branch, GradientOffsets<T>* offsets) {
+  int64_t size = 0;
+  for (int i = 0; i < branch.stages; ++i) {
+    const Stage<T>& stage = branch.stage[i];
+    offsets[i].weight = size;
+    size += int64_t(stage.out_channels) * stage.in_channels * stage.kernel * stage.kernel;
+    offsets[i].bias = size;
+    if (stage.bias) size += stage.out_channels;
+    offsets[i].beta = size;
+    if (stage.beta) size += 1;
+  }
+  return size;
+}
+
+// Backward walk of one thread.
+template <class T>
+struct BackwardWalk : Walk<T> {
+  using Walk<T>::prepared;
+  using Walk<T>::layout;
+  using Walk<T>::stages;
+  using Walk<T>::dense;
+  using Walk<T>::a;
+  using Walk<T>::h;
+  using Walk<T>::d;
+  using Walk<T>::e;
+  T **t, **dt;  // [L] tangents t_i and D_i t_i
+  T** r;        // [L + 1] cotangents
+  T** u;        // [L] sum over pairs of E_i t_i (A_i^T r_{i+1})
+  T** s;        // [L + 1] ordinary backward
+  T* raw;       // A_i^T r or A_i^T s itself, for the slope gradient
+  T* gradient;  // this thread's packed parameter gradients
+
+  BackwardWalk(const Prepared<T>& prepared_, bool pairs, Workspace& workspace)
+      : Walk<T>(prepared_, Order::kSecond, true, workspace) {
+    T*** const lists[] = {&t, &dt, &r, &u, &s};
+    for (T*** list : lists) {
+      *list = workspace.take<T*>(stages + 1);
+      for (int i = 0; i <= stages; ++i) {
+        const int channels = i < stages ? prepared.branch.stage[i].in_channels : prepared.branch.stage[stages - 1].out_channels;
+        (*list)[i] = pairs || list == &s ? prepared.take(channels, workspace) : nullptr;
+      }
+    }
+    raw = prepared.take(prepared.most_channels, workspace);
+  }
+
+  // t_0 is set; fills t, dt.
+  void tangent() {
+    const Branch<T>& branch = prepared.branch;
+    std::memcpy(dt[0], t[0], sizeof(T) * layout.size(branch.stage[0].in_channels));
+    this->multiply(d[0], dt[0], branch.stage[0].in_channels);
+    for (int i = 0; i + 1 < stages; ++i)
+      product(prepared.forward[i], dt[i], layout, {.kind = Epilogue::kTangent, .d = d[i + 1], .second = dt[i + 1]}, t[i + 1]);
+  }
+
+  // r_L is set; fills r and adds to u (sets it for the first pair).
+  void cotangent(bool first_pair, const GradientOffsets<T>* offsets) {
+    for (int i = stages - 1; i >= 0; --i) {
+      const bool slope = prepared.branch.stage[i].beta != nullptr;
+      product(prepared.transposed[i], r[i + 1], layout,
+              {.kind = Epilogue::kCotangent, .d = d[i], .e = e[i], .t = t[i], .second = u[i], .accumulate = !first_pair,
+               .raw = slope ? raw : nullptr},
+              r[i]);
+      if (slope) add_slope_gradient(i, t[i], &SlopeGradient<Vector<T>>::d, offsets[i].beta);
+    }
+  }
+
+  // s_L is set; fills s and the parameter gradients, those of the last pair included.
+  void backward(bool pairs, const GradientOffsets<T>* offsets) {
+    for (int i = stages - 1; i >= 0; --i) {
+      const Stage<T>& stage = prepared.branch.stage[i];
+      add_weight_gradient(i, offsets, {h[i], s[i + 1]}, pairs ? 2 : 1);
+      if (stage.bias) add_row_sums(s[i + 1], stage.out_channels, layout, gradient + offsets[i].bias);
+      product(prepared.transposed[i], s[i + 1], layout,
+              {.kind = Epilogue::kBackward, .d = d[i], .second = pairs ? u[i] : nullptr, .raw = stage.beta ? raw : nullptr},
+              s[i]);
+      if (stage.beta) add_slope_gradient(i, nullptr, &SlopeGradient<Vector<T>>::h, offsets[i].beta);
+    }
+  }
+
+  struct Operand {
+    const T *b, *a;
+  };
+
+  // `pairs` 2 stacks the tangent's contribution (D_i t_i, r_{i+1}) on top.
+  void add_weight_gradient(int i, const GradientOffsets<T>* offsets, Operand operand, int pairs) {
+    const Stage<T>& stage = prepared.branch.stage[i];
+    const PackedWeights<T>& packed = prepared.forward[i];
+    contract(Contraction<T>{stage.out_channels, stage.in_channels, packed.taps, packed.offset, gradient + offsets[i].weight,
+                            pairs, {{operand.a, operand.b}, {r[i + 1], dt[i]}}},
+             layout);
+  }
+
+  // gradient of beta += sum raw * (d h / d slope), or raw * t * (d D / d slope); d slope / d beta is the logistic function.
+  void add_slope_gradient(int i, const T* t, Vector<T> SlopeGradient<Vector<T>>::*part, int64_t offset) {
+    Vector<T> sum{};
+    const Vector<T> slope = broadcast(prepared.slope[i]);
+    for (int c = 0; c < prepared.branch.stage[i].in_channels; ++c)
+      for (int j = 0; j < layout.vectors; ++j) {
+        const int64_t at = int64_t(c) * layout.stride + layout.position[j];
+        Vector<T> upstream = load(raw + at);
+        if (t) upstream = upstream * load(t + at);
+        const Vector<T> by_slope = LipSwish::slope_gradient<VectorMath<T>>(load(a[i] + at), slope).*part;
+        sum += keep_pixels(layout, layout.position[j], upstream * by_slope);
+      }
+    const double beta = *prepared.branch.stage[i].beta;
+    gradient[offset] += sum_lanes<T>(sum) * static_cast<T>(1 / (1 + __builtin_exp(-beta)));
+  }
+};
+
+template <class T>
+void branch_backward(const Branch<T>& branch, const BranchBackwardOperands<T>& op, const Parallel& parallel) {
+  Workspace workspace;
+  const Prepared<T> prepared(branch, parallel, kPackForward | kPackTransposed, workspace);
+  const Layout<T>& layout = prepared.layout;
+  const int in_channels = branch.stage[0].in_channels, out_channels = branch.stage[branch.stages - 1].out_channels;
+  const int64_t in_size = branch.in_size(), out_size = out_channels * branch.pixels();
+
+  auto* offsets = workspace.take<GradientOffsets<T>>(branch.stages);
+  const int64_t gradient_size = gradient_offsets(branch, offsets);
+  auto** walks = workspace.take<BackwardWalk<T>*>(prepared.chunks);
+  for (int i = 0; i < prepared.chunks; ++i) {
+    walks[i] = new (workspace.take<char>(sizeof(BackwardWalk<T>))) BackwardWalk<T>(prepared, op.pairs > 0, workspace);
+    walks[i]->gradient = i == 0 ? op.grad_parameters : workspace.take<T>(gradient_size);
+  }
+
+  for_each_chunk(prepared, [&](int64_t chunk) {
+    BackwardWalk<T>& walk = *walks[chunk];
+    const bool dense = walk.dense;
+    std::memset(walk.gradient, 0, sizeof(T) * gradient_size);
+    T weight[kLargestTile];
+    for_each_tile(prepared, chunk, [&](int64_t first, int samples) {
+      load_events(layout, dense, op.x + first * in_size, samples, in_channels, walk.x);
+      walk.template forward<Order::kSecond>();
+      for (int s = 0; op.pairs > 0 && s < samples; ++s) weight[s] = op.weight[first + s] / static_cast<T>(op.pairs);
+      for (int pair = 0; pair < op.pairs; ++pair) {
+        const int64_t at = (pair * branch.batch + first) * in_size;
+        load_events(layout, dense, op.tangents + at, samples, in_channels, walk.t[0]);
+        load_events(layout, dense, op.cotangents + at, samples, in_channels, walk.r[branch.stages], weight);
+        walk.tangent();
+        walk.cotangent(pair == 0, offsets);
+        if (pair + 1 < op.pairs)  // the last pair is stacked with the ordinary backward
+          for (int i = 0; i < branch.stages; ++i) walk.add_weight_gradient(i, offsets, {walk.dt[i], walk.r[i + 1]}, 1);
+      }
+      T* upstream = walk.s[branch.stages];
+      if (op.grad)
+        load_events(layout, dense, op.grad + first * out_size, samples, out_channels, upstream);
+      else
+        std::memset(upstream, 0, sizeof(T) * layout.size(out_channels));
+      walk.backward(op.pairs > 0, offsets);
+      store_events(layout, dense, walk.s[0], samples, in_channels, op.grad_x + first * in_size,
+                   op.residual && op.grad ? op.grad + first * out_size : nullptr);
+    });
+  });
+
+  // Threads are added up in a fixed order: bitwise the same on every run.
+  for_each_chunk(prepared, [&](int64_t chunk) {
+    const int64_t begin = gradient_size * chunk / prepared.chunks, end = gradient_size * (chunk + 1) / prepared.chunks;
+    for (int i = 1; i < prepared.chunks; ++i)
+      for (int64_t k = begin; k < end; ++k) op.grad_parameters[k] += walks[i]->gradient[k];
+  });
+}
+
+}  // namespace
+}  // namespace IRF_ISA
+}  // namespace irf

@@ -1,0 +1,2 @@
+#define IRF_ISA scalar
+#include "cpu/kernels_table.h"

@@ -1,0 +1,31 @@
+// Instantiates every kernel for one instruction set. Included once by each kernels_<isa>.cpp, after it has named IRF_ISA.
+#pragma once
+
+#include "cpu/branch.h"
+#include "cpu/kernels.h"
+#include "cpu/residual_inverse.h"
+#include "cpu/residual_logdet.h"
+#include "cpu/residual_logdet_exact.h"
+#include "cpu/spectral_norm.h"
+#include "cpu/spectral_normalize.h"
+
+namespace irf {
+namespace IRF_ISA {
+namespace {
+
+template <class T>
+constexpr Kernels<T> table() {
+  return {spectral_norm<T>,   spectral_normalize<T>, spectral_normalize_backward<T>,
+          branch<T>,          branch_backward<T>,    residual_logdet<T>,
+          jacobian_powers<T>, jacobian<T>,           residual_inverse<T>};
+}
+
+}  // namespace
+
+extern const Kernels<float> kFloatKernels;
+extern const Kernels<double> kDoubleKernels;
+constinit const Kernels<float> kFloatKernels = table<float>();
+constinit const Kernels<double> kDoubleKernels = table<double>();
+
+}  // namespace IRF_ISA
+}  // namespace irf

@@ -1,0 +1,93 @@
+// How a tile of columns lies in memory (mathematics: one thread owns it for the whole walk, so it stays in its cache).
+//
+// A tile is [channels][stride]. Convolution: the columns are the pixels of one padded image, flattened with one shared pad of
+// r columns between rows and r rows above and below, so that a kernel tap is a constant offset. Dense: the columns are samples.
+// Only `vectors` vector positions are ever written; everything else stays zero.
+#pragma once
+
+#include <type_traits>
+
+#include "cpu/simd.h"
+#include "cpu/workspace.h"
+#include "iresnet_fast/params.h"
+
+namespace irf {
+namespace IRF_ISA {
+namespace {
+
+// Channels must not be a multiple of 4 KiB apart (they would fight for the same cache sets): an odd number of cache lines.
+template <class T>
+int channel_stride(int columns) {
+  const int line = 64 / static_cast<int>(sizeof(T));
+  return (divide_up(columns, line) | 1) * line;
+}
+
+template <class T>
+struct Layout {
+  int height, width;  // of the image; dense: 1 x samples
+  int pitch;          // columns from one image row to the next
+  int lead;           // column of the first pixel
+  int stride;         // from one channel to the next
+  int vectors;
+  const int* position;  // [vectors] first column of each vector
+  bool masked;          // vectors also cover pad columns: what is written there must be zeroed
+  const T* mask;        // [stride] all-ones bits on pixels, zero on pads (only if masked)
+
+  int64_t size(int channels) const { return int64_t(channels) * stride; }
+};
+
+template <class T>
+Layout<T> dense_layout(int samples, Workspace& workspace) {
+  Layout<T> layout{};
+  layout.height = 1;
+  layout.width = samples;
+  layout.vectors = divide_up(samples, kLanes<T>);
+  layout.pitch = layout.vectors * kLanes<T>;
+  layout.stride = channel_stride<T>(layout.pitch);
+  int* position = workspace.take<int>(layout.vectors);
+  for (int j = 0; j < layout.vectors; ++j) position[j] = j * kLanes<T>;
+  layout.position = position;
+  return layout;
+}
+
+// Padded grid for kernels that reach `reach_rows`, `reach_columns` pixels beyond the image; `gap` pad columns between rows.
+template <class T>
+Layout<T> grid_layout(int height, int width, int gap, int reach_rows, int reach_columns, Workspace& workspace) {
+  Layout<T> layout{};
+  const int lanes = kLanes<T>;
+  layout.height = height;
+  layout.width = width;
+  layout.pitch = width + gap;
+  const int reach = reach_rows * layout.pitch + reach_columns;
+  layout.lead = round_up(reach, lanes);
+  const bool whole_rows = width % lanes == 0;  // vectors that end with the row leave the pads alone
+  layout.masked = !whole_rows;
+  layout.vectors = whole_rows ? height * (width / lanes) : divide_up(height * layout.pitch, lanes);
+  int* position = workspace.take<int>(layout.vectors);
+  for (int j = 0; j < layout.vectors; ++j) {
+    const int per_row = width / lanes;
+    position[j] = layout.lead + (whole_rows ? (j / per_row) * layout.pitch + (j % per_row) * lanes : j * lanes);
+  }
+  layout.position = position;
+  layout.stride = channel_stride<T>(position[layout.vectors - 1] + lanes + reach);
+  if (layout.masked) {
+    T* mask = workspace.take<T>(layout.stride);
+    std::memset(mask, 0, sizeof(T) * layout.stride);
+    for (int y = 0; y < height; ++y) std::memset(mask + layout.lead + y * layout.pitch, 0xff, sizeof(T) * width);
+    layout.mask = mask;
+  }
+  return layout;
+}
+
+// Zeroes the pad lanes of vector j.
+template <class T>
+IRF_ALWAYS_INLINE Vector<T> keep_pixels(const Layout<T>& layout, int column, Vector<T> v) {
+  if (!layout.masked) return v;
+  typedef typename std::conditional<sizeof(T) == 4, int32_t, int64_t>::type Int;
+  typedef Int Bits __attribute__((vector_size(kVectorBytes)));
+  return (Vector<T>)((Bits)v & (Bits)load(layout.mask + column));
+}
+
+}  // namespace
+}  // namespace IRF_ISA
+}  // namespace irf

@@ -1,0 +1,132 @@
+// What every op does once per call before it walks: share the samples out, choose the tile, pack the weights.
+#pragma once
+
+#include "cpu/parallel.h"
+#include "cpu/product.h"
+
+namespace irf {
+namespace IRF_ISA {
+namespace {
+
+// Dense tiles: wide enough to reuse each weight often, narrow enough that a tile's buffers stay in the second-level cache.
+constexpr int kSmallestTile = 48, kLargestTile = 128;
+
+// Samples per dense tile that leave the fewest idle lanes in `samples`; the wider tile on a tie.
+template <class T>
+int pick_dense_tile(int64_t samples) {
+  int best = 0;
+  int64_t least = 0;
+  const int64_t first = divide_up(samples, int64_t(kLargestTile)), last = divide_up(samples, int64_t(kSmallestTile));
+  for (int64_t tiles = first; tiles <= last; ++tiles) {
+    const int tile = static_cast<int>(round_up(divide_up(samples, tiles), int64_t(kLanes<T>)));
+    const int64_t columns = tile * divide_up(samples, int64_t(tile));
+    if (best == 0 || columns < least) best = tile, least = columns;
+  }
+  return best;
+}
+
+enum Packs { kPackForward = 1, kPackTransposed = 2 };
+
+// Everything the threads of one call share.
+template <class T>
+struct Prepared {
+  const Branch<T>& branch;
+  Parallel parallel;
+  int chunks;            // one per thread
+  int64_t unit;          // chunks begin at multiples of it: whole vectors of a dense batch
+  int samples_per_tile;  // convolution: 1
+  Layout<T> layout;
+  int most_channels;
+  PackedWeights<T>* forward;     // [L] or null
+  PackedWeights<T>* transposed;  // [L] or null
+  T* slope;                      // [L] softplus(beta) of each activation
+
+  // `columns_per_sample`: columns of a dense tile that one sample takes (the exact Jacobian gives each sample d of them).
+  Prepared(const Branch<T>& branch_, const Parallel& parallel_, int packs, Workspace& workspace,
+           int64_t columns_per_sample = 1)
+      : branch(branch_), parallel(parallel_), forward(nullptr), transposed(nullptr) {
+    unit = branch.dense() && columns_per_sample == 1 ? kLanes<T> : 1;
+    const int64_t units = divide_up(branch.batch, unit);
+    chunks = static_cast<int>(min_of(int64_t(parallel.threads), units));
+    most_channels = branch.stage[0].in_channels;
+    int reach = 0;
+    for (int i = 0; i < branch.stages; ++i) {
+      most_channels = max_of(most_channels, branch.stage[i].out_channels);
+      reach = max_of(reach, branch.stage[i].kernel / 2);
+    }
+    if (branch.dense()) {
+      samples_per_tile = pick_dense_tile<T>(columns_per_sample == 1 ? divide_up(units, int64_t(chunks)) * unit : columns_per_sample);
+      layout = dense_layout<T>(samples_per_tile, workspace);
+    } else {
+      samples_per_tile = 1;
+      layout = grid_layout<T>(branch.height, branch.width, reach, reach, reach, workspace);
+    }
+    slope = workspace.take<T>(branch.stages);
+    for (int i = 0; i < branch.stages; ++i) {
+      const double beta = branch.stage[i].beta ? *branch.stage[i].beta : 0;
+      slope[i] = static_cast<T>(beta > 30 ? beta : __builtin_log1p(__builtin_exp(beta)));
+    }
+    if (packs & kPackForward) forward = reserve(false, workspace);
+    if (packs & kPackTransposed) transposed = reserve(true, workspace);
+    parallel.run(branch.stages * kTaskShare, pack_task, this);
+  }
+
+  // Samples [begin, end) of a chunk.
+  int64_t begin(int64_t chunk) const {
+    return min_of(branch.batch, divide_up(branch.batch, unit) * chunk / chunks * unit);
+  }
+
+  T* take(int channels, Workspace& workspace) const {  // pads must read as zero; a dense tile has none
+    return branch.dense() ? workspace.take<T>(layout.size(channels)) : workspace.take_zeroed<T>(layout.size(channels));
+  }
+
+ private:
+  static constexpr int kTaskShare = 8;  // tasks per stage, so that one wide stage is packed by several threads
+
+  PackedWeights<T>* reserve(bool transpose, Workspace& workspace) const {
+    auto* packs = workspace.take<PackedWeights<T>>(branch.stages);
+    for (int i = 0; i < branch.stages; ++i) {
+      const Stage<T>& stage = branch.stage[i];
+      const int k = stage.kernel;
+      int* offset = workspace.take<int>(k * k);
+      for (int t = 0; t < k * k; ++t) {
+        const int shift = (t / k - k / 2) * layout.pitch + (t % k - k / 2);
+        offset[t] = k == 1 ? 0 : transpose ? -shift : shift;
+      }
+      packs[i] = transpose ? reserve_weights<T>(stage.in_channels, stage.out_channels, k * k, offset, workspace)
+                           : reserve_weights<T>(stage.out_channels, stage.in_channels, k * k, offset, workspace);
+    }
+    return packs;
+  }
+
+  static void pack_task(int64_t index, void* context) {
+    const auto& self = *static_cast<const Prepared*>(context);
+    const int i = static_cast<int>(index / kTaskShare), share = static_cast<int>(index % kTaskShare);
+    const Stage<T>& stage = self.branch.stage[i];
+    const int64_t taps = int64_t(stage.kernel) * stage.kernel, row = stage.in_channels * taps;
+    if (self.forward)
+      for (int tile = share; tile < self.forward[i].tiles(); tile += kTaskShare)
+        pack_tile(self.forward[i], tile, stage.weight, row, taps);
+    if (self.transposed)
+      for (int tile = share; tile < self.transposed[i].tiles(); tile += kTaskShare)
+        pack_tile(self.transposed[i], tile, stage.weight, taps, row);
+  }
+};
+
+// Calls body(chunk) for every chunk of `prepared`, in parallel.
+template <class T, class Body>
+void for_each_chunk(const Prepared<T>& prepared, const Body& body) {
+  run_each(prepared.parallel, prepared.chunks, body);
+}
+
+// Calls body(first, count) for every tile of a chunk.
+template <class T, class Body>
+void for_each_tile(const Prepared<T>& prepared, int64_t chunk, const Body& body) {
+  const int64_t end = prepared.begin(chunk + 1);
+  for (int64_t first = prepared.begin(chunk); first < end; first += prepared.samples_per_tile)
+    body(first, static_cast<int>(min_of(int64_t(prepared.samples_per_tile), end - first)));
+}
+
+}  // namespace
+}  // namespace IRF_ISA
+}  // namespace irf

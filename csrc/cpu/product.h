@@ -1,0 +1,194 @@
+// The inner product of everything: out[m][p] = sum over taps t and channels c of w[m][c][t] * in[c][p + offset_t], for all
+// vector positions p of a layout. A convolution is k * k shifted matrix products; a dense stage has one tap of offset 0.
+// The state is vectorised over columns and the weights are broadcast, so wide and narrow channel counts run alike.
+#pragma once
+
+#include "cpu/layout.h"
+
+namespace irf {
+namespace IRF_ISA {
+namespace {
+
+// Register tiles: rows (output channels) x vectors (columns). Rows * vectors accumulators, `vectors` loads and one broadcast
+// must fit the registers. Few rows for narrow outputs, where a taller tile would compute rows nobody needs.
+#if defined(__AVX512F__)
+constexpr int kTileRows[3] = {8, 6, 4};
+constexpr int kTileVectors[3] = {3, 4, 6};
+#else
+constexpr int kTileRows[3] = {6, 4, 2};
+constexpr int kTileVectors[3] = {2, 3, 5};
+#endif
+static_assert(kTileRows[0] * kTileVectors[0] + kTileVectors[0] + 1 <= kVectorRegisters, "tile 0 spills");
+static_assert(kTileRows[1] * kTileVectors[1] + kTileVectors[1] + 1 <= kVectorRegisters, "tile 1 spills");
+static_assert(kTileRows[2] * kTileVectors[2] + kTileVectors[2] + 1 <= kVectorRegisters, "tile 2 spills");
+
+// Weights of one linear map as the inner loop reads them: [tile][tap][channel][rows], rows padded with zeros.
+template <class T>
+struct PackedWeights {
+  int rows, channels, taps;  // rows: output channels m
+  int shape;                 // index into kTileRows
+  const int* offset;         // [taps] column offset of each tap
+  T* data;
+
+  int tiles() const { return divide_up(rows, kTileRows[shape]); }
+  int64_t tile_size() const { return int64_t(kTileRows[shape]) * taps * channels; }
+};
+
+// The tile shape that computes the fewest rows; the taller one on a tie (fewer loads per product).
+inline int pick_tile_shape(int rows) {
+  int best = 0;
+  for (int shape = 1; shape < 3; ++shape)
+    if (round_up(rows, kTileRows[shape]) < round_up(rows, kTileRows[best])) best = shape;
+  return best;
+}
+
+template <class T>
+PackedWeights<T> reserve_weights(int rows, int channels, int taps, const int* offset, Workspace& workspace) {
+  PackedWeights<T> packed{rows, channels, taps, pick_tile_shape(rows), offset, nullptr};
+  packed.data = workspace.take<T>(packed.tiles() * packed.tile_size());
+  return packed;
+}
+
+// Fills tile `tile` from weight(m, c, t) = source[m * row_stride + c * channel_stride + t].
+template <class T>
+void pack_tile(const PackedWeights<T>& packed, int tile, const T* source, int64_t row_stride, int64_t channel_stride) {
+  const int height = kTileRows[packed.shape], first = tile * height;
+  T* out = packed.data + tile * packed.tile_size();
+  for (int t = 0; t < packed.taps; ++t)
+    for (int c = 0; c < packed.channels; ++c)
+      for (int i = 0; i < height; ++i)
+        *out++ = first + i < packed.rows ? source[(first + i) * row_stride + c * channel_stride + t] : T(0);
+}
+
+// What happens to a finished sum `acc` at out[m][p]. D, E, t, u have the layout of `out`.
+enum class Epilogue {
+  kBias,       // out = acc + bias[m]
+  kScale,      // out = D acc                         vector-Jacobian chain
+  kTangent,    // out = acc, second = D acc           Jacobian-vector chain
+  kCotangent,  // out = D acc, second (+)= E t acc    cotangent, with what it sends back through D
+  kBackward    // out = D acc + second                ordinary backward
+};
+
+template <class T>
+struct EpilogueOperands {
+  Epilogue kind;
+  const T* bias = nullptr;  // [rows] or null
+  const T* d = nullptr;
+  const T* e = nullptr;
+  const T* t = nullptr;
+  T* second = nullptr;
+  bool accumulate = false;  // kCotangent: second += instead of =
+  T* raw = nullptr;         // if set: acc itself, for the gradient of an activation's slope
+};
+
+template <class T, int kRows, int kVectors>
+IRF_ALWAYS_INLINE void finish_tile(Vector<T> (&acc)[kRows][kVectors], int rows, int first_row, const int* position,
+                                   int64_t stride, const EpilogueOperands<T>& op, T* out) {
+  for (int i = 0; i < kRows; ++i) {
+    if (i >= rows) break;
+    const int64_t row = (first_row + i) * stride;
+    const Vector<T> bias = broadcast(op.bias ? op.bias[first_row + i] : T(0));
+#pragma GCC unroll 8
+    for (int j = 0; j < kVectors; ++j) {
+      const int64_t at = row + position[j];
+      const Vector<T> a = acc[i][j];
+      switch (op.kind) {
+        case Epilogue::kBias:
+          store(out + at, a + bias);
+          break;
+        case Epilogue::kScale:
+          store(out + at, a * load(op.d + at));
+          break;
+        case Epilogue::kTangent:
+          store(out + at, a);
+          if (op.d) store(op.second + at, a * load(op.d + at));
+          break;
+        case Epilogue::kCotangent: {
+          const Vector<T> through_d = load(op.e + at) * load(op.t + at) * a;
+          store(out + at, a * load(op.d + at));
+          store(op.second + at, op.accumulate ? load(op.second + at) + through_d : through_d);
+          if (op.raw) store(op.raw + at, a);
+          break;
+        }
+        case Epilogue::kBackward: {
+          const Vector<T> scaled = a * load(op.d + at);
+          store(out + at, op.second ? scaled + load(op.second + at) : scaled);
+          if (op.raw) store(op.raw + at, a);
+          break;
+        }
+      }
+    }
+  }
+}
+
+template <class T, int kRows, int kVectors>
+__attribute__((noinline)) void product_tile(const PackedWeights<T>& packed, int tile, const T* in, int64_t stride,
+                                            const int* position, const EpilogueOperands<T>& op, T* out) {
+  Vector<T> acc[kRows][kVectors];
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 8
+    for (int j = 0; j < kVectors; ++j) acc[i][j] = Vector<T>{};
+  const T* w = packed.data + tile * packed.tile_size();
+  int64_t at[kVectors];
+#pragma GCC unroll 8
+  for (int j = 0; j < kVectors; ++j) at[j] = position[j];
+  for (int t = 0; t < packed.taps; ++t) {
+    const T* column = in + packed.offset[t];
+    for (int c = 0; c < packed.channels; ++c) {
+      Vector<T> x[kVectors];
+#pragma GCC unroll 8
+      for (int j = 0; j < kVectors; ++j) x[j] = load(column + at[j]);
+#pragma GCC unroll 8
+      for (int i = 0; i < kRows; ++i) {
+        const Vector<T> s = broadcast(w[i]);
+#pragma GCC unroll 8
+        for (int j = 0; j < kVectors; ++j) acc[i][j] = fma(s, x[j], acc[i][j]);
+      }
+      w += kRows;
+      column += stride;
+    }
+  }
+  const int first_row = tile * kRows;
+  finish_tile<T, kRows, kVectors>(acc, packed.rows - first_row, first_row, position, stride, op, out);
+}
+
+template <class T, int kShape, int kVectors = kTileVectors[kShape]>
+IRF_ALWAYS_INLINE void product_group(int vectors, const PackedWeights<T>& packed, const T* in, int64_t stride,
+                                     const int* position, const EpilogueOperands<T>& op, T* out) {
+  if constexpr (kVectors > 1) {
+    if (vectors < kVectors)
+      return product_group<T, kShape, kVectors - 1>(vectors, packed, in, stride, position, op, out);
+  }
+  for (int tile = 0; tile < packed.tiles(); ++tile)
+    product_tile<T, kTileRows[kShape], kVectors>(packed, tile, in, stride, position, op, out);
+}
+
+template <class T, int kShape>
+void product_shape(const PackedWeights<T>& packed, const T* in, const Layout<T>& layout, const EpilogueOperands<T>& op,
+                   T* out) {
+  // Groups of nearly equal width: 16 vectors in threes go as 3 3 3 3 2 2, not 3 3 3 3 3 1.
+  const int groups = divide_up(layout.vectors, kTileVectors[kShape]);
+  int done = 0;
+  for (int group = 0; group < groups; ++group) {
+    const int vectors = divide_up(layout.vectors - done, groups - group);
+    product_group<T, kShape>(vectors, packed, in, layout.stride, layout.position + done, op, out);
+    done += vectors;
+  }
+}
+
+template <class T>
+void product(const PackedWeights<T>& packed, const T* in, const Layout<T>& layout, const EpilogueOperands<T>& op, T* out) {
+  switch (packed.shape) {
+    case 0:
+      return product_shape<T, 0>(packed, in, layout, op, out);
+    case 1:
+      return product_shape<T, 1>(packed, in, layout, op, out);
+    default:
+      return product_shape<T, 2>(packed, in, layout, op, out);
+  }
+}
+
+}  // namespace
+}  // namespace IRF_ISA
+}  // namespace irf

@@ -1,0 +1,68 @@
+// x with x + g(x) = z by the fixed-point iteration x <- z - g(x), each sample stopped at its own certified error and then frozen
+// (mathematics: inverse; Banach: |x - x*| <= residual / (1 - Lip)).
+#pragma once
+
+#include "cpu/walk.h"
+
+namespace irf {
+namespace IRF_ISA {
+namespace {
+
+template <class T>
+void residual_inverse(const Branch<T>& branch, const ResidualInverseOperands<T>& op, const Parallel& parallel) {
+  Workspace workspace;
+  const Prepared<T> prepared(branch, parallel, kPackForward, workspace);
+  const Layout<T>& layout = prepared.layout;
+  const int channels = branch.stage[0].in_channels;
+  const int64_t size = branch.in_size();
+  Walk<T>** walks = make_walks(prepared, Order::kValue, false, workspace);
+  T** z = workspace.take<T*>(prepared.chunks);
+  T** square = workspace.take<T*>(prepared.chunks);
+  T** step = workspace.take<T*>(prepared.chunks);
+  for (int i = 0; i < prepared.chunks; ++i) {
+    z[i] = prepared.take(channels, workspace);
+    square[i] = workspace.take<T>(layout.stride);
+    step[i] = workspace.take<T>(layout.stride);
+  }
+
+  for_each_chunk(prepared, [&](int64_t chunk) {
+    Walk<T>& walk = *walks[chunk];
+    T *target = z[chunk], *norm = square[chunk], *move = step[chunk];
+    for_each_tile(prepared, chunk, [&](int64_t first, int samples) {
+      load_events(layout, walk.dense, op.z + first * size, samples, channels, target);
+      std::memcpy(walk.x, target, sizeof(T) * layout.size(channels));
+      for (int s = 0; s < layout.pitch; ++s) move[s] = s < samples ? T(1) : T(0);  // 1: still iterating
+      for (int s = 0; s < samples; ++s) op.iterations[first + s] = 0;
+      for (int64_t iteration = 0;; ++iteration) {
+        walk.template forward<Order::kValue>();
+        // g <- z - x - g(x): the step to take, and its length is the residual.
+        for (int c = 0; c < channels; ++c)
+          for (int j = 0; j < layout.vectors; ++j) {
+            const int column = layout.position[j];
+            const int64_t at = int64_t(c) * layout.stride + column;
+            store(walk.g + at, keep_pixels(layout, column, load(target + at) - load(walk.x + at) - load(walk.g + at)));
+          }
+        sample_sums(layout, walk.dense, walk.g, walk.g, channels, norm, norm);
+        bool any_active = false;
+        for (int s = 0; s < samples; ++s) {
+          if (move[s] == T(0)) continue;
+          op.residual[first + s] = __builtin_sqrt(norm[s]);
+          // `!(>)`: a NaN residual will not heal, so it stops too.
+          if (!(op.residual[first + s] > op.residual_limit) || iteration == op.max_iterations) {
+            move[s] = T(0);
+            continue;
+          }
+          op.iterations[first + s] = iteration + 1;
+          any_active = true;
+        }
+        if (!any_active) break;
+        add_scaled(layout, walk.dense, move, walk.g, channels, false, walk.x);
+      }
+      store_events(layout, walk.dense, walk.x, samples, channels, op.x + first * size);
+    });
+  });
+}
+
+}  // namespace
+}  // namespace IRF_ISA
+}  // namespace irf

@@ -1,0 +1,135 @@
+// log|det(I + J)| by the power series with Hutchinson's probes: w_k = (J^T)^k v without a graph; value, Neumann vector, norms
+// and the per-sample stop come out of the same chain (mathematics: log-determinant, value and gradient (a)).
+#pragma once
+
+#include "cpu/walk.h"
+
+namespace irf {
+namespace IRF_ISA {
+namespace {
+
+// Per-sample running state of one tile.
+template <class T>
+struct SeriesState {
+  T *dot, *square, *limit, *norm, *value, *coefficient;
+  int64_t* terms;
+  bool* active;
+
+  SeriesState(int samples, Workspace& workspace) {
+    T** const lists[] = {&dot, &square, &limit, &norm, &value, &coefficient};
+    for (T** list : lists) *list = workspace.take<T>(samples);
+    terms = workspace.take<int64_t>(samples);
+    active = workspace.take<bool>(samples);
+  }
+};
+
+// The series of one probe on one tile whose derivatives are frozen. `v` holds the probe, `y` takes the Neumann vector (or null).
+template <class T>
+void series_chain(Walk<T>& walk, const ResidualLogdetOperands<T>& op, int64_t first, int samples, const T* v, T* y,
+                  SeriesState<T>& state) {
+  const Layout<T>& layout = walk.layout;
+  const bool dense = walk.dense;
+  const int channels = walk.prepared.branch.stage[0].in_channels;
+  auto q = [&](int s, int k) { return op.coefficients[(op.per_sample ? (first + s) * op.terms : 0) + k - 1]; };
+
+  std::memcpy(walk.state[0], v, sizeof(T) * layout.size(channels));
+  sample_sums(layout, dense, v, v, channels, state.dot, state.square);
+  for (int s = 0; s < (dense ? layout.pitch : 1); ++s) {
+    const bool real = s < samples;
+    const T length = __builtin_sqrt(state.square[s]);
+    state.limit[s] = op.relative ? op.tolerance * length : op.tolerance / length;
+    state.norm[s] = length;
+    state.value[s] = T(0);
+    state.terms[s] = 0;
+    state.active[s] = real && op.terms > 0;
+    state.coefficient[s] = state.active[s] ? q(s, 1) : T(0);
+  }
+  if (y) add_scaled(layout, dense, state.coefficient, walk.state[0], channels, true, y);
+
+  for (int k = 1; k <= op.terms; ++k) {
+    walk.vjp();
+    sample_sums(layout, dense, walk.state[0], v, channels, state.dot, state.square);
+    bool any_active = false;
+    for (int s = 0; s < samples; ++s) {
+      state.coefficient[s] = T(0);
+      if (!state.active[s]) continue;
+      state.value[s] += (k % 2 ? q(s, k) : -q(s, k)) / static_cast<T>(k) * state.dot[s];
+      state.norm[s] = __builtin_sqrt(state.square[s]);
+      state.terms[s] = k;
+      if (k == op.terms || (op.tail && state.norm[s] * op.tail[k - 1] <= state.limit[s])) {
+        state.active[s] = false;
+        continue;
+      }
+      state.coefficient[s] = k % 2 ? -q(s, k + 1) : q(s, k + 1);
+      any_active = true;
+    }
+    if (!any_active) break;
+    if (y) add_scaled(layout, dense, state.coefficient, walk.state[0], channels, false, y);
+  }
+}
+
+template <class T>
+void residual_logdet(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, const Parallel& parallel) {
+  Workspace workspace;
+  const Prepared<T> prepared(branch, parallel, kPackForward | kPackTransposed, workspace);
+  const Layout<T>& layout = prepared.layout;
+  const int channels = branch.stage[0].in_channels;
+  const int64_t size = branch.in_size();
+  Walk<T>** walks = make_walks(prepared, Order::kFirst, false, workspace);
+  auto** states = workspace.take<SeriesState<T>*>(prepared.chunks);
+  T** v = workspace.take<T*>(prepared.chunks);
+  T** y = workspace.take<T*>(prepared.chunks);
+  for (int i = 0; i < prepared.chunks; ++i) {
+    const int columns = branch.dense() ? layout.pitch : 1;
+    states[i] = new (workspace.take<char>(sizeof(SeriesState<T>))) SeriesState<T>(columns, workspace);
+    v[i] = prepared.take(channels, workspace);
+    y[i] = op.neumann ? prepared.take(channels, workspace) : nullptr;
+  }
+
+  for_each_chunk(prepared, [&](int64_t chunk) {
+    Walk<T>& walk = *walks[chunk];
+    SeriesState<T>& state = *states[chunk];
+    for_each_tile(prepared, chunk, [&](int64_t first, int samples) {
+      load_events(layout, walk.dense, op.x + first * size, samples, channels, walk.x);
+      walk.template forward<Order::kFirst>();
+      if (op.z) store_events(layout, walk.dense, walk.g, samples, channels, op.z + first * size, op.x + first * size);
+      for (int probe = 0; probe < op.probes; ++probe) {
+        const int64_t row = probe * branch.batch + first;
+        load_events(layout, walk.dense, op.probe + row * size, samples, channels, v[chunk]);
+        series_chain(walk, op, first, samples, v[chunk], y[chunk], state);
+        for (int s = 0; s < samples; ++s) {
+          op.value[first + s] = (probe ? op.value[first + s] : T(0)) + state.value[s] / static_cast<T>(op.probes);
+          op.norms[row + s] = state.norm[s];
+          op.terms_used[row + s] = state.terms[s];
+        }
+        if (op.neumann) store_events(layout, walk.dense, y[chunk], samples, channels, op.neumann + row * size);
+      }
+    });
+  });
+}
+
+// (J^T)^k or J^k of a start vector, k = 1 .. n: what the gradient of the series itself is made of (mathematics: gradient (b)).
+template <class T>
+void jacobian_powers(const Branch<T>& branch, const JacobianPowersOperands<T>& op, const Parallel& parallel) {
+  Workspace workspace;
+  const Prepared<T> prepared(branch, parallel, kPackForward | kPackTransposed, workspace);
+  const int channels = branch.stage[0].in_channels;
+  const int64_t size = branch.in_size();
+  Walk<T>** walks = make_walks(prepared, Order::kFirst, false, workspace);
+  for_each_chunk(prepared, [&](int64_t chunk) {
+    Walk<T>& walk = *walks[chunk];
+    for_each_tile(prepared, chunk, [&](int64_t first, int samples) {
+      load_events(prepared.layout, walk.dense, op.x + first * size, samples, channels, walk.x);
+      walk.template forward<Order::kFirst>();
+      load_events(prepared.layout, walk.dense, op.start + first * size, samples, channels, walk.state[0]);
+      for (int k = 0; k < op.count; ++k) {
+        op.transpose ? walk.vjp() : walk.jvp();
+        store_events(prepared.layout, walk.dense, walk.state[0], samples, channels, op.powers + (k * branch.batch + first) * size);
+      }
+    });
+  });
+}
+
+}  // namespace
+}  // namespace IRF_ISA
+}  // namespace irf

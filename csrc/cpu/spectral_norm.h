@@ -1,0 +1,116 @@
+// Power iteration on every layer of a model in one call: v <- A^T u / |A^T u|, u <- A v / |A v|, sigma = |A v| (arXiv 1804.04368).
+// Threads take whole layers, so the result does not depend on how many there are.
+#pragma once
+
+#include "cpu/linear_map.h"
+
+namespace irf {
+namespace IRF_ISA {
+namespace {
+
+template <class T>
+T length(const T* a, int64_t size) {
+  return __builtin_sqrt(dot(a, a, size));
+}
+
+// `before` is 0 at the first iteration, so a tolerance always takes two.
+template <class T>
+bool settled(T sigma, T before, T tolerance) {
+  const T change = sigma > before ? sigma - before : before - sigma;
+  return change <= tolerance * sigma;
+}
+
+// One pass over the rows of W gives A v and A^T (A v) together, so an iteration reads the matrix once, not twice.
+template <class T>
+int64_t iterate_matrix(const NormLayer<T>& layer, int64_t most, T tolerance, T* u, T* v, T* image, T& sigma) {
+  const int rows = layer.out_channels, columns = layer.in_channels;
+  auto pull_back = [&](const T* left) {  // image = A^T left
+    std::memset(image, 0, sizeof(T) * columns);
+    for (int i = 0; i < rows; ++i) add_multiple(left[i], layer.weight + int64_t(i) * columns, columns, image);
+  };
+  auto norm_along = [&]() {  // <u, A v>
+    T sum = T(0);
+    for (int i = 0; i < rows; ++i) sum += u[i] * dot(layer.weight + int64_t(i) * columns, v, columns);
+    return sum;
+  };
+  sigma = most == 0 ? norm_along() : T(0);
+  if (most == 0) return 0;
+  pull_back(u);
+  for (int64_t iteration = 1;; ++iteration) {
+    const T scale = length(image, columns);
+    if (!(scale > T(0))) return sigma = scale, iteration;  // A^T u = 0 (or NaN): keep u and v
+    for (int k = 0; k < columns; ++k) v[k] = image[k] / scale;
+    std::memset(image, 0, sizeof(T) * columns);
+    T square = T(0);
+    for (int i = 0; i < rows; ++i) {
+      const T* row = layer.weight + int64_t(i) * columns;
+      u[i] = dot(row, v, columns);
+      square += u[i] * u[i];
+      add_multiple(u[i], row, columns, image);
+    }
+    const T before = sigma;
+    sigma = __builtin_sqrt(square);
+    if (!(sigma > T(0))) return iteration;
+    for (int i = 0; i < rows; ++i) u[i] /= sigma;
+    if (iteration == most || settled(sigma, before, tolerance)) return iteration;
+  }
+}
+
+template <class T>
+void scale_cells(T* cells, int64_t size, T factor) {  // size is a multiple of the vector
+  const Vector<T> f = broadcast(factor);
+  for (int64_t i = 0; i < size; i += kLanes<T>) store(cells + i, f * load(cells + i));
+}
+
+template <class T>
+int64_t iterate_convolution(GridConvolution<T>& map, int64_t most, T tolerance, T* u, T* v, T& sigma) {
+  const NormLayer<T>& layer = map.layer;
+  const int64_t u_cells = map.grid.size(layer.out_channels), v_cells = map.grid.size(layer.in_channels);
+  sigma = T(0);
+  if (most == 0) {
+    map.read_input(v);
+    map.apply();
+    map.each_output([&](T& cell) { sigma += cell * *u++; });
+    return 0;
+  }
+  map.read_output(u);
+  for (int64_t iteration = 1;; ++iteration) {
+    map.apply_transposed();
+    const T pulled = length(map.input, v_cells);
+    if (!(pulled > T(0))) return sigma = pulled, iteration;
+    scale_cells(map.input, v_cells, T(1) / pulled);
+    map.apply();
+    const T before = sigma;
+    sigma = length(map.output, u_cells);
+    if (!(sigma > T(0))) return iteration;
+    scale_cells(map.output, u_cells, T(1) / sigma);
+    if (iteration == most || settled(sigma, before, tolerance)) {
+      map.write_input(v);
+      map.write_output(u);
+      return iteration;
+    }
+  }
+}
+
+template <class T>
+void spectral_norm(const SpectralNormOperands<T>& op, const Parallel& parallel) {
+  auto one_layer = [&](int64_t index) {
+    const NormLayer<T>& layer = op.layer[index];
+    T *u = op.u[index], *v = op.v[index], &sigma = op.sigma[index];
+    std::memcpy(u, layer.u, sizeof(T) * layer.u_size());
+    std::memcpy(v, layer.v, sizeof(T) * layer.v_size());
+    Workspace workspace;
+    if (layer.matrix()) {
+      T* image = workspace.take<T>(layer.in_channels);
+      op.iterations[index] = iterate_matrix(layer, op.max_iterations, op.tolerance, u, v, image, sigma);
+    } else {
+      GridConvolution<T> map(layer, true, workspace);
+      op.iterations[index] = iterate_convolution(map, op.max_iterations, op.tolerance, u, v, sigma);
+    }
+  };
+  run_each(parallel, op.layers, one_layer);
+}
+
+}  // namespace
+}  // namespace IRF_ISA
+}  // namespace irf

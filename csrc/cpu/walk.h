@@ -1,0 +1,141 @@
+// The walks over the stages of a branch on one tile (mathematics: h_i = phi_i(a_i), a_{i+1} = A_i h_i + b_i, D_i = phi_i').
+// `forward` freezes the derivatives; `vjp` and `jvp` then apply J^T and J without evaluating an activation again.
+#pragma once
+
+#include "cpu/prepared.h"
+#include "cpu/tile_io.h"
+#include "cpu/vector_math.h"
+
+namespace irf {
+namespace IRF_ISA {
+namespace {
+
+// How many derivatives a forward walk keeps.
+enum class Order { kValue, kFirst, kSecond };
+
+template <class T, class Act, Order order>
+void activate_as(const Layout<T>& layout, const T* a, int channels, T slope, T* h, T* d, T* e) {
+  const Vector<T> s = broadcast(slope);
+  for (int c = 0; c < channels; ++c)
+    for (int j = 0; j < layout.vectors; ++j) {
+      const int column = layout.position[j];
+      const int64_t at = int64_t(c) * layout.stride + column;
+      const Jet<Vector<T>> jet = Act::template jet<VectorMath<T>>(load(a + at), s);
+      store(h + at, keep_pixels(layout, column, jet.h));
+      if constexpr (order != Order::kValue) store(d + at, keep_pixels(layout, column, jet.d));
+      if constexpr (order == Order::kSecond) store(e + at, keep_pixels(layout, column, jet.e));
+    }
+}
+
+template <class T, Order order>
+void activate(Activation activation, const Layout<T>& layout, const T* a, int channels, T slope, T* h, T* d, T* e) {
+  switch (activation) {
+#define IRF_CASE(name, Struct)  \
+  case Activation::k##Struct: \
+    return activate_as<T, Struct, order>(layout, a, channels, slope, h, d, e);
+    IRF_FOR_EACH_ACTIVATION(IRF_CASE)
+#undef IRF_CASE
+    case Activation::kCount:
+      break;
+  }
+}
+
+// Buffers and walks of one thread.
+template <class T>
+struct Walk {
+  const Prepared<T>& prepared;
+  const Layout<T>& layout;
+  const int stages;
+  const bool dense;
+  T *x, *g;  // input and output tiles of `forward`
+  T **a;     // [L + 1] pre-activations: a[0] = x, a[L] = g; between them one buffer shared unless `keep`
+  T **h;     // [L] activated; one shared buffer unless `keep`
+  T **d, **e;  // [L] derivatives
+  T* state[2];  // the chain's ping-pong buffers
+
+  Walk(const Prepared<T>& prepared_, Order order, bool keep, Workspace& workspace)
+      : prepared(prepared_), layout(prepared.layout), stages(prepared.branch.stages), dense(prepared.branch.dense()) {
+    const Stage<T>* stage = prepared.branch.stage;
+    a = workspace.take<T*>(stages + 1);
+    h = workspace.take<T*>(stages);
+    d = workspace.take<T*>(stages);
+    e = workspace.take<T*>(stages);
+    T* shared_a = prepared.take(prepared.most_channels, workspace);
+    T* shared_h = keep ? nullptr : prepared.take(prepared.most_channels, workspace);
+    for (int i = 0; i < stages; ++i) {
+      const int channels = stage[i].in_channels;
+      a[i] = i == 0 || (keep && stage[i].beta) ? prepared.take(channels, workspace) : shared_a;
+      h[i] = keep ? prepared.take(channels, workspace) : shared_h;
+      d[i] = order != Order::kValue ? prepared.take(channels, workspace) : nullptr;
+      e[i] = order == Order::kSecond ? prepared.take(channels, workspace) : nullptr;
+    }
+    x = a[0];
+    g = a[stages] = prepared.take(stage[stages - 1].out_channels, workspace);
+    for (T*& buffer : state) buffer = order == Order::kValue ? nullptr : prepared.take(prepared.most_channels, workspace);
+  }
+
+  // x -> g, with derivatives up to `order`.
+  template <Order order>
+  void forward() const {
+    for (int i = 0; i < stages; ++i) {
+      const Stage<T>& stage = prepared.branch.stage[i];
+      activate<T, order>(stage.activation, layout, a[i], stage.in_channels, prepared.slope[i], h[i], d[i], e[i]);
+      product(prepared.forward[i], h[i], layout, {.kind = Epilogue::kBias, .bias = stage.bias}, a[i + 1]);
+    }
+  }
+
+  // state[0] <- J^T state[0]
+  void vjp() {
+    for (int i = stages - 1; i >= 0; --i) {
+      product(prepared.transposed[i], state[0], layout, {.kind = Epilogue::kScale, .d = d[i]}, state[1]);
+      swap_state();
+    }
+  }
+
+  // state[0] <- J state[0]
+  void jvp() {
+    multiply(d[0], state[0], prepared.branch.stage[0].in_channels);
+    for (int i = 0; i < stages; ++i) {
+      const bool last = i + 1 == stages;
+      product(prepared.forward[i], state[0], layout,
+              {.kind = last ? Epilogue::kBias : Epilogue::kScale, .d = last ? nullptr : d[i + 1]}, state[1]);
+      swap_state();
+    }
+    if (layout.masked) clear_pads(state[0], prepared.branch.stage[stages - 1].out_channels);
+  }
+
+  void swap_state() {
+    T* other = state[0];
+    state[0] = state[1];
+    state[1] = other;
+  }
+
+  void multiply(const T* factor, T* target, int channels) const {
+    for (int c = 0; c < channels; ++c)
+      for (int j = 0; j < layout.vectors; ++j) {
+        const int64_t at = int64_t(c) * layout.stride + layout.position[j];
+        store(target + at, load(factor + at) * load(target + at));
+      }
+  }
+
+  void clear_pads(T* tile, int channels) const {
+    for (int c = 0; c < channels; ++c)
+      for (int j = 0; j < layout.vectors; ++j) {
+        const int64_t at = int64_t(c) * layout.stride + layout.position[j];
+        store(tile + at, keep_pixels(layout, layout.position[j], load(tile + at)));
+      }
+  }
+};
+
+// One walk per chunk, all scratch taken by the calling thread.
+template <class T>
+Walk<T>** make_walks(const Prepared<T>& prepared, Order order, bool keep, Workspace& workspace) {
+  auto** walks = workspace.take<Walk<T>*>(prepared.chunks);
+  for (int i = 0; i < prepared.chunks; ++i)
+    walks[i] = new (workspace.take<char>(sizeof(Walk<T>))) Walk<T>(prepared, order, keep, workspace);
+  return walks;
+}
+
+}  // namespace
+}  // namespace IRF_ISA
+}  // namespace irf

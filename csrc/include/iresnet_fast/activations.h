@@ -1,0 +1,136 @@
+// The activation registry: value h, first derivative d and second derivative e of every activation that has a kernel.
+//
+// Each formula is written once, against a `Math` policy that supplies the number type V (a SIMD vector on the CPU, a scalar
+// on the GPU) and the few functions that need care: exp and expm1 of a non-positive number, log1p on [0, 1], sincos, select.
+// Every formula below only ever exponentiates a non-positive number, so nothing overflows.
+// Torch-free; host and device. The Python registry is iresnet_fast/activations.py; the order here is its kernel_id.
+#pragma once
+
+#include "iresnet_fast/macros.h"
+
+// X(name, Struct): the ids are the positions in this list.
+#define IRF_FOR_EACH_ACTIVATION(X) \
+  X(identity, Identity)            \
+  X(relu, Relu)                    \
+  X(elu, Elu)                      \
+  X(softplus, Softplus)            \
+  X(tanh, Tanh)                    \
+  X(sin, Sin)                      \
+  X(lipswish, LipSwish)
+
+namespace irf {
+
+enum class Activation : int {
+#define IRF_ID(name, Struct) k##Struct,
+  IRF_FOR_EACH_ACTIVATION(IRF_ID)
+#undef IRF_ID
+      kCount
+};
+
+// What an activation gives at one point: h = phi(a), d = phi'(a), e = phi''(a).
+template <class V>
+struct Jet {
+  V h, d, e;
+};
+
+// Derivatives of h and of d with respect to the activation's learnable slope.
+template <class V>
+struct SlopeGradient {
+  V h, d;
+};
+
+// An activation without a learnable parameter ignores `slope`.
+struct PlainActivation {
+  static constexpr bool kHasSlope = false;
+};
+
+struct Identity : PlainActivation {
+  template <class M, class V = typename M::V>
+  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE Jet<V> jet(V a, V) {
+    return {a, M::constant(1), M::constant(0)};
+  }
+};
+
+struct Relu : PlainActivation {
+  template <class M, class V = typename M::V>
+  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE Jet<V> jet(V a, V) {
+    const V zero = M::constant(0);
+    // `a <= 0` (not `a > 0`) keeps a NaN a NaN.
+    return {M::select(a <= zero, zero, a), M::select(a > zero, M::constant(1), zero), zero};
+  }
+};
+
+struct Elu : PlainActivation {
+  template <class M, class V = typename M::V>
+  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE Jet<V> jet(V a, V) {
+    const V zero = M::constant(0), one = M::constant(1);
+    const V grown = M::expm1_nonpositive(M::select(a > zero, zero, a));
+    return {M::select(a > zero, a, grown), grown + one, M::select(a < zero, grown + one, zero)};
+  }
+};
+
+// exp(-|a|) and what the logistic function needs of it.
+template <class M, class V = typename M::V>
+IRF_HOST_DEVICE static IRF_ALWAYS_INLINE void logistic(V a, V& exp_minus, V& sigma, V& sigma_prime) {
+  const V zero = M::constant(0), one = M::constant(1);
+  exp_minus = M::expm1_nonpositive(M::select(a > zero, -a, a)) + one;
+  const V p = one / (one + exp_minus);
+  sigma = M::select(a > zero, p, exp_minus * p);
+  sigma_prime = exp_minus * p * p;
+}
+
+struct Softplus : PlainActivation {
+  template <class M, class V = typename M::V>
+  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE Jet<V> jet(V a, V) {
+    V exp_minus, sigma, sigma_prime;
+    logistic<M>(a, exp_minus, sigma, sigma_prime);
+    const V zero = M::constant(0);
+    return {M::select(a <= zero, zero, a) + M::log1p_unit(exp_minus), sigma, sigma_prime};
+  }
+};
+
+struct Tanh : PlainActivation {
+  template <class M, class V = typename M::V>
+  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE Jet<V> jet(V a, V) {
+    const V zero = M::constant(0), two = M::constant(2);
+    const V u = M::expm1_nonpositive(-two * M::select(a > zero, a, -a));  // e^{-2|a|} - 1
+    const V t = u / (u + two);
+    const V h = M::select(a > zero, -t, t);
+    const V d = M::constant(1) - h * h;
+    return {h, d, -two * h * d};
+  }
+};
+
+struct Sin : PlainActivation {
+  template <class M, class V = typename M::V>
+  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE Jet<V> jet(V a, V) {
+    V s, c;
+    M::sincos(a, s, c);
+    return {s, c, -s};
+  }
+};
+
+// a * sigmoid(slope * a) / 1.1, slope = softplus(beta) (Residual Flows, arXiv 1906.02735, section 3.4).
+struct LipSwish {
+  static constexpr bool kHasSlope = true;
+
+  template <class M, class V = typename M::V>
+  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE Jet<V> jet(V a, V slope) {
+    V exp_minus, sigma, sigma1;
+    const V z = slope * a, one = M::constant(1), two = M::constant(2), scale = M::constant(1 / 1.1);
+    logistic<M>(z, exp_minus, sigma, sigma1);
+    const V sigma2 = sigma1 * (one - two * sigma);
+    return {a * sigma * scale, (sigma + z * sigma1) * scale, slope * (two * sigma1 + z * sigma2) * scale};
+  }
+
+  template <class M, class V = typename M::V>
+  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE SlopeGradient<V> slope_gradient(V a, V slope) {
+    V exp_minus, sigma, sigma1;
+    const V z = slope * a, one = M::constant(1), two = M::constant(2), scale = M::constant(1 / 1.1);
+    logistic<M>(z, exp_minus, sigma, sigma1);
+    const V sigma2 = sigma1 * (one - two * sigma);
+    return {a * a * sigma1 * scale, a * (two * sigma1 + z * sigma2) * scale};
+  }
+};
+
+}  // namespace irf

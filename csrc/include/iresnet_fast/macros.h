@@ -1,0 +1,11 @@
+// Compiler differences, in one place. Torch-free; included by host and device code.
+#pragma once
+
+#if defined(__CUDACC__)
+#define IRF_HOST_DEVICE __host__ __device__
+#else
+#define IRF_HOST_DEVICE
+#endif
+
+#define IRF_RESTRICT __restrict__
+#define IRF_ALWAYS_INLINE inline __attribute__((always_inline))

@@ -1,0 +1,152 @@
+// Plain structs that carry a residual branch and the operands of each op from csrc/torch to the kernels. Torch-free.
+// Letters: B batch, d event size, L stages, n terms, m probes. All arrays are contiguous.
+#pragma once
+
+#include <cstdint>
+
+#include "iresnet_fast/activations.h"
+
+namespace irf {
+
+// A[i](phi_i(a)) + bias: one activation followed by one linear map.
+template <class T>
+struct Stage {
+  Activation activation;
+  int in_channels, out_channels;
+  int kernel;       // odd side of the square kernel; 1 for a dense stage
+  const T* weight;  // [out, in, kernel, kernel]
+  const T* bias;    // [out] or null
+  const T* beta;    // the activation's learnable parameter, one element, or null
+};
+
+// A branch over events [d] (dense: height = width = 0) or [C, height, width] (convolutions, stride 1, same padding).
+template <class T>
+struct Branch {
+  int stages;
+  const Stage<T>* stage;  // [L]
+  int height, width;
+  int64_t batch;
+
+  bool dense() const { return height == 0; }
+  int64_t pixels() const { return dense() ? 1 : int64_t(height) * width; }
+  int64_t in_size() const { return stage[0].in_channels * pixels(); }
+};
+
+// Runs task(0) .. task(count - 1), possibly at the same time.
+struct Parallel {
+  int threads;
+  void (*run)(int64_t count, void (*task)(int64_t index, void* context), void* context);
+};
+
+template <class T>
+struct BranchOperands {
+  const T* x;  // [B, d]
+  T* g;        // [B, d']
+};
+
+// Gradient of  <grad, g(x)> + sum_j sum_b weight_b / m <cotangent_j, J tangent_j>.
+template <class T>
+struct BranchBackwardOperands {
+  const T* x;          // [B, d]
+  const T* grad;       // [B, d'] or null
+  int pairs;           // m
+  const T* tangents;   // [m, B, d]
+  const T* cotangents; // [m, B, d]
+  const T* weight;     // [B]
+  bool residual;       // add `grad` itself to grad_x: the gradient of x + g(x)
+  T* grad_x;           // [B, d]
+  T* grad_parameters;  // per stage: weight, bias (if any), beta (if any), one after the other
+};
+
+template <class T>
+struct ResidualLogdetOperands {
+  const T* x;             // [B, d]
+  int probes;             // m
+  const T* probe;         // [m, B, d]
+  int terms;              // n
+  const T* coefficients;  // q_k, [n] or [B, n]
+  bool per_sample;        // coefficients are [B, n]
+  const T* tail;          // [n]: stop a sample after term k when |w_k| tail_k <= its tolerance; null: never
+  T tolerance;            // relative: tolerance * |v|, else tolerance / |v|
+  bool relative;
+  T* z;        // [B, d] x + g(x), or null
+  T* value;    // [B] mean over probes
+  T* neumann;  // [m, B, d] sum_k (-1)^k q_{k+1} w_k, or null
+  T* norms;    // [m, B] |w_k| of the last term used
+  int64_t* terms_used;  // [m, B]
+};
+
+template <class T>
+struct JacobianPowersOperands {
+  const T* x;      // [B, d]
+  const T* start;  // [B, d]
+  int count;       // n
+  bool transpose;
+  T* powers;  // [n, B, d]: J^k start (or (J^T)^k start), k = 1 .. n
+};
+
+template <class T>
+struct JacobianOperands {
+  const T* x;   // [B, d]
+  T* jacobian;  // [B, d, d], row = output
+};
+
+template <class T>
+struct ResidualInverseOperands {
+  const T* z;         // [B, d]
+  T residual_limit;   // tol * (1 - Lipschitz constant)
+  int64_t max_iterations;
+  T* x;                 // [B, d]
+  int64_t* iterations;  // [B]
+  T* residual;          // [B]
+};
+
+// One linear map whose operator norm is wanted. A matrix has height = 0 (and kernel, stride ... unused).
+template <class T>
+struct NormLayer {
+  int out_channels, in_channels;  // in_channels: of the whole input, not per group
+  int height, width, kernel_height, kernel_width;
+  int stride_height, stride_width, padding_height, padding_width, dilation_height, dilation_width, groups;
+  const T* weight;  // [out, in / groups, kernel_height, kernel_width]
+  const T* u;       // [out, output height, output width]
+  const T* v;       // [in, height, width]
+
+  bool matrix() const { return height == 0; }
+  int out_height() const {
+    return (height + 2 * padding_height - dilation_height * (kernel_height - 1) - 1) / stride_height + 1;
+  }
+  int out_width() const {
+    return (width + 2 * padding_width - dilation_width * (kernel_width - 1) - 1) / stride_width + 1;
+  }
+  int64_t u_size() const { return matrix() ? out_channels : int64_t(out_channels) * out_height() * out_width(); }
+  int64_t v_size() const { return matrix() ? in_channels : int64_t(in_channels) * height * width; }
+  int64_t weight_size() const {
+    return matrix() ? int64_t(out_channels) * in_channels
+                    : int64_t(out_channels) * (in_channels / groups) * kernel_height * kernel_width;
+  }
+};
+
+template <class T>
+struct SpectralNormOperands {
+  int layers;
+  const NormLayer<T>* layer;  // [layers]
+  int64_t max_iterations;
+  T tolerance;          // relative change of sigma; negative: never stop early
+  T* sigma;             // [layers]
+  int64_t* iterations;  // [layers]
+  T* const* u;          // per layer, as NormLayer::u
+  T* const* v;
+};
+
+template <class T>
+struct SpectralNormalizeOperands {
+  int layers;
+  const NormLayer<T>* layer;
+  const T* sigma;    // [layers]
+  const T* coeff;    // [layers]
+  const T* const* grad;  // backward: gradient of the normalised weights, per layer, or null
+  bool through_sigma;
+  T* const* result;  // forward: W / max(1, sigma / coeff); backward: gradient of W
+};
+
+}  // namespace irf

@@ -1,0 +1,64 @@
+#include <torch/csrc/stable/library.h>
+
+#include "cpu/kernels.h"
+#include "torch/operands.h"
+
+namespace irf::binding {
+namespace {
+
+Tensor branch(const Tensor& x, const Tensors& weights, const Tensors& biases, const Tensors& betas,
+              const std::vector<int64_t>& activations) {
+  const BranchArguments arguments(x, weights, biases, betas, activations);
+  Tensor g = make(arguments.event_sizes({arguments.batch()}, arguments.out_channels()), x);
+  if (g.numel() == 0) return g;
+  with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {
+    kernels<T>().branch(branch, {data<T>(arguments.x()), mutable_data<T>(g)}, torch_parallel());
+  });
+  return g;
+}
+
+std::tuple<Tensor, Tensor> branch_backward(const Tensor& x, const Tensors& weights, const Tensors& biases, const Tensors& betas,
+                                           const std::vector<int64_t>& activations, const std::optional<Tensor>& grad,
+                                           const std::optional<Tensor>& tangents, const std::optional<Tensor>& cotangents,
+                                           const std::optional<Tensor>& weight, bool residual) {
+  const BranchArguments arguments(x, weights, biases, betas, activations);
+  Tensor grad_x = make(arguments.event_sizes({arguments.batch()}, x.size(1)), x);
+  Tensor grad_parameters = make({arguments.parameter_count()}, x);
+  if (x.numel() == 0) {
+    torch::stable::zero_(grad_parameters);
+    return {grad_x, grad_parameters};
+  }
+  const int64_t size = arguments.in_size();
+  std::optional<Tensor> upstream, t, y, gl;
+  if (grad) {
+    upstream = dense(*grad);
+    check_like(*upstream, x, x.numel() / x.size(1) * arguments.out_channels(), "grad");
+  }
+  int pairs = 0;
+  if (tangents) {
+    STD_TORCH_CHECK(cotangents && weight && arguments.square(), "tangents need cotangents, weights and a square branch");
+    pairs = static_cast<int>(tangents->size(0));
+    t = dense(*tangents), y = dense(*cotangents), gl = dense(*weight);
+    check_like(*t, x, pairs * arguments.batch() * size, "tangents");
+    check_like(*y, x, pairs * arguments.batch() * size, "cotangents");
+    check_like(*gl, x, arguments.batch(), "weight");
+  }
+  STD_TORCH_CHECK(!residual || arguments.square(), "a residual branch must return the shape it takes");
+  with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {
+    auto pointer = [](const std::optional<Tensor>& tensor) { return tensor ? data<T>(*tensor) : nullptr; };
+    kernels<T>().branch_backward(branch,
+                                 {data<T>(arguments.x()), pointer(upstream), pairs, pointer(t), pointer(y), pointer(gl), residual,
+                                  mutable_data<T>(grad_x), mutable_data<T>(grad_parameters)},
+                                 torch_parallel());
+  });
+  return {grad_x, grad_parameters};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(iresnet_fast, CPU, m) {
+  m.impl("branch", TORCH_BOX(&branch));
+  m.impl("branch_backward", TORCH_BOX(&branch_backward));
+}
+
+}  // namespace irf::binding

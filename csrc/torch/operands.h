@@ -1,0 +1,94 @@
+// From torch tensors to the plain structs of iresnet_fast/params.h. Checks here guard memory; the sentences users read come from
+// the Python layer.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <optional>
+#include <vector>
+
+#include "iresnet_fast/params.h"
+
+namespace irf::binding {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using Tensors = std::vector<Tensor>;
+
+// Torch's own thread pool.
+Parallel torch_parallel();
+
+inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+
+inline Tensor make(const std::vector<int64_t>& sizes, const Tensor& like, std::optional<ScalarType> type = std::nullopt) {
+  return torch::stable::new_empty(like, sizes, type.value_or(like.scalar_type()));
+}
+
+template <class T>
+const T* data(const Tensor& t) {
+  return static_cast<const T*>(t.const_data_ptr());
+}
+template <class T>
+T* mutable_data(Tensor& t) {
+  return static_cast<T*>(t.mutable_data_ptr());
+}
+
+inline void check_like(const Tensor& t, const Tensor& reference, int64_t numel, const char* name) {
+  STD_TORCH_CHECK(t.is_cpu(), name, " must be a CPU tensor");
+  STD_TORCH_CHECK(t.scalar_type() == reference.scalar_type(), name, " must have the dtype of the first argument");
+  STD_TORCH_CHECK(t.numel() == numel, name, " must have ", numel, " elements, got ", t.numel());
+}
+
+// The arguments every branch op begins with, kept alive and contiguous, and the struct over them.
+class BranchArguments {
+ public:
+  BranchArguments(const Tensor& x, const Tensors& weights, const Tensors& biases, const Tensors& betas,
+                  const std::vector<int64_t>& activations);
+
+  const Tensor& x() const { return x_; }
+  int64_t batch() const { return x_.size(0); }
+  int64_t in_size() const { return batch() == 0 ? 0 : x_.numel() / batch(); }
+  int64_t out_channels() const { return weights_.back().size(0); }
+  bool square() const { return out_channels() == x_.size(1); }
+  std::vector<int64_t> event_sizes(std::vector<int64_t> leading, int64_t channels) const;  // leading + [channels, height, width]
+  int64_t parameter_count() const;
+
+  template <class T>
+  Branch<T> fill(std::vector<Stage<T>>& stages) const {
+    for (size_t i = 0; i < weights_.size(); ++i) {
+      const Tensor& w = weights_[i];
+      stages.push_back({static_cast<Activation>(activations_[i]), static_cast<int>(w.size(1)), static_cast<int>(w.size(0)),
+                        w.dim() == 4 ? static_cast<int>(w.size(2)) : 1, data<T>(w), optional_data<T>(biases_[i]),
+                        optional_data<T>(betas_[i])});
+    }
+    const bool image = x_.dim() == 4;
+    return {static_cast<int>(stages.size()), stages.data(), image ? static_cast<int>(x_.size(2)) : 0,
+            image ? static_cast<int>(x_.size(3)) : 0, batch()};
+  }
+
+ private:
+  template <class T>
+  static const T* optional_data(const Tensor& t) {
+    return t.numel() == 0 ? nullptr : data<T>(t);
+  }
+
+  Tensor x_;
+  Tensors weights_, biases_, betas_;
+  std::vector<int64_t> activations_;
+};
+
+// Calls body(branch, T{}) with the element type of the branch.
+template <class Body>
+void with_branch(const BranchArguments& arguments, const Body& body) {
+  if (arguments.x().scalar_type() == ScalarType::Float) {
+    std::vector<Stage<float>> stages;
+    body(arguments.fill<float>(stages), float{});
+  } else {
+    std::vector<Stage<double>> stages;
+    body(arguments.fill<double>(stages), double{});
+  }
+}
+
+}  // namespace irf::binding

@@ -1,0 +1,67 @@
+#include <torch/csrc/stable/library.h>
+
+#include "cpu/kernels.h"
+#include "torch/operands.h"
+
+namespace irf::binding {
+namespace {
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> residual_logdet(
+    const Tensor& x, const Tensors& weights, const Tensors& biases, const Tensors& betas, const std::vector<int64_t>& activations,
+    const Tensor& probe, const Tensor& coefficients, const std::optional<Tensor>& tail, double tolerance, bool relative,
+    bool neumann) {
+  const BranchArguments arguments(x, weights, biases, betas, activations);
+  STD_TORCH_CHECK(arguments.square(), "a residual branch must return the shape it takes");
+  STD_TORCH_CHECK(probe.dim() == x.dim() + 1, "probe must be [m, B, ...]");
+  const int64_t batch = arguments.batch(), probes = probe.size(0);
+  const bool per_sample = coefficients.dim() == 2;
+  const int64_t terms = coefficients.size(per_sample ? 1 : 0);
+  const Tensor v = dense(probe), q = dense(coefficients);
+  check_like(v, x, probes * x.numel(), "probe");
+  check_like(q, x, per_sample ? batch * terms : terms, "coefficients");
+  std::optional<Tensor> t;
+  if (tail) {
+    t = dense(*tail);
+    check_like(*t, x, terms, "tail");
+  }
+
+  Tensor z = make(arguments.event_sizes({batch}, x.size(1)), x);
+  Tensor value = make({batch}, x);
+  Tensor y = neumann ? make(arguments.event_sizes({probes, batch}, x.size(1)), x) : make({0}, x);
+  Tensor norms = make({probes, batch}, x);
+  Tensor used = make({probes, batch}, x, ScalarType::Long);
+  if (x.numel() == 0) return {z, value, y, norms, used};
+  with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {
+    kernels<T>().residual_logdet(
+        branch,
+        {data<T>(arguments.x()), static_cast<int>(probes), data<T>(v), static_cast<int>(terms), data<T>(q), per_sample,
+         t ? data<T>(*t) : nullptr, static_cast<T>(tolerance), relative, mutable_data<T>(z), mutable_data<T>(value),
+         neumann ? mutable_data<T>(y) : nullptr, mutable_data<T>(norms), mutable_data<int64_t>(used)},
+        torch_parallel());
+  });
+  return {z, value, y, norms, used};
+}
+
+Tensor jacobian_powers(const Tensor& x, const Tensors& weights, const Tensors& biases, const Tensors& betas,
+                       const std::vector<int64_t>& activations, const Tensor& start, int64_t count, bool transpose) {
+  const BranchArguments arguments(x, weights, biases, betas, activations);
+  STD_TORCH_CHECK(arguments.square(), "a residual branch must return the shape it takes");
+  const Tensor v = dense(start);
+  check_like(v, x, x.numel(), "start");
+  Tensor powers = make(arguments.event_sizes({count, arguments.batch()}, x.size(1)), x);
+  if (powers.numel() == 0) return powers;
+  with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {
+    kernels<T>().jacobian_powers(
+        branch, {data<T>(arguments.x()), data<T>(v), static_cast<int>(count), transpose, mutable_data<T>(powers)}, torch_parallel());
+  });
+  return powers;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(iresnet_fast, CPU, m) {
+  m.impl("residual_logdet", TORCH_BOX(&residual_logdet));
+  m.impl("jacobian_powers", TORCH_BOX(&jacobian_powers));
+}
+
+}  // namespace irf::binding

@@ -1,0 +1,27 @@
+#include <torch/csrc/stable/library.h>
+
+#include "cpu/kernels.h"
+#include "torch/operands.h"
+
+namespace irf::binding {
+namespace {
+
+Tensor jacobian(const Tensor& x, const Tensors& weights, const Tensors& biases, const Tensors& betas,
+                const std::vector<int64_t>& activations) {
+  const BranchArguments arguments(x, weights, biases, betas, activations);
+  STD_TORCH_CHECK(arguments.square(), "a residual branch must return the shape it takes");
+  int64_t size = 1;
+  for (int64_t axis = 1; axis < x.dim(); ++axis) size *= x.size(axis);
+  Tensor result = make({arguments.batch(), size, size}, x);
+  if (result.numel() == 0) return result;
+  with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {
+    kernels<T>().jacobian(branch, {data<T>(arguments.x()), mutable_data<T>(result)}, torch_parallel());
+  });
+  return result;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(iresnet_fast, CPU, m) { m.impl("jacobian", TORCH_BOX(&jacobian)); }
+
+}  // namespace irf::binding

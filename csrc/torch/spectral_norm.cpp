@@ -1,0 +1,32 @@
+#include <torch/csrc/stable/library.h>
+
+#include "cpu/kernels.h"
+#include "torch/norm_layers.h"
+
+namespace irf::binding {
+namespace {
+
+std::tuple<Tensor, Tensor, Tensor> spectral_norm(const Tensors& weights, const Tensors& us, const Tensors& vs,
+                                                 const std::vector<int64_t>& geometry, int64_t max_iterations, double tolerance) {
+  const LayerArguments arguments(weights, us, vs, geometry);
+  const Tensor& like = arguments.weights[0];
+  const int64_t layers = static_cast<int64_t>(weights.size());
+  Tensor sigma = make({layers}, like);
+  Tensor iterations = make({layers}, like, ScalarType::Long);
+  Tensor packed = make({total(arguments.us) + total(arguments.vs)}, like);
+  with_type(like, [&]<class T>(T) {
+    const std::vector<NormLayer<T>> layer = arguments.fill<T>();
+    T* start = mutable_data<T>(packed);
+    const std::vector<T*> u = unpack(start, arguments.us), v = unpack(start + total(arguments.us), arguments.vs);
+    kernels<T>().spectral_norm({static_cast<int>(layers), layer.data(), max_iterations, static_cast<T>(tolerance),
+                                mutable_data<T>(sigma), mutable_data<int64_t>(iterations), u.data(), v.data()},
+                               torch_parallel());
+  });
+  return {sigma, iterations, packed};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(iresnet_fast, CPU, m) { m.impl("spectral_norm", TORCH_BOX(&spectral_norm)); }
+
+}  // namespace irf::binding

@@ -1,0 +1,96 @@
+"""`python -m iresnet_fast`: versions, instruction sets, and which op has which kernel on this machine."""
+
+import platform
+from collections.abc import Sequence
+
+import torch
+
+from . import __version__, _environment, _library, activations, reference
+
+# Public op: the raw op that carries its work.
+RAW_OPS = {
+    "spectral_norm": "spectral_norm",
+    "spectral_normalize": "spectral_normalize",
+    "branch": "branch",
+    "residual_logdet": "residual_logdet",
+    "residual_logdet_exact": "jacobian",
+    "residual_inverse": "residual_inverse",
+}
+ISAS = {"scalar": "CPU scalar", "avx2": "CPU AVX2", "avx512": "CPU AVX-512"}
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows)]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _has_kernel(raw_op: str, device: str) -> bool:
+    """Ask torch's dispatcher, not our own list: the answer is what a call would find."""
+    if not hasattr(torch.ops.iresnet_fast, raw_op):
+        return False
+    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"iresnet_fast::{raw_op}", device))
+
+
+def _cpu_cell(raw_op: str, isa: str) -> str:
+    if not _library.HAS_EXTENSION or isa not in _library.build_info()["isas"] or not _has_kernel(raw_op, "CPU"):
+        return "-"
+    return "yes" if isa in _library.cpu_isas() else "not on this CPU"
+
+
+def _op_row(op: str, raw_op: str) -> list[str]:
+    cpu = [_cpu_cell(raw_op, isa) for isa in ISAS]
+    cuda = "yes" if _library.HAS_EXTENSION and _has_kernel(raw_op, "CUDA") else "-"
+    return [op, *cpu, cuda, "yes" if hasattr(reference, op) else "-"]
+
+
+def _activation_row(name: str) -> list[str]:
+    kernel_id = activations.REGISTRY[name].kernel_id
+    return [name, "kernel" if kernel_id is not None else "fallback (autograd)"]
+
+
+def _cuda_line() -> str:
+    torch_side = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is a CPU build"
+    architectures = _library.build_info().get("cuda_archs")
+    return (
+        f"kernels for {', '.join(architectures)}; {torch_side}" if architectures else f"no kernels built; {torch_side}"
+    )
+
+
+def _backend_line() -> str:
+    forced = f" (IRESNET_FAST_BACKEND={_environment.BACKEND})" if _environment.BACKEND else ""
+    try:
+        return _library.backend() + forced
+    except RuntimeError as error:
+        return str(error)
+
+
+def report() -> str:
+    """Return the text that `python -m iresnet_fast` prints."""
+    lines = [
+        f"iresnet_fast      {__version__}",
+        f"torch             {torch.__version__}, {torch.get_num_threads()} threads",
+        f"Python            {platform.python_version()} on {platform.machine()}",
+    ]
+    if _library.HAS_EXTENSION:
+        info = _library.build_info()
+        kind = ", debug" if info["debug"] else ""
+        lines += [
+            f"extension         built for torch >= 2.11 (headers of {info['torch']}) and Python {info['python']}{kind}",
+            f"compiler          {info['compiler']}",
+            f"instruction sets  built: {', '.join(info['isas'])}; usable: {', '.join(_library.cpu_isas())}; "
+            f"in use: {_library.cpu_isa()}",
+        ]
+        if message := _library.cpu_isa_message():
+            lines.append(f"                  {message}")
+    else:
+        lines.append(f"extension         unavailable: {_library.EXTENSION_ERROR}")
+    lines += [f"CUDA              {_cuda_line()}", f"backend           {_backend_line()}", ""]
+    ops_header = ["op (float32, float64)", *ISAS.values(), "CUDA", "reference"]
+    lines += [_table(ops_header, [_op_row(op, raw_op) for op, raw_op in RAW_OPS.items()]), ""]
+    lines += [_table(["activation", "CPU"], [_activation_row(name) for name in activations.REGISTRY])]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(report())

@@ -1,0 +1,160 @@
+"""Load the compiled kernels, or say once why not, and choose between them and the plain-torch reference.
+
+Importing `iresnet_fast._C` registers the raw ops as `torch.ops.iresnet_fast.*`. Without it everything still works: the
+ops ask `backend()` and take the reference.
+"""
+
+import importlib
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final, Literal, cast
+
+import torch
+
+from . import _environment
+from ._version import __version__
+
+Backend = Literal["kernels", "reference"]
+
+_REBUILD: Final = "Rebuild with `pip install .`."
+
+
+def _load() -> tuple[ModuleType | None, str | None]:
+    """Import the extension. Returns (module, None) or (None, the reason in a few words)."""
+    release = re.match(r"(\d+)\.(\d+)", torch.__version__)
+    if release is not None and (int(release[1]), int(release[2])) < (2, 11):
+        return None, f"they need torch >= 2.11, this is torch {torch.__version__}"
+    try:
+        module = importlib.import_module("iresnet_fast._C")
+    except ModuleNotFoundError:
+        names = sorted(path.name for path in Path(__file__).parent.glob("_C.*.so"))
+        others = [name for name in names if name.removeprefix("_C") not in EXTENSION_SUFFIXES]
+        if others:
+            return None, f"{', '.join(others)} was built for another Python"
+        return None, "iresnet_fast._C was not built"
+    except (ImportError, OSError) as error:
+        return None, f"iresnet_fast._C does not load under torch {torch.__version__}: {str(error).splitlines()[0]}"
+    built = module.build_info()["version"]
+    if built != __version__:
+        # The raw ops may have changed in between: a stale library must not answer for them.
+        return None, f"iresnet_fast._C was built from version {built}, this is version {__version__}"
+    return module, None
+
+
+_extension, EXTENSION_ERROR = _load()
+HAS_EXTENSION: Final[bool] = _extension is not None
+
+# A plain module global: torch.compile guards on it, and a call of backend() costs one load.
+_active: Backend | None
+
+
+def set_backend(name: Backend | None) -> None:
+    """Choose what serves every op from now on, in all threads.
+
+    Args:
+        name: "kernels", "reference", or None for the default: IRESNET_FAST_BACKEND if set, else the kernels if they
+            loaded.
+
+    Raises:
+        ValueError: unknown name.
+        RuntimeError: "kernels" while the extension is missing.
+    """
+    global _active
+    if name not in ("kernels", "reference", None):
+        raise ValueError(f"set_backend: name must be 'kernels', 'reference' or None, got {name!r}.")
+    if name == "kernels" and not HAS_EXTENSION:
+        raise RuntimeError(_kernels_missing("set_backend('kernels')"))
+    _active = name or _default_backend()
+
+
+@contextmanager
+def use_backend(name: Backend | None) -> Iterator[None]:
+    """Use this backend inside a with block; see `set_backend`."""
+    global _active
+    previous = _active
+    set_backend(name)
+    try:
+        yield
+    finally:
+        _active = previous
+
+
+def backend() -> Backend:
+    """Return what serves the ops: "kernels" or "reference".
+
+    Raises:
+        RuntimeError: IRESNET_FAST_BACKEND=kernels while the extension is missing.
+    """
+    if _active is None:
+        raise RuntimeError(_kernels_missing("IRESNET_FAST_BACKEND=kernels"))
+    return _active
+
+
+def build_info() -> dict[str, Any]:
+    """Return what the extension was built with; empty without it.
+
+    Keys: version, torch, python, compiler (strings), isas, cuda_archs (lists of names), debug (bool).
+    """
+    return {} if _extension is None else cast(dict[str, Any], _extension.build_info())
+
+
+def cpu_isa() -> str | None:
+    """Return the instruction set the CPU kernels use: "scalar", "avx2" or "avx512"; None without the extension."""
+    return None if _extension is None else cast(str, _extension.cpu_isa())
+
+
+def cpu_isas() -> list[str]:
+    """Return the instruction sets built and usable on this CPU, worst first; empty without the extension."""
+    return [] if _extension is None else cast(list[str], _extension.cpu_isas())
+
+
+def cpu_isa_message() -> str:
+    """Return why IRESNET_FAST_CPU_ISA was not honoured, in one sentence; "" if it was, or was not set."""
+    return "" if _extension is None else cast(str, _extension.cpu_isa_message())
+
+
+def set_cpu_isa(name: str) -> None:
+    """Use another instruction set from the next kernel call on, in all threads.
+
+    Args:
+        name: one of `cpu_isas()`.
+
+    Raises:
+        ValueError: not one of `cpu_isas()`.
+        RuntimeError: the extension is missing.
+    """
+    if _extension is None:
+        raise RuntimeError(_kernels_missing("set_cpu_isa"))
+    _extension.set_cpu_isa(name)
+
+
+def _kernels_missing(asked_by: str) -> str:
+    return (
+        f"iresnet_fast: {asked_by} asks for the compiled kernels, which are unavailable ({EXTENSION_ERROR}). {_REBUILD}"
+    )
+
+
+def _default_backend() -> Backend | None:
+    # None: the kernels were forced and are missing. That is an error at the first op, and the import still works.
+    if _environment.BACKEND == "reference":
+        return "reference"
+    if HAS_EXTENSION:
+        return "kernels"
+    return None if _environment.BACKEND == "kernels" else "reference"
+
+
+set_backend(None)
+if not HAS_EXTENSION and _environment.BACKEND is None:
+    warnings.warn(
+        f"iresnet_fast: compiled kernels unavailable ({EXTENSION_ERROR}); the plain-torch reference serves every op, "
+        f"slower. {_REBUILD}",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+if cpu_isa_message():
+    warnings.warn(f"iresnet_fast: {cpu_isa_message()}", RuntimeWarning, stacklevel=2)

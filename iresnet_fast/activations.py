@@ -1,0 +1,191 @@
+"""The activations a branch may use: value, first and second derivative, Lipschitz constant, one registry for all.
+
+A derivative takes the value `h` (and the second derivative the first, `d`) when the caller already has it: ELU, ReLU,
+tanh and sine then cost no second transcendental.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LIPSWISH_INITIAL_BETA = 0.5
+# max swish' is 1.0998 at any slope: divided by 1.1 it stays below 1 (Residual Flows, arXiv 1906.02735, section 3.3).
+_LIPSWISH_SCALE = 1.0 / 1.1
+# torch switches softplus to the identity above this; at its default of 20 the step is visible in float64.
+_SOFTPLUS_THRESHOLD = 40.0
+
+
+@dataclass(frozen=True)
+class Activation:
+    """One activation and its derivatives.
+
+    Attributes:
+        name: the name used in `activations=[...]`.
+        value: phi(a, parameter=None).
+        derivative: phi'(a, parameter=None, h=None), `h` = phi(a) if known; None if phi is not elementwise.
+        second_derivative: phi''(a, parameter=None, h=None, d=None), `d` = phi'(a) if known; None likewise.
+        parameter_derivatives: (d phi/d beta, d phi'/d beta) at (a, parameter=None); None without a parameter.
+        lipschitz: an upper bound of |phi'|.
+        has_parameter: phi takes a learnable scalar beta.
+        pairwise: phi mixes pairs of channels, so the number of channels must be even.
+        piecewise_linear: phi'' is zero wherever it exists, so its terms can be left out.
+        kernel_id: the number the compiled kernels know it by; None: no kernel.
+    """
+
+    name: str
+    value: Callable[..., Tensor]
+    derivative: Callable[..., Tensor] | None
+    second_derivative: Callable[..., Tensor] | None
+    kernel_id: int | None
+    parameter_derivatives: Callable[..., tuple[Tensor, Tensor]] | None = None
+    lipschitz: float = 1.0
+    has_parameter: bool = False
+    pairwise: bool = False
+    piecewise_linear: bool = False
+
+
+def get(name: str) -> Activation:
+    """Return the activation called `name`.
+
+    Raises:
+        ValueError: no activation has that name.
+    """
+    if name not in REGISTRY:
+        raise ValueError(f"activation must be one of {', '.join(REGISTRY)}, got {name!r}; use one of these names.")
+    return REGISTRY[name]
+
+
+def _identity(a: Tensor, parameter: Tensor | None = None) -> Tensor:
+    return a
+
+
+def _identity_derivative(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None) -> Tensor:
+    return torch.ones_like(a)
+
+
+def _zero(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None, d: Tensor | None = None) -> Tensor:
+    return torch.zeros_like(a)
+
+
+def _relu(a: Tensor, parameter: Tensor | None = None) -> Tensor:
+    return torch.relu(a)
+
+
+def _relu_derivative(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None) -> Tensor:
+    return torch.sign(torch.relu(a) if h is None else h)  # one pass; a comparison would need a second for the dtype
+
+
+def _elu(a: Tensor, parameter: Tensor | None = None) -> Tensor:
+    return F.elu(a)
+
+
+def _elu_derivative(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None) -> Tensor:
+    return (F.elu(a) if h is None else h).clamp(max=0.0) + 1.0
+
+
+def _elu_second(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None, d: Tensor | None = None) -> Tensor:
+    return (_elu_derivative(a, None, h) if d is None else d) * (a < 0)
+
+
+def _softplus(a: Tensor, parameter: Tensor | None = None) -> Tensor:
+    return F.softplus(a, threshold=_SOFTPLUS_THRESHOLD)
+
+
+def _softplus_derivative(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None) -> Tensor:
+    return torch.sigmoid(a)
+
+
+def _softplus_second(
+    a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None, d: Tensor | None = None
+) -> Tensor:
+    d = torch.sigmoid(a) if d is None else d
+    return d * (1.0 - d)
+
+
+def _tanh(a: Tensor, parameter: Tensor | None = None) -> Tensor:
+    return torch.tanh(a)
+
+
+def _tanh_derivative(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None) -> Tensor:
+    h = torch.tanh(a) if h is None else h
+    return 1.0 - h * h
+
+
+def _tanh_second(
+    a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None, d: Tensor | None = None
+) -> Tensor:
+    h = torch.tanh(a) if h is None else h
+    return -2.0 * h * (1.0 - h * h if d is None else d)
+
+
+def _sin(a: Tensor, parameter: Tensor | None = None) -> Tensor:
+    return torch.sin(a)
+
+
+def _sin_derivative(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None) -> Tensor:
+    return torch.cos(a)
+
+
+def _sin_second(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None, d: Tensor | None = None) -> Tensor:
+    return -(torch.sin(a) if h is None else h)
+
+
+def _slope(a: Tensor, parameter: Tensor | None) -> Tensor:
+    """The slope s = softplus(beta) of LipSwish, positive whatever beta is."""
+    beta = a.new_full((), LIPSWISH_INITIAL_BETA) if parameter is None else parameter
+    return F.softplus(beta, threshold=_SOFTPLUS_THRESHOLD)
+
+
+def _lipswish(a: Tensor, parameter: Tensor | None = None) -> Tensor:
+    return a * torch.sigmoid(a * _slope(a, parameter)) * _LIPSWISH_SCALE
+
+
+def _lipswish_derivative(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None) -> Tensor:
+    u = a * _slope(a, parameter)
+    p = torch.sigmoid(u)
+    return p * (1.0 + u * (1.0 - p)) * _LIPSWISH_SCALE
+
+
+def _lipswish_second(
+    a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None, d: Tensor | None = None
+) -> Tensor:
+    s = _slope(a, parameter)
+    u = a * s
+    p = torch.sigmoid(u)
+    return p * (1.0 - p) * (2.0 + u * (1.0 - 2.0 * p)) * (s * _LIPSWISH_SCALE)
+
+
+def _lipswish_parameter(a: Tensor, parameter: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    beta = a.new_full((), LIPSWISH_INITIAL_BETA) if parameter is None else parameter
+    u = a * F.softplus(beta, threshold=_SOFTPLUS_THRESHOLD)
+    p = torch.sigmoid(u)
+    # ds/dbeta = sigmoid(beta); phi = a p(s a) and phi' = f(s a) with f the derivative of swish.
+    common = a * p * (1.0 - p) * (torch.sigmoid(beta) * _LIPSWISH_SCALE)
+    return a * common, (2.0 + u * (1.0 - 2.0 * p)) * common
+
+
+def _maxmin(a: Tensor, parameter: Tensor | None = None) -> Tensor:
+    even, odd = a[:, 0::2], a[:, 1::2]
+    return torch.stack((torch.maximum(even, odd), torch.minimum(even, odd)), 2).flatten(1, 2)
+
+
+REGISTRY: dict[str, Activation] = {
+    entry.name: entry
+    for entry in (
+        Activation("identity", _identity, _identity_derivative, _zero, 0, piecewise_linear=True),
+        Activation("relu", _relu, _relu_derivative, _zero, 1, piecewise_linear=True),
+        Activation("elu", _elu, _elu_derivative, _elu_second, 2),
+        Activation("softplus", _softplus, _softplus_derivative, _softplus_second, 3),
+        Activation("tanh", _tanh, _tanh_derivative, _tanh_second, 4),
+        Activation("sin", _sin, _sin_derivative, _sin_second, 5),
+        Activation(
+            "lipswish", _lipswish, _lipswish_derivative, _lipswish_second, 6, _lipswish_parameter, has_parameter=True
+        ),
+        Activation("maxmin", _maxmin, None, None, None, pairwise=True, piecewise_linear=True),
+    )
+}

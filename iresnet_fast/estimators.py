@@ -1,0 +1,209 @@
+"""How a block estimates its log-determinant: small objects that draw the probe and the coefficients of the series."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from iresnet_fast import _checks
+
+
+@dataclass(frozen=True)
+class PowerSeries:
+    """Truncated power series (i-ResNet, arXiv 1811.00995, section 3.2): biased, its cost fixed.
+
+    Attributes:
+        n_terms: number of terms.
+        n_probes: number of probes averaged.
+        probe: "rademacher" (its variance is never above the Gaussian's) or "gaussian".
+        gradient: "neumann" (memory independent of n_terms) or "series" (the exact gradient of the value).
+        tol: a sample stops adding terms when its tail bound is below it; None: all terms.
+        eval_seed: seed of the probes outside training, where the estimate is a function of its input.
+
+    Raises:
+        ValueError: a field is out of range.
+        TypeError: an integer field is not an integer.
+    """
+
+    n_terms: int = 10
+    n_probes: int = 1
+    probe: str = "rademacher"
+    gradient: str = "neumann"
+    tol: float | None = None
+    eval_seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        _checks.check_count("n_terms", self.n_terms, 1)
+        _check_common(self.n_probes, self.probe, self.gradient, self.eval_seed)
+        if self.tol is not None:
+            _checks.check_tolerance(self.tol)
+
+    def draw(self, x: Tensor, training: bool, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Return the probe, the shape of x (or [n_probes, *x.shape]), and the coefficients [n_terms].
+
+        Args:
+            x: [B, *event], for its shape, dtype and device.
+            training: draw from `generator`; otherwise from a fresh one seeded with `eval_seed`.
+            generator: None: torch's global one.
+        """
+        generator = generator if training else _seeded(x, self.eval_seed)
+        probe = draw_probe(x, self.n_probes, self.probe, generator)
+        return probe, torch.ones(self.n_terms, dtype=x.dtype, device=x.device)
+
+
+@dataclass(frozen=True)
+class RussianRoulette:
+    """Unbiased power series of random length (Residual Flows, arXiv 1906.02735, section 3.1).
+
+    Attributes:
+        n_exact: terms that are always there, with weight 1.
+        distribution: of the number N of further terms: "geometric" on {1, 2, ...} or "poisson" on {0, 1, ...}.
+        parameter: p of P(N >= m) = (1 - p)^(m - 1), or lambda; None: 0.5 or 2.0.
+        n_probes: number of probes averaged.
+        probe: "rademacher" (its variance is never above the Gaussian's) or "gaussian".
+        gradient: "neumann" (memory independent of the number of terms) or "series".
+        eval_terms: outside training, so many further terms of weight 1 instead of a random number.
+        per_sample: draw N for each sample instead of once for the batch.
+        eval_seed: seed of the probes outside training, where the estimate is a function of its input.
+
+    Raises:
+        ValueError: a field is out of range.
+        TypeError: an integer field is not an integer.
+    """
+
+    n_exact: int = 2
+    distribution: str = "geometric"
+    parameter: float | None = None
+    n_probes: int = 1
+    probe: str = "rademacher"
+    gradient: str = "neumann"
+    eval_terms: int = 20
+    per_sample: bool = False
+    eval_seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the fields and fill in the parameter of the distribution."""
+        _checks.check_count("n_exact", self.n_exact, 0)
+        _checks.check_count("eval_terms", self.eval_terms, 0)
+        _check_common(self.n_probes, self.probe, self.gradient, self.eval_seed)
+        if self.n_exact + self.eval_terms == 0:
+            raise ValueError("n_exact + eval_terms must be at least 1, got 0; increase eval_terms.")
+        if self.distribution not in ("geometric", "poisson"):
+            raise ValueError(
+                f"distribution must be 'geometric' or 'poisson', got {self.distribution!r}; use one of the two."
+            )
+        if self.parameter is None:
+            object.__setattr__(self, "parameter", 0.5 if self.distribution == "geometric" else 2.0)
+        elif self.distribution == "geometric" and not 0.0 < self.parameter < 1.0:
+            raise ValueError(f"parameter must be in (0, 1) for geometric, got {self.parameter}; pass e.g. 0.5.")
+        elif not 0.0 < self.parameter <= 500.0:
+            raise ValueError(f"parameter must be in (0, 500] for poisson, got {self.parameter}; pass e.g. 2.0.")
+
+    def survival(self, n: int) -> Tensor:
+        """Return P(N >= m) for m = 1 .. n, float64 on the CPU, right to about 1e-14 relative at any m."""
+        assert self.parameter is not None  # set by __post_init__
+        if self.distribution == "geometric":
+            return torch.tensor([(1.0 - self.parameter) ** (m - 1) for m in range(1, n + 1)], dtype=torch.float64)
+        return torch.tensor(_poisson_survival(self.parameter, n), dtype=torch.float64)
+
+    def draw(self, x: Tensor, training: bool, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Return the probe, the shape of x (or [n_probes, *x.shape]), and the coefficients [n], or [B, n] per sample.
+
+        Depths are drawn on the CPU unless `generator` lives elsewhere, so that their number is known without a wait.
+
+        Args:
+            x: [B, *event], for its shape, dtype and device.
+            training: draw from `generator`; otherwise from a fresh one seeded with `eval_seed`, and take
+                n_exact + eval_terms terms.
+            generator: None: torch's global one.
+        """
+        if not training:
+            probe = draw_probe(x, self.n_probes, self.probe, _seeded(x, self.eval_seed))
+            return probe, torch.ones(self.n_exact + self.eval_terms, dtype=x.dtype, device=x.device)
+        probe = draw_probe(x, self.n_probes, self.probe, generator)
+        depths = self._depths(x.shape[0] if self.per_sample else None, generator).cpu()
+        n_terms = max(self.n_exact + (int(depths.max()) if depths.numel() else 0), 1)
+        coefficients = roulette_coefficients(depths, self.n_exact, self.survival(n_terms - self.n_exact), n_terms)
+        return probe, coefficients.to(device=x.device, dtype=x.dtype)
+
+    def _depths(self, n_samples: int | None, generator: torch.Generator | None) -> Tensor:
+        assert self.parameter is not None  # set by __post_init__
+        shape = () if n_samples is None else (n_samples,)
+        device = "cpu" if generator is None else generator.device
+        if self.distribution == "geometric":
+            drawn = torch.empty(shape, dtype=torch.float64, device=device).geometric_(
+                self.parameter, generator=generator
+            )
+        else:
+            rate = torch.full(shape, self.parameter, dtype=torch.float64, device=device)
+            drawn = torch.poisson(rate, generator=generator)
+        return drawn.to(torch.int64)
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The log-determinant from the full Jacobian: no probe, no series; for events of up to a few hundred dimensions."""
+
+
+def roulette_coefficients(depths: Tensor, n_exact: int, survival: Tensor, n_terms: int) -> Tensor:
+    """Return q_k, k = 1 .. n_terms: 1 for k <= n_exact, else 1{N >= k - n_exact} / P(N >= k - n_exact).
+
+    Args:
+        depths: N, [] or [B], integer.
+        n_exact: terms of weight 1.
+        survival: P(N >= m) for m = 1 .. n_terms - n_exact at least; survival, not 1 - CDF, which loses every digit.
+        n_terms: number of coefficients.
+
+    Returns:
+        [n_terms] or [B, n_terms], the dtype of `survival`.
+
+    Raises:
+        ValueError: survival has too few entries.
+    """
+    n_random = max(n_terms - n_exact, 0)
+    if survival.shape[0] < n_random:
+        raise ValueError(
+            f"survival must have at least n_terms - n_exact = {n_random} entries, got {survival.shape[0]}; extend it."
+        )
+    steps = torch.arange(1, n_random + 1, device=depths.device)
+    reached = depths.unsqueeze(-1) >= steps
+    # where, not a product: 1 / survival overflows to infinity far out, and 0 * infinity is NaN.
+    random = torch.where(reached, 1.0 / survival[:n_random], 0.0)
+    ones = torch.ones(*depths.shape, n_terms - n_random, dtype=survival.dtype, device=depths.device)
+    return torch.cat((ones, random), -1)
+
+
+def draw_probe(x: Tensor, n_probes: int, kind: str, generator: torch.Generator | None = None) -> Tensor:
+    """Return a probe shaped like x, or [n_probes, *x.shape] for more than one, of independent unit-variance entries."""
+    shape = x.shape if n_probes == 1 else (n_probes, *x.shape)
+    if kind == "gaussian":
+        return torch.randn(shape, dtype=x.dtype, device=x.device, generator=generator)
+    return torch.randint(0, 2, shape, dtype=x.dtype, device=x.device, generator=generator).mul_(2.0).sub_(1.0)
+
+
+def _poisson_survival(rate: float, n: int) -> list[float]:
+    """P(N >= m) = pmf(m) (1 + rate/(m+1) (1 + rate/(m+2) (...))): only sums of positive terms, so no digit is lost."""
+    mass, result = math.exp(-rate), []
+    for m in range(1, n + 1):
+        mass *= rate / m
+        tail = 1.0
+        for j in range(m + int(2.0 * rate) + 80, m, -1):
+            tail = 1.0 + tail * rate / j
+        result.append(mass * tail)
+    return result
+
+
+def _seeded(x: Tensor, seed: int) -> torch.Generator:
+    return torch.Generator(x.device).manual_seed(seed)
+
+
+def _check_common(n_probes: int, probe: str, gradient: str, eval_seed: int) -> None:
+    _checks.check_count("n_probes", n_probes, 1)
+    _checks.check_count("eval_seed", eval_seed, 0)
+    _checks.check_gradient(gradient)
+    if probe not in ("rademacher", "gaussian"):
+        raise ValueError(f"probe must be 'rademacher' or 'gaussian', got {probe!r}; use one of the two.")

@@ -1,0 +1,21 @@
+"""The functional API: every op on the compiled kernels where they serve, else on the plain-torch reference.
+
+Each function has a twin of the same name and signature in `iresnet_fast.reference`.
+"""
+
+from .branch import branch
+from .residual_inverse import residual_inverse
+from .residual_logdet import LogdetInfo, residual_logdet
+from .residual_logdet_exact import residual_logdet_exact
+from .spectral_norm import spectral_norm
+from .spectral_normalize import spectral_normalize
+
+__all__ = [
+    "LogdetInfo",
+    "branch",
+    "residual_inverse",
+    "residual_logdet",
+    "residual_logdet_exact",
+    "spectral_norm",
+    "spectral_normalize",
+]

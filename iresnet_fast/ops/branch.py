@@ -1,0 +1,98 @@
+"""The branch g(x) on the compiled kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .. import _checks, _library, reference
+from ._stages import Stages, kernels_serve, raw, split_gradients
+
+
+def branch(
+    x: Tensor,  # [B, d] or [B, C, H, W]
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    activations: Sequence[str],
+    parameters: Sequence[Tensor | None] | None = None,
+) -> Tensor:
+    """Evaluate the branch g(x).
+
+    Equivalent to: for each stage, `x = linear(activation(x), weight, bias)`.
+
+    Args:
+        x: [B, d] or [B, C, H, W].
+        weights: L tensors, [out, in] (dense) or [out, in, k, k] (convolution, odd k, stride 1, zero padding k // 2).
+        biases: L tensors [out], or None each.
+        activations: L names, each applied before its linear map.
+        parameters: None, or L entries, each None or the activation's learnable scalar.
+
+    Returns:
+        g(x), the shape of x; differentiable once in x, weights, biases and parameters.
+
+    Raises:
+        ValueError: a shape, device, activation or number of entries does not fit.
+        TypeError: a dtype differs from that of x, or x is not floating point.
+    """
+    _checks.check_branch(x, weights, biases, activations, parameters)
+    if not kernels_serve(x, activations):
+        return reference.branch(x, weights, biases, activations, parameters)
+    stages = Stages.of(x, weights, biases, activations, parameters)
+    if stages.need_gradient(x):
+        result: Tensor = _Branch.apply(stages.activations, x, *stages.tensors)
+        return result
+    return _forward(stages.activations, x, stages.tensors)
+
+
+def _forward(activations: tuple[int, ...], x: Tensor, tensors: Sequence[Tensor | None]) -> Tensor:
+    result: Tensor = torch.ops.iresnet_fast.branch(x, *raw(activations, tensors))
+    return result
+
+
+class _Branch(torch.autograd.Function):
+    @staticmethod
+    def forward(activations: tuple[int, ...], x: Tensor, *tensors: Tensor | None) -> Tensor:
+        return _forward(activations, x, tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.activations = inputs[0]
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, *tensors = ctx.saved_tensors
+        grad_x, packed = torch.ops.iresnet_fast.branch_backward(
+            x, *raw(ctx.activations, tensors), grad, None, None, None, False
+        )
+        return None, grad_x, *split_gradients(packed, tensors)
+
+
+if _library.HAS_EXTENSION:
+
+    @torch.library.register_fake("iresnet_fast::branch")
+    def _branch_fake(
+        x: Tensor, weights: list[Tensor], biases: list[Tensor], betas: list[Tensor], activations: list[int]
+    ) -> Tensor:
+        return x.new_empty((x.shape[0], weights[-1].shape[0], *x.shape[2:]))
+
+    @torch.library.register_fake("iresnet_fast::branch_backward")
+    def _branch_backward_fake(
+        x: Tensor,
+        weights: list[Tensor],
+        biases: list[Tensor],
+        betas: list[Tensor],
+        activations: list[int],
+        grad: Tensor | None,
+        tangents: Tensor | None,
+        cotangents: Tensor | None,
+        weight: Tensor | None,
+        residual: bool,
+    ) -> tuple[Tensor, Tensor]:
+        count = sum(t.numel() for t in (*weights, *biases, *betas))
+        return x.new_empty(x.shape), x.new_empty(count)

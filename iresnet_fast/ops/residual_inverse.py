@@ -1,0 +1,135 @@
+"""The inverse of a residual block by fixed point, on the compiled kernels."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .. import _checks, _library, reference
+from ..reference.series import sample_norm
+from ._stages import Stages, kernels_serve, raw, split_gradients
+
+_Outputs = tuple[Tensor, Tensor, Tensor]  # x, iterations, residual
+_Settings = tuple[tuple[int, ...], float, float, int]  # activations, lipschitz, tol, max_iterations
+
+
+def residual_inverse(
+    z: Tensor,  # [B, d] or [B, C, H, W]
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    activations: Sequence[str],
+    lipschitz: float,
+    tol: float = 1e-5,
+    max_iterations: int = 1000,
+    parameters: Sequence[Tensor | None] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Solve x + g(x) = z by x <- z - g(x) from x = z, each sample until its certified error is below `tol`.
+
+    Certified error: |x - x*| <= residual / (1 - lipschitz) (i-ResNet, arXiv 1811.00995, section 2). Converged samples
+    are frozen, a sample with a NaN residual stops at once. Gradients to z, weights, biases and parameters by the
+    implicit function theorem, to the relative tolerance `tol`.
+
+    Args:
+        z: [B, d] or [B, C, H, W].
+        weights: L tensors, [out, in] (dense) or [out, in, k, k] (convolution, odd k, stride 1, zero padding k // 2).
+        biases: L tensors [out], or None each.
+        activations: L names, each applied before its linear map.
+        lipschitz: Lipschitz constant of the branch, in [0, 1).
+        tol: bound on the Euclidean error of a sample, in the units of z.
+        max_iterations: at most so many updates of x.
+        parameters: None, or L entries, each None or the activation's learnable scalar.
+
+    Returns:
+        x, iterations [B] int64 (updates of x), residual [B] = |z - x - g(x)|; the last two without gradient.
+
+    Raises:
+        ValueError: a shape, device, name or range does not fit.
+        TypeError: a dtype differs from that of z.
+    """
+    _checks.check_branch(z, weights, biases, activations, parameters, name="z")
+    _checks.check_lipschitz(lipschitz)
+    _checks.check_tolerance(tol)
+    _checks.check_count("max_iterations", max_iterations, 0)
+    if not kernels_serve(z, activations):
+        return reference.residual_inverse(
+            z, weights, biases, activations, lipschitz, tol, max_iterations, parameters
+        )
+    stages = Stages.of(z, weights, biases, activations, parameters)
+    settings = (stages.activations, float(lipschitz), float(tol), max_iterations)
+    if stages.need_gradient(z):
+        result: _Outputs = _ResidualInverse.apply(settings, z, *stages.tensors)
+        return result
+    return _forward(settings, z, stages.tensors)
+
+
+def _forward(settings: _Settings, z: Tensor, tensors: Sequence[Tensor | None]) -> _Outputs:
+    activations, lipschitz, tol, max_iterations = settings
+    result: _Outputs = torch.ops.iresnet_fast.residual_inverse(
+        z, *raw(activations, tensors), tol * (1.0 - lipschitz), max_iterations
+    )
+    return result
+
+
+class _ResidualInverse(torch.autograd.Function):
+    @staticmethod
+    def forward(settings: _Settings, z: Tensor, *tensors: Tensor | None) -> _Outputs:
+        return _forward(settings, z, tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Outputs) -> None:
+        ctx.settings, _, *tensors = inputs
+        ctx.mark_non_differentiable(output[1], output[2])
+        ctx.save_for_backward(output[0], *tensors)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_x: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+        x, *tensors = ctx.saved_tensors
+        activations, lipschitz, tol, _ = ctx.settings
+        branch = raw(activations, tensors)
+        u = _solve_transposed(branch, x, grad_x, lipschitz, tol)
+        _, packed = torch.ops.iresnet_fast.branch_backward(x, *branch, u, None, None, None, False)
+        return None, u, *split_gradients(-packed, tensors)
+
+
+def _solve_transposed(branch: Any, x: Tensor, right: Tensor, lipschitz: float, tol: float) -> Tensor:
+    """Solve (I + J)^T u = right: u = sum_k (-1)^k (J^T)^k right is the Neumann vector of the log-determinant's chain.
+
+    What is left out after w_k is at most |w_k| / (1 - lipschitz), so a sample stops when that is below tol |right|.
+    """
+    enough = 1 if lipschitz == 0.0 else math.ceil(math.log(tol * (1.0 - lipschitz)) / math.log(lipschitz)) + 1
+    n = max(1, enough)
+    ones, tail = x.new_ones(n), x.new_full((n,), 1.0 / (1.0 - lipschitz))
+    _, _, u, norms, _ = torch.ops.iresnet_fast.residual_logdet(x, *branch, right[None], ones, tail, tol, True, True)
+    if not torch.compiler.is_compiling():
+        # 1.001: the last |w_k| may sit on the bound, to rounding.
+        missed = norms[0] / (1.0 - lipschitz) > 1.001 * tol * sample_norm(right, x.dim() - 1)
+        if bool(missed.any()):
+            warnings.warn(
+                f"iresnet_fast: the implicit gradient of residual_inverse did not reach tol = {tol} in {n} terms for "
+                f"{int(missed.sum())} samples; the branch is not a contraction with lipschitz = {lipschitz}.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    return u[0]
+
+
+if _library.HAS_EXTENSION:
+
+    @torch.library.register_fake("iresnet_fast::residual_inverse")
+    def _residual_inverse_fake(
+        z: Tensor,
+        weights: list[Tensor],
+        biases: list[Tensor],
+        betas: list[Tensor],
+        activations: list[int],
+        residual_limit: float,
+        max_iterations: int,
+    ) -> _Outputs:
+        return z.new_empty(z.shape), z.new_empty(z.shape[0], dtype=torch.int64), z.new_empty(z.shape[0])

@@ -1,0 +1,200 @@
+"""The log-determinant of a residual block by its power series, on the compiled kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .. import _checks, _library, reference
+from ..reference import LogdetInfo
+from ..reference.series import sample_norm, tail_factors
+from ._stages import Stages, kernels_serve, raw, split_gradients
+
+__all__ = ["LogdetInfo", "residual_logdet"]
+
+_Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # z, logdet, Neumann vectors, norms, terms
+
+
+def residual_logdet(
+    x: Tensor,  # [B, d] or [B, C, H, W]
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    activations: Sequence[str],
+    probe: Tensor,
+    coefficients: Tensor | Sequence[float],
+    gradient: str = "neumann",
+    parameters: Sequence[Tensor | None] | None = None,
+    tol: float | None = None,
+    lipschitz: float | None = None,
+    return_info: bool = False,
+) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, LogdetInfo]:
+    """Return z = x + g(x) and the estimate of log|det(I + J)|, J = dg/dx, per sample.
+
+    Value: mean over probes v of sum_k q_k (-1)^(k+1) / k <w_k, v>, w_k = (J^T)^k v, k = 1 .. n (i-ResNet, arXiv
+    1811.00995, section 3.2; roulette weights: Residual Flows, arXiv 1906.02735, section 3.1).
+
+    Args:
+        x: [B, d] or [B, C, H, W].
+        weights: L tensors, [out, in] (dense) or [out, in, k, k] (convolution, odd k, stride 1, zero padding k // 2).
+        biases: L tensors [out], or None each.
+        activations: L names, each applied before its linear map.
+        probe: v, the shape of x, or [m, *x.shape] for m probes whose estimates are averaged.
+        coefficients: q_k, [n] or [B, n]; ones for a truncation.
+        gradient: "neumann": of <y, J v> with y = sum_{k<n} (-1)^k q_{k+1} w_k constant, memory independent of n;
+            "series": the exact gradient of the value, memory n events per sample.
+        parameters: None, or L entries, each None or the activation's learnable scalar.
+        tol: a sample and probe stops after the first term k with |v| |w_k| sum_j lipschitz^j / (k + j) <= tol.
+        lipschitz: Lipschitz constant of the branch in [0, 1), for the tail bound.
+        return_info: also return a LogdetInfo.
+
+    Returns:
+        z, logdet [B], and a LogdetInfo if asked for. Differentiable once in x, weights, biases and parameters.
+
+    Raises:
+        ValueError: a shape, device, name or range does not fit.
+        TypeError: a dtype differs from that of x.
+    """
+    _checks.check_branch(x, weights, biases, activations, parameters)
+    if not kernels_serve(x, activations):
+        return reference.residual_logdet(
+            x, weights, biases, activations, probe, coefficients, gradient, parameters, tol, lipschitz, return_info
+        )
+    _checks.check_probe(probe, x)
+    _checks.check_gradient(gradient)
+    _checks.check_series_tolerance(tol, lipschitz)
+    q = _checks.check_coefficients(coefficients, x)
+    v = probe if probe.dim() > x.dim() else probe.unsqueeze(0)
+    factors = None if lipschitz is None else x.new_tensor(tail_factors(lipschitz, q.shape[-1]))
+    stages = Stages.of(x, weights, biases, activations, parameters)
+    if stages.need_gradient(x):
+        settings = (stages.activations, gradient, tol)
+        outputs: _Outputs = _ResidualLogdet.apply(settings, factors, v, q, x, *stages.tensors)
+    else:
+        outputs = _forward(stages.activations, tol, False, factors, v, q, x, stages.tensors)
+    z, logdet, _, norms, terms = outputs
+    if not return_info:
+        return z, logdet
+    bound = None if factors is None else sample_norm(v, x.dim() - 1) * norms * factors[(terms - 1).clamp(min=0)]
+    return z, logdet, LogdetInfo(norms, terms, bound)
+
+
+def _forward(
+    activations: tuple[int, ...],
+    tol: float | None,
+    neumann: bool,
+    factors: Tensor | None,
+    v: Tensor,
+    q: Tensor,
+    x: Tensor,
+    tensors: Sequence[Tensor | None],
+) -> _Outputs:
+    result: _Outputs = torch.ops.iresnet_fast.residual_logdet(
+        x, *raw(activations, tensors), v, q, None if tol is None else factors, tol or 0.0, False, neumann
+    )
+    return result
+
+
+class _ResidualLogdet(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        settings: tuple[tuple[int, ...], str, float | None],
+        factors: Tensor | None,
+        v: Tensor,
+        q: Tensor,
+        x: Tensor,
+        *tensors: Tensor | None,
+    ) -> _Outputs:
+        activations, gradient, tol = settings
+        return _forward(activations, tol, gradient == "neumann", factors, v, q, x, tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Outputs) -> None:
+        (ctx.activations, ctx.gradient, _), _, v, q, x, *tensors = inputs
+        y, norms, terms = output[2:]
+        ctx.mark_non_differentiable(y, norms, terms)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(v, q, y, terms, x, *tensors)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_z: Tensor | None, grad_logdet: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+        v, q, y, terms, x, *tensors = ctx.saved_tensors
+        if grad_z is None and grad_logdet is None:
+            return (None,) * (5 + len(tensors))
+        branch = raw(ctx.activations, tensors)
+        tangents = cotangents = weight = None
+        if grad_logdet is not None:
+            tangents, cotangents, weight = v, y, grad_logdet
+            if ctx.gradient == "series":
+                tangents, cotangents = _series_pairs(branch, x, v, q, terms)
+                weight = grad_logdet * (tangents.shape[0] / v.shape[0])  # the kernel averages over pairs
+        grad_x, packed = torch.ops.iresnet_fast.branch_backward(
+            x, *branch, grad_z, tangents, cotangents, weight, grad_z is not None
+        )
+        return None, None, None, None, grad_x, *split_gradients(packed, tensors)
+
+
+def _series_pairs(branch: Any, x: Tensor, v: Tensor, q: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
+    """Return R_i, l_i, stacked over i and probes: the gradient of the series is that of sum_i <l_i, J R_i>.
+
+    l_i = (J^T)^i v, r_j = J^j v, R_i = sum_j c_{i+j+1} r_j with c_k = (-1)^(k+1) q_k / k up to the term used.
+    """
+    n = q.shape[-1]
+    k = torch.arange(1, n + 1, device=x.device)
+    c = q * (2.0 * (k % 2) - 1.0) / k  # [n] or [B, n]
+    tangents, cotangents = [], []
+    for probe, used in zip(v, terms, strict=True):
+        left, right = (
+            torch.cat([probe[None], torch.ops.iresnet_fast.jacobian_powers(x, *branch, probe, n - 1, transpose)])
+            for transpose in (True, False)
+        )
+        weights = torch.where(k <= used[:, None], c, 0.0)  # [B, n]
+        flat = right.flatten(2)
+        for i in range(n):
+            combined = torch.einsum("bj,jbd->bd", weights[:, i:], flat[: n - i])
+            tangents.append(combined.view(x.shape))
+            cotangents.append(left[i])
+    return torch.stack(tangents), torch.stack(cotangents)
+
+
+if _library.HAS_EXTENSION:
+
+    @torch.library.register_fake("iresnet_fast::residual_logdet")
+    def _residual_logdet_fake(
+        x: Tensor,
+        weights: list[Tensor],
+        biases: list[Tensor],
+        betas: list[Tensor],
+        activations: list[int],
+        probe: Tensor,
+        coefficients: Tensor,
+        tail: Tensor | None,
+        tolerance: float,
+        relative: bool,
+        neumann: bool,
+    ) -> _Outputs:
+        rows = (probe.shape[0], x.shape[0])
+        return (
+            x.new_empty(x.shape),
+            x.new_empty(x.shape[0]),
+            x.new_empty(probe.shape if neumann else (0,)),
+            x.new_empty(rows),
+            x.new_empty(rows, dtype=torch.int64),
+        )
+
+    @torch.library.register_fake("iresnet_fast::jacobian_powers")
+    def _jacobian_powers_fake(
+        x: Tensor,
+        weights: list[Tensor],
+        biases: list[Tensor],
+        betas: list[Tensor],
+        activations: list[int],
+        start: Tensor,
+        count: int,
+        transpose: bool,
+    ) -> Tensor:
+        return x.new_empty((count, *x.shape))

@@ -1,0 +1,149 @@
+"""A residual branch: stages of an activation followed by a linear map, and the walks over them.
+
+a_0 = x,   h_i = phi_i(a_i),   a_{i+1} = A_i h_i + b_i,   g(x) = a_L
+D_i = phi_i'(a_i),   J = A_{L-1} D_{L-1} ... A_0 D_0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.grad import conv2d_weight
+
+from iresnet_fast import _checks
+from iresnet_fast import activations as registry
+
+
+def branch(
+    x: Tensor,  # [B, d] or [B, C, H, W]
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    activations: Sequence[str],
+    parameters: Sequence[Tensor | None] | None = None,
+) -> Tensor:
+    """Evaluate the branch g(x).
+
+    Equivalent to: for each stage, `x = linear(activation(x), weight, bias)`.
+
+    Args:
+        x: [B, d] or [B, C, H, W].
+        weights: L tensors, [out, in] (dense) or [out, in, k, k] (convolution, odd k, stride 1, zero padding k // 2).
+        biases: L tensors [out], or None each.
+        activations: L names, each applied before its linear map.
+        parameters: None, or L entries, each None or the activation's learnable scalar.
+
+    Returns:
+        g(x), the shape of x.
+
+    Raises:
+        ValueError: a shape, device, activation or number of entries does not fit.
+        TypeError: a dtype differs from that of x, or x is not floating point.
+    """
+    _checks.check_branch(x, weights, biases, activations, parameters)
+    return evaluate(x, weights, biases, activations, parameters)
+
+
+def evaluate(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    activations: Sequence[str],
+    parameters: Sequence[Tensor | None] | None = None,
+) -> Tensor:
+    """Evaluate the branch without checking its arguments."""
+    for i in range(len(weights)):
+        h = registry.get(activations[i]).value(x, None if parameters is None else parameters[i])
+        x = linear(h, weights[i], biases[i])
+    return x
+
+
+def linearize(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    activations: Sequence[str],
+    parameters: Sequence[Tensor | None] | None = None,
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Evaluate the branch and keep D_i = phi_i'(a_i) of every stage, None for the identity.
+
+    All activations must be elementwise (`is_elementwise`).
+    """
+    derivatives: list[Tensor | None] = []
+    for i in range(len(weights)):
+        parameter = None if parameters is None else parameters[i]
+        h, d = activate(activations[i], x, parameter)
+        derivatives.append(d)
+        x = linear(h, weights[i], biases[i])
+    return x, derivatives
+
+
+def activate(name: str, a: Tensor, parameter: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Return phi(a) and phi'(a), the latter None for the identity: a product with one is left out."""
+    activation = registry.get(name)
+    h = activation.value(a, parameter)
+    if name == "identity":
+        return h, None
+    if activation.derivative is None:
+        raise ValueError(
+            f"activations must be elementwise for the explicit formula, got {name!r}; use residual_logdet."
+        )
+    return h, activation.derivative(a, parameter, h)
+
+
+def is_elementwise(activations: Sequence[str]) -> bool:
+    """Whether every activation has an elementwise derivative."""
+    return all(registry.get(name).derivative is not None for name in activations)
+
+
+def vector_jacobian_product(
+    w: Tensor,  # [m, B, *event]; B may be 1 for vectors common to all samples
+    weights: Sequence[Tensor],
+    derivatives: Sequence[Tensor | None],
+) -> Tensor:
+    """Return J^T w for m vectors per sample, J frozen in `derivatives`: no vjp of autograd, differentiable by it."""
+    for i in reversed(range(len(weights))):
+        w = stacked_transpose(w, weights[i])
+        d = derivatives[i]
+        if d is not None:
+            # In place where no graph records w: it is always the fresh product of a linear map.
+            w = w * d if torch.is_grad_enabled() or w.shape[1] != d.shape[0] else w.mul_(d)
+    return w
+
+
+def linear(h: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Apply the linear map of one stage: A h + b."""
+    if weight.dim() == 2:
+        return F.linear(h, weight, bias)
+    return F.conv2d(h, weight, bias, padding=weight.shape[-1] // 2)
+
+
+def linear_transpose(r: Tensor, weight: Tensor) -> Tensor:
+    """Apply the transposed linear map of one stage: A^T r."""
+    if weight.dim() == 2:
+        return r @ weight
+    return F.conv_transpose2d(r, weight, padding=weight.shape[-1] // 2)
+
+
+def linear_weight_gradient(h: Tensor, r: Tensor, weight: Tensor) -> Tensor:
+    """Return the gradient of <r, A h> by the weight, summed over the batch."""
+    if weight.dim() == 2:
+        return r.t() @ h
+    gradient: Tensor = conv2d_weight(  # type: ignore[no-untyped-call]
+        h, list(weight.shape), r, padding=weight.shape[-1] // 2
+    )
+    return gradient
+
+
+def stacked_linear(h: Tensor, weight: Tensor) -> Tensor:
+    """Apply A to each of the stacked batches h [m, B, *event] in one call."""
+    out = linear(h.flatten(0, 1), weight)
+    return out.view(*h.shape[:2], *out.shape[1:])
+
+
+def stacked_transpose(r: Tensor, weight: Tensor) -> Tensor:
+    """Apply A^T to each of the stacked batches r [m, B, *event] in one call."""
+    out = linear_transpose(r.flatten(0, 1), weight)
+    return out.view(*r.shape[:2], *out.shape[1:])

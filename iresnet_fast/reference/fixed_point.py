@@ -1,0 +1,135 @@
+"""The inverse of x + g(x) for any callable g: fixed point with per-sample stopping, gradient by implicit functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from iresnet_fast import _checks
+from iresnet_fast.reference.series import over_events, sample_norm
+
+Map = Callable[[Tensor], Tensor]
+
+
+def inverse_of(
+    g: Map,
+    z: Tensor,  # [B, *event]
+    lipschitz: float,
+    tol: float = 1e-5,
+    max_iterations: int = 1000,
+    parameters: Sequence[Tensor] = (),
+    compact: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Solve x + g(x) = z by x <- z - g(x) from x = z (i-ResNet, arXiv 1811.00995, algorithm 1), each sample by itself.
+
+    A sample is frozen as soon as residual / (1 - lipschitz) <= tol, which bounds its distance to the solution, or when
+    its residual is NaN. The gradient solves (I + J)^T u = grad_x by its Neumann series to the relative tolerance `tol`,
+    then dz = u and the parameters get -(dg/dtheta)^T u.
+
+    Args:
+        g: the branch, any callable with a Lipschitz constant below one that acts on each sample by itself.
+        z: [B, *event].
+        lipschitz: Lipschitz constant of g, in [0, 1).
+        tol: bound on the Euclidean error of a sample.
+        max_iterations: at most so many updates of x.
+        parameters: the tensors g closes over that shall get a gradient.
+        compact: evaluate g only on the samples not yet frozen; g must accept a batch of any size.
+
+    Returns:
+        x, iterations [B] int64 (updates of x), residual [B] = |z - x - g(x)|.
+
+    Raises:
+        ValueError: lipschitz, tol or max_iterations is out of range.
+    """
+    _checks.check_lipschitz(lipschitz)
+    _checks.check_tolerance(tol)
+    _checks.check_count("max_iterations", max_iterations, 0)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (z, *parameters)):
+        x, iterations, residual = _Inverse.apply(  # type: ignore[no-untyped-call]
+            g, lipschitz, tol, max_iterations, compact, z, *parameters
+        )
+        return x, iterations, residual
+    with torch.no_grad():
+        return _iterate(g, z, tol * (1.0 - lipschitz), max_iterations, compact)
+
+
+def _iterate(g: Map, z: Tensor, threshold: float, max_iterations: int, compact: bool) -> tuple[Tensor, Tensor, Tensor]:
+    x = z.clone()
+    rows = torch.arange(z.shape[0], device=z.device)  # of the samples still iterated
+    iterations = torch.zeros_like(rows)
+    residual = z.new_zeros(z.shape[0])
+    for count in range(max_iterations + 1):
+        if rows.numel() == 0:
+            break
+        everyone = rows.numel() == z.shape[0]
+        x_rows, z_rows = (x, z) if everyone else (x[rows], z[rows])
+        gx = g(x_rows) if compact or everyone else g(x)[rows]
+        target = z_rows - gx
+        norm = sample_norm(target - x_rows, z.dim() - 1)
+        residual[rows] = norm
+        iterations[rows] = count
+        if count == max_iterations:
+            break
+        going = norm > threshold  # false for NaN, which would never get better
+        rows = rows[going]
+        x[rows] = target[going]
+    return x, iterations, residual
+
+
+class _Inverse(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        g: Map, lipschitz: float, tol: float, max_iterations: int, compact: bool, z: Tensor, *parameters: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return _iterate(g, z, tol * (1.0 - lipschitz), max_iterations, compact)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        ctx.g, ctx.lipschitz, ctx.tol, ctx.max_iterations = inputs[:4]
+        x, iterations, residual = output
+        ctx.mark_non_differentiable(iterations, residual)
+        # The parameters are saved only for autograd's check that nobody changed them: g holds them itself.
+        ctx.save_for_backward(x, *inputs[6:])
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
+    def backward(ctx: Any, grad_x: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        x, *parameters = ctx.saved_tensors
+        wanted = [p for p, needed in zip(parameters, ctx.needs_input_grad[6:], strict=True) if needed]
+        with torch.enable_grad():
+            inner = x.detach().requires_grad_()
+            gx = ctx.g(inner)
+        if not gx.requires_grad:
+            return (None,) * 5 + (grad_x, *(None for _ in parameters))
+
+        def vjp(w: Tensor) -> Tensor:
+            product: Tensor = torch.autograd.grad(
+                gx, inner, w, retain_graph=True, allow_unused=True, materialize_grads=True
+            )[0]
+            return product
+
+        u = _solve_transposed(vjp, grad_x, ctx.lipschitz, ctx.tol, ctx.max_iterations)
+        grads = iter(torch.autograd.grad(gx, wanted, -u, allow_unused=True) if wanted else ())
+        of_parameters = (next(grads) if needed else None for needed in ctx.needs_input_grad[6:])
+        return (None,) * 5 + (u if ctx.needs_input_grad[5] else None, *of_parameters)
+
+
+def _solve_transposed(vjp: Map, grad_x: Tensor, lipschitz: float, tol: float, max_iterations: int) -> Tensor:
+    """Return u = sum_k (-1)^k (J^T)^k grad_x, so (I + J)^T u = grad_x, each sample to the relative tolerance `tol`."""
+    event_ndim = grad_x.dim() - 1
+    # The terms after w_k sum to at most |w_k| L / (1 - L). Below rounding there is nothing to gain.
+    goal = max(tol, torch.finfo(grad_x.dtype).eps) * sample_norm(grad_x, event_ndim)
+    ratio = lipschitz / (1.0 - lipschitz)
+    u = w = grad_x
+    going = sample_norm(w, event_ndim) * ratio > goal
+    for _ in range(max_iterations):
+        if not bool(going.any()):
+            break
+        w = -vjp(w)
+        u = torch.where(over_events(going, w), u + w, u)
+        going = going & (sample_norm(w, event_ndim) * ratio > goal)
+    return u

@@ -1,0 +1,57 @@
+"""The inverse of a residual block by fixed point, on plain evaluations of the branch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from iresnet_fast import _checks
+from iresnet_fast.reference.branch import evaluate
+from iresnet_fast.reference.fixed_point import inverse_of
+
+
+def residual_inverse(
+    z: Tensor,  # [B, d] or [B, C, H, W]
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    activations: Sequence[str],
+    lipschitz: float,
+    tol: float = 1e-5,
+    max_iterations: int = 1000,
+    parameters: Sequence[Tensor | None] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Solve x + g(x) = z by x <- z - g(x) from x = z, each sample until its certified error is below `tol`.
+
+    Certified error: |x - x*| <= residual / (1 - lipschitz) (i-ResNet, arXiv 1811.00995, section 2). Converged samples
+    are frozen, a sample with a NaN residual stops at once. Gradients to z, weights, biases and parameters by the
+    implicit function theorem, to the relative tolerance `tol`.
+
+    Args:
+        z: [B, d] or [B, C, H, W].
+        weights: L tensors, [out, in] (dense) or [out, in, k, k] (convolution, odd k, stride 1, zero padding k // 2).
+        biases: L tensors [out], or None each.
+        activations: L names, each applied before its linear map.
+        lipschitz: Lipschitz constant of the branch, in [0, 1).
+        tol: bound on the Euclidean error of a sample, in the units of z.
+        max_iterations: at most so many updates of x.
+        parameters: None, or L entries, each None or the activation's learnable scalar.
+
+    Returns:
+        x, iterations [B] int64 (updates of x), residual [B] = |z - x - g(x)|; the last two without gradient.
+
+    Raises:
+        ValueError: a shape, device, name or range does not fit.
+        TypeError: a dtype differs from that of z.
+    """
+    _checks.check_branch(z, weights, biases, activations, parameters, name="z")
+    inputs = [t for t in (*weights, *biases, *(parameters or ())) if t is not None]
+    return inverse_of(
+        lambda a: evaluate(a, weights, biases, activations, parameters),
+        z,
+        lipschitz,
+        tol,
+        max_iterations,
+        inputs,
+        compact=True,
+    )
