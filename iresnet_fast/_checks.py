@@ -42,7 +42,7 @@ def check_branch(
         _check_activation(i, activations[i], weights[i], None if parameters is None else parameters[i], x, name)
         bias = biases[i]
         if bias is not None:
-            _check_same(f"biases[{i}]", bias, name, x)
+            _check_same("biases", i, bias, name, x)
             if bias.dim() != 1 or bias.shape[0] != channels:
                 raise ValueError(
                     f"biases[{i}] must have shape ({channels},), one entry per output of weights[{i}], "
@@ -57,7 +57,7 @@ def check_branch(
 
 def _check_weight(i: int, weight: Tensor, x: Tensor, channels: int, name: str) -> int:
     """Check the weight of stage i and return its number of outputs."""
-    _check_same(f"weights[{i}]", weight, name, x)
+    _check_same("weights", i, weight, name, x)
     if weight.dim() != x.dim():
         expected = "[out, in]" if x.dim() == 2 else "[out, in, k, k]"
         raise ValueError(
@@ -88,29 +88,32 @@ def _check_activation(i: int, activation: str, weight: Tensor, parameter: Tensor
         return
     if not entry.has_parameter:
         raise ValueError(f"parameters[{i}] must be None since {activation} has no parameter, got a tensor; pass None.")
-    _check_same(f"parameters[{i}]", parameter, name, x)
+    _check_same("parameters", i, parameter, name, x)
     if parameter.dim() > 1 or parameter.numel() != 1:
         raise ValueError(
             f"parameters[{i}] must have shape () or (1,), got {tuple(parameter.shape)}; pass one scalar per stage."
         )
 
 
-def _check_same(argument: str, tensor: Tensor, name: str, x: Tensor) -> None:
+def _check_same(argument: str, i: int | None, tensor: Tensor, name: str, x: Tensor) -> None:
+    """Check dtype and device of `argument`, or of its entry i, against those of x."""
+    if tensor.dtype == x.dtype and tensor.device == x.device:
+        return
+    # Words are put together only for an error: a check runs on every call of an op.
+    argument = argument if i is None else f"{argument}[{i}]"
     if tensor.dtype != x.dtype:
         raise TypeError(
             f"{argument} must have the dtype of {name}, {x.dtype}, got {tensor.dtype}; "
             f"convert it with .to({name}.dtype)."
         )
-    if tensor.device != x.device:
-        raise ValueError(
-            f"{argument} must be on the device of {name}, {x.device}, got {tensor.device}; "
-            f"move it with .to({name}.device)."
-        )
+    raise ValueError(
+        f"{argument} must be on the device of {name}, {x.device}, got {tensor.device}; move it with .to({name}.device)."
+    )
 
 
 def check_probe(probe: Tensor, x: Tensor) -> None:
     """Check a probe, shaped like x, or [m, *x.shape] for m probes."""
-    _check_same("probe", probe, "x", x)
+    _check_same("probe", None, probe, "x", x)
     if probe.shape != x.shape and (probe.shape[1:] != x.shape or probe.shape[0] == 0):
         raise ValueError(
             f"probe must have the shape of x, {tuple(x.shape)}, or [m, *x.shape] for m probes, "
@@ -189,11 +192,11 @@ def check_spectral(
         if not weight.is_floating_point():
             raise TypeError(f"weights[{i}] must be a floating point tensor, got {weight.dtype}; convert it.")
         u_shape, v_shape = _vector_shapes(i, weight, place)
-        for argument, vector, expected in ((f"us[{i}]", us[i], u_shape), (f"vs[{i}]", vs[i], v_shape)):
-            _check_same(argument, vector, f"weights[{i}]", weight)
+        for argument, vector, expected in (("us", us[i], u_shape), ("vs", vs[i], v_shape)):
+            _check_same(argument, i, vector, f"weights[{i}]", weight)
             if tuple(vector.shape) != expected:
                 raise ValueError(
-                    f"{argument} must have shape {expected} for weights[{i}] of shape {tuple(weight.shape)}, "
+                    f"{argument}[{i}] must have shape {expected} for weights[{i}] of shape {tuple(weight.shape)}, "
                     f"got {tuple(vector.shape)}; draw it again with that shape."
                 )
 

@@ -26,27 +26,6 @@ void branch(const Branch<T>& branch, const BranchOperands<T>& op, const Parallel
   });
 }
 
-// Where the gradient of each parameter stands in the packed result.
-template <class T>
-struct GradientOffsets {
-  int64_t weight, bias, beta;
-};
-
-template <class T>
-int64_t gradient_offsets(const Branch<T>& branch, GradientOffsets<T>* offsets) {
-  int64_t size = 0;
-  for (int i = 0; i < branch.stages; ++i) {
-    const Stage<T>& stage = branch.stage[i];
-    offsets[i].weight = size;
-    size += int64_t(stage.out_channels) * stage.in_channels * stage.kernel * stage.kernel;
-    offsets[i].bias = size;
-    if (stage.bias) size += stage.out_channels;
-    offsets[i].beta = size;
-    if (stage.beta) size += 1;
-  }
-  return size;
-}
-
 // Backward walk of one thread.
 template <class T>
 struct BackwardWalk : Walk<T> {
@@ -63,7 +42,10 @@ struct BackwardWalk : Walk<T> {
   T** u;        // [L] sum over pairs of E_i t_i (A_i^T r_{i+1})
   T** s;        // [L + 1] ordinary backward
   T* raw;       // A_i^T r or A_i^T s itself, for the slope gradient
-  T* gradient;  // this thread's packed parameter gradients
+  // This thread's parameter gradients.
+  WeightSums<T>* weight;  // [L]
+  T** bias;               // [L]
+  T* beta;                // [L]
 
   BackwardWalk(const Prepared<T>& prepared_, bool pairs, Workspace& workspace)
       : Walk<T>(prepared_, Order::kSecond, true, workspace) {
@@ -76,6 +58,15 @@ struct BackwardWalk : Walk<T> {
       }
     }
     raw = prepared.take(prepared.most_channels, workspace);
+    weight = workspace.take<WeightSums<T>>(stages);
+    bias = workspace.take<T*>(stages);
+    beta = workspace.take_zeroed<T>(stages);
+    for (int i = 0; i < stages; ++i) {
+      const PackedWeights<T>& packed = prepared.forward[i];
+      weight[i] = WeightSums<T>{packed.rows, packed.channels, packed.taps, packed.offset, nullptr};
+      weight[i].sums = workspace.take_zeroed<T>(weight[i].size());
+      bias[i] = workspace.take_zeroed<T>(packed.rows);
+    }
   }
 
   // t_0 is set; fills t, dt.
@@ -88,45 +79,41 @@ struct BackwardWalk : Walk<T> {
   }
 
   // r_L is set; fills r and adds to u (sets it for the first pair).
-  void cotangent(bool first_pair, const GradientOffsets<T>* offsets) {
+  void cotangent(bool first_pair) {
     for (int i = stages - 1; i >= 0; --i) {
       const bool slope = prepared.branch.stage[i].beta != nullptr;
       product(prepared.transposed[i], r[i + 1], layout,
               {.kind = Epilogue::kCotangent, .d = d[i], .e = e[i], .t = t[i], .second = u[i], .accumulate = !first_pair,
                .raw = slope ? raw : nullptr},
               r[i]);
-      if (slope) add_slope_gradient(i, t[i], &SlopeGradient<Vector<T>>::d, offsets[i].beta);
+      if (slope) add_slope_gradient(i, t[i], &SlopeGradient<Vector<T>>::d);
     }
   }
 
   // s_L is set; fills s and the parameter gradients, those of the last pair included.
-  void backward(bool pairs, const GradientOffsets<T>* offsets) {
+  void backward(bool pairs) {
     for (int i = stages - 1; i >= 0; --i) {
       const Stage<T>& stage = prepared.branch.stage[i];
-      add_weight_gradient(i, offsets, {h[i], s[i + 1]}, pairs ? 2 : 1);
-      if (stage.bias) add_row_sums(s[i + 1], stage.out_channels, layout, gradient + offsets[i].bias);
+      const OperandPair<T> operands[] = {{s[i + 1], h[i]}, {r[i + 1], dt[i]}};
+      contract(weight[i], operands, pairs ? 2 : 1, layout);
+      if (stage.bias) add_row_sums(s[i + 1], stage.out_channels, layout, bias[i]);
       product(prepared.transposed[i], s[i + 1], layout,
               {.kind = Epilogue::kBackward, .d = d[i], .second = pairs ? u[i] : nullptr, .raw = stage.beta ? raw : nullptr},
               s[i]);
-      if (stage.beta) add_slope_gradient(i, nullptr, &SlopeGradient<Vector<T>>::h, offsets[i].beta);
+      if (stage.beta) add_slope_gradient(i, nullptr, &SlopeGradient<Vector<T>>::h);
     }
   }
 
-  struct Operand {
-    const T *b, *a;
-  };
-
-  // `pairs` 2 stacks the tangent's contribution (D_i t_i, r_{i+1}) on top.
-  void add_weight_gradient(int i, const GradientOffsets<T>* offsets, Operand operand, int pairs) {
-    const Stage<T>& stage = prepared.branch.stage[i];
-    const PackedWeights<T>& packed = prepared.forward[i];
-    contract(Contraction<T>{stage.out_channels, stage.in_channels, packed.taps, packed.offset, gradient + offsets[i].weight,
-                            pairs, {{operand.a, operand.b}, {r[i + 1], dt[i]}}},
-             layout);
+  // The weight gradients of one pair by itself.
+  void add_pair_gradient() {
+    for (int i = 0; i < stages; ++i) {
+      const OperandPair<T> operands[] = {{r[i + 1], dt[i]}};
+      contract(weight[i], operands, 1, layout);
+    }
   }
 
-  // gradient of beta += sum raw * (d h / d slope), or raw * t * (d D / d slope); d slope / d beta is the logistic function.
-  void add_slope_gradient(int i, const T* t, Vector<T> SlopeGradient<Vector<T>>::*part, int64_t offset) {
+  // beta's gradient += sum raw * (d h / d slope), or raw * t * (d D / d slope); d slope / d beta is the logistic function.
+  void add_slope_gradient(int i, const T* t, Vector<T> SlopeGradient<Vector<T>>::*part) {
     Vector<T> sum{};
     const Vector<T> slope = broadcast(prepared.slope[i]);
     for (int c = 0; c < prepared.branch.stage[i].in_channels; ++c)
@@ -137,10 +124,36 @@ struct BackwardWalk : Walk<T> {
         const Vector<T> by_slope = LipSwish::slope_gradient<VectorMath<T>>(load(a[i] + at), slope).*part;
         sum += keep_pixels(layout, layout.position[j], upstream * by_slope);
       }
-    const double beta = *prepared.branch.stage[i].beta;
-    gradient[offset] += sum_lanes<T>(sum) * static_cast<T>(1 / (1 + __builtin_exp(-beta)));
+    const double parameter = *prepared.branch.stage[i].beta;
+    beta[i] += sum_lanes<T>(sum) * static_cast<T>(1 / (1 + __builtin_exp(-parameter)));
   }
 };
+
+// Adds up the threads in a fixed order (bitwise the same on every run) into the packed result: per stage weight, bias, beta.
+template <class T>
+void gather_gradients(const Prepared<T>& prepared, BackwardWalk<T>* const* walks, T* result) {
+  for_each_chunk(prepared, [&](int64_t chunk) {
+    T* out = result;
+    for (int i = 0; i < prepared.branch.stages; ++i) {
+      const Stage<T>& stage = prepared.branch.stage[i];
+      const int64_t per_row = int64_t(stage.in_channels) * stage.kernel * stage.kernel;
+      const int begin = static_cast<int>(stage.out_channels * chunk / prepared.chunks);
+      const int end = static_cast<int>(stage.out_channels * (chunk + 1) / prepared.chunks);
+      T *bias = out + stage.out_channels * per_row, *beta = bias + (stage.bias ? stage.out_channels : 0);
+      std::memset(out + begin * per_row, 0, sizeof(T) * (end - begin) * per_row);
+      for (int k = 0; k < prepared.chunks; ++k) walks[k]->weight[i].add_to(out, begin, end);
+      for (int m = begin; stage.bias && m < end; ++m) {
+        bias[m] = T(0);
+        for (int k = 0; k < prepared.chunks; ++k) bias[m] += walks[k]->bias[i][m];
+      }
+      if (stage.beta && chunk == 0) {
+        *beta = T(0);
+        for (int k = 0; k < prepared.chunks; ++k) *beta += walks[k]->beta[i];
+      }
+      out = beta + (stage.beta ? 1 : 0);
+    }
+  });
+}
 
 template <class T>
 void branch_backward(const Branch<T>& branch, const BranchBackwardOperands<T>& op, const Parallel& parallel) {
@@ -150,18 +163,13 @@ void branch_backward(const Branch<T>& branch, const BranchBackwardOperands<T>& o
   const int in_channels = branch.stage[0].in_channels, out_channels = branch.stage[branch.stages - 1].out_channels;
   const int64_t in_size = branch.in_size(), out_size = out_channels * branch.pixels();
 
-  auto* offsets = workspace.take<GradientOffsets<T>>(branch.stages);
-  const int64_t gradient_size = gradient_offsets(branch, offsets);
   auto** walks = workspace.take<BackwardWalk<T>*>(prepared.chunks);
-  for (int i = 0; i < prepared.chunks; ++i) {
+  for (int i = 0; i < prepared.chunks; ++i)
     walks[i] = new (workspace.take<char>(sizeof(BackwardWalk<T>))) BackwardWalk<T>(prepared, op.pairs > 0, workspace);
-    walks[i]->gradient = i == 0 ? op.grad_parameters : workspace.take<T>(gradient_size);
-  }
 
   for_each_chunk(prepared, [&](int64_t chunk) {
     BackwardWalk<T>& walk = *walks[chunk];
     const bool dense = walk.dense;
-    std::memset(walk.gradient, 0, sizeof(T) * gradient_size);
     T weight[kLargestTile];
     for_each_tile(prepared, chunk, [&](int64_t first, int samples) {
       load_events(layout, dense, op.x + first * in_size, samples, in_channels, walk.x);
@@ -172,27 +180,21 @@ void branch_backward(const Branch<T>& branch, const BranchBackwardOperands<T>& o
         load_events(layout, dense, op.tangents + at, samples, in_channels, walk.t[0]);
         load_events(layout, dense, op.cotangents + at, samples, in_channels, walk.r[branch.stages], weight);
         walk.tangent();
-        walk.cotangent(pair == 0, offsets);
-        if (pair + 1 < op.pairs)  // the last pair is stacked with the ordinary backward
-          for (int i = 0; i < branch.stages; ++i) walk.add_weight_gradient(i, offsets, {walk.dt[i], walk.r[i + 1]}, 1);
+        walk.cotangent(pair == 0);
+        if (pair + 1 < op.pairs) walk.add_pair_gradient();  // the last one is stacked with the ordinary backward
       }
       T* upstream = walk.s[branch.stages];
       if (op.grad)
         load_events(layout, dense, op.grad + first * out_size, samples, out_channels, upstream);
       else
         std::memset(upstream, 0, sizeof(T) * layout.size(out_channels));
-      walk.backward(op.pairs > 0, offsets);
+      walk.backward(op.pairs > 0);
       store_events(layout, dense, walk.s[0], samples, in_channels, op.grad_x + first * in_size,
                    op.residual && op.grad ? op.grad + first * out_size : nullptr);
     });
   });
 
-  // Threads are added up in a fixed order: bitwise the same on every run.
-  for_each_chunk(prepared, [&](int64_t chunk) {
-    const int64_t begin = gradient_size * chunk / prepared.chunks, end = gradient_size * (chunk + 1) / prepared.chunks;
-    for (int i = 1; i < prepared.chunks; ++i)
-      for (int64_t k = begin; k < end; ++k) op.grad_parameters[k] += walks[i]->gradient[k];
-  });
+  gather_gradients(prepared, walks, op.grad_parameters);
 }
 
 }  // namespace

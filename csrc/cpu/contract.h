@@ -1,5 +1,6 @@
-// Weight gradients: out[m][c][t] += sum over columns p of a[m][p] * b[c][p + offset_t], summed over one or two operand pairs.
-// In the padded layout a tap is again a constant offset; `a` is zero on pads, so no column needs to be left out.
+// Weight gradients: sum over columns p of a[m][p] * b[c][p + offset_t], summed over one or two operand pairs, added to packed
+// sums that a thread keeps over all its tiles. In the padded layout a tap is again a constant offset; `a` is zero on pads, so no
+// column needs to be left out.
 #pragma once
 
 #include "cpu/layout.h"
@@ -8,10 +9,13 @@ namespace irf {
 namespace IRF_ISA {
 namespace {
 
+// Accumulators: kContractRows x kContractChannels vectors, each a sum of its own that must be added across its lanes at the end.
+// Four rows: their four sums come out side by side in one 128-bit lane, and are stored so.
+constexpr int kContractRows = 4;
 #if defined(__AVX512F__)
-constexpr int kContractRows = 4, kContractChannels = 6;
+constexpr int kContractChannels = 6;
 #else
-constexpr int kContractRows = 3, kContractChannels = 3;
+constexpr int kContractChannels = 2;
 #endif
 static_assert(kContractRows * kContractChannels + kContractRows + 1 <= kVectorRegisters, "the contraction tile spills");
 
@@ -21,26 +25,65 @@ struct OperandPair {
   const T* b;  // [channels][stride]
 };
 
+// The gradient sums of one linear map, as [tap][channel][rows], rows rounded up to kContractRows.
 template <class T>
-struct Contraction {
+struct WeightSums {
   int rows, channels, taps;
   const int* offset;  // [taps]
-  T* out;             // [rows, channels, taps]
-  int pairs;
-  OperandPair<T> pair[2];
+  T* sums;
+
+  int padded_rows() const { return round_up(rows, kContractRows); }
+  int64_t size() const { return int64_t(taps) * channels * padded_rows(); }
+
+  // out[m][c][t] += sums, for [begin, end) of the rows m.
+  void add_to(T* out, int begin, int end) const {
+    for (int t = 0; t < taps; ++t)
+      for (int c = 0; c < channels; ++c) {
+        const T* from = sums + (int64_t(t) * channels + c) * padded_rows();
+        for (int m = begin; m < end; ++m) out[(int64_t(m) * channels + c) * taps + t] += from[m];
+      }
+  }
 };
 
+// sums[i] += the sum of the lanes of row[i].
+template <class T, int kRows>
+IRF_ALWAYS_INLINE void add_lane_sums(const Vector<T> (&row)[kRows], T* sums) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4 && kRows == 4) {
+    const __m512 a = (__m512)row[0], b = (__m512)row[1], c = (__m512)row[2], d = (__m512)row[3];
+    const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    const __m512d low = _mm512_unpacklo_pd((__m512d)ab, (__m512d)cd), high = _mm512_unpackhi_pd((__m512d)ab, (__m512d)cd);
+    const __m512 quarters = _mm512_add_ps((__m512)low, (__m512)high);  // four partial sums of a, b, c, d
+    const __m256 halves = _mm256_add_ps(_mm512_castps512_ps256(quarters), (__m256)_mm512_extractf64x4_pd((__m512d)quarters, 1));
+    const __m128 total = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1));
+    _mm_storeu_ps(sums, _mm_add_ps(_mm_loadu_ps(sums), total));
+    return;
+  }
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4 && kRows == 4) {
+    const __m256 ab = _mm256_hadd_ps((__m256)row[0], (__m256)row[1]), cd = _mm256_hadd_ps((__m256)row[2], (__m256)row[3]);
+    const __m256 halves = _mm256_hadd_ps(ab, cd);
+    const __m128 total = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1));
+    _mm_storeu_ps(sums, _mm_add_ps(_mm_loadu_ps(sums), total));
+    return;
+  }
+#endif
+  for (int i = 0; i < kRows; ++i) sums[i] += sum_lanes<T>(row[i]);
+}
+
 template <class T, int kRows, int kChannels>
-__attribute__((noinline)) void contract_tile(const Contraction<T>& op, const Layout<T>& layout, int row, int channel, int tap) {
+__attribute__((noinline)) void contract_tile(const WeightSums<T>& target, const OperandPair<T>* pair, int pairs,
+                                             const Layout<T>& layout, int row, int channel, int tap) {
   const int64_t stride = layout.stride;
-  Vector<T> acc[kRows][kChannels];
+  Vector<T> acc[kChannels][kRows];
 #pragma GCC unroll 8
-  for (int i = 0; i < kRows; ++i)
+  for (int k = 0; k < kChannels; ++k)
 #pragma GCC unroll 8
-    for (int k = 0; k < kChannels; ++k) acc[i][k] = Vector<T>{};
-  for (int pair = 0; pair < op.pairs; ++pair) {
-    const T* a = op.pair[pair].a + row * stride;
-    const T* b = op.pair[pair].b + channel * stride + op.offset[tap];
+    for (int i = 0; i < kRows; ++i) acc[k][i] = Vector<T>{};
+  for (int p = 0; p < pairs; ++p) {
+    const T* a = pair[p].a + row * stride;
+    const T* b = pair[p].b + channel * stride + target.offset[tap];
     for (int j = 0; j < layout.vectors; ++j) {
       const int64_t at = layout.position[j];
       Vector<T> x[kRows];
@@ -50,40 +93,41 @@ __attribute__((noinline)) void contract_tile(const Contraction<T>& op, const Lay
       for (int k = 0; k < kChannels; ++k) {
         const Vector<T> y = load(b + k * stride + at);
 #pragma GCC unroll 8
-        for (int i = 0; i < kRows; ++i) acc[i][k] = fma(x[i], y, acc[i][k]);
+        for (int i = 0; i < kRows; ++i) acc[k][i] = fma(x[i], y, acc[k][i]);
       }
     }
   }
-  for (int i = 0; i < kRows; ++i)
-    for (int k = 0; k < kChannels; ++k)
-      op.out[(int64_t(row + i) * op.channels + channel + k) * op.taps + tap] += sum_lanes<T>(acc[i][k]);
+  T* sums = target.sums + (int64_t(tap) * target.channels + channel) * target.padded_rows() + row;
+#pragma GCC unroll 8
+  for (int k = 0; k < kChannels; ++k) add_lane_sums<T>(acc[k], sums + int64_t(k) * target.padded_rows());
 }
 
 template <class T, int kRows, int kChannels = kContractChannels>
-IRF_ALWAYS_INLINE void contract_channels(int count, const Contraction<T>& op, const Layout<T>& layout, int row, int channel,
-                                         int tap) {
+IRF_ALWAYS_INLINE void contract_channels(int count, const WeightSums<T>& target, const OperandPair<T>* pair, int pairs,
+                                         const Layout<T>& layout, int row, int channel, int tap) {
   if constexpr (kChannels > 1) {
-    if (count < kChannels) return contract_channels<T, kRows, kChannels - 1>(count, op, layout, row, channel, tap);
+    if (count < kChannels)
+      return contract_channels<T, kRows, kChannels - 1>(count, target, pair, pairs, layout, row, channel, tap);
   }
-  contract_tile<T, kRows, kChannels>(op, layout, row, channel, tap);
+  contract_tile<T, kRows, kChannels>(target, pair, pairs, layout, row, channel, tap);
 }
 
 template <class T, int kRows = kContractRows>
-IRF_ALWAYS_INLINE void contract_rows(int rows, int count, const Contraction<T>& op, const Layout<T>& layout, int row,
-                                     int channel, int tap) {
+IRF_ALWAYS_INLINE void contract_rows(int rows, int count, const WeightSums<T>& target, const OperandPair<T>* pair, int pairs,
+                                     const Layout<T>& layout, int row, int channel, int tap) {
   if constexpr (kRows > 1) {
-    if (rows < kRows) return contract_rows<T, kRows - 1>(rows, count, op, layout, row, channel, tap);
+    if (rows < kRows) return contract_rows<T, kRows - 1>(rows, count, target, pair, pairs, layout, row, channel, tap);
   }
-  contract_channels<T, kRows>(count, op, layout, row, channel, tap);
+  contract_channels<T, kRows>(count, target, pair, pairs, layout, row, channel, tap);
 }
 
 template <class T>
-void contract(const Contraction<T>& op, const Layout<T>& layout) {
-  for (int tap = 0; tap < op.taps; ++tap)
-    for (int channel = 0; channel < op.channels; channel += kContractChannels)
-      for (int row = 0; row < op.rows; row += kContractRows)
-        contract_rows<T>(min_of(kContractRows, op.rows - row), min_of(kContractChannels, op.channels - channel), op, layout, row,
-                         channel, tap);
+void contract(const WeightSums<T>& target, const OperandPair<T>* pair, int pairs, const Layout<T>& layout) {
+  for (int tap = 0; tap < target.taps; ++tap)
+    for (int channel = 0; channel < target.channels; channel += kContractChannels)
+      for (int row = 0; row < target.rows; row += kContractRows)
+        contract_rows<T>(min_of(kContractRows, target.rows - row), min_of(kContractChannels, target.channels - channel), target,
+                         pair, pairs, layout, row, channel, tap);
 }
 
 // out[m] += sum over columns of a[m][p].

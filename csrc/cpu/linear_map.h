@@ -131,13 +131,17 @@ struct GridConvolution {
   }
 
   // target += gradient of <output, A input> with respect to the weight.
-  void add_weight_gradient(T* target) const {
+  void add_weight_gradient(Workspace& workspace, T* target) const {
     const int out = layer.out_channels / layer.groups, in = layer.in_channels / layer.groups;
     const int taps = layer.kernel_height * layer.kernel_width;
-    for (int group = 0; group < layer.groups; ++group)
-      contract(Contraction<T>{out, in, taps, forward[group].offset, target + int64_t(group) * out * in * taps, 1,
-                              {{output + grid.size(group * out), input + grid.size(group * in)}, {}}},
-               grid);
+    WeightSums<T> gradient{out, in, taps, forward[0].offset, nullptr};
+    gradient.sums = workspace.take<T>(gradient.size());
+    for (int group = 0; group < layer.groups; ++group) {
+      std::memset(gradient.sums, 0, sizeof(T) * gradient.size());
+      const OperandPair<T> operands[] = {{output + grid.size(group * out), input + grid.size(group * in)}};
+      contract(gradient, operands, 1, grid);
+      gradient.add_to(target + int64_t(group) * out * in * taps, 0, out);
+    }
   }
 };
 

@@ -36,7 +36,7 @@ void add_sigma_gradient(const NormLayer<T>& layer, T factor, T* target) {
   map.read_input(layer.v);
   const T* u = layer.u;
   map.each_output([&](T& cell) { cell = factor * *u++; });
-  map.add_weight_gradient(target);
+  map.add_weight_gradient(workspace, target);
 }
 
 template <class T>

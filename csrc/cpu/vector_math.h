@@ -21,7 +21,7 @@ struct ExpConstants<float> {
   static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;  // Cody-Waite split, k * high is exact
   static constexpr int kExpTerms = 7;     // Taylor of e^r - 1 on |r| <= ln(2) / 2: the next term is 5e-9
   static constexpr int kAtanhTerms = 8;   // 2 atanh(s) on s <= 1/3
-  static constexpr int kSinTerms = 6;     // on |r| <= pi / 2
+  static constexpr int kSinTerms = 6;     // sin to r^13, cos to r^12 on |r| <= pi / 2
   static constexpr float kPi1 = 3.140625f, kPi2 = 9.67502593994140625e-4f, kPi3 = 1.509957990978376e-7f;
   static constexpr float kSinLimit = 8192.0f;  // beyond it the three-part reduction loses digits
 };
@@ -35,11 +35,21 @@ struct ExpConstants<double> {
   static constexpr double kLn2High = 6.93145751953125e-1, kLn2Low = 1.42860682030941723212e-6;
   static constexpr int kExpTerms = 13;
   static constexpr int kAtanhTerms = 17;
-  static constexpr int kSinTerms = 11;
+  static constexpr int kSinTerms = 12;
   static constexpr double kPi1 = 3.14159265160560607910, kPi2 = 1.98418714791870343106e-9,
                           kPi3 = 1.14423774522196636802e-17;
   static constexpr double kSinLimit = 1.0e7;
 };
+
+// 1 / n!, the coefficients of every series below.
+struct ReciprocalFactorials {
+  double value[26];
+  constexpr ReciprocalFactorials() : value{1} {
+    for (int n = 1; n < 26; ++n) value[n] = value[n - 1] / n;
+  }
+  constexpr double operator()(int n) const { return value[n]; }
+};
+constexpr ReciprocalFactorials reciprocal_factorial;
 
 template <class T>
 struct VectorMath {
@@ -62,9 +72,9 @@ struct VectorMath {
     const V k = shifted - constant(C::kRound);
     V r = fma(k, constant(-C::kLn2High), x);
     r = fma(k, constant(-C::kLn2Low), r);
-    V q = constant(1.0);
+    V q = constant(reciprocal_factorial(C::kExpTerms));
 #pragma GCC unroll 16
-    for (int i = C::kExpTerms; i >= 2; --i) q = fma(q, r * constant(1.0 / i), constant(1.0));
+    for (int i = C::kExpTerms - 1; i >= 1; --i) q = fma(q, r, constant(reciprocal_factorial(i)));
     q = q * r;  // e^r - 1
     const IntVector bits = ((IntVector)shifted << C::kMantissa) + (IntVector)constant(1.0);
     const V scale = (V)bits;  // 2^k
@@ -97,11 +107,13 @@ struct VectorMath {
     r = fma(k, constant(-C::kPi2), r);
     r = fma(k, constant(-C::kPi3), r);
     const V r2 = r * r;
-    V s = constant(1.0), c = constant(1.0);
+    V s{}, c{};
 #pragma GCC unroll 16
-    for (int i = C::kSinTerms; i >= 1; --i) s = fma(s, r2 * constant(-1.0 / (2 * i * (2 * i + 1))), constant(1.0));
-#pragma GCC unroll 16
-    for (int i = C::kSinTerms + 1; i >= 1; --i) c = fma(c, r2 * constant(-1.0 / (2 * i * (2 * i - 1))), constant(1.0));
+    for (int i = C::kSinTerms; i >= 0; --i) {
+      const double sign = i % 2 ? -1.0 : 1.0;
+      s = fma(s, r2, constant(sign * reciprocal_factorial(2 * i + 1)));
+      c = fma(c, r2, constant(sign * reciprocal_factorial(2 * i)));
+    }
     const V sign = (V)((IntVector)constant(1.0) ^ ((IntVector)shifted << (8 * sizeof(T) - 1)));  // (-1)^k
     sine = r * s * sign;
     cosine = c * sign;

@@ -168,7 +168,8 @@ def logdet_exact_of(g: Map, x: Tensor, parameters: Sequence[Tensor] = ()) -> tup
 def slogdet_of_rows(jacobian: Tensor) -> Tensor:
     """Return log|det(I + J)| [B] of J [B, d, d]."""
     eye = torch.eye(jacobian.shape[-1], dtype=jacobian.dtype, device=jacobian.device)
-    return torch.linalg.slogdet(eye + jacobian)[1]
+    logdet: Tensor = torch.linalg.slogdet(eye + jacobian)[1]
+    return logdet
 
 
 def _needs_grad(*tensors: Tensor) -> bool:
@@ -179,9 +180,13 @@ def _vjp_of(g: Map, x: Tensor, needs_grad: bool) -> tuple[Tensor, Callable[..., 
     """Return g(x) and the map w -> J^T w, reusable; g(x) carries a graph only if `needs_grad`."""
     if torch.is_inference_mode_enabled():
         # Inference tensors inside g cannot be saved by autograd; torch.func wraps them.
-        value: Tensor
         value, pullback, *_ = torch.func.vjp(g, x)
-        return value, lambda w, create_graph=False: pullback(w)[0]
+
+        def pull(w: Tensor, create_graph: bool = False) -> Tensor:
+            product: Tensor = pullback(w)[0]
+            return product
+
+        return value, pull
     with torch.enable_grad():
         # A fresh alias of x: the caller's x keeps its flag, and a path from x to what g closes over stays out of J.
         inner = x.view_as(x) if needs_grad and x.requires_grad else _leaf(x)

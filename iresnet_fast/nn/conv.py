@@ -1,0 +1,179 @@
+"""A convolution of bounded spectral norm."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
+
+from ..geometry import ConvGeometry
+from ._layer import SpectralLayer
+from .spectral import effective_weights
+
+
+class SpectralConv2d(SpectralLayer, nn.Conv2d):
+    """nn.Conv2d whose weight is W / max(1, sigma / coeff), sigma the norm of the operator on its real input size.
+
+    Gouk et al., arXiv 1804.04368, equation 18. sigma takes stride, zero padding, dilation, groups and the image size
+    into account; an image of another size starts the power iteration anew. Buffers u [out, oh, ow], v [in, h, w],
+    sigma [] are in the state_dict, and loading one restores the image size; u and v are empty while it is not known.
+    A 1 x 1 convolution with stride 1, no padding and one group is its matrix: u [out], v [in], any image size.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: one number or (height, width).
+        stride: one number or (height, width).
+        padding: one number, (height, width), "valid", or "same" where that is symmetric.
+        dilation: one number or (height, width).
+        groups: number of groups.
+        bias: whether there is a bias.
+        padding_mode: "zeros".
+        image_size: one number or (height, width) of the input; None: taken from the first input.
+        coeff: bound on the spectral norm; weights below it are left alone.
+        n_iterations: in training, at most so many power iterations per change of the weights.
+        tol: in training, stop when sigma changes by less than this, relatively; None: run all iterations.
+        sigma_gradient: whether the gradient goes through sigma.
+        device: of the parameters.
+        dtype: of the parameters.
+
+    Raises:
+        ValueError: an argument is out of range, or the padding is neither zeros nor symmetric.
+        TypeError: n_iterations is not an integer.
+    """
+
+    image_size: tuple[int, int] | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        image_size: int | tuple[int, int] | None = None,
+        coeff: float = 0.9,
+        n_iterations: int = 5,
+        tol: float | None = 1e-3,
+        sigma_gradient: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        if padding_mode != "zeros":
+            raise ValueError(f"padding_mode must be 'zeros', got {padding_mode!r}; pad the input before the layer.")
+        if isinstance(padding, str):
+            padding = _numbers(padding, _pair(kernel_size), _pair(stride), _pair(dilation))
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, "zeros", device, dtype
+        )
+        self.image_size = None
+        self._start(coeff, n_iterations, tol, sigma_gradient)
+        if image_size is not None:
+            self.set_image_size(_pair(image_size))
+
+    @property
+    def _is_matrix(self) -> bool:
+        plain = (self.kernel_size, self.stride, self.padding) == ((1, 1), (1, 1), (0, 0))
+        return plain and self.groups == 1
+
+    @property
+    def geometry(self) -> ConvGeometry | None:
+        """Where the convolution acts; None for a matrix.
+
+        Raises:
+            ValueError: the image size is not known yet.
+        """
+        if self._is_matrix:
+            return None
+        if self.image_size is None:
+            raise ValueError("image_size must be known, got None; pass it to SpectralConv2d or run the layer once.")
+        return self._geometry(self.image_size)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the input size, and so the operator, is known."""
+        return self._is_matrix or self.image_size is not None
+
+    def set_image_size(self, image_size: Sequence[int]) -> None:
+        """Tell the (height, width) of the inputs; a change starts the power iteration anew.
+
+        Raises:
+            ValueError: the kernel does not fit into the padded image.
+            RuntimeError: it is a change while torch.compile or torch.export traces the layer.
+        """
+        if self._is_matrix or image_size == self.image_size:
+            return
+        height, width = (int(size) for size in image_size)
+        if (height, width) == self.image_size:
+            return
+        if torch.compiler.is_compiling():
+            raise RuntimeError(
+                f"image_size must be {self.image_size} while tracing, got {(height, width)}; call "
+                f"set_image_size and update_spectral_norm(model), or run the model once, before."
+            )
+        kernel = (self.weight.shape[2], self.weight.shape[3])
+        if min(height, width, *self._geometry((height, width)).output_size(kernel)) < 1:
+            raise ValueError(
+                f"image_size must leave at least one output pixel to a kernel {kernel}, got {(height, width)}; "
+                f"increase it or the padding."
+            )
+        self.image_size = (height, width)
+        self._draw()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply the layer to [B, C, H, W] or [C, H, W]."""
+        if input.dim() not in (3, 4):
+            raise ValueError(
+                f"input must have shape [B, C, H, W] or [C, H, W], got {tuple(input.shape)}; reshape it."
+            )
+        self.set_image_size(input.shape[-2:])
+        (weight,) = effective_weights([self])
+        return self._conv_forward(input, weight, self.bias)
+
+    def _geometry(self, image_size: tuple[int, int]) -> ConvGeometry:
+        assert not isinstance(self.padding, str)  # turned into numbers when built
+        return ConvGeometry(
+            image_size,
+            (self.stride[0], self.stride[1]),
+            (self.padding[0], self.padding[1]),
+            (self.dilation[0], self.dilation[1]),
+            self.groups,
+        )
+
+    def _vector_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        if self._is_matrix:
+            return super()._vector_shapes()
+        if self.image_size is None:
+            return (0,), (0,)
+        output_size = self._geometry(self.image_size).output_size((self.weight.shape[2], self.weight.shape[3]))
+        return (self.out_channels, *output_size), (self.in_channels, *self.image_size)
+
+    def _fits(self, u_shape: tuple[int, ...], v_shape: tuple[int, ...]) -> bool:
+        if not self._is_matrix and len(v_shape) == 3:
+            before, self.image_size = self.image_size, (v_shape[1], v_shape[2])
+            if (u_shape, v_shape) != self._vector_shapes():
+                self.image_size = before
+        return super()._fits(u_shape, v_shape)
+
+
+def _numbers(
+    padding: str, kernel_size: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[int, int]:
+    """Return the padding that nn.Conv2d means by "valid" or "same"."""
+    if padding == "valid":
+        return 0, 0
+    totals = [d * (k - 1) for d, k in zip(dilation, kernel_size, strict=True)]
+    if padding != "same" or stride != (1, 1) or any(total % 2 for total in totals):
+        raise ValueError(
+            f"padding must be numbers, 'valid', or 'same' with stride 1 and an odd kernel, got {padding!r} with stride "
+            f"{stride} and kernel {kernel_size}; pass numbers."
+        )
+    return totals[0] // 2, totals[1] // 2

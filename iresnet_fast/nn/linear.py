@@ -1,0 +1,56 @@
+"""A linear layer of bounded spectral norm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ._layer import SpectralLayer
+from .spectral import effective_weights
+
+
+class SpectralLinear(SpectralLayer, nn.Linear):
+    """nn.Linear whose weight is W / max(1, sigma / coeff), sigma the spectral norm of W.
+
+    Gouk et al., arXiv 1804.04368, equation 18, by power iteration: sigma is a lower bound, close to the norm once the
+    iteration has converged, as it has at the first forward and always outside training. sigma follows the weights by
+    itself, see `update_spectral_norm`. Buffers u [out], v [in], sigma [] are in the state_dict.
+
+    Args:
+        in_features: width of the input.
+        out_features: width of the output.
+        bias: whether there is a bias.
+        coeff: bound on the spectral norm; weights below it are left alone.
+        n_iterations: in training, at most so many power iterations per change of the weights.
+        tol: in training, stop when sigma changes by less than this, relatively; None: run all iterations.
+        sigma_gradient: whether the gradient goes through sigma.
+        device: of the parameters.
+        dtype: of the parameters.
+
+    Raises:
+        ValueError: coeff, n_iterations or tol is out of range.
+        TypeError: n_iterations is not an integer.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        coeff: float = 0.9,
+        n_iterations: int = 5,
+        tol: float | None = 1e-3,
+        sigma_gradient: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device, dtype)
+        self._start(coeff, n_iterations, tol, sigma_gradient)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply the layer to [..., in_features]."""
+        (weight,) = effective_weights([self])
+        return F.linear(input, weight, self.bias)

@@ -1,0 +1,152 @@
+"""Keep sigma up with the weights, for as many layers as possible in one kernel call, and normalise by it."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .. import _checks, ops
+from ._layer import SpectralLayer, plain, plainly
+
+# The first refresh of a layer, and every one outside training, iterates until sigma changes by less than this.
+_TOLERANCE = 1e-5
+_MOST_ITERATIONS = 1000
+_LOW_PRECISION = (torch.float16, torch.bfloat16)
+
+# Layer -> the layers of its model, from the last update_spectral_norm; kept outside the modules, so that copies and
+# pickles carry nothing of it.
+_groups: weakref.WeakKeyDictionary[SpectralLayer, list[weakref.ref[SpectralLayer]]] = weakref.WeakKeyDictionary()
+
+
+def update_spectral_norm(model: nn.Module, n_iterations: int | None = None, tol: float | None = None) -> Tensor:
+    """Iterate all spectral layers of `model` in one kernel call, and let them be refreshed together from now on.
+
+    Eager code need not call it: layers follow their weights by themselves, each branch with a call of its own; after
+    this call the first layer asked refreshes all of the model. Code under torch.compile uses the stored sigma: call
+    this before compiling and after every optimizer step. Call it also after writing weights through `.data` without
+    changing the mode, which no layer can see.
+
+    Args:
+        model: any module that contains SpectralLinear or SpectralConv2d layers.
+        n_iterations: of a layer that has converged before; None: the layer's own in training, else up to 1000.
+        tol: relative change of sigma at which a layer stops; None: the layer's own in training, else 1e-5; with
+            n_iterations given, None runs all of them.
+
+    Returns:
+        sigmas [layers], in the order of model.modules(), without gradient; empty if there are no spectral layers.
+
+    Raises:
+        ValueError: a convolution does not know its image size yet, or an argument is out of range.
+    """
+    if n_iterations is not None:
+        _checks.check_count("n_iterations", n_iterations, 0)
+    if tol is not None:
+        _checks.check_tolerance(tol)
+    named = {name: module for name, module in model.named_modules() if isinstance(module, SpectralLayer)}
+    for name, layer in named.items():
+        if not layer.is_ready:
+            raise ValueError(
+                f"update_spectral_norm: the image size of {name or 'the model'} must be known, got none; pass "
+                f"image_size to SpectralConv2d or run the model once."
+            )
+    layers = list(named.values())
+    members = [weakref.ref(layer) for layer in layers]
+    for layer in layers:
+        _groups[layer] = members
+    _iterate(layers, n_iterations, tol)
+    return torch.stack([layer.sigma.to(layers[0].sigma) for layer in layers]) if layers else torch.empty(0)
+
+
+def effective_weights(layers: Sequence[SpectralLayer]) -> list[Tensor]:
+    """Return the normalised weights of the layers, fresh, in one call each for sigma and for the weights.
+
+    With a gradient to take they carry a graph; otherwise each layer keeps its own until its weight changes.
+    """
+    if torch.compiler.is_compiling():
+        for layer in layers:
+            if not layer._warm:
+                raise RuntimeError("sigma must be known before tracing, got none; call update_spectral_norm(model).")
+        return _normalize(layers)
+    refresh(layers)
+    with_graph = torch.is_grad_enabled() and any(layer.weight.requires_grad for layer in layers)
+    if with_graph or torch._C._functorch.peek_interpreter_stack() is not None:
+        return _normalize(layers)
+    if not all(_has_baked(layer) for layer in layers):
+        with plainly():
+            for layer, weight in zip(layers, _normalize(layers), strict=True):
+                assert layer._last is not None  # refreshed above
+                layer._baked = (layer._last, layer.coeff, weight)
+    return [layer._baked[2] for layer in layers if layer._baked is not None]
+
+
+def refresh(layers: Sequence[SpectralLayer]) -> None:
+    """Iterate those of the layers whose sigma is out of date, and with them those of their models."""
+    if not any(layer.is_stale() for layer in layers):
+        return
+    wanted = dict.fromkeys(layers)
+    for layer in layers:
+        for reference in _groups.get(layer, ()):
+            member = reference()
+            if member is not None and member.is_ready:
+                wanted[member] = None
+    _iterate([layer for layer in wanted if layer.is_stale()])
+
+
+def _has_baked(layer: SpectralLayer) -> bool:
+    baked = layer._baked
+    return baked is not None and baked[0] is layer._last and baked[1] == layer.coeff
+
+
+def _normalize(layers: Sequence[SpectralLayer]) -> list[Tensor]:
+    if len({layer.sigma_gradient for layer in layers}) > 1:
+        return [weight for layer in layers for weight in _normalize([layer])]
+    return ops.spectral_normalize(
+        [layer.weight for layer in layers],
+        torch.stack([layer.sigma for layer in layers]),
+        [layer.u for layer in layers],
+        [layer.v for layer in layers],
+        [layer.geometry for layer in layers],
+        [layer.coeff for layer in layers],
+        layers[0].sigma_gradient,
+    )
+
+
+def _iterate(layers: Sequence[SpectralLayer], n_iterations: int | None = None, tol: float | None = None) -> None:
+    """Refresh the layers, those of one dtype, device and number of iterations in one call."""
+    calls: dict[tuple[torch.dtype, torch.device, int, float | None], list[SpectralLayer]] = {}
+    for layer in layers:
+        if not layer._warm or (n_iterations is None and not layer.training):
+            most, limit = _MOST_ITERATIONS, min(tol or _TOLERANCE, _TOLERANCE)
+        elif n_iterations is None:
+            most, limit = layer.n_iterations, tol or layer.tol
+        else:
+            most, limit = n_iterations, tol
+        calls.setdefault((layer.weight.dtype, layer.weight.device, most, limit), []).append(layer)
+    with plainly():
+        for (dtype, _, most, limit), members in calls.items():
+            _iterate_alike(members, torch.float32 if dtype in _LOW_PRECISION else dtype, most, limit)
+
+
+def _iterate_alike(layers: Sequence[SpectralLayer], dtype: torch.dtype, most: int, limit: float | None) -> None:
+    sigmas, us, vs, _ = ops.spectral_norm(
+        [plain(layer.weight).to(dtype) for layer in layers],
+        [layer.u.to(dtype) for layer in layers],
+        [layer.v.to(dtype) for layer in layers],
+        [layer.geometry for layer in layers],
+        most,
+        limit,
+    )
+    converged = most >= _MOST_ITERATIONS and limit is not None and limit <= _TOLERANCE
+    if converged:
+        # A layer that had converged on these weights keeps its numbers: a copy, or a checkpoint loaded again,
+        # computes the same bits. The kernel takes at least two iterations, each a change below the tolerance.
+        old = torch.stack([layer.sigma for layer in layers]).to(dtype)
+        settled = (sigmas - old).abs() <= 3.0 * _TOLERANCE * sigmas
+        sigmas = torch.where(settled, old, sigmas)
+        us = [torch.where(keep, layer.u, u) for keep, layer, u in zip(settled, layers, us, strict=True)]
+        vs = [torch.where(keep, layer.v, v) for keep, layer, v in zip(settled, layers, vs, strict=True)]
+    for layer, sigma, u, v in zip(layers, sigmas.unbind(), us, vs, strict=True):
+        layer._accept(sigma, u, v, converged)
