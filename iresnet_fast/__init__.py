@@ -5,6 +5,7 @@
 the registry of nonlinearities.
 """
 
+from . import activations, estimators, nn, ops, reference, solvers
 from ._version import __version__
 
-__all__ = ["__version__"]
+__all__ = ["__version__", "activations", "estimators", "nn", "ops", "reference", "solvers"]

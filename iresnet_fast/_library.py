@@ -7,12 +7,12 @@ ops ask `backend()` and take the reference.
 import importlib
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, TypeVar, cast
 
 import torch
 
@@ -93,6 +93,16 @@ def backend() -> Backend:
     if _active is None:
         raise RuntimeError(_kernels_missing("IRESNET_FAST_BACKEND=kernels"))
     return _active
+
+
+_Fake = TypeVar("_Fake", bound=Callable[..., Any])
+
+
+def register_fake(op: str) -> Callable[[_Fake], _Fake]:
+    """Make the decorated function the fake (shapes only) of a raw op, for torch.compile and torch.export."""
+    if not HAS_EXTENSION:
+        return lambda fake: fake
+    return cast(Callable[[_Fake], _Fake], torch.library.register_fake(f"iresnet_fast::{op}"))
 
 
 def build_info() -> dict[str, Any]:

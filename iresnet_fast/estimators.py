@@ -10,6 +10,9 @@ from torch import Tensor
 
 from iresnet_fast import _checks
 
+_BITS = 0xFFFFFFFF
+_MULTIPLIER = 0x45D9F3B
+
 
 @dataclass(frozen=True)
 class PowerSeries:
@@ -47,11 +50,13 @@ class PowerSeries:
 
         Args:
             x: [B, *event], for its shape, dtype and device.
-            training: draw from `generator`; otherwise from a fresh one seeded with `eval_seed`.
+            training: draw from `generator`; otherwise a `hashed_probe` of `eval_seed`.
             generator: None: torch's global one.
         """
-        generator = generator if training else _seeded(x, self.eval_seed)
-        probe = draw_probe(x, self.n_probes, self.probe, generator)
+        if training:
+            probe = draw_probe(x, self.n_probes, self.probe, generator)
+        else:
+            probe = hashed_probe(x, self.n_probes, self.probe, self.eval_seed)
         return probe, torch.ones(self.n_terms, dtype=x.dtype, device=x.device)
 
 
@@ -117,12 +122,11 @@ class RussianRoulette:
 
         Args:
             x: [B, *event], for its shape, dtype and device.
-            training: draw from `generator`; otherwise from a fresh one seeded with `eval_seed`, and take
-                n_exact + eval_terms terms.
+            training: draw from `generator`; otherwise a `hashed_probe` of `eval_seed`, and n_exact + eval_terms terms.
             generator: None: torch's global one.
         """
         if not training:
-            probe = draw_probe(x, self.n_probes, self.probe, _seeded(x, self.eval_seed))
+            probe = hashed_probe(x, self.n_probes, self.probe, self.eval_seed)
             return probe, torch.ones(self.n_exact + self.eval_terms, dtype=x.dtype, device=x.device)
         probe = draw_probe(x, self.n_probes, self.probe, generator)
         depths = self._depths(x.shape[0] if self.per_sample else None, generator).cpu()
@@ -185,6 +189,28 @@ def draw_probe(x: Tensor, n_probes: int, kind: str, generator: torch.Generator |
     return torch.randint(0, 2, shape, dtype=x.dtype, device=x.device, generator=generator).mul_(2.0).sub_(1.0)
 
 
+def hashed_probe(x: Tensor, n_probes: int, kind: str, seed: int) -> Tensor:
+    """Return a probe as `draw_probe`, each entry a hash of its position and `seed`.
+
+    No generator has a part in it: the same numbers on every device, compiled, exported or not.
+    """
+    shape = x.shape if n_probes == 1 else (n_probes, *x.shape)
+    position = torch.arange(n_probes * x.numel(), device=x.device)
+    bits = _scramble(_scramble(position) ^ (_MULTIPLIER * (seed + 1) & _BITS))  # 32 of them
+    if kind == "gaussian":
+        # 23 bits at the middle of their cells: exact in float32, and never -1 or 1.
+        uniform = ((bits >> 9).float() + 0.5) * 2.0**-22 - 1.0
+        return (torch.erfinv(uniform) * math.sqrt(2.0)).to(x.dtype).view(shape)
+    return ((bits >> 30 & 2) - 1).to(x.dtype).view(shape)
+
+
+def _scramble(h: Tensor) -> Tensor:
+    """Mix the low 32 bits of int64 numbers; the multiplier is below 2^31, so nothing overflows."""
+    for _ in range(2):
+        h = ((h ^ h >> 16) & _BITS) * _MULTIPLIER & _BITS
+    return h ^ h >> 16
+
+
 def _poisson_survival(rate: float, n: int) -> list[float]:
     """P(N >= m) = pmf(m) (1 + rate/(m+1) (1 + rate/(m+2) (...))): only sums of positive terms, so no digit is lost."""
     mass, result = math.exp(-rate), []
@@ -195,10 +221,6 @@ def _poisson_survival(rate: float, n: int) -> list[float]:
             tail = 1.0 + tail * rate / j
         result.append(mass * tail)
     return result
-
-
-def _seeded(x: Tensor, seed: int) -> torch.Generator:
-    return torch.Generator(x.device).manual_seed(seed)
 
 
 def _check_common(n_probes: int, probe: str, gradient: str, eval_seed: int) -> None:

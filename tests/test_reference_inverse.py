@@ -1,44 +1,17 @@
 import pytest
 import torch
+from small_branches import LIPSCHITZ, leaves, make_branch
 
-from iresnet_fast import activations as registry
 from iresnet_fast import reference, solvers
 from iresnet_fast.reference import functional
 from iresnet_fast.reference.branch import evaluate
-
-LIPSCHITZ = 0.8
-
-
-def make_branch(kind, activation, batch=3, dtype=torch.float64):
-    """Return z, weights, biases, activations, parameters with a branch of Lipschitz constant at most 0.8."""
-    if kind == "dense":
-        shapes, event = ((6, 4), (6, 6), (4, 6)), (4,)
-    else:
-        shapes, event = ((4, 2, 3, 3), (4, 4, 1, 1), (2, 4, 3, 3)), (2, 3, 4)
-    weights = [torch.randn(s, dtype=dtype) for s in shapes]
-    # |conv| <= k |W as a matrix|.
-    weights = [
-        w * LIPSCHITZ ** (1 / 3) / torch.linalg.matrix_norm(w.flatten(1), 2) / (1 if w.dim() == 2 else w.shape[-1])
-        for w in weights
-    ]
-    biases = [torch.randn(s[0], dtype=dtype) for s in shapes]
-    parameters = None
-    if registry.get(activation).has_parameter:
-        parameters = [None, torch.tensor(0.7, dtype=dtype), torch.tensor([-0.2], dtype=dtype)]
-    z = torch.randn(batch, *event, dtype=dtype)
-    biases[1] = None
-    return z, weights, biases, ["identity", activation, activation], parameters
-
-
-def leaves(*groups):
-    return [t.requires_grad_() for group in groups for t in (group or ()) if t is not None]
 
 
 @pytest.mark.parametrize("kind", ["dense", "conv"])
 @pytest.mark.parametrize("activation", ["elu", "maxmin", "lipswish"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_error_is_below_the_requested_tolerance(kind, activation, dtype):
-    z, w, b, a, p = make_branch(kind, activation, 5)
+    z, w, b, a, p = make_branch(kind, activation, 5, requires_grad=False)
     exact, _, residual = reference.residual_inverse(z, w, b, a, LIPSCHITZ, 1e-13, 1000, p)
     assert residual.max() <= 1e-13
     arguments = [[None if t is None else t.to(dtype) for t in group] for group in (w, b, p or [None] * 3)]
@@ -55,15 +28,14 @@ def test_error_is_below_the_requested_tolerance(kind, activation, dtype):
 
 @pytest.mark.parametrize("compact", [False, True])
 def test_each_sample_stops_by_itself_and_is_then_frozen(compact):
-    z, w, b, a, p = make_branch("dense", "elu", 4)
-    b = [None] * 3
-    z[0] = 0.0  # g(0) = 0 without biases: solved at the start
+    z, w, _, a, _ = make_branch("dense", "identity", 4, requires_grad=False)
+    z[0] = 0.0  # g(0) = 0: solved at the start
     z[1] *= 1e3
     sizes = []
 
     def g(x):
         sizes.append(x.shape[0])
-        return evaluate(x, w, b, a, p)
+        return evaluate(x, w, [None] * 3, a)
 
     x, iterations, residual = functional.inverse_of(g, z, LIPSCHITZ, 1e-6, 1000, compact=compact)
     assert iterations[0] == 0
@@ -80,7 +52,7 @@ def test_each_sample_stops_by_itself_and_is_then_frozen(compact):
 
 @pytest.mark.parametrize("max_iterations", [0, 1, 5])
 def test_stops_at_the_maximum_and_reports_the_residual(max_iterations):
-    z, w, b, a, p = make_branch("dense", "tanh")
+    z, w, b, a, _ = make_branch("dense", "tanh", requires_grad=False)
     x, iterations, residual = reference.residual_inverse(z, w, b, a, LIPSCHITZ, 1e-14, max_iterations)
     expected = z
     for _ in range(max_iterations):
@@ -91,7 +63,7 @@ def test_stops_at_the_maximum_and_reports_the_residual(max_iterations):
 
 
 def test_a_nan_sample_stops_at_once_and_leaves_the_others_alone():
-    z, w, b, a, p = make_branch("conv", "elu")
+    z, w, b, a, _ = make_branch("conv", "elu", requires_grad=False)
     expected = reference.residual_inverse(z, w, b, a, LIPSCHITZ, 1e-8)
     z[1, 0, 1, 1] = float("nan")
     x, iterations, residual = reference.residual_inverse(z, w, b, a, LIPSCHITZ, 1e-8)
@@ -105,7 +77,7 @@ def test_a_nan_sample_stops_at_once_and_leaves_the_others_alone():
 @pytest.mark.parametrize("activation", ["elu", "lipswish", "maxmin"])
 def test_implicit_gradient_matches_the_unrolled_iteration(kind, activation):
     z, w, b, a, p = make_branch(kind, activation)
-    tensors = leaves([z], w, b, p)
+    tensors = leaves(z, w, b, p)
     x, iterations, residual = reference.residual_inverse(z, w, b, a, LIPSCHITZ, 1e-12, parameters=p)
     assert not iterations.requires_grad
     assert not residual.requires_grad
@@ -119,7 +91,7 @@ def test_implicit_gradient_matches_the_unrolled_iteration(kind, activation):
 
 def test_gradcheck():
     z, w, b, a, p = make_branch("dense", "lipswish", 2)
-    tensors = leaves([z], w, [b[0]])
+    tensors = [z, *w, b[0]]
 
     def function(z, w0, w1, w2, b0):
         return reference.residual_inverse(z, [w0, w1, w2], [b0, None, b[2]], a, LIPSCHITZ, 1e-13, parameters=p)[0]
@@ -128,7 +100,7 @@ def test_gradcheck():
 
 
 def test_gradient_reaches_what_the_weights_were_computed_from():
-    z, w, b, a, p = make_branch("dense", "elu")
+    z, w, b, a, _ = make_branch("dense", "elu", requires_grad=False)
     raw = torch.randn_like(w[0]).requires_grad_()
     first = w[0] * torch.sigmoid(raw)
     x = reference.residual_inverse(z, [first, *w[1:]], b, a, LIPSCHITZ, 1e-12)[0]
@@ -138,7 +110,7 @@ def test_gradient_reaches_what_the_weights_were_computed_from():
 
 
 def test_gradient_accuracy_follows_the_tolerance():
-    z, w, b, a, p = make_branch("dense", "tanh")
+    z, w, b, a, _ = make_branch("dense", "tanh", requires_grad=False)
     z.requires_grad_()
     upstream = torch.randn_like(z)
     exact, rough = (
@@ -151,8 +123,7 @@ def test_gradient_accuracy_follows_the_tolerance():
 
 @pytest.mark.parametrize("guard", [torch.no_grad, torch.inference_mode])
 def test_without_gradients(guard):
-    z, w, b, a, p = make_branch("conv", "elu")
-    leaves([z], w, b)
+    z, w, b, a, _ = make_branch("conv", "elu")
     expected = reference.residual_inverse(z, w, b, a, LIPSCHITZ)
     with guard():
         got = reference.residual_inverse(z.clone(), w, b, a, LIPSCHITZ)
@@ -176,8 +147,8 @@ def test_any_module_is_a_branch():
 @pytest.mark.parametrize("kind", ["dense", "conv"])
 @pytest.mark.parametrize("batch", [0, 1])
 def test_small_batches(kind, batch):
-    z, w, b, a, p = make_branch(kind, "elu", batch)
-    tensors = leaves([z], w, b)
+    z, w, b, a, _ = make_branch(kind, "elu", batch)
+    tensors = leaves(z, w, b, None)
     x, iterations, residual = reference.residual_inverse(z, w, b, a, LIPSCHITZ)
     assert x.shape == z.shape
     assert iterations.shape == residual.shape == (batch,)

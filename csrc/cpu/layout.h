@@ -79,7 +79,21 @@ Layout<T> grid_layout(int height, int width, int gap, int reach_rows, int reach_
   return layout;
 }
 
-// Zeroes the pad lanes of vector j.
+// Zeroes what no vector covers: the columns that kernels read but never write.
+template <class T>
+void zero_uncovered(const Layout<T>& layout, T* tile, int channels) {
+  for (int c = 0; c < channels; ++c) {
+    T* row = tile + layout.size(c);
+    int from = 0;
+    for (int j = 0; j <= layout.vectors; ++j) {
+      const int to = j < layout.vectors ? layout.position[j] : layout.stride;
+      if (to > from) std::memset(row + from, 0, sizeof(T) * (to - from));
+      from = to + kLanes<T>;
+    }
+  }
+}
+
+// Zeroes the pad lanes of the vector at `column`.
 template <class T>
 IRF_ALWAYS_INLINE Vector<T> keep_pixels(const Layout<T>& layout, int column, Vector<T> v) {
   if (!layout.masked) return v;

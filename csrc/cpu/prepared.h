@@ -76,8 +76,11 @@ struct Prepared {
     return min_of(branch.batch, divide_up(branch.batch, unit) * chunk / chunks * unit);
   }
 
-  T* take(int channels, Workspace& workspace) const {  // pads must read as zero; a dense tile has none
-    return branch.dense() ? workspace.take<T>(layout.size(channels)) : workspace.take_zeroed<T>(layout.size(channels));
+  // A tile whose uncovered columns read as zero.
+  T* take(int channels, Workspace& workspace) const {
+    T* tile = workspace.take<T>(layout.size(channels));
+    zero_uncovered(layout, tile, channels);
+    return tile;
   }
 
  private:

@@ -8,6 +8,10 @@ namespace irf {
 namespace IRF_ISA {
 namespace {
 
+// A contraction's residual shrinks at every step until rounding stops it: a sample without a better residual for so many steps has
+// reached that floor (or the branch is no contraction) and will not converge. Also in reference/fixed_point.py.
+constexpr int kPatience = 10;
+
 template <class T>
 void residual_inverse(const Branch<T>& branch, const ResidualInverseOperands<T>& op, const Parallel& parallel) {
   Workspace workspace;
@@ -19,10 +23,14 @@ void residual_inverse(const Branch<T>& branch, const ResidualInverseOperands<T>&
   T** z = workspace.take<T*>(prepared.chunks);
   T** square = workspace.take<T*>(prepared.chunks);
   T** step = workspace.take<T*>(prepared.chunks);
+  T** best = workspace.take<T*>(prepared.chunks);
+  int** waited = workspace.take<int*>(prepared.chunks);
   for (int i = 0; i < prepared.chunks; ++i) {
     z[i] = prepared.take(channels, workspace);
     square[i] = workspace.take<T>(layout.stride);
     step[i] = workspace.take<T>(layout.stride);
+    best[i] = workspace.take<T>(layout.stride);
+    waited[i] = workspace.take<int>(layout.stride);
   }
 
   for_each_chunk(prepared, [&](int64_t chunk) {
@@ -32,7 +40,11 @@ void residual_inverse(const Branch<T>& branch, const ResidualInverseOperands<T>&
       load_events(layout, walk.dense, op.z + first * size, samples, channels, target);
       std::memcpy(walk.x, target, sizeof(T) * layout.size(channels));
       for (int s = 0; s < layout.pitch; ++s) move[s] = s < samples ? T(1) : T(0);  // 1: still iterating
-      for (int s = 0; s < samples; ++s) op.iterations[first + s] = 0;
+      for (int s = 0; s < samples; ++s) {
+        op.iterations[first + s] = 0;
+        best[chunk][s] = __builtin_inff();
+        waited[chunk][s] = 0;
+      }
       for (int64_t iteration = 0;; ++iteration) {
         walk.template forward<Order::kValue>();
         // g <- z - x - g(x): the step to take, and its length is the residual.
@@ -46,9 +58,12 @@ void residual_inverse(const Branch<T>& branch, const ResidualInverseOperands<T>&
         bool any_active = false;
         for (int s = 0; s < samples; ++s) {
           if (move[s] == T(0)) continue;
-          op.residual[first + s] = __builtin_sqrt(norm[s]);
+          const T residual = op.residual[first + s] = __builtin_sqrt(norm[s]);
+          const bool better = residual < best[chunk][s];
+          if (better) best[chunk][s] = residual;
+          waited[chunk][s] = better ? 0 : waited[chunk][s] + 1;
           // `!(>)`: a NaN residual will not heal, so it stops too.
-          if (!(op.residual[first + s] > op.residual_limit) || iteration == op.max_iterations) {
+          if (!(residual > op.residual_limit) || waited[chunk][s] == kPatience || iteration == op.max_iterations) {
             move[s] = T(0);
             continue;
           }

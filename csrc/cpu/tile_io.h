@@ -21,12 +21,18 @@ void load_events(const Layout<T>& layout, bool dense, const T* source, int sampl
     return;
   }
   const T factor = scale ? *scale : T(1);
-  for (int c = 0; c < channels; ++c)
+  const int covered = layout.position[layout.vectors - 1] + kLanes<T>;
+  for (int c = 0; c < channels; ++c) {
+    T* channel = tile + layout.size(c);
     for (int y = 0; y < layout.height; ++y) {
-      T* row = tile + int64_t(c) * layout.stride + layout.lead + y * layout.pitch;
-      for (int x = 0; x < layout.width; ++x) row[x] = factor * source[x];
+      const int first = layout.lead + y * layout.pitch, end = first + layout.width;
+      for (int x = 0; x < layout.width; ++x) channel[first + x] = factor * source[x];
       source += layout.width;
+      if (!layout.masked) continue;  // the pads are uncovered, and so zero already
+      const int next = y + 1 < layout.height ? first + layout.pitch : covered;
+      for (int column = end; column < next; ++column) channel[column] = T(0);
     }
+  }
 }
 
 // tile (+ addend, in the layout of target) -> target [samples, channels, pixels].

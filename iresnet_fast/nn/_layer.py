@@ -99,7 +99,8 @@ class SpectralLayer(nn.Module):
         weight = plain(self.weight)
         self.sigma, self.u, self.v = sigma.to(weight.dtype), u.to(weight.dtype), v.to(weight.dtype)
         self._warm = self._warm or converged
-        self._last = LastRefresh(weight.detach(), 0 if weight.is_inference() else weight._version, self.sigma, converged)
+        version = 0 if weight.is_inference() else weight._version
+        self._last = LastRefresh(weight.detach(), version, self.sigma, converged)
         self._baked = None
 
     def _forget(self) -> None:
@@ -126,7 +127,7 @@ class SpectralLayer(nn.Module):
         return {**self.__dict__, "_last": None, "_baked": None}
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[no-untyped-call]
+        super()._save_to_state_dict(destination, prefix, keep_vars)
         for name in ("u", "v", "sigma"):  # after a refresh they are slices of one tensor, which a file should not hold
             destination[prefix + name] = destination[prefix + name].clone()
 
@@ -154,7 +155,7 @@ class SpectralLayer(nn.Module):
         else:
             self._draw()  # new tensors of the saved shapes; super() copies into them
             self._warm = sigma is not None and not sigma.is_meta and bool(sigma > 0)
-        super()._load_from_state_dict(state_dict, prefix, *others)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     def _fits(self, u_shape: tuple[int, ...], v_shape: tuple[int, ...]) -> bool:
         """Whether vectors of these shapes belong to this layer; takes over what they tell of its input size."""

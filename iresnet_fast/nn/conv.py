@@ -67,6 +67,7 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
+        """Build the layer; the arguments are those of the class."""
         if padding_mode != "zeros":
             raise ValueError(f"padding_mode must be 'zeros', got {padding_mode!r}; pad the input before the layer.")
         if isinstance(padding, str):
@@ -131,12 +132,11 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer to [B, C, H, W] or [C, H, W]."""
         if input.dim() not in (3, 4):
-            raise ValueError(
-                f"input must have shape [B, C, H, W] or [C, H, W], got {tuple(input.shape)}; reshape it."
-            )
+            raise ValueError(f"input must have shape [B, C, H, W] or [C, H, W], got {tuple(input.shape)}; reshape it.")
         self.set_image_size(input.shape[-2:])
         (weight,) = effective_weights([self])
-        return self._conv_forward(input, weight, self.bias)
+        output: Tensor = self._conv_forward(input, weight, self.bias)
+        return output
 
     def _geometry(self, image_size: tuple[int, int]) -> ConvGeometry:
         assert not isinstance(self.padding, str)  # turned into numbers when built

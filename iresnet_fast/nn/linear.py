@@ -47,6 +47,7 @@ class SpectralLinear(SpectralLayer, nn.Linear):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
+        """Build the layer; the arguments are those of the class."""
         super().__init__(in_features, out_features, bias, device, dtype)
         self._start(coeff, n_iterations, tol, sigma_gradient)
 

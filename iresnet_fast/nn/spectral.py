@@ -33,7 +33,7 @@ def update_spectral_norm(model: nn.Module, n_iterations: int | None = None, tol:
         model: any module that contains SpectralLinear or SpectralConv2d layers.
         n_iterations: of a layer that has converged before; None: the layer's own in training, else up to 1000.
         tol: relative change of sigma at which a layer stops; None: the layer's own in training, else 1e-5; with
-            n_iterations given, None runs all of them.
+            n_iterations given, None runs all of them. The first refresh of a layer always reaches 1e-5.
 
     Returns:
         sigmas [layers], in the order of model.modules(), without gradient; empty if there are no spectral layers.
@@ -118,6 +118,8 @@ def _iterate(layers: Sequence[SpectralLayer], n_iterations: int | None = None, t
     """Refresh the layers, those of one dtype, device and number of iterations in one call."""
     calls: dict[tuple[torch.dtype, torch.device, int, float | None], list[SpectralLayer]] = {}
     for layer in layers:
+        most: int
+        limit: float | None
         if not layer._warm or (n_iterations is None and not layer.training):
             most, limit = _MOST_ITERATIONS, min(tol or _TOLERANCE, _TOLERANCE)
         elif n_iterations is None:

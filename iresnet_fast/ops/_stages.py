@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +13,6 @@ from .. import _library
 from .. import activations as registry
 
 _KERNEL_DTYPES = (torch.float32, torch.float64)
-_INITIAL_BETA = 0.5
 
 _told: set[str] = set()
 
@@ -40,7 +39,7 @@ def kernels_serve(tensor: Tensor, activations: Sequence[str] = ()) -> bool:
 class Stages(NamedTuple):
     """A branch as an autograd.Function takes it: names apart, all tensors in one flat list."""
 
-    activations: tuple[int, ...]  # kernel ids
+    activations: tuple[str, ...]
     tensors: tuple[Tensor | None, ...]  # L weights, L biases, L betas
 
     @classmethod
@@ -53,29 +52,58 @@ class Stages(NamedTuple):
         parameters: Sequence[Tensor | None] | None,
     ) -> Stages:
         """Collect checked arguments; an activation whose parameter is left out gets its initial one."""
-        ids, betas = [], []
+        betas: list[Tensor | None] = [None] * len(weights) if parameters is None else list(parameters)
         for i, name in enumerate(activations):
-            entry = registry.get(name)
-            assert entry.kernel_id is not None
-            ids.append(entry.kernel_id)
-            beta = None if parameters is None else parameters[i]
-            betas.append(x.new_full((), _INITIAL_BETA) if beta is None and entry.has_parameter else beta)
-        return cls(tuple(ids), (*weights, *biases, *betas))
+            if betas[i] is None and registry.get(name).has_parameter:
+                betas[i] = x.new_full((), registry.LIPSWISH_INITIAL_BETA)
+        return cls(tuple(activations), (*weights, *biases, *betas))
 
     def need_gradient(self, *others: Tensor) -> bool:
         """Whether autograd will ask for a gradient of this branch or of `others`."""
         return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (*others, *self.tensors))
 
 
-RawBranch = tuple[list[Tensor], list[Tensor], list[Tensor], list[int]]
+def apply(function: Any, *arguments: Any) -> Any:
+    """Call an autograd.Function, whose own `apply` has no types."""
+    return function.apply(*arguments)
 
 
-def raw(activations: Sequence[int], tensors: Sequence[Tensor | None]) -> RawBranch:
+def wants_graph() -> bool:
+    """Whether a backward pass must itself be differentiable (create_graph=True, torch.func)."""
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def differentiable_gradients(
+    function: Callable[..., Tensor | tuple[Tensor, ...]],
+    inputs: Sequence[Tensor | None],
+    grads: Sequence[Tensor | None],
+) -> list[Tensor | None]:
+    """Return the gradients of `inputs` through `function`, a reference, as autograd graphs: for double backward."""
+    # Aliases: a path from one input to another through the caller's graph must not count.
+    inner = [None if t is None else t.view_as(t) for t in inputs]
+    outputs = function(*inner)
+    if isinstance(outputs, Tensor):
+        outputs = (outputs,)
+    used, upstream = zip(*((o, g) for o, g in zip(outputs, grads, strict=False) if g is not None), strict=True)
+    wanted = [t for t in inner if t is not None and t.requires_grad]
+    found = iter(torch.autograd.grad(used, wanted, upstream, create_graph=True, allow_unused=True))
+    return [next(found) if t is not None and t.requires_grad else None for t in inner]
+
+
+def apart(tensors: Sequence[Tensor | None]) -> tuple[Any, Any, Any]:
+    """Return weights, biases and betas from their flat list."""
+    n = len(tensors) // 3
+    return tensors[:n], tensors[n : 2 * n], tensors[2 * n :]
+
+
+RawBranch = tuple[list[Tensor], list[Tensor], list[Tensor], list[int | None]]
+
+
+def raw(activations: Sequence[str], tensors: Sequence[Tensor | None]) -> RawBranch:
     """Return weights, biases, betas and ids as the raw ops take them: a missing tensor is one without elements."""
-    n = len(activations)
     none = tensors[0].new_empty(0)  # type: ignore[union-attr]
-    filled = [none if t is None else t for t in tensors]
-    return filled[:n], filled[n : 2 * n], filled[2 * n :], list(activations)
+    weights, biases, betas = apart([none if t is None else t for t in tensors])
+    return weights, biases, betas, [registry.get(name).kernel_id for name in activations]
 
 
 def split_gradients(packed: Tensor, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .. import _checks, _library, reference
-from ._stages import Stages, kernels_serve, raw, split_gradients
+from ._stages import Stages, apart, apply, differentiable_gradients, kernels_serve, raw, split_gradients, wants_graph
 
 
 def branch(
@@ -32,7 +31,7 @@ def branch(
         parameters: None, or L entries, each None or the activation's learnable scalar.
 
     Returns:
-        g(x), the shape of x; differentiable once in x, weights, biases and parameters.
+        g(x), the shape of x; differentiable in x, weights, biases and parameters (a second time through the reference).
 
     Raises:
         ValueError: a shape, device, activation or number of entries does not fit.
@@ -43,19 +42,19 @@ def branch(
         return reference.branch(x, weights, biases, activations, parameters)
     stages = Stages.of(x, weights, biases, activations, parameters)
     if stages.need_gradient(x):
-        result: Tensor = _Branch.apply(stages.activations, x, *stages.tensors)
+        result: Tensor = apply(_Branch, stages.activations, x, *stages.tensors)
         return result
     return _forward(stages.activations, x, stages.tensors)
 
 
-def _forward(activations: tuple[int, ...], x: Tensor, tensors: Sequence[Tensor | None]) -> Tensor:
+def _forward(activations: tuple[str, ...], x: Tensor, tensors: Sequence[Tensor | None]) -> Tensor:
     result: Tensor = torch.ops.iresnet_fast.branch(x, *raw(activations, tensors))
     return result
 
 
 class _Branch(torch.autograd.Function):
     @staticmethod
-    def forward(activations: tuple[int, ...], x: Tensor, *tensors: Tensor | None) -> Tensor:
+    def forward(activations: tuple[str, ...], x: Tensor, *tensors: Tensor | None) -> Tensor:
         return _forward(activations, x, tensors)
 
     @staticmethod
@@ -64,35 +63,40 @@ class _Branch(torch.autograd.Function):
         ctx.save_for_backward(*inputs[1:])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *tensors = ctx.saved_tensors
+        if wants_graph():
+
+            def branch_of(x: Tensor, *tensors: Tensor | None) -> Tensor:
+                weights, biases, betas = apart(tensors)
+                return reference.branch(x, weights, biases, ctx.activations, betas)
+
+            return None, *differentiable_gradients(branch_of, (x, *tensors), (grad,))
         grad_x, packed = torch.ops.iresnet_fast.branch_backward(
             x, *raw(ctx.activations, tensors), grad, None, None, None, False
         )
         return None, grad_x, *split_gradients(packed, tensors)
 
 
-if _library.HAS_EXTENSION:
+@_library.register_fake("branch")
+def _branch_fake(
+    x: Tensor, weights: list[Tensor], biases: list[Tensor], betas: list[Tensor], activations: list[int]
+) -> Tensor:
+    return x.new_empty((x.shape[0], weights[-1].shape[0], *x.shape[2:]))
 
-    @torch.library.register_fake("iresnet_fast::branch")
-    def _branch_fake(
-        x: Tensor, weights: list[Tensor], biases: list[Tensor], betas: list[Tensor], activations: list[int]
-    ) -> Tensor:
-        return x.new_empty((x.shape[0], weights[-1].shape[0], *x.shape[2:]))
 
-    @torch.library.register_fake("iresnet_fast::branch_backward")
-    def _branch_backward_fake(
-        x: Tensor,
-        weights: list[Tensor],
-        biases: list[Tensor],
-        betas: list[Tensor],
-        activations: list[int],
-        grad: Tensor | None,
-        tangents: Tensor | None,
-        cotangents: Tensor | None,
-        weight: Tensor | None,
-        residual: bool,
-    ) -> tuple[Tensor, Tensor]:
-        count = sum(t.numel() for t in (*weights, *biases, *betas))
-        return x.new_empty(x.shape), x.new_empty(count)
+@_library.register_fake("branch_backward")
+def _branch_backward_fake(
+    x: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    betas: list[Tensor],
+    activations: list[int],
+    grad: Tensor | None,
+    tangents: Tensor | None,
+    cotangents: Tensor | None,
+    weight: Tensor | None,
+    residual: bool,
+) -> tuple[Tensor, Tensor]:
+    count = sum(t.numel() for t in (*weights, *biases, *betas))
+    return x.new_empty(x.shape), x.new_empty(count)

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .. import _checks, _library, reference
+from ..reference.fixed_point import refuse_second_derivative
 from ..reference.series import sample_norm
-from ._stages import Stages, kernels_serve, raw, split_gradients
+from ._stages import Stages, apply, kernels_serve, raw, split_gradients
 
 _Outputs = tuple[Tensor, Tensor, Tensor]  # x, iterations, residual
-_Settings = tuple[tuple[int, ...], float, float, int]  # activations, lipschitz, tol, max_iterations
+_Settings = tuple[tuple[str, ...], float, float, int]  # activations, lipschitz, tol, max_iterations
 
 
 def residual_inverse(
@@ -32,8 +32,9 @@ def residual_inverse(
     """Solve x + g(x) = z by x <- z - g(x) from x = z, each sample until its certified error is below `tol`.
 
     Certified error: |x - x*| <= residual / (1 - lipschitz) (i-ResNet, arXiv 1811.00995, section 2). Converged samples
-    are frozen, a sample with a NaN residual stops at once. Gradients to z, weights, biases and parameters by the
-    implicit function theorem, to the relative tolerance `tol`.
+    are frozen; a sample stops unconverged, which its residual tells, at `max_iterations`, at a NaN, or when ten
+    evaluations brought no better residual (the floor of rounding, or no contraction). Gradients to z, weights, biases
+    and parameters by the implicit function theorem, to the relative tolerance `tol`.
 
     Args:
         z: [B, d] or [B, C, H, W].
@@ -57,13 +58,11 @@ def residual_inverse(
     _checks.check_tolerance(tol)
     _checks.check_count("max_iterations", max_iterations, 0)
     if not kernels_serve(z, activations):
-        return reference.residual_inverse(
-            z, weights, biases, activations, lipschitz, tol, max_iterations, parameters
-        )
+        return reference.residual_inverse(z, weights, biases, activations, lipschitz, tol, max_iterations, parameters)
     stages = Stages.of(z, weights, biases, activations, parameters)
     settings = (stages.activations, float(lipschitz), float(tol), max_iterations)
     if stages.need_gradient(z):
-        result: _Outputs = _ResidualInverse.apply(settings, z, *stages.tensors)
+        result: _Outputs = apply(_ResidualInverse, settings, z, *stages.tensors)
         return result
     return _forward(settings, z, stages.tensors)
 
@@ -88,8 +87,8 @@ class _ResidualInverse(torch.autograd.Function):
         ctx.save_for_backward(output[0], *tensors)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_x: Tensor, *_: None) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative()
         x, *tensors = ctx.saved_tensors
         activations, lipschitz, tol, _ = ctx.settings
         branch = raw(activations, tensors)
@@ -103,6 +102,7 @@ def _solve_transposed(branch: Any, x: Tensor, right: Tensor, lipschitz: float, t
 
     What is left out after w_k is at most |w_k| / (1 - lipschitz), so a sample stops when that is below tol |right|.
     """
+    tol = max(tol, torch.finfo(x.dtype).eps)  # below rounding there is nothing to gain
     enough = 1 if lipschitz == 0.0 else math.ceil(math.log(tol * (1.0 - lipschitz)) / math.log(lipschitz)) + 1
     n = max(1, enough)
     ones, tail = x.new_ones(n), x.new_full((n,), 1.0 / (1.0 - lipschitz))
@@ -117,19 +117,17 @@ def _solve_transposed(branch: Any, x: Tensor, right: Tensor, lipschitz: float, t
                 RuntimeWarning,
                 stacklevel=2,
             )
-    return u[0]
+    return u[0]  # type: ignore[no-any-return]
 
 
-if _library.HAS_EXTENSION:
-
-    @torch.library.register_fake("iresnet_fast::residual_inverse")
-    def _residual_inverse_fake(
-        z: Tensor,
-        weights: list[Tensor],
-        biases: list[Tensor],
-        betas: list[Tensor],
-        activations: list[int],
-        residual_limit: float,
-        max_iterations: int,
-    ) -> _Outputs:
-        return z.new_empty(z.shape), z.new_empty(z.shape[0], dtype=torch.int64), z.new_empty(z.shape[0])
+@_library.register_fake("residual_inverse")
+def _residual_inverse_fake(
+    z: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    betas: list[Tensor],
+    activations: list[int],
+    residual_limit: float,
+    max_iterations: int,
+) -> _Outputs:
+    return z.new_empty(z.shape), z.new_empty(z.shape[0], dtype=torch.int64), z.new_empty(z.shape[0])

@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .. import _checks, _library, reference
 from ..reference import LogdetInfo
 from ..reference.series import sample_norm, tail_factors
-from ._stages import Stages, kernels_serve, raw, split_gradients
+from ._stages import Stages, apart, apply, differentiable_gradients, kernels_serve, raw, split_gradients, wants_graph
 
 __all__ = ["LogdetInfo", "residual_logdet"]
 
@@ -52,7 +51,8 @@ def residual_logdet(
         return_info: also return a LogdetInfo.
 
     Returns:
-        z, logdet [B], and a LogdetInfo if asked for. Differentiable once in x, weights, biases and parameters.
+        z, logdet [B], and a LogdetInfo if asked for. Differentiable in x, weights, biases and parameters (a second time
+        through the reference).
 
     Raises:
         ValueError: a shape, device, name or range does not fit.
@@ -72,7 +72,7 @@ def residual_logdet(
     stages = Stages.of(x, weights, biases, activations, parameters)
     if stages.need_gradient(x):
         settings = (stages.activations, gradient, tol)
-        outputs: _Outputs = _ResidualLogdet.apply(settings, factors, v, q, x, *stages.tensors)
+        outputs: _Outputs = apply(_ResidualLogdet, settings, factors, v, q, x, *stages.tensors)
     else:
         outputs = _forward(stages.activations, tol, False, factors, v, q, x, stages.tensors)
     z, logdet, _, norms, terms = outputs
@@ -83,7 +83,7 @@ def residual_logdet(
 
 
 def _forward(
-    activations: tuple[int, ...],
+    activations: tuple[str, ...],
     tol: float | None,
     neumann: bool,
     factors: Tensor | None,
@@ -101,7 +101,7 @@ def _forward(
 class _ResidualLogdet(torch.autograd.Function):
     @staticmethod
     def forward(
-        settings: tuple[tuple[int, ...], str, float | None],
+        settings: tuple[tuple[str, ...], str, float | None],
         factors: Tensor | None,
         v: Tensor,
         q: Tensor,
@@ -120,11 +120,18 @@ class _ResidualLogdet(torch.autograd.Function):
         ctx.save_for_backward(v, q, y, terms, x, *tensors)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_z: Tensor | None, grad_logdet: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         v, q, y, terms, x, *tensors = ctx.saved_tensors
         if grad_z is None and grad_logdet is None:
             return (None,) * (5 + len(tensors))
+        if wants_graph():
+
+            def series_of(x: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+                weights, biases, betas = apart(tensors)
+                return _probe_by_probe(x, weights, biases, ctx.activations, betas, v, q, terms, ctx.gradient)
+
+            gradients = differentiable_gradients(series_of, (x, *tensors), (grad_z, grad_logdet))
+            return None, None, None, None, *gradients
         branch = raw(ctx.activations, tensors)
         tangents = cotangents = weight = None
         if grad_logdet is not None:
@@ -136,6 +143,27 @@ class _ResidualLogdet(torch.autograd.Function):
             x, *branch, grad_z, tangents, cotangents, weight, grad_z is not None
         )
         return None, None, None, None, grad_x, *split_gradients(packed, tensors)
+
+
+def _probe_by_probe(
+    x: Tensor,
+    weights: Any,
+    biases: Any,
+    activations: Any,
+    betas: Any,
+    v: Tensor,
+    q: Tensor,
+    terms: Tensor,
+    gradient: str,
+) -> tuple[Tensor, Tensor]:
+    """Return z and logdet by the reference, with the terms that each probe and sample really used."""
+    k = torch.arange(1, q.shape[-1] + 1, device=q.device)
+    values = []
+    for probe, used in zip(v, terms, strict=True):
+        coefficients = torch.where(k <= used[:, None], q, 0.0)
+        z, value = reference.residual_logdet(x, weights, biases, activations, probe, coefficients, gradient, betas)[:2]
+        values.append(value)
+    return z, torch.stack(values).mean(0)
 
 
 def _series_pairs(branch: Any, x: Tensor, v: Tensor, q: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,40 +189,39 @@ def _series_pairs(branch: Any, x: Tensor, v: Tensor, q: Tensor, terms: Tensor) -
     return torch.stack(tangents), torch.stack(cotangents)
 
 
-if _library.HAS_EXTENSION:
+@_library.register_fake("residual_logdet")
+def _residual_logdet_fake(
+    x: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    betas: list[Tensor],
+    activations: list[int],
+    probe: Tensor,
+    coefficients: Tensor,
+    tail: Tensor | None,
+    tolerance: float,
+    relative: bool,
+    neumann: bool,
+) -> _Outputs:
+    rows = (probe.shape[0], x.shape[0])
+    return (
+        x.new_empty(x.shape),
+        x.new_empty(x.shape[0]),
+        x.new_empty(probe.shape if neumann else (0,)),
+        x.new_empty(rows),
+        x.new_empty(rows, dtype=torch.int64),
+    )
 
-    @torch.library.register_fake("iresnet_fast::residual_logdet")
-    def _residual_logdet_fake(
-        x: Tensor,
-        weights: list[Tensor],
-        biases: list[Tensor],
-        betas: list[Tensor],
-        activations: list[int],
-        probe: Tensor,
-        coefficients: Tensor,
-        tail: Tensor | None,
-        tolerance: float,
-        relative: bool,
-        neumann: bool,
-    ) -> _Outputs:
-        rows = (probe.shape[0], x.shape[0])
-        return (
-            x.new_empty(x.shape),
-            x.new_empty(x.shape[0]),
-            x.new_empty(probe.shape if neumann else (0,)),
-            x.new_empty(rows),
-            x.new_empty(rows, dtype=torch.int64),
-        )
 
-    @torch.library.register_fake("iresnet_fast::jacobian_powers")
-    def _jacobian_powers_fake(
-        x: Tensor,
-        weights: list[Tensor],
-        biases: list[Tensor],
-        betas: list[Tensor],
-        activations: list[int],
-        start: Tensor,
-        count: int,
-        transpose: bool,
-    ) -> Tensor:
-        return x.new_empty((count, *x.shape))
+@_library.register_fake("jacobian_powers")
+def _jacobian_powers_fake(
+    x: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    betas: list[Tensor],
+    activations: list[int],
+    start: Tensor,
+    count: int,
+    transpose: bool,
+) -> Tensor:
+    return x.new_empty((count, *x.shape))

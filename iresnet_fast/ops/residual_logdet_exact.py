@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .. import _checks, _library, reference
-from ._stages import Stages, kernels_serve, raw, split_gradients
+from ._stages import Stages, apart, apply, differentiable_gradients, kernels_serve, raw, split_gradients, wants_graph
 
 _Outputs = tuple[Tensor, Tensor, Tensor]  # z, logdet, I + J
 
@@ -36,7 +35,7 @@ def residual_logdet_exact(
         parameters: None, or L entries, each None or the activation's learnable scalar.
 
     Returns:
-        z, logdet [B]. Differentiable once in x, weights, biases and parameters.
+        z, logdet [B]. Differentiable in x, weights, biases and parameters (a second time through the reference).
 
     Raises:
         ValueError: a shape, device, name or number of entries does not fit.
@@ -47,13 +46,13 @@ def residual_logdet_exact(
         return reference.residual_logdet_exact(x, weights, biases, activations, parameters)
     stages = Stages.of(x, weights, biases, activations, parameters)
     if stages.need_gradient(x):
-        outputs: _Outputs = _ResidualLogdetExact.apply(stages.activations, x, *stages.tensors)
+        outputs: _Outputs = apply(_ResidualLogdetExact, stages.activations, x, *stages.tensors)
     else:
         outputs = _forward(stages.activations, x, stages.tensors)
     return outputs[0], outputs[1]
 
 
-def _forward(activations: tuple[int, ...], x: Tensor, tensors: Sequence[Tensor | None]) -> _Outputs:
+def _forward(activations: tuple[str, ...], x: Tensor, tensors: Sequence[Tensor | None]) -> _Outputs:
     branch = raw(activations, tensors)
     jacobian = torch.ops.iresnet_fast.jacobian(x, *branch)
     full = jacobian + torch.eye(jacobian.shape[-1], dtype=x.dtype, device=x.device)
@@ -62,7 +61,7 @@ def _forward(activations: tuple[int, ...], x: Tensor, tensors: Sequence[Tensor |
 
 class _ResidualLogdetExact(torch.autograd.Function):
     @staticmethod
-    def forward(activations: tuple[int, ...], x: Tensor, *tensors: Tensor | None) -> _Outputs:
+    def forward(activations: tuple[str, ...], x: Tensor, *tensors: Tensor | None) -> _Outputs:
         return _forward(activations, x, tensors)
 
     @staticmethod
@@ -73,13 +72,19 @@ class _ResidualLogdetExact(torch.autograd.Function):
         ctx.save_for_backward(output[2], *tensors)
 
     @staticmethod
-    @once_differentiable
     def backward(
         ctx: Any, grad_z: Tensor | None, grad_logdet: Tensor | None, _: Tensor | None
     ) -> tuple[Tensor | None, ...]:
         full, x, *tensors = ctx.saved_tensors
         if grad_z is None and grad_logdet is None:
             return (None,) * (2 + len(tensors))
+        if wants_graph():
+
+            def exact_of(x: Tensor, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+                weights, biases, betas = apart(tensors)
+                return reference.residual_logdet_exact(x, weights, biases, ctx.activations, betas)
+
+            return None, *differentiable_gradients(exact_of, (x, *tensors), (grad_z, grad_logdet))
         tangents = cotangents = weight = None
         if grad_logdet is not None:
             # trace(M^-1 dJ) = sum_i <row i of M^-1, dJ e_i>: one pair per basis vector.
@@ -94,11 +99,9 @@ class _ResidualLogdetExact(torch.autograd.Function):
         return None, grad_x, *split_gradients(packed, tensors)
 
 
-if _library.HAS_EXTENSION:
-
-    @torch.library.register_fake("iresnet_fast::jacobian")
-    def _jacobian_fake(
-        x: Tensor, weights: list[Tensor], biases: list[Tensor], betas: list[Tensor], activations: list[int]
-    ) -> Tensor:
-        d = math.prod(x.shape[1:])
-        return x.new_empty((x.shape[0], d, d))
+@_library.register_fake("jacobian")
+def _jacobian_fake(
+    x: Tensor, weights: list[Tensor], biases: list[Tensor], betas: list[Tensor], activations: list[int]
+) -> Tensor:
+    d = math.prod(x.shape[1:])
+    return x.new_empty((x.shape[0], d, d))

@@ -64,7 +64,7 @@ def same_kind(weights: Sequence[Tensor]) -> bool:
 
 def unpack(packed: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """Return the pieces of a packed tensor in the shapes of `like`."""
-    return [piece.view(t.shape) for piece, t in zip(packed.split([t.numel() for t in like]), like, strict=True)]
+    return [piece.view(t.shape) for piece, t in zip(torch.split(packed, [t.numel() for t in like]), like, strict=True)]
 
 
 def flat_geometry(weights: Sequence[Tensor], geometry: Sequence[ConvGeometry | None]) -> list[int]:
@@ -79,17 +79,15 @@ def flat_geometry(weights: Sequence[Tensor], geometry: Sequence[ConvGeometry | N
     return numbers
 
 
-if _library.HAS_EXTENSION:
-
-    @torch.library.register_fake("iresnet_fast::spectral_norm")
-    def _spectral_norm_fake(
-        weights: list[Tensor],
-        us: list[Tensor],
-        vs: list[Tensor],
-        geometry: list[int],
-        max_iterations: int,
-        tolerance: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        like, layers = weights[0], len(weights)
-        count = sum(t.numel() for t in (*us, *vs))
-        return like.new_empty(layers), like.new_empty(layers, dtype=torch.int64), like.new_empty(count)
+@_library.register_fake("spectral_norm")
+def _spectral_norm_fake(
+    weights: list[Tensor],
+    us: list[Tensor],
+    vs: list[Tensor],
+    geometry: list[int],
+    max_iterations: int,
+    tolerance: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    like, layers = weights[0], len(weights)
+    count = sum(t.numel() for t in (*us, *vs))
+    return like.new_empty(layers), like.new_empty(layers, dtype=torch.int64), like.new_empty(count)

@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .. import _checks, _library, reference
 from ..geometry import ConvGeometry
-from ._stages import kernels_serve
+from ._stages import apply, differentiable_gradients, kernels_serve, wants_graph
 from .spectral_norm import flat_geometry, same_kind, unpack
 
 
@@ -39,7 +38,7 @@ def spectral_normalize(
         sigma_gradient: False: sigma is a constant of the gradient.
 
     Returns:
-        The normalised weights, one tensor per layer. Differentiable once in the weights.
+        The normalised weights, one tensor per layer; differentiable in the weights (a second time by the reference).
 
     Raises:
         ValueError: a shape, device or range does not fit.
@@ -56,8 +55,8 @@ def spectral_normalize(
         )
     limits = weights[0].new_tensor(coeffs)
     if torch.is_grad_enabled() and any(w.requires_grad for w in weights):
-        settings = (flat_geometry(weights, geometry), sigma_gradient)
-        return list(_SpectralNormalize.apply(settings, sigmas, limits, *us, *vs, *weights))
+        settings = (tuple(geometry), sigma_gradient)
+        return list(apply(_SpectralNormalize, settings, sigmas, limits, *us, *vs, *weights))
     return _forward(sigmas, limits, weights)
 
 
@@ -68,7 +67,7 @@ def _forward(sigmas: Tensor, limits: Tensor, weights: Sequence[Tensor]) -> list[
 class _SpectralNormalize(torch.autograd.Function):
     @staticmethod
     def forward(
-        settings: tuple[list[int], bool], sigmas: Tensor, limits: Tensor, *tensors: Tensor
+        settings: tuple[tuple[ConvGeometry | None, ...], bool], sigmas: Tensor, limits: Tensor, *tensors: Tensor
     ) -> tuple[Tensor, ...]:
         return tuple(_forward(sigmas, limits, tensors[2 * len(tensors) // 3 :]))
 
@@ -78,30 +77,38 @@ class _SpectralNormalize(torch.autograd.Function):
         ctx.save_for_backward(*inputs[1:])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         sigmas, limits, *tensors = ctx.saved_tensors
         n = len(grads)
         us, vs, weights = tensors[:n], tensors[n : 2 * n], tensors[2 * n :]
-        packed = torch.ops.iresnet_fast.spectral_normalize_backward(grads, weights, us, vs, sigmas, limits, *ctx.settings)
+        geometry, sigma_gradient = ctx.settings
+        if wants_graph():
+
+            def normalized(*weights: Tensor) -> tuple[Tensor, ...]:
+                coeffs = limits.tolist()
+                return tuple(reference.spectral_normalize(weights, sigmas, us, vs, geometry, coeffs, sigma_gradient))
+
+            return (None,) * (3 + 2 * n) + tuple(differentiable_gradients(normalized, weights, grads))
+        packed = torch.ops.iresnet_fast.spectral_normalize_backward(
+            grads, weights, us, vs, sigmas, limits, flat_geometry(weights, geometry), sigma_gradient
+        )
         return (None,) * (3 + 2 * n) + tuple(unpack(packed, weights))
 
 
-if _library.HAS_EXTENSION:
+@_library.register_fake("spectral_normalize")
+def _spectral_normalize_fake(weights: list[Tensor], sigmas: Tensor, coeffs: Tensor) -> Tensor:
+    return weights[0].new_empty(sum(w.numel() for w in weights))
 
-    @torch.library.register_fake("iresnet_fast::spectral_normalize")
-    def _spectral_normalize_fake(weights: list[Tensor], sigmas: Tensor, coeffs: Tensor) -> Tensor:
-        return weights[0].new_empty(sum(w.numel() for w in weights))
 
-    @torch.library.register_fake("iresnet_fast::spectral_normalize_backward")
-    def _spectral_normalize_backward_fake(
-        grads: list[Tensor],
-        weights: list[Tensor],
-        us: list[Tensor],
-        vs: list[Tensor],
-        sigmas: Tensor,
-        coeffs: Tensor,
-        geometry: list[int],
-        through_sigma: bool,
-    ) -> Tensor:
-        return weights[0].new_empty(sum(w.numel() for w in weights))
+@_library.register_fake("spectral_normalize_backward")
+def _spectral_normalize_backward_fake(
+    grads: list[Tensor],
+    weights: list[Tensor],
+    us: list[Tensor],
+    vs: list[Tensor],
+    sigmas: Tensor,
+    coeffs: Tensor,
+    geometry: list[int],
+    through_sigma: bool,
+) -> Tensor:
+    return weights[0].new_empty(sum(w.numel() for w in weights))

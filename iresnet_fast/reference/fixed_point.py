@@ -7,12 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from iresnet_fast import _checks
 from iresnet_fast.reference.series import over_events, sample_norm
 
 Map = Callable[[Tensor], Tensor]
+
+# A contraction's residual shrinks at every step until rounding stops it: a sample without a better residual for so many
+# evaluations has reached that floor (or the branch is no contraction) and will not converge. Also in the CPU kernel.
+PATIENCE = 10
 
 
 def inverse_of(
@@ -27,8 +30,9 @@ def inverse_of(
     """Solve x + g(x) = z by x <- z - g(x) from x = z (i-ResNet, arXiv 1811.00995, algorithm 1), each sample by itself.
 
     A sample is frozen as soon as residual / (1 - lipschitz) <= tol, which bounds its distance to the solution, or when
-    its residual is NaN. The gradient solves (I + J)^T u = grad_x by its Neumann series to the relative tolerance `tol`,
-    then dz = u and the parameters get -(dg/dtheta)^T u.
+    its residual is NaN or has not improved for ten evaluations (the floor of rounding, or no contraction). The gradient
+    solves (I + J)^T u = grad_x by its Neumann series to the relative tolerance `tol`, then dz = u and the parameters
+    get -(dg/dtheta)^T u.
 
     Args:
         g: the branch, any callable with a Lipschitz constant below one that acts on each sample by itself.
@@ -62,6 +66,8 @@ def _iterate(g: Map, z: Tensor, threshold: float, max_iterations: int, compact: 
     rows = torch.arange(z.shape[0], device=z.device)  # of the samples still iterated
     iterations = torch.zeros_like(rows)
     residual = z.new_zeros(z.shape[0])
+    best = torch.full_like(residual, torch.inf)
+    waited = torch.zeros_like(rows)  # evaluations since the residual was last the best so far
     for count in range(max_iterations + 1):
         if rows.numel() == 0:
             break
@@ -74,10 +80,23 @@ def _iterate(g: Map, z: Tensor, threshold: float, max_iterations: int, compact: 
         iterations[rows] = count
         if count == max_iterations:
             break
-        going = norm > threshold  # false for NaN, which would never get better
+        waited[rows] = torch.where(norm < best[rows], 0, waited[rows] + 1)
+        best[rows] = torch.minimum(norm, best[rows])
+        # `norm > threshold` is false for NaN, which would never get better.
+        going = (norm > threshold) & (waited[rows] < PATIENCE)
         rows = rows[going]
         x[rows] = target[going]
     return x, iterations, residual
+
+
+def refuse_second_derivative() -> None:
+    """Raise if a backward pass through the inverse shall itself be differentiable."""
+    # torch.func always asks for a graph, whether it is used or not.
+    if torch.is_grad_enabled() and not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()):
+        raise RuntimeError(
+            "residual_inverse is differentiable once, got create_graph=True; leave it out, or differentiate x + g(x) "
+            "instead."
+        )
 
 
 class _Inverse(torch.autograd.Function):
@@ -96,8 +115,8 @@ class _Inverse(torch.autograd.Function):
         ctx.save_for_backward(x, *inputs[6:])
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator, unused-ignore]
     def backward(ctx: Any, grad_x: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivative()
         x, *parameters = ctx.saved_tensors
         wanted = [p for p, needed in zip(parameters, ctx.needs_input_grad[6:], strict=True) if needed]
         with torch.enable_grad():

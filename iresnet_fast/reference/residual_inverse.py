@@ -24,8 +24,9 @@ def residual_inverse(
     """Solve x + g(x) = z by x <- z - g(x) from x = z, each sample until its certified error is below `tol`.
 
     Certified error: |x - x*| <= residual / (1 - lipschitz) (i-ResNet, arXiv 1811.00995, section 2). Converged samples
-    are frozen, a sample with a NaN residual stops at once. Gradients to z, weights, biases and parameters by the
-    implicit function theorem, to the relative tolerance `tol`.
+    are frozen; a sample stops unconverged, which its residual tells, at `max_iterations`, at a NaN, or when ten
+    evaluations brought no better residual (the floor of rounding, or no contraction). Gradients to z, weights, biases
+    and parameters by the implicit function theorem, to the relative tolerance `tol`.
 
     Args:
         z: [B, d] or [B, C, H, W].

@@ -1,0 +1,232 @@
+"""The invertible residual block z = x + g(x) with its log-determinant and its inverse."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import _library, ops
+from .. import activations as registry
+from ..estimators import Exact, PowerSeries, RussianRoulette
+from ..reference import functional
+from ..solvers import FixedPoint
+from .branch import ResidualBranch
+
+Estimator = PowerSeries | RussianRoulette | Exact
+
+_told: set[str] = set()
+
+
+class InvertibleResidualBlock(nn.Module):
+    """z = x + g(x) (i-ResNet, arXiv 1811.00995), with log|det(I + J)|, J = dg/dx, and the inverse by fixed point.
+
+    A ResidualBranch runs on the compiled kernels. Any other module runs on autograd products of itself: the same
+    numbers, slower; the repr and one warning say so. It must act on each sample by itself.
+
+    Args:
+        branch: g, from [B, *event] to the same shape. It is called as g(x), or g(x, context) if there is a context.
+        estimator: PowerSeries, RussianRoulette or Exact, for the log-determinant; None: it is zero and costs nothing.
+        solver: FixedPoint, for the inverse.
+        lipschitz: Lipschitz constant of g in [0, 1); None: the branch's own, if it has a `lipschitz`. Without one
+            there is no inverse.
+
+    Raises:
+        ValueError: lipschitz is not in [0, 1).
+        TypeError: the estimator or solver is of another type.
+    """
+
+    def __init__(
+        self,
+        branch: nn.Module,
+        estimator: Estimator | None = PowerSeries(),  # noqa: B008  # frozen
+        solver: FixedPoint = FixedPoint(),  # noqa: B008  # frozen
+        lipschitz: float | None = None,
+    ) -> None:
+        """Build the block; the arguments are those of the class."""
+        super().__init__()
+        if estimator is not None and not isinstance(estimator, (PowerSeries, RussianRoulette, Exact)):
+            raise TypeError(f"estimator must be one of iresnet_fast.estimators or None, got {estimator!r}; pass one.")
+        if not isinstance(solver, FixedPoint):
+            raise TypeError(f"solver must be FixedPoint, got {solver!r}; pass one.")
+        self.branch = branch
+        self.estimator = estimator
+        self.solver = solver
+        self._lipschitz = None if lipschitz is None else float(lipschitz)
+        if self.lipschitz is not None and not 0.0 <= self.lipschitz < 1.0:
+            coeffs = [layer.coeff for layer in branch.layers] if isinstance(branch, ResidualBranch) else None
+            raise ValueError(
+                f"lipschitz must be in [0, 1), got {self.lipschitz:.6g}, and the coeff of the layers is {coeffs}; "
+                f"lower coeff so that the branch is a contraction."
+            )
+
+    @property
+    def lipschitz(self) -> float | None:
+        """Lipschitz constant of g: the one given, else that of the branch, else None."""
+        return getattr(self.branch, "lipschitz", None) if self._lipschitz is None else self._lipschitz
+
+    def forward(self, x: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
+        """Return z = x + g(x) and log|det(I + J)| [B] at x.
+
+        Probes and roulette depths come from torch's global generator in training, from a seed otherwise.
+
+        Args:
+            x: [B, *event]; [B, d] or [B, C, H, W] for a ResidualBranch.
+            context: passed on to a branch that is not a ResidualBranch, if not None.
+
+        Raises:
+            ValueError: a shape does not fit, or a ResidualBranch got a context.
+            TypeError: a dtype does not fit.
+        """
+        return self._path(x, context).forward(x)
+
+    def inverse(self, z: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
+        """Return x with x + g(x) = z, and the log-determinant of the inverse [B], -log|det(I + J)| at x.
+
+        Differentiable: x by the implicit function theorem. Warns if a sample did not reach the solver's tol.
+
+        Args:
+            z: [B, *event].
+            context: as in `forward`.
+
+        Raises:
+            ValueError: the Lipschitz constant is not known, a shape does not fit, or a ResidualBranch got a context.
+            TypeError: a dtype does not fit.
+        """
+        path = self._path(z, context)
+        x, _, residual = path.solve(z)
+        if not torch.compiler.is_compiling():
+            self._warn_unless_reached(z, residual)
+        return x, -path.forward(x)[1]
+
+    def solve(self, z: Tensor, context: Any = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return x with x + g(x) = z, iterations [B] int64 and residual [B] = |z - x - g(x)|; no warning.
+
+        The error |x - f^-1(z)| of a sample is at most residual / (1 - lipschitz). Arguments as in `inverse`.
+        """
+        return self._path(z, context).solve(z)
+
+    def extra_repr(self) -> str:
+        """Describe the block in its repr."""
+        return (
+            f"estimator={self.estimator}, solver={self.solver}, lipschitz={self.lipschitz}, "
+            f"path={_describe_path(self.branch)}"
+        )
+
+    def _path(self, x: Tensor, context: Any) -> _StagesPath | _ModulePath:
+        return (_StagesPath if isinstance(self.branch, ResidualBranch) else _ModulePath)(self, x, context)
+
+    def _known_lipschitz(self) -> float:
+        if self.lipschitz is None:
+            raise ValueError(
+                f"lipschitz must be known for the inverse, got None and a {type(self.branch).__name__} without "
+                f"`lipschitz`; pass lipschitz to {type(self).__name__}."
+            )
+        return self.lipschitz
+
+    def _warn_unless_reached(self, z: Tensor, residual: Tensor) -> None:
+        tol, contraction = self.solver.tol, 1.0 - self._known_lipschitz()
+        missed = ~(residual / contraction <= tol)  # true for NaN
+        if not bool(missed.any()):
+            return
+        worst = float((residual / contraction)[missed].max())
+        rounding = float(torch.finfo(z.dtype).eps * torch.linalg.vector_norm(z.flatten(1), dim=1)[missed].max())
+        advice = "raise the solver's max_iterations"
+        if rounding / contraction > tol:
+            advice = f"{z.dtype} rounds these samples by about {rounding / contraction:.1e}: raise tol or use float64"
+        warnings.warn(
+            f"iresnet_fast: {int(missed.sum())} of {z.shape[0]} samples did not reach tol = {tol:.1e} in "
+            f"{self.solver.max_iterations} iterations, their error is up to {worst:.1e}; {advice}.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+class _StagesPath:
+    """One call of a block whose branch is a ResidualBranch: its stages, computed once."""
+
+    def __init__(self, block: InvertibleResidualBlock, x: Tensor, context: Any) -> None:
+        branch = block.branch
+        assert isinstance(branch, ResidualBranch)
+        branch.check_context(context)
+        self.block = block
+        self.weights, self.biases, self.activations, self.parameters = branch.stages(x.shape[2:])
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        estimator = self.block.estimator
+        stages = (self.weights, self.biases, self.activations)
+        if estimator is None:
+            return x + ops.branch(x, *stages, self.parameters), x.new_zeros(x.shape[0])
+        if isinstance(estimator, Exact):
+            return ops.residual_logdet_exact(x, *stages, self.parameters)
+        probe, coefficients = estimator.draw(x, self.block.training)
+        tol, lipschitz = _stopping(self.block, estimator)
+        z, logdet, *_ = ops.residual_logdet(
+            x, *stages, probe, coefficients, estimator.gradient, self.parameters, tol, lipschitz
+        )
+        return z, logdet
+
+    def solve(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        lipschitz, solver = self.block._known_lipschitz(), self.block.solver
+        stages = (self.weights, self.biases, self.activations)
+        return ops.residual_inverse(z, *stages, lipschitz, solver.tol, solver.max_iterations, self.parameters)
+
+
+class _ModulePath:
+    """One call of a block with any other module: autograd products of the module."""
+
+    def __init__(self, block: InvertibleResidualBlock, x: Tensor, context: Any) -> None:
+        self.block = block
+        self.tensors: tuple[Tensor, ...] = tuple(block.branch.parameters())
+        if isinstance(context, Tensor) and context.is_floating_point():
+            self.tensors += (context,)
+        self.extra = () if context is None else (context,)
+        said = f"{type(block).__name__} runs a {type(block.branch).__name__} as its branch on the autograd fallback"
+        if not torch.compiler.is_compiling() and said not in _told:
+            _told.add(said)
+            warnings.warn(f"iresnet_fast: {said}, slower than the kernels of a ResidualBranch.", stacklevel=4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        estimator = self.block.estimator
+        if estimator is None:
+            return x + self._g(x), x.new_zeros(x.shape[0])
+        if isinstance(estimator, Exact):
+            return functional.logdet_exact_of(self._g, x, self.tensors)
+        probe, coefficients = estimator.draw(x, self.block.training)
+        tol, lipschitz = _stopping(self.block, estimator)
+        z, logdet, *_ = functional.logdet_of(
+            self._g, x, probe, coefficients, estimator.gradient, self.tensors, tol, lipschitz
+        )
+        return z, logdet
+
+    def solve(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        lipschitz, solver = self.block._known_lipschitz(), self.block.solver
+        return functional.inverse_of(self._g, z, lipschitz, solver.tol, solver.max_iterations, self.tensors)
+
+    def _g(self, x: Tensor) -> Tensor:
+        gx: Tensor = self.block.branch(x, *self.extra)
+        return gx
+
+
+def _stopping(
+    block: InvertibleResidualBlock, estimator: PowerSeries | RussianRoulette
+) -> tuple[float | None, float | None]:
+    """Return the tolerance of the series and the constant its bound needs; none costs nothing."""
+    tol = estimator.tol if isinstance(estimator, PowerSeries) else None
+    return tol, None if tol is None else block.lipschitz
+
+
+def _describe_path(branch: nn.Module) -> str:
+    if not isinstance(branch, ResidualBranch):
+        return f"autograd fallback ({type(branch).__name__} is not a ResidualBranch)"
+    if not _library.HAS_EXTENSION or _library.backend() != "kernels":
+        return "autograd fallback (the kernels are missing or switched off)"
+    weight = next(branch.parameters())
+    for name in branch.activations:
+        if registry.get(name).kernel_id is None:
+            return f"autograd fallback ({name} has no kernel)"
+    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64):
+        return f"autograd fallback (no kernels for {weight.dtype} on {weight.device.type})"
+    return "kernels"
