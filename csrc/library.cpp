@@ -1,16 +1,16 @@
 // Every raw op of the package on one screen. They are private (no autograd formula): iresnet_fast/ops wraps them.
 //
-// A branch is passed as weights, biases, betas (one entry per stage; a tensor without elements means "none") and the kernel ids of
-// its activations. Letters: B batch, d event, L stages, n terms, m probes. Results are packed into few tensors, since each one
-// costs microseconds.
+// A branch is passed as weights, biases, betas (one entry per stage; a tensor without elements means "none") and the
+// kernel ids of its activations. Letters: B batch, d event, L stages, n terms, m probes. Results are packed into few
+// tensors, since each one costs microseconds.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(iresnet_fast, m) {
   // g(x)
   m.def("branch(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations) -> Tensor");
 
-  // Gradient of <grad, g(x)> + 1/m sum_j weight <cotangent_j, J tangent_j> -> grad_x, packed parameter gradients (per stage: weight,
-  // bias, beta). residual: of <grad, x + g(x)>.
+  // Gradient of <grad, g(x)> + 1/m sum_j weight <cotangent_j, J tangent_j> -> grad_x, packed parameter gradients (per
+  // stage: weight, bias, beta). residual: of <grad, x + g(x)>.
   m.def(
       "branch_backward(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations, Tensor? grad, "
       "Tensor? tangents, Tensor? cotangents, Tensor? weight, bool residual) -> (Tensor, Tensor)");
@@ -23,7 +23,8 @@ STABLE_TORCH_LIBRARY(iresnet_fast, m) {
 
   // [n, B, d]: J^k start, or (J^T)^k start, k = 1 .. n
   m.def(
-      "jacobian_powers(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations, Tensor start, int count, "
+      "jacobian_powers(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations, Tensor start, "
+      "int count, "
       "bool transpose) -> Tensor");
 
   // [B, d, d]
@@ -31,11 +32,12 @@ STABLE_TORCH_LIBRARY(iresnet_fast, m) {
 
   // x, iterations [B] int64, residual [B]
   m.def(
-      "residual_inverse(Tensor z, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations, float residual_limit, "
+      "residual_inverse(Tensor z, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations, float "
+      "residual_limit, "
       "int max_iterations) -> (Tensor, Tensor, Tensor)");
 
-  // geometry: 10 numbers a layer: height, width (0 for a matrix), stride, padding, dilation (two each), groups, input channels.
-  // sigmas [layers], iterations [layers] int64, packed new u and v (all u, then all v)
+  // geometry: 10 numbers a layer: height, width (0 for a matrix), stride, padding, dilation (two each), groups, input
+  // channels. sigmas [layers], iterations [layers] int64, packed new u and v (all u, then all v)
   m.def(
       "spectral_norm(Tensor[] weights, Tensor[] us, Tensor[] vs, int[] geometry, int max_iterations, float tolerance) "
       "-> (Tensor, Tensor, Tensor)");
@@ -45,6 +47,7 @@ STABLE_TORCH_LIBRARY(iresnet_fast, m) {
 
   // Packed gradients of the weights
   m.def(
-      "spectral_normalize_backward(Tensor[] grads, Tensor[] weights, Tensor[] us, Tensor[] vs, Tensor sigmas, Tensor coeffs, "
+      "spectral_normalize_backward(Tensor[] grads, Tensor[] weights, Tensor[] us, Tensor[] vs, Tensor sigmas, Tensor "
+      "coeffs, "
       "int[] geometry, bool through_sigma) -> Tensor");
 }

@@ -1,5 +1,5 @@
-// g(x), and the gradient of everything a branch can be asked for: an ordinary backward pass together with the explicit gradient
-// of sum_j <cotangent_j, J tangent_j> (mathematics: log-determinant gradient without double backward).
+// g(x), and the gradient of everything a branch can be asked for: an ordinary backward pass together with the explicit
+// gradient of sum_j <cotangent_j, J tangent_j> (docs/mathematics.md, 4).
 #pragma once
 
 #include "cpu/contract.h"
@@ -18,7 +18,8 @@ void branch(const Branch<T>& branch, const BranchOperands<T>& op, const Parallel
   for_each_chunk(prepared, [&](int64_t chunk) {
     Walk<T>& walk = *walks[chunk];
     for_each_tile(prepared, chunk, [&](int64_t first, int samples) {
-      load_events(prepared.layout, walk.dense, op.x + first * branch.in_size(), samples, branch.stage[0].in_channels, walk.x);
+      load_events(prepared.layout, walk.dense, op.x + first * branch.in_size(), samples, branch.stage[0].in_channels,
+                  walk.x);
       walk.template forward<Order::kValue>();
       store_events(prepared.layout, walk.dense, walk.g, samples, last.out_channels,
                    op.g + first * last.out_channels * branch.pixels());
@@ -53,7 +54,8 @@ struct BackwardWalk : Walk<T> {
     for (T*** list : lists) {
       *list = workspace.take<T*>(stages + 1);
       for (int i = 0; i <= stages; ++i) {
-        const int channels = i < stages ? prepared.branch.stage[i].in_channels : prepared.branch.stage[stages - 1].out_channels;
+        const int channels =
+            i < stages ? prepared.branch.stage[i].in_channels : prepared.branch.stage[stages - 1].out_channels;
         (*list)[i] = pairs || list == &s ? prepared.take(channels, workspace) : nullptr;
       }
     }
@@ -75,7 +77,8 @@ struct BackwardWalk : Walk<T> {
     std::memcpy(dt[0], t[0], sizeof(T) * layout.size(branch.stage[0].in_channels));
     this->multiply(d[0], dt[0], branch.stage[0].in_channels);
     for (int i = 0; i + 1 < stages; ++i)
-      product(prepared.forward[i], dt[i], layout, {.kind = Epilogue::kTangent, .d = d[i + 1], .second = dt[i + 1]}, t[i + 1]);
+      product(prepared.forward[i], dt[i], layout, {.kind = Epilogue::kTangent, .d = d[i + 1], .second = dt[i + 1]},
+              t[i + 1]);
   }
 
   // r_L is set; fills r and adds to u (sets it for the first pair).
@@ -83,7 +86,12 @@ struct BackwardWalk : Walk<T> {
     for (int i = stages - 1; i >= 0; --i) {
       const bool slope = prepared.branch.stage[i].beta != nullptr;
       product(prepared.transposed[i], r[i + 1], layout,
-              {.kind = Epilogue::kCotangent, .d = d[i], .e = e[i], .t = t[i], .second = u[i], .accumulate = !first_pair,
+              {.kind = Epilogue::kCotangent,
+               .d = d[i],
+               .e = e[i],
+               .t = t[i],
+               .second = u[i],
+               .accumulate = !first_pair,
                .raw = slope ? raw : nullptr},
               r[i]);
       if (slope) add_slope_gradient(i, t[i], &SlopeGradient<Vector<T>>::d);
@@ -97,9 +105,10 @@ struct BackwardWalk : Walk<T> {
       const OperandPair<T> operands[] = {{s[i + 1], h[i]}, {r[i + 1], dt[i]}};
       contract(weight[i], operands, pairs ? 2 : 1, layout);
       if (stage.bias) add_row_sums(s[i + 1], stage.out_channels, layout, bias[i]);
-      product(prepared.transposed[i], s[i + 1], layout,
-              {.kind = Epilogue::kBackward, .d = d[i], .second = pairs ? u[i] : nullptr, .raw = stage.beta ? raw : nullptr},
-              s[i]);
+      product(
+          prepared.transposed[i], s[i + 1], layout,
+          {.kind = Epilogue::kBackward, .d = d[i], .second = pairs ? u[i] : nullptr, .raw = stage.beta ? raw : nullptr},
+          s[i]);
       if (stage.beta) add_slope_gradient(i, nullptr, &SlopeGradient<Vector<T>>::h);
     }
   }
@@ -112,8 +121,9 @@ struct BackwardWalk : Walk<T> {
     }
   }
 
-  // beta's gradient += sum raw * (d h / d slope), or raw * t * (d D / d slope); d slope / d beta is the logistic function.
-  void add_slope_gradient(int i, const T* t, Vector<T> SlopeGradient<Vector<T>>::*part) {
+  // beta's gradient += sum raw * (d h / d slope), or raw * t * (d D / d slope); d slope / d beta is the logistic
+  // function.
+  void add_slope_gradient(int i, const T* t, Vector<T> SlopeGradient<Vector<T>>::* part) {
     Vector<T> sum{};
     const Vector<T> slope = broadcast(prepared.slope[i]);
     for (int c = 0; c < prepared.branch.stage[i].in_channels; ++c)
@@ -129,7 +139,8 @@ struct BackwardWalk : Walk<T> {
   }
 };
 
-// Adds up the threads in a fixed order (bitwise the same on every run) into the packed result: per stage weight, bias, beta.
+// Adds up the threads in a fixed order (bitwise the same on every run) into the packed result: per stage weight, bias,
+// beta.
 template <class T>
 void gather_gradients(const Prepared<T>& prepared, BackwardWalk<T>* const* walks, T* result) {
   for_each_chunk(prepared, [&](int64_t chunk) {

@@ -1,6 +1,6 @@
-// Weight gradients: sum over columns p of a[m][p] * b[c][p + offset_t], summed over one or two operand pairs, added to packed
-// sums that a thread keeps over all its tiles. In the padded layout a tap is again a constant offset; `a` is zero on pads, so no
-// column needs to be left out.
+// Weight gradients: sum over columns p of a[m][p] * b[c][p + offset_t], summed over one or two operand pairs, added to
+// packed sums that a thread keeps over all its tiles. In the padded layout a tap is again a constant offset; `a` is
+// zero on pads, so no column needs to be left out.
 #pragma once
 
 #include "cpu/layout.h"
@@ -9,8 +9,8 @@ namespace irf {
 namespace IRF_ISA {
 namespace {
 
-// Accumulators: kContractRows x kContractChannels vectors, each a sum of its own that must be added across its lanes at the end.
-// Four rows: their four sums come out side by side in one 128-bit lane, and are stored so.
+// Accumulators: kContractRows x kContractChannels vectors, each a sum of its own that must be added across its lanes at
+// the end. Four rows: their four sums come out side by side in one 128-bit lane, and are stored so.
 constexpr int kContractRows = 4;
 #if defined(__AVX512F__)
 constexpr int kContractChannels = 6;
@@ -53,16 +53,19 @@ IRF_ALWAYS_INLINE void add_lane_sums(const Vector<T> (&row)[kRows], T* sums) {
     const __m512 a = (__m512)row[0], b = (__m512)row[1], c = (__m512)row[2], d = (__m512)row[3];
     const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
     const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-    const __m512d low = _mm512_unpacklo_pd((__m512d)ab, (__m512d)cd), high = _mm512_unpackhi_pd((__m512d)ab, (__m512d)cd);
+    const __m512d low = _mm512_unpacklo_pd((__m512d)ab, (__m512d)cd),
+                  high = _mm512_unpackhi_pd((__m512d)ab, (__m512d)cd);
     const __m512 quarters = _mm512_add_ps((__m512)low, (__m512)high);  // four partial sums of a, b, c, d
-    const __m256 halves = _mm256_add_ps(_mm512_castps512_ps256(quarters), (__m256)_mm512_extractf64x4_pd((__m512d)quarters, 1));
+    const __m256 halves =
+        _mm256_add_ps(_mm512_castps512_ps256(quarters), (__m256)_mm512_extractf64x4_pd((__m512d)quarters, 1));
     const __m128 total = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1));
     _mm_storeu_ps(sums, _mm_add_ps(_mm_loadu_ps(sums), total));
     return;
   }
 #elif defined(__AVX2__)
   if constexpr (sizeof(T) == 4 && kRows == 4) {
-    const __m256 ab = _mm256_hadd_ps((__m256)row[0], (__m256)row[1]), cd = _mm256_hadd_ps((__m256)row[2], (__m256)row[3]);
+    const __m256 ab = _mm256_hadd_ps((__m256)row[0], (__m256)row[1]),
+                 cd = _mm256_hadd_ps((__m256)row[2], (__m256)row[3]);
     const __m256 halves = _mm256_hadd_ps(ab, cd);
     const __m128 total = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1));
     _mm_storeu_ps(sums, _mm_add_ps(_mm_loadu_ps(sums), total));
@@ -113,8 +116,8 @@ IRF_ALWAYS_INLINE void contract_channels(int count, const WeightSums<T>& target,
 }
 
 template <class T, int kRows = kContractRows>
-IRF_ALWAYS_INLINE void contract_rows(int rows, int count, const WeightSums<T>& target, const OperandPair<T>* pair, int pairs,
-                                     const Layout<T>& layout, int row, int channel, int tap) {
+IRF_ALWAYS_INLINE void contract_rows(int rows, int count, const WeightSums<T>& target, const OperandPair<T>* pair,
+                                     int pairs, const Layout<T>& layout, int row, int channel, int tap) {
   if constexpr (kRows > 1) {
     if (rows < kRows) return contract_rows<T, kRows - 1>(rows, count, target, pair, pairs, layout, row, channel, tap);
   }
@@ -126,8 +129,8 @@ void contract(const WeightSums<T>& target, const OperandPair<T>* pair, int pairs
   for (int tap = 0; tap < target.taps; ++tap)
     for (int channel = 0; channel < target.channels; channel += kContractChannels)
       for (int row = 0; row < target.rows; row += kContractRows)
-        contract_rows<T>(min_of(kContractRows, target.rows - row), min_of(kContractChannels, target.channels - channel), target,
-                         pair, pairs, layout, row, channel, tap);
+        contract_rows<T>(min_of(kContractRows, target.rows - row), min_of(kContractChannels, target.channels - channel),
+                         target, pair, pairs, layout, row, channel, tap);
 }
 
 // out[m] += sum over columns of a[m][p].

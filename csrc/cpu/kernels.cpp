@@ -8,14 +8,14 @@ namespace {
 #ifdef IRF_NO_X86
 #define IRF_PICK(table) return scalar::table;
 #else
-#define IRF_PICK(table)      \
-  switch (current_isa()) {   \
-    case Isa::kAvx512:       \
-      return avx512::table;  \
-    case Isa::kAvx2:         \
-      return avx2::table;    \
-    default:                 \
-      return scalar::table;  \
+#define IRF_PICK(table)     \
+  switch (current_isa()) {  \
+    case Isa::kAvx512:      \
+      return avx512::table; \
+    case Isa::kAvx2:        \
+      return avx2::table;   \
+    default:                \
+      return scalar::table; \
   }
 #endif
 

@@ -22,8 +22,8 @@ struct Kernels {
 template <class T>
 const Kernels<T>& kernels();
 
-#define IRF_DECLARE_KERNELS(isa)            \
-  namespace isa {                           \
+#define IRF_DECLARE_KERNELS(isa)               \
+  namespace isa {                              \
   extern const Kernels<float> kFloatKernels;   \
   extern const Kernels<double> kDoubleKernels; \
   }

@@ -1,4 +1,5 @@
-// Instantiates every kernel for one instruction set. Included once by each kernels_<isa>.cpp, after it has named IRF_ISA.
+// Instantiates every kernel for one instruction set. Included once by each kernels_<isa>.cpp, after it has named
+// IRF_ISA.
 #pragma once
 
 #include "cpu/branch.h"

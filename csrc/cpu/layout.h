@@ -1,8 +1,8 @@
-// How a tile of columns lies in memory (mathematics: one thread owns it for the whole walk, so it stays in its cache).
+// How a tile of columns lies in memory. One thread owns it for the whole walk, so it stays in its cache.
 //
-// A tile is [channels][stride]. Convolution: the columns are the pixels of one padded image, flattened with one shared pad of
-// r columns between rows and r rows above and below, so that a kernel tap is a constant offset. Dense: the columns are samples.
-// Only `vectors` vector positions are ever written; everything else stays zero.
+// A tile is [channels][stride]. Convolution: the columns are the pixels of one padded image, flattened with one shared
+// pad of r columns between rows and r rows above and below, so that a kernel tap is a constant offset. Dense: the
+// columns are samples. Only `vectors` vector positions are ever written; everything else stays zero.
 #pragma once
 
 #include <type_traits>
@@ -15,7 +15,8 @@ namespace irf {
 namespace IRF_ISA {
 namespace {
 
-// Channels must not be a multiple of 4 KiB apart (they would fight for the same cache sets): an odd number of cache lines.
+// Channels must not be a multiple of 4 KiB apart (they would fight for the same cache sets): an odd number of cache
+// lines.
 template <class T>
 int channel_stride(int columns) {
   const int line = 64 / static_cast<int>(sizeof(T));
@@ -50,7 +51,8 @@ Layout<T> dense_layout(int samples, Workspace& workspace) {
   return layout;
 }
 
-// Padded grid for kernels that reach `reach_rows`, `reach_columns` pixels beyond the image; `gap` pad columns between rows.
+// Padded grid for kernels that reach `reach_rows`, `reach_columns` pixels beyond the image; `gap` pad columns between
+// rows.
 template <class T>
 Layout<T> grid_layout(int height, int width, int gap, int reach_rows, int reach_columns, Workspace& workspace) {
   Layout<T> layout{};

@@ -1,6 +1,7 @@
-// A linear layer as an operator on one input: A v, A^T u and the weight gradient, for a matrix or for a convolution with any
-// stride, padding, dilation and groups. Convolutions run through the same product and contraction as the branch walks, on a grid
-// that holds the padded input; output (y, x) lives at grid position (y * stride, x * stride), every other position is zero.
+// A linear layer as an operator on one input: A v, A^T u and the weight gradient, for a matrix or for a convolution
+// with any stride, padding, dilation and groups. Convolutions run through the same product and contraction as the
+// branch walks, on a grid that holds the padded input; output (y, x) lives at grid position (y * stride, x * stride),
+// every other position is zero.
 #pragma once
 
 #include "cpu/contract.h"
@@ -31,13 +32,14 @@ void add_multiple(T factor, const T* source, int64_t size, T* target) {
   for (; i < size; ++i) target[i] += factor * source[i];
 }
 
-// A convolution on its grid, with room for one input and one output. `products`: pack the weights for apply and apply_transposed.
+// A convolution on its grid, with room for one input and one output. `products`: pack the weights for apply and
+// apply_transposed.
 template <class T>
 struct GridConvolution {
   const NormLayer<T>& layer;
-  bool same;          // stride 1, output the size of the input: both share one image and its pads (the layout of a branch)
+  bool same;  // stride 1, output the size of the input: both share one image and its pads (the layout of a branch)
   Layout<T> grid;
-  T *input, *output;  // [in_channels], [out_channels] on the grid
+  T *input, *output;                      // [in_channels], [out_channels] on the grid
   T *input_mask, *output_mask;            // [stride] 1 where an input (output) lives, else 0
   PackedWeights<T>*forward, *transposed;  // [groups]
 
@@ -46,9 +48,10 @@ struct GridConvolution {
            layer.out_width() == layer.width;
     const int span_rows = (layer.kernel_height - 1) * layer.dilation_height;
     const int span_columns = (layer.kernel_width - 1) * layer.dilation_width;
-    grid = same ? grid_layout<T>(layer.height, layer.width, layer.padding_width, span_rows / 2, span_columns / 2, workspace)
-                : grid_layout<T>(layer.height + 2 * layer.padding_height, layer.width + 2 * layer.padding_width, 0, span_rows,
-                                 span_columns, workspace);
+    grid = same ? grid_layout<T>(layer.height, layer.width, layer.padding_width, span_rows / 2, span_columns / 2,
+                                 workspace)
+                : grid_layout<T>(layer.height + 2 * layer.padding_height, layer.width + 2 * layer.padding_width, 0,
+                                 span_rows, span_columns, workspace);
     input = workspace.take_zeroed<T>(grid.size(layer.in_channels));
     output = workspace.take_zeroed<T>(grid.size(layer.out_channels));
     input_mask = workspace.take_zeroed<T>(grid.stride);
@@ -76,13 +79,16 @@ struct GridConvolution {
       if (!products) continue;
       forward[group] = reserve_weights<T>(out, in, taps, offset, workspace);
       transposed[group] = reserve_weights<T>(in, out, taps, reverse, workspace);
-      for (int tile = 0; tile < forward[group].tiles(); ++tile) pack_tile(forward[group], tile, weight, int64_t(in) * taps, taps);
+      for (int tile = 0; tile < forward[group].tiles(); ++tile)
+        pack_tile(forward[group], tile, weight, int64_t(in) * taps, taps);
       for (int tile = 0; tile < transposed[group].tiles(); ++tile)
         pack_tile(transposed[group], tile, weight, taps, int64_t(in) * taps);
     }
   }
 
-  int output_column(int y, int x) const { return grid.lead + y * layer.stride_height * grid.pitch + x * layer.stride_width; }
+  int output_column(int y, int x) const {
+    return grid.lead + y * layer.stride_height * grid.pitch + x * layer.stride_width;
+  }
   int input_column(int y, int x) const {
     return grid.lead + (same ? y * grid.pitch + x : (y + layer.padding_height) * grid.pitch + x + layer.padding_width);
   }
@@ -98,8 +104,8 @@ struct GridConvolution {
   // input = A^T output, zero outside the image.
   void apply_transposed() {
     for (int group = 0; group < layer.groups; ++group)
-      product(transposed[group], output + grid.size(group * transposed[group].channels), grid, {.kind = Epilogue::kBias},
-              input + grid.size(group * transposed[group].rows));
+      product(transposed[group], output + grid.size(group * transposed[group].channels), grid,
+              {.kind = Epilogue::kBias}, input + grid.size(group * transposed[group].rows));
     keep(input, layer.in_channels, input_mask);
   }
 
@@ -112,10 +118,18 @@ struct GridConvolution {
       }
   }
 
-  void read_input(const T* v) { each_input([&](T& cell) { cell = *v++; }); }
-  void read_output(const T* u) { each_output([&](T& cell) { cell = *u++; }); }
-  void write_input(T* v) { each_input([&](T& cell) { *v++ = cell; }); }
-  void write_output(T* u) { each_output([&](T& cell) { *u++ = cell; }); }
+  void read_input(const T* v) {
+    each_input([&](T& cell) { cell = *v++; });
+  }
+  void read_output(const T* u) {
+    each_output([&](T& cell) { cell = *u++; });
+  }
+  void write_input(T* v) {
+    each_input([&](T& cell) { *v++ = cell; });
+  }
+  void write_output(T* u) {
+    each_output([&](T& cell) { *u++ = cell; });
+  }
 
   template <class Body>
   void each_input(const Body& body) {

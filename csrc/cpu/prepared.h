@@ -8,7 +8,8 @@ namespace irf {
 namespace IRF_ISA {
 namespace {
 
-// Dense tiles: wide enough to reuse each weight often, narrow enough that a tile's buffers stay in the second-level cache.
+// Dense tiles: wide enough to reuse each weight often, narrow enough that a tile's buffers stay in the second-level
+// cache.
 constexpr int kSmallestTile = 48, kLargestTile = 128;
 
 // Samples per dense tile that leave the fewest idle lanes in `samples`; the wider tile on a tie.
@@ -41,7 +42,8 @@ struct Prepared {
   PackedWeights<T>* transposed;  // [L] or null
   T* slope;                      // [L] softplus(beta) of each activation
 
-  // `columns_per_sample`: columns of a dense tile that one sample takes (the exact Jacobian gives each sample d of them).
+  // `columns_per_sample`: columns of a dense tile that one sample takes (the exact Jacobian gives each sample d of
+  // them).
   Prepared(const Branch<T>& branch_, const Parallel& parallel_, int packs, Workspace& workspace,
            int64_t columns_per_sample = 1)
       : branch(branch_), parallel(parallel_), forward(nullptr), transposed(nullptr) {
@@ -55,7 +57,8 @@ struct Prepared {
       reach = max_of(reach, branch.stage[i].kernel / 2);
     }
     if (branch.dense()) {
-      samples_per_tile = pick_dense_tile<T>(columns_per_sample == 1 ? divide_up(units, int64_t(chunks)) * unit : columns_per_sample);
+      samples_per_tile =
+          pick_dense_tile<T>(columns_per_sample == 1 ? divide_up(units, int64_t(chunks)) * unit : columns_per_sample);
       layout = dense_layout<T>(samples_per_tile, workspace);
     } else {
       samples_per_tile = 1;

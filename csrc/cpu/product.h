@@ -1,6 +1,7 @@
-// The inner product of everything: out[m][p] = sum over taps t and channels c of w[m][c][t] * in[c][p + offset_t], for all
-// vector positions p of a layout. A convolution is k * k shifted matrix products; a dense stage has one tap of offset 0.
-// The state is vectorised over columns and the weights are broadcast, so wide and narrow channel counts run alike.
+// The inner product of everything: out[m][p] = sum over taps t and channels c of w[m][c][t] * in[c][p + offset_t], for
+// all vector positions p of a layout. A convolution is k * k shifted matrix products; a dense stage has one tap of
+// offset 0. The state is vectorised over columns and the weights are broadcast, so wide and narrow channel counts run
+// alike.
 #pragma once
 
 #include "cpu/layout.h"
@@ -9,8 +10,8 @@ namespace irf {
 namespace IRF_ISA {
 namespace {
 
-// Register tiles: rows (output channels) x vectors (columns). Rows * vectors accumulators, `vectors` loads and one broadcast
-// must fit the registers. Few rows for narrow outputs, where a taller tile would compute rows nobody needs.
+// Register tiles: rows (output channels) x vectors (columns). Rows * vectors accumulators, `vectors` loads and one
+// broadcast must fit the registers. Few rows for narrow outputs, where a taller tile would compute rows nobody needs.
 #if defined(__AVX512F__)
 constexpr int kTileRows[3] = {8, 6, 4};
 constexpr int kTileVectors[3] = {3, 4, 6};
@@ -178,7 +179,8 @@ void product_shape(const PackedWeights<T>& packed, const T* in, const Layout<T>&
 }
 
 template <class T>
-void product(const PackedWeights<T>& packed, const T* in, const Layout<T>& layout, const EpilogueOperands<T>& op, T* out) {
+void product(const PackedWeights<T>& packed, const T* in, const Layout<T>& layout, const EpilogueOperands<T>& op,
+             T* out) {
   switch (packed.shape) {
     case 0:
       return product_shape<T, 0>(packed, in, layout, op, out);

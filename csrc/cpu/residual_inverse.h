@@ -1,5 +1,5 @@
-// x with x + g(x) = z by the fixed-point iteration x <- z - g(x), each sample stopped at its own certified error and then frozen
-// (mathematics: inverse; Banach: |x - x*| <= residual / (1 - Lip)).
+// x with x + g(x) = z by the fixed-point iteration x <- z - g(x), each sample stopped at its own certified error and
+// then frozen (docs/mathematics.md, 5).
 #pragma once
 
 #include "cpu/walk.h"
@@ -8,8 +8,9 @@ namespace irf {
 namespace IRF_ISA {
 namespace {
 
-// A contraction's residual shrinks at every step until rounding stops it: a sample without a better residual for so many steps has
-// reached that floor (or the branch is no contraction) and will not converge. Also in reference/fixed_point.py.
+// A contraction's residual shrinks at every step until rounding stops it: a sample without a better residual for so
+// many steps has reached that floor (or the branch is no contraction) and will not converge. Also in
+// reference/fixed_point.py.
 constexpr int kPatience = 10;
 
 template <class T>

@@ -1,5 +1,5 @@
-// log|det(I + J)| by the power series with Hutchinson's probes: w_k = (J^T)^k v without a graph; value, Neumann vector, norms
-// and the per-sample stop come out of the same chain (mathematics: log-determinant, value and gradient (a)).
+// log|det(I + J)| by the power series with Hutchinson's probes: w_k = (J^T)^k v without a graph; value, Neumann vector,
+// norms and the per-sample stop come out of the same chain (docs/mathematics.md, 3 and 4).
 #pragma once
 
 #include "cpu/walk.h"
@@ -23,7 +23,8 @@ struct SeriesState {
   }
 };
 
-// The series of one probe on one tile whose derivatives are frozen. `v` holds the probe, `y` takes the Neumann vector (or null).
+// The series of one probe on one tile whose derivatives are frozen. `v` holds the probe, `y` takes the Neumann vector
+// (or null).
 template <class T>
 void series_chain(Walk<T>& walk, const ResidualLogdetOperands<T>& op, int64_t first, int samples, const T* v, T* y,
                   SeriesState<T>& state) {
@@ -108,7 +109,8 @@ void residual_logdet(const Branch<T>& branch, const ResidualLogdetOperands<T>& o
   });
 }
 
-// (J^T)^k or J^k of a start vector, k = 1 .. n: what the gradient of the series itself is made of (mathematics: gradient (b)).
+// (J^T)^k or J^k of a start vector, k = 1 .. n: what the gradient of the series itself is made of
+// (docs/mathematics.md, 4b).
 template <class T>
 void jacobian_powers(const Branch<T>& branch, const JacobianPowersOperands<T>& op, const Parallel& parallel) {
   Workspace workspace;
@@ -124,7 +126,8 @@ void jacobian_powers(const Branch<T>& branch, const JacobianPowersOperands<T>& o
       load_events(prepared.layout, walk.dense, op.start + first * size, samples, channels, walk.state[0]);
       for (int k = 0; k < op.count; ++k) {
         op.transpose ? walk.vjp() : walk.jvp();
-        store_events(prepared.layout, walk.dense, walk.state[0], samples, channels, op.powers + (k * branch.batch + first) * size);
+        store_events(prepared.layout, walk.dense, walk.state[0], samples, channels,
+                     op.powers + (k * branch.batch + first) * size);
       }
     });
   });

@@ -1,4 +1,4 @@
-// The Jacobian of a branch, row by row: d basis vectors through the same chain (mathematics: exact log-determinant).
+// The Jacobian of a branch, row by row: d basis vectors through the same chain (docs/mathematics.md, 3).
 #pragma once
 
 #include "cpu/walk.h"

@@ -1,6 +1,6 @@
-// One SIMD vector per instruction set, written with the compiler's vector extensions: kVectorBytes is the only thing that
-// differs between the copies of the kernels. Included once per kernels_<isa>.cpp; everything has internal linkage, so code
-// of one instruction set can never be merged with that of another.
+// One SIMD vector per instruction set, written with the compiler's vector extensions: kVectorBytes is the only thing
+// that differs between the copies of the kernels. Included once per kernels_<isa>.cpp; everything has internal linkage,
+// so code of one instruction set can never be merged with that of another.
 #pragma once
 
 #include <cstdint>

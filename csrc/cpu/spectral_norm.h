@@ -1,5 +1,5 @@
-// Power iteration on every layer of a model in one call: v <- A^T u / |A^T u|, u <- A v / |A v|, sigma = |A v| (arXiv 1804.04368).
-// Threads take whole layers, so the result does not depend on how many there are.
+// Power iteration on every layer of a model in one call: v <- A^T u / |A^T u|, u <- A v / |A v|, sigma = |A v| (arXiv
+// 1804.04368). Threads take whole layers, so the result does not depend on how many there are.
 #pragma once
 
 #include "cpu/linear_map.h"

@@ -1,5 +1,5 @@
-// W / max(1, sigma / c) for every layer of a model in one call, and its gradient, through sigma or not (d sigma / dW with u and v
-// held constant is the weight gradient of the layer at input v and output gradient u).
+// W / max(1, sigma / c) for every layer of a model in one call, and its gradient, through sigma or not (d sigma / dW
+// with u and v held constant is the weight gradient of the layer at input v and output gradient u).
 #pragma once
 
 #include "cpu/linear_map.h"

@@ -7,14 +7,16 @@ namespace irf {
 namespace IRF_ISA {
 namespace {
 
-// source [samples, channels, pixels] -> tile; missing samples of a dense tile become zero. `scale` [samples] may be null.
+// source [samples, channels, pixels] -> tile; missing samples of a dense tile become zero. `scale` [samples] may be
+// null.
 template <class T>
 void load_events(const Layout<T>& layout, bool dense, const T* source, int samples, int channels, T* tile,
                  const T* scale = nullptr) {
   if (dense) {
     for (int s = 0; s < samples; ++s) {
       const T factor = scale ? scale[s] : T(1);
-      for (int c = 0; c < channels; ++c) tile[int64_t(c) * layout.stride + s] = factor * source[int64_t(s) * channels + c];
+      for (int c = 0; c < channels; ++c)
+        tile[int64_t(c) * layout.stride + s] = factor * source[int64_t(s) * channels + c];
     }
     for (int c = 0; c < channels; ++c)
       for (int s = samples; s < layout.pitch; ++s) tile[int64_t(c) * layout.stride + s] = T(0);
@@ -55,7 +57,8 @@ void store_events(const Layout<T>& layout, bool dense, const T* tile, int sample
     }
 }
 
-// Per-sample numbers of a tile, kept one per column for dense tiles (so that they load as vectors) and one in all for an image.
+// Per-sample numbers of a tile, kept one per column for dense tiles (so that they load as vectors) and one in all for
+// an image.
 template <class T>
 IRF_ALWAYS_INLINE Vector<T> sample_vector(bool dense, const T* per_sample, int position) {
   return dense ? load(per_sample + position) : broadcast(per_sample[0]);
@@ -88,8 +91,8 @@ void sample_sums(const Layout<T>& layout, bool dense, const T* a, const T* b, in
 
 // target += coefficient[s] * source, or = if `overwrite`.
 template <class T>
-void add_scaled(const Layout<T>& layout, bool dense, const T* coefficient, const T* source, int channels, bool overwrite,
-                T* target) {
+void add_scaled(const Layout<T>& layout, bool dense, const T* coefficient, const T* source, int channels,
+                bool overwrite, T* target) {
   for (int c = 0; c < channels; ++c)
     for (int j = 0; j < layout.vectors; ++j) {
       const int64_t at = int64_t(c) * layout.stride + layout.position[j];

@@ -1,5 +1,5 @@
-// Elementary functions on SIMD vectors, the `Math` policy of iresnet_fast/activations.h. Errors are about 1 unit in the last
-// place on the ranges named; tests/test_activations.py compares them with float64.
+// Elementary functions on SIMD vectors, the `Math` policy of iresnet_fast/activations.h. Errors are about 1 unit in the
+// last place on the ranges named; tests/test_activations.py compares them with float64.
 #pragma once
 
 #include "cpu/simd.h"
@@ -19,9 +19,9 @@ struct ExpConstants<float> {
   static constexpr int kMantissa = 23;
   static constexpr float kLowest = -87.0f;
   static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;  // Cody-Waite split, k * high is exact
-  static constexpr int kExpTerms = 7;     // Taylor of e^r - 1 on |r| <= ln(2) / 2: the next term is 5e-9
-  static constexpr int kAtanhTerms = 8;   // 2 atanh(s) on s <= 1/3
-  static constexpr int kSinTerms = 6;     // sin to r^13, cos to r^12 on |r| <= pi / 2
+  static constexpr int kExpTerms = 7;    // Taylor of e^r - 1 on |r| <= ln(2) / 2: the next term is 5e-9
+  static constexpr int kAtanhTerms = 8;  // 2 atanh(s) on s <= 1/3
+  static constexpr int kSinTerms = 6;    // sin to r^13, cos to r^12 on |r| <= pi / 2
   static constexpr float kPi1 = 3.140625f, kPi2 = 9.67502593994140625e-4f, kPi3 = 1.509957990978376e-7f;
   static constexpr float kSinLimit = 8192.0f;  // beyond it the three-part reduction loses digits
 };

@@ -1,5 +1,5 @@
-// The walks over the stages of a branch on one tile (mathematics: h_i = phi_i(a_i), a_{i+1} = A_i h_i + b_i, D_i = phi_i').
-// `forward` freezes the derivatives; `vjp` and `jvp` then apply J^T and J without evaluating an activation again.
+// The walks over the stages of a branch on one tile (docs/mathematics.md, 1). `forward` freezes the derivatives; `vjp`
+// and `jvp` then apply J^T and J without evaluating an activation again.
 #pragma once
 
 #include "cpu/prepared.h"
@@ -30,8 +30,8 @@ void activate_as(const Layout<T>& layout, const T* a, int channels, T slope, T* 
 template <class T, Order order>
 void activate(Activation activation, const Layout<T>& layout, const T* a, int channels, T slope, T* h, T* d, T* e) {
   switch (activation) {
-#define IRF_CASE(name, Struct)  \
-  case Activation::k##Struct: \
+#define IRF_CASE(name, Struct) \
+  case Activation::k##Struct:  \
     return activate_as<T, Struct, order>(layout, a, channels, slope, h, d, e);
     IRF_FOR_EACH_ACTIVATION(IRF_CASE)
 #undef IRF_CASE
@@ -47,10 +47,10 @@ struct Walk {
   const Layout<T>& layout;
   const int stages;
   const bool dense;
-  T *x, *g;  // input and output tiles of `forward`
-  T **a;     // [L + 1] pre-activations: a[0] = x, a[L] = g; between them one buffer shared unless `keep`
-  T **h;     // [L] activated; one shared buffer unless `keep`
-  T **d, **e;  // [L] derivatives
+  T *x, *g;     // input and output tiles of `forward`
+  T** a;        // [L + 1] pre-activations: a[0] = x, a[L] = g; between them one buffer shared unless `keep`
+  T** h;        // [L] activated; one shared buffer unless `keep`
+  T **d, **e;   // [L] derivatives
   T* state[2];  // the chain's ping-pong buffers
 
   Walk(const Prepared<T>& prepared_, Order order, bool keep, Workspace& workspace)
@@ -71,7 +71,8 @@ struct Walk {
     }
     x = a[0];
     g = a[stages] = prepared.take(stage[stages - 1].out_channels, workspace);
-    for (T*& buffer : state) buffer = order == Order::kValue ? nullptr : prepared.take(prepared.most_channels, workspace);
+    for (T*& buffer : state)
+      buffer = order == Order::kValue ? nullptr : prepared.take(prepared.most_channels, workspace);
   }
 
   // x -> g, with derivatives up to `order`.

@@ -1,4 +1,5 @@
-// Scratch memory of one call: pieces of blocks that the calling thread keeps between calls, so a warm call allocates nothing.
+// Scratch memory of one call: pieces of blocks that the calling thread keeps between calls, so a warm call allocates
+// nothing.
 #pragma once
 
 #include <cstdint>

@@ -17,10 +17,11 @@ Tensor branch(const Tensor& x, const Tensors& weights, const Tensors& biases, co
   return g;
 }
 
-std::tuple<Tensor, Tensor> branch_backward(const Tensor& x, const Tensors& weights, const Tensors& biases, const Tensors& betas,
-                                           const std::vector<int64_t>& activations, const std::optional<Tensor>& grad,
-                                           const std::optional<Tensor>& tangents, const std::optional<Tensor>& cotangents,
-                                           const std::optional<Tensor>& weight, bool residual) {
+std::tuple<Tensor, Tensor> branch_backward(const Tensor& x, const Tensors& weights, const Tensors& biases,
+                                           const Tensors& betas, const std::vector<int64_t>& activations,
+                                           const std::optional<Tensor>& grad, const std::optional<Tensor>& tangents,
+                                           const std::optional<Tensor>& cotangents, const std::optional<Tensor>& weight,
+                                           bool residual) {
   const BranchArguments arguments(x, weights, biases, betas, activations);
   Tensor grad_x = make(arguments.event_sizes({arguments.batch()}, x.size(1)), x);
   Tensor grad_parameters = make({arguments.parameter_count()}, x);
@@ -36,7 +37,8 @@ std::tuple<Tensor, Tensor> branch_backward(const Tensor& x, const Tensors& weigh
   }
   int pairs = 0;
   if (tangents) {
-    STD_TORCH_CHECK(cotangents && weight && arguments.square(), "tangents need cotangents, weights and a square branch");
+    STD_TORCH_CHECK(cotangents && weight && arguments.square(),
+                    "tangents need cotangents, weights and a square branch");
     pairs = static_cast<int>(tangents->size(0));
     t = dense(*tangents), y = dense(*cotangents), gl = dense(*weight);
     check_like(*t, x, pairs * arguments.batch() * size, "tangents");
@@ -47,8 +49,8 @@ std::tuple<Tensor, Tensor> branch_backward(const Tensor& x, const Tensors& weigh
   with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {
     auto pointer = [](const std::optional<Tensor>& tensor) { return tensor ? data<T>(*tensor) : nullptr; };
     kernels<T>().branch_backward(branch,
-                                 {data<T>(arguments.x()), pointer(upstream), pairs, pointer(t), pointer(y), pointer(gl), residual,
-                                  mutable_data<T>(grad_x), mutable_data<T>(grad_parameters)},
+                                 {data<T>(arguments.x()), pointer(upstream), pairs, pointer(t), pointer(y), pointer(gl),
+                                  residual, mutable_data<T>(grad_x), mutable_data<T>(grad_parameters)},
                                  torch_parallel());
   });
   return {grad_x, grad_parameters};

@@ -32,9 +32,22 @@ struct LayerArguments {
       const Tensor& w = weights[i];
       auto number = [&](int k) { return static_cast<int>(g[k]); };
       const bool matrix = g[0] == 0;
-      NormLayer<T> layer{static_cast<int>(w.size(0)), number(9), number(0), number(1), matrix ? 1 : static_cast<int>(w.size(2)),
-                         matrix ? 1 : static_cast<int>(w.size(3)), number(2), number(3), number(4), number(5), number(6),
-                         number(7), number(8), data<T>(w), data<T>(us[i]), data<T>(vs[i])};
+      NormLayer<T> layer{static_cast<int>(w.size(0)),
+                         number(9),
+                         number(0),
+                         number(1),
+                         matrix ? 1 : static_cast<int>(w.size(2)),
+                         matrix ? 1 : static_cast<int>(w.size(3)),
+                         number(2),
+                         number(3),
+                         number(4),
+                         number(5),
+                         number(6),
+                         number(7),
+                         number(8),
+                         data<T>(w),
+                         data<T>(us[i]),
+                         data<T>(vs[i])};
       check_like(w, weights[0], layer.weight_size(), "weights");
       check_like(us[i], weights[0], layer.u_size(), "us");
       check_like(vs[i], weights[0], layer.v_size(), "vs");
@@ -48,7 +61,8 @@ struct LayerArguments {
 template <class Body>
 void with_type(const Tensor& t, const Body& body) {
   STD_TORCH_CHECK(t.is_cpu(), "weights must be CPU tensors");
-  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float || t.scalar_type() == ScalarType::Double, "weights must be float32 or float64");
+  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float || t.scalar_type() == ScalarType::Double,
+                  "weights must be float32 or float64");
   if (t.scalar_type() == ScalarType::Float)
     body(float{});
   else

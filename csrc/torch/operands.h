@@ -1,5 +1,5 @@
-// From torch tensors to the plain structs of iresnet_fast/params.h. Checks here guard memory; the sentences users read come from
-// the Python layer.
+// From torch tensors to the plain structs of iresnet_fast/params.h. Checks here guard memory; the sentences users read
+// come from the Python layer.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -22,7 +22,8 @@ Parallel torch_parallel();
 
 inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 
-inline Tensor make(const std::vector<int64_t>& sizes, const Tensor& like, std::optional<ScalarType> type = std::nullopt) {
+inline Tensor make(const std::vector<int64_t>& sizes, const Tensor& like,
+                   std::optional<ScalarType> type = std::nullopt) {
   return torch::stable::new_empty(like, sizes, type.value_or(like.scalar_type()));
 }
 
@@ -52,16 +53,17 @@ class BranchArguments {
   int64_t in_size() const { return batch() == 0 ? 0 : x_.numel() / batch(); }
   int64_t out_channels() const { return weights_.back().size(0); }
   bool square() const { return out_channels() == x_.size(1); }
-  std::vector<int64_t> event_sizes(std::vector<int64_t> leading, int64_t channels) const;  // leading + [channels, height, width]
+  std::vector<int64_t> event_sizes(std::vector<int64_t> leading,
+                                   int64_t channels) const;  // leading + [channels, height, width]
   int64_t parameter_count() const;
 
   template <class T>
   Branch<T> fill(std::vector<Stage<T>>& stages) const {
     for (size_t i = 0; i < weights_.size(); ++i) {
       const Tensor& w = weights_[i];
-      stages.push_back({static_cast<Activation>(activations_[i]), static_cast<int>(w.size(1)), static_cast<int>(w.size(0)),
-                        w.dim() == 4 ? static_cast<int>(w.size(2)) : 1, data<T>(w), optional_data<T>(biases_[i]),
-                        optional_data<T>(betas_[i])});
+      stages.push_back({static_cast<Activation>(activations_[i]), static_cast<int>(w.size(1)),
+                        static_cast<int>(w.size(0)), w.dim() == 4 ? static_cast<int>(w.size(2)) : 1, data<T>(w),
+                        optional_data<T>(biases_[i]), optional_data<T>(betas_[i])});
     }
     const bool image = x_.dim() == 4;
     return {static_cast<int>(stages.size()), stages.data(), image ? static_cast<int>(x_.size(2)) : 0,

@@ -17,8 +17,8 @@ std::tuple<Tensor, Tensor, Tensor> residual_inverse(const Tensor& z, const Tenso
   if (x.numel() == 0) return {x, iterations, residual};
   with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {
     kernels<T>().residual_inverse(branch,
-                                  {data<T>(arguments.x()), static_cast<T>(residual_limit), max_iterations, mutable_data<T>(x),
-                                   mutable_data<int64_t>(iterations), mutable_data<T>(residual)},
+                                  {data<T>(arguments.x()), static_cast<T>(residual_limit), max_iterations,
+                                   mutable_data<T>(x), mutable_data<int64_t>(iterations), mutable_data<T>(residual)},
                                   torch_parallel());
   });
   return {x, iterations, residual};

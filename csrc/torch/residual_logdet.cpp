@@ -6,10 +6,12 @@
 namespace irf::binding {
 namespace {
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> residual_logdet(
-    const Tensor& x, const Tensors& weights, const Tensors& biases, const Tensors& betas, const std::vector<int64_t>& activations,
-    const Tensor& probe, const Tensor& coefficients, const std::optional<Tensor>& tail, double tolerance, bool relative,
-    bool neumann) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> residual_logdet(const Tensor& x, const Tensors& weights,
+                                                                   const Tensors& biases, const Tensors& betas,
+                                                                   const std::vector<int64_t>& activations,
+                                                                   const Tensor& probe, const Tensor& coefficients,
+                                                                   const std::optional<Tensor>& tail, double tolerance,
+                                                                   bool relative, bool neumann) {
   const BranchArguments arguments(x, weights, biases, betas, activations);
   STD_TORCH_CHECK(arguments.square(), "a residual branch must return the shape it takes");
   STD_TORCH_CHECK(probe.dim() == x.dim() + 1, "probe must be [m, B, ...]");
@@ -52,7 +54,8 @@ Tensor jacobian_powers(const Tensor& x, const Tensors& weights, const Tensors& b
   if (powers.numel() == 0) return powers;
   with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {
     kernels<T>().jacobian_powers(
-        branch, {data<T>(arguments.x()), data<T>(v), static_cast<int>(count), transpose, mutable_data<T>(powers)}, torch_parallel());
+        branch, {data<T>(arguments.x()), data<T>(v), static_cast<int>(count), transpose, mutable_data<T>(powers)},
+        torch_parallel());
   });
   return powers;
 }

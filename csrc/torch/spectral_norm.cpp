@@ -7,7 +7,8 @@ namespace irf::binding {
 namespace {
 
 std::tuple<Tensor, Tensor, Tensor> spectral_norm(const Tensors& weights, const Tensors& us, const Tensors& vs,
-                                                 const std::vector<int64_t>& geometry, int64_t max_iterations, double tolerance) {
+                                                 const std::vector<int64_t>& geometry, int64_t max_iterations,
+                                                 double tolerance) {
   const LayerArguments arguments(weights, us, vs, geometry);
   const Tensor& like = arguments.weights[0];
   const int64_t layers = static_cast<int64_t>(weights.size());

@@ -27,7 +27,8 @@ Tensor spectral_normalize(const Tensors& weights, const Tensor& sigmas, const Te
     }
     const std::vector<T*> result = unpack(mutable_data<T>(packed), kept);
     kernels<T>().spectral_normalize(
-        {static_cast<int>(layers), layer.data(), data<T>(sigma), data<T>(coeff), nullptr, false, result.data()}, torch_parallel());
+        {static_cast<int>(layers), layer.data(), data<T>(sigma), data<T>(coeff), nullptr, false, result.data()},
+        torch_parallel());
   });
   return packed;
 }
@@ -53,8 +54,8 @@ Tensor spectral_normalize_backward(const Tensors& grads, const Tensors& weights,
     std::vector<const T*> grad;
     for (const Tensor& g : upstream) grad.push_back(data<T>(g));
     const std::vector<T*> result = unpack(mutable_data<T>(packed), arguments.weights);
-    kernels<T>().spectral_normalize_backward({static_cast<int>(layers), layer.data(), data<T>(sigma), data<T>(coeff), grad.data(),
-                                              through_sigma, result.data()},
+    kernels<T>().spectral_normalize_backward({static_cast<int>(layers), layer.data(), data<T>(sigma), data<T>(coeff),
+                                              grad.data(), through_sigma, result.data()},
                                              torch_parallel());
   });
   return packed;

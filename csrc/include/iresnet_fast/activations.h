@@ -1,9 +1,9 @@
 // The activation registry: value h, first derivative d and second derivative e of every activation that has a kernel.
 //
-// Each formula is written once, against a `Math` policy that supplies the number type V (a SIMD vector on the CPU, a scalar
-// on the GPU) and the few functions that need care: exp and expm1 of a non-positive number, log1p on [0, 1], sincos, select.
-// Every formula below only ever exponentiates a non-positive number, so nothing overflows.
-// Torch-free; host and device. The Python registry is iresnet_fast/activations.py; the order here is its kernel_id.
+// Each formula is written once, against a `Math` policy that supplies the number type V (a SIMD vector on the CPU, a
+// scalar on the GPU) and the few functions that need care: exp and expm1 of a non-positive number, log1p on [0, 1],
+// sincos, select. Every formula below only ever exponentiates a non-positive number, so nothing overflows. Torch-free;
+// host and device. The Python registry is iresnet_fast/activations.py; the order here is its kernel_id.
 #pragma once
 
 #include "iresnet_fast/macros.h"

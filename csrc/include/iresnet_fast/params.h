@@ -47,15 +47,15 @@ struct BranchOperands {
 // Gradient of  <grad, g(x)> + sum_j sum_b weight_b / m <cotangent_j, J tangent_j>.
 template <class T>
 struct BranchBackwardOperands {
-  const T* x;          // [B, d]
-  const T* grad;       // [B, d'] or null
-  int pairs;           // m
-  const T* tangents;   // [m, B, d]
-  const T* cotangents; // [m, B, d]
-  const T* weight;     // [B]
-  bool residual;       // add `grad` itself to grad_x: the gradient of x + g(x)
-  T* grad_x;           // [B, d]
-  T* grad_parameters;  // per stage: weight, bias (if any), beta (if any), one after the other
+  const T* x;           // [B, d]
+  const T* grad;        // [B, d'] or null
+  int pairs;            // m
+  const T* tangents;    // [m, B, d]
+  const T* cotangents;  // [m, B, d]
+  const T* weight;      // [B]
+  bool residual;        // add `grad` itself to grad_x: the gradient of x + g(x)
+  T* grad_x;            // [B, d]
+  T* grad_parameters;   // per stage: weight, bias (if any), beta (if any), one after the other
 };
 
 template <class T>
@@ -69,10 +69,10 @@ struct ResidualLogdetOperands {
   const T* tail;          // [n]: stop a sample after term k when |w_k| tail_k <= its tolerance; null: never
   T tolerance;            // relative: tolerance * |v|, else tolerance / |v|
   bool relative;
-  T* z;        // [B, d] x + g(x), or null
-  T* value;    // [B] mean over probes
-  T* neumann;  // [m, B, d] sum_k (-1)^k q_{k+1} w_k, or null
-  T* norms;    // [m, B] |w_k| of the last term used
+  T* z;                 // [B, d] x + g(x), or null
+  T* value;             // [B] mean over probes
+  T* neumann;           // [m, B, d] sum_k (-1)^k q_{k+1} w_k, or null
+  T* norms;             // [m, B] |w_k| of the last term used
   int64_t* terms_used;  // [m, B]
 };
 
@@ -93,8 +93,8 @@ struct JacobianOperands {
 
 template <class T>
 struct ResidualInverseOperands {
-  const T* z;         // [B, d]
-  T residual_limit;   // tol * (1 - Lipschitz constant)
+  const T* z;        // [B, d]
+  T residual_limit;  // tol * (1 - Lipschitz constant)
   int64_t max_iterations;
   T* x;                 // [B, d]
   int64_t* iterations;  // [B]
@@ -142,8 +142,8 @@ template <class T>
 struct SpectralNormalizeOperands {
   int layers;
   const NormLayer<T>* layer;
-  const T* sigma;    // [layers]
-  const T* coeff;    // [layers]
+  const T* sigma;        // [layers]
+  const T* coeff;        // [layers]
   const T* const* grad;  // backward: gradient of the normalised weights, per layer, or null
   bool through_sigma;
   T* const* result;  // forward: W / max(1, sigma / coeff); backward: gradient of W
