@@ -10,31 +10,30 @@ STABLE_TORCH_LIBRARY(iresnet_fast, m) {
   m.def("branch(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations) -> Tensor");
 
   // Gradient of <grad, g(x)> + 1/m sum_j weight <cotangent_j, J tangent_j> -> grad_x, packed parameter gradients (per
-  // stage: weight, bias, beta). residual: of <grad, x + g(x)>.
+  // stage: weight, bias, beta). residual: of <grad, x + g(x)>. kept: from residual_logdet.
   m.def(
       "branch_backward(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations, Tensor? grad, "
-      "Tensor? tangents, Tensor? cotangents, Tensor? weight, bool residual) -> (Tensor, Tensor)");
+      "Tensor? tangents, Tensor? cotangents, Tensor? weight, bool residual, Tensor? kept) -> (Tensor, Tensor)");
 
-  // z, value [B], Neumann vectors [m, B, d] (empty unless `neumann`), norms [m, B], terms [m, B] int64
+  // z, value [B], Neumann vectors [m, B, d] (empty unless `neumann`), norms [m, B], terms [m, B] int64,
+  // and what branch_backward need not compute again (empty unless `keep`)
   m.def(
       "residual_logdet(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations, Tensor probe, "
-      "Tensor coefficients, Tensor? tail, float tolerance, bool relative, bool neumann) "
-      "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "Tensor coefficients, Tensor? tail, float tolerance, bool relative, bool neumann, bool keep) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
   // [n, B, d]: J^k start, or (J^T)^k start, k = 1 .. n
   m.def(
       "jacobian_powers(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations, Tensor start, "
-      "int count, "
-      "bool transpose) -> Tensor");
+      "int count, bool transpose) -> Tensor");
 
   // [B, d, d]
   m.def("jacobian(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations) -> Tensor");
 
   // x, iterations [B] int64, residual [B]
   m.def(
-      "residual_inverse(Tensor z, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations, float "
-      "residual_limit, "
-      "int max_iterations) -> (Tensor, Tensor, Tensor)");
+      "residual_inverse(Tensor z, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations, "
+      "float residual_limit, int max_iterations) -> (Tensor, Tensor, Tensor)");
 
   // geometry: 10 numbers a layer: height, width (0 for a matrix), stride, padding, dilation (two each), groups, input
   // channels. sigmas [layers], iterations [layers] int64, packed new u and v (all u, then all v)

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "cpu/contract.h"
-#include "cpu/walk.h"
+#include "cpu/kept.h"
 
 namespace irf {
 namespace IRF_ISA {
@@ -18,10 +18,9 @@ void branch(const Branch<T>& branch, const BranchOperands<T>& op, const Parallel
   for_each_chunk(prepared, [&](int64_t chunk) {
     Walk<T>& walk = *walks[chunk];
     for_each_tile(prepared, chunk, [&](int64_t first, int samples) {
-      load_events(prepared.layout, walk.dense, op.x + first * branch.in_size(), samples, branch.stage[0].in_channels,
-                  walk.x);
+      load_events(prepared.layout, op.x + first * branch.in_size(), samples, branch.stage[0].in_channels, walk.x);
       walk.template forward<Order::kValue>();
-      store_events(prepared.layout, walk.dense, walk.g, samples, last.out_channels,
+      store_events(prepared.layout, walk.g, samples, last.out_channels,
                    op.g + first * last.out_channels * branch.pixels());
     });
   });
@@ -33,7 +32,6 @@ struct BackwardWalk : Walk<T> {
   using Walk<T>::prepared;
   using Walk<T>::layout;
   using Walk<T>::stages;
-  using Walk<T>::dense;
   using Walk<T>::a;
   using Walk<T>::h;
   using Walk<T>::d;
@@ -79,6 +77,14 @@ struct BackwardWalk : Walk<T> {
     for (int i = 0; i + 1 < stages; ++i)
       product(prepared.forward[i], dt[i], layout, {.kind = Epilogue::kTangent, .d = d[i + 1], .second = dt[i + 1]},
               t[i + 1]);
+  }
+
+  // The same from a_i and t_i that the forward pass kept, with the derivatives: no product is computed again.
+  void recall() {
+    for (int i = 0; i < stages; ++i) {
+      this->template activate_stage<Order::kSecond>(i);
+      this->multiply(d[i], t[i], prepared.branch.stage[i].in_channels, dt[i]);
+    }
   }
 
   // r_L is set; fills r and adds to u (sets it for the first pair).
@@ -178,29 +184,33 @@ void branch_backward(const Branch<T>& branch, const BranchBackwardOperands<T>& o
   for (int i = 0; i < prepared.chunks; ++i)
     walks[i] = new (workspace.take<char>(sizeof(BackwardWalk<T>))) BackwardWalk<T>(prepared, op.pairs > 0, workspace);
 
+  const Kept<T> kept(prepared);
+  const bool recall = op.pairs == 1 && op.kept && kept.fits(op.kept, op.kept_size);
   for_each_chunk(prepared, [&](int64_t chunk) {
     BackwardWalk<T>& walk = *walks[chunk];
-    const bool dense = walk.dense;
     T weight[kLargestTile];
     for_each_tile(prepared, chunk, [&](int64_t first, int samples) {
-      load_events(layout, dense, op.x + first * in_size, samples, in_channels, walk.x);
-      walk.template forward<Order::kSecond>();
+      load_events(layout, op.x + first * in_size, samples, in_channels, walk.x);
+      if (recall)
+        kept.point(const_cast<T*>(op.kept), chunk, first, walk.a, walk.t);  // the walk only reads them
+      else
+        walk.template forward<Order::kSecond>();
       for (int s = 0; op.pairs > 0 && s < samples; ++s) weight[s] = op.weight[first + s] / static_cast<T>(op.pairs);
       for (int pair = 0; pair < op.pairs; ++pair) {
         const int64_t at = (pair * branch.batch + first) * in_size;
-        load_events(layout, dense, op.tangents + at, samples, in_channels, walk.t[0]);
-        load_events(layout, dense, op.cotangents + at, samples, in_channels, walk.r[branch.stages], weight);
-        walk.tangent();
+        load_events(layout, op.tangents + at, samples, in_channels, walk.t[0]);
+        load_events(layout, op.cotangents + at, samples, in_channels, walk.r[branch.stages], weight);
+        recall ? walk.recall() : walk.tangent();
         walk.cotangent(pair == 0);
         if (pair + 1 < op.pairs) walk.add_pair_gradient();  // the last one is stacked with the ordinary backward
       }
       T* upstream = walk.s[branch.stages];
       if (op.grad)
-        load_events(layout, dense, op.grad + first * out_size, samples, out_channels, upstream);
+        load_events(layout, op.grad + first * out_size, samples, out_channels, upstream);
       else
         std::memset(upstream, 0, sizeof(T) * layout.size(out_channels));
       walk.backward(op.pairs > 0);
-      store_events(layout, dense, walk.s[0], samples, in_channels, op.grad_x + first * in_size,
+      store_events(layout, walk.s[0], samples, in_channels, op.grad_x + first * in_size,
                    op.residual && op.grad ? op.grad + first * out_size : nullptr);
     });
   });

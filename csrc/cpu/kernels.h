@@ -12,6 +12,7 @@ struct Kernels {
   void (*spectral_normalize_backward)(const SpectralNormalizeOperands<T>&, const Parallel&);
   void (*branch)(const Branch<T>&, const BranchOperands<T>&, const Parallel&);
   void (*branch_backward)(const Branch<T>&, const BranchBackwardOperands<T>&, const Parallel&);
+  int64_t (*kept_size)(const Branch<T>&, const Parallel&);
   void (*residual_logdet)(const Branch<T>&, const ResidualLogdetOperands<T>&, const Parallel&);
   void (*jacobian_powers)(const Branch<T>&, const JacobianPowersOperands<T>&, const Parallel&);
   void (*jacobian)(const Branch<T>&, const JacobianOperands<T>&, const Parallel&);

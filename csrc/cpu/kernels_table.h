@@ -17,8 +17,9 @@ namespace {
 template <class T>
 constexpr Kernels<T> table() {
   return {spectral_norm<T>,   spectral_normalize<T>, spectral_normalize_backward<T>,
-          branch<T>,          branch_backward<T>,    residual_logdet<T>,
-          jacobian_powers<T>, jacobian<T>,           residual_inverse<T>};
+          branch<T>,          branch_backward<T>,    kept_size<T>,
+          residual_logdet<T>, jacobian_powers<T>,    jacobian<T>,
+          residual_inverse<T>};
 }
 
 }  // namespace

@@ -1,8 +1,9 @@
 // How a tile of columns lies in memory. One thread owns it for the whole walk, so it stays in its cache.
 //
-// A tile is [channels][stride]. Convolution: the columns are the pixels of one padded image, flattened with one shared
-// pad of r columns between rows and r rows above and below, so that a kernel tap is a constant offset. Dense: the
-// columns are samples. Only `vectors` vector positions are ever written; everything else stays zero.
+// A tile is [channels][stride]. Dense branch: its columns are samples. Convolution: its columns are the pixels of a few
+// images, interleaved (pixel 0 of every image, pixel 1 of every image, ...) and flattened with one shared pad of r
+// pixels between rows and r rows above and below. So a kernel tap is a constant offset, and enough images fill whole
+// vectors with each row. Only the vectors at `position` are ever written; everything else stays zero.
 #pragma once
 
 #include <type_traits>
@@ -25,7 +26,9 @@ int channel_stride(int columns) {
 
 template <class T>
 struct Layout {
-  int height, width;  // of the image; dense: 1 x samples
+  bool dense;
+  int images;         // interleaved images; dense: 0
+  int height, width;  // of an image; dense: 1 x samples
   int pitch;          // columns from one image row to the next
   int lead;           // column of the first pixel
   int stride;         // from one channel to the next
@@ -35,11 +38,14 @@ struct Layout {
   const T* mask;        // [stride] all-ones bits on pixels, zero on pads (only if masked)
 
   int64_t size(int channels) const { return int64_t(channels) * stride; }
+  // Room for one number per sample of the tile, in whole vectors.
+  int slots() const { return dense ? pitch : kLanes<T>; }
 };
 
 template <class T>
 Layout<T> dense_layout(int samples, Workspace& workspace) {
   Layout<T> layout{};
+  layout.dense = true;
   layout.height = 1;
   layout.width = samples;
   layout.vectors = divide_up(samples, kLanes<T>);
@@ -51,31 +57,40 @@ Layout<T> dense_layout(int samples, Workspace& workspace) {
   return layout;
 }
 
-// Padded grid for kernels that reach `reach_rows`, `reach_columns` pixels beyond the image; `gap` pad columns between
+// Vectors that cover a padded image (times `images`): whole rows if those are whole vectors, else everything with the
+// pads.
+template <class T>
+int grid_vectors(int height, int width, int gap, int images) {
+  const int row = width * images;
+  return row % kLanes<T> == 0 ? height * (row / kLanes<T>) : divide_up(height * (width + gap) * images, kLanes<T>);
+}
+
+// Padded grid for kernels that reach `reach_rows`, `reach_columns` pixels beyond the image; `gap` pad pixels between
 // rows.
 template <class T>
-Layout<T> grid_layout(int height, int width, int gap, int reach_rows, int reach_columns, Workspace& workspace) {
+Layout<T> grid_layout(int height, int width, int gap, int reach_rows, int reach_columns, int images,
+                      Workspace& workspace) {
   Layout<T> layout{};
-  const int lanes = kLanes<T>;
+  const int lanes = kLanes<T>, row = width * images;
+  layout.images = images;
   layout.height = height;
   layout.width = width;
-  layout.pitch = width + gap;
-  const int reach = reach_rows * layout.pitch + reach_columns;
+  layout.pitch = (width + gap) * images;
+  const int reach = reach_rows * layout.pitch + reach_columns * images;
   layout.lead = round_up(reach, lanes);
-  const bool whole_rows = width % lanes == 0;  // vectors that end with the row leave the pads alone
+  const bool whole_rows = row % lanes == 0;  // vectors that end with the row leave the pads alone
   layout.masked = !whole_rows;
-  layout.vectors = whole_rows ? height * (width / lanes) : divide_up(height * layout.pitch, lanes);
+  layout.vectors = grid_vectors<T>(height, width, gap, images);
   int* position = workspace.take<int>(layout.vectors);
   for (int j = 0; j < layout.vectors; ++j) {
-    const int per_row = width / lanes;
+    const int per_row = row / lanes;
     position[j] = layout.lead + (whole_rows ? (j / per_row) * layout.pitch + (j % per_row) * lanes : j * lanes);
   }
   layout.position = position;
   layout.stride = channel_stride<T>(position[layout.vectors - 1] + lanes + reach);
   if (layout.masked) {
-    T* mask = workspace.take<T>(layout.stride);
-    std::memset(mask, 0, sizeof(T) * layout.stride);
-    for (int y = 0; y < height; ++y) std::memset(mask + layout.lead + y * layout.pitch, 0xff, sizeof(T) * width);
+    T* mask = workspace.take_zeroed<T>(layout.stride);
+    for (int y = 0; y < height; ++y) std::memset(mask + layout.lead + y * layout.pitch, 0xff, sizeof(T) * row);
     layout.mask = mask;
   }
   return layout;

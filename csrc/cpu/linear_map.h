@@ -48,10 +48,10 @@ struct GridConvolution {
            layer.out_width() == layer.width;
     const int span_rows = (layer.kernel_height - 1) * layer.dilation_height;
     const int span_columns = (layer.kernel_width - 1) * layer.dilation_width;
-    grid = same ? grid_layout<T>(layer.height, layer.width, layer.padding_width, span_rows / 2, span_columns / 2,
+    grid = same ? grid_layout<T>(layer.height, layer.width, layer.padding_width, span_rows / 2, span_columns / 2, 1,
                                  workspace)
                 : grid_layout<T>(layer.height + 2 * layer.padding_height, layer.width + 2 * layer.padding_width, 0,
-                                 span_rows, span_columns, workspace);
+                                 span_rows, span_columns, 1, workspace);
     input = workspace.take_zeroed<T>(grid.size(layer.in_channels));
     output = workspace.take_zeroed<T>(grid.size(layer.out_channels));
     input_mask = workspace.take_zeroed<T>(grid.stride);

@@ -26,6 +26,33 @@ int pick_dense_tile(int64_t samples) {
   return best;
 }
 
+// Images to interleave in a tile: as many as leave the fewest lanes idle, those of threads without images included.
+// More than one makes the tile larger, so it must gain a tenth, and stay small or do many products per number it moves.
+template <class T>
+int pick_images(const Branch<T>& branch, int gap, int threads, int64_t copies) {
+  constexpr int kSmallTileBytes = 192 << 10;
+  constexpr double kManyProducts = 128;
+  double products = 0, outputs = 0, widest = 0;
+  for (int i = 0; i < branch.stages; ++i) {
+    const Stage<T>& stage = branch.stage[i];
+    products += double(stage.in_channels) * stage.out_channels * stage.kernel * stage.kernel;
+    outputs += stage.out_channels;
+    widest = max_of(widest, double(stage.out_channels));
+  }
+  int best = 1;
+  double most = 0;
+  for (int images = 1; images <= kLanes<T>; images *= 2) {
+    const double columns = double(grid_vectors<T>(branch.height, branch.width, gap, images)) * kLanes<T>;
+    if (images > 1 && widest * columns * sizeof(T) > kSmallTileBytes && products / outputs < kManyProducts) break;
+    const int64_t samples = copies > 1 ? copies : branch.batch;
+    const int64_t share = copies > 1 ? 1 : threads;
+    const int64_t tiles = round_up(divide_up(samples, int64_t(images)), share);
+    const double useful = double(samples) * branch.pixels() / (double(tiles) * columns);
+    if (useful > (best == 1 ? 1.1 : 1.0) * most || images == 1) best = images, most = useful;
+  }
+  return best;
+}
+
 enum Packs { kPackForward = 1, kPackTransposed = 2 };
 
 // Everything the threads of one call share.
@@ -33,36 +60,34 @@ template <class T>
 struct Prepared {
   const Branch<T>& branch;
   Parallel parallel;
-  int chunks;            // one per thread
-  int64_t unit;          // chunks begin at multiples of it: whole vectors of a dense batch
-  int samples_per_tile;  // convolution: 1
+  int chunks;    // one per thread
+  int64_t unit;  // chunks begin at multiples of it, so that they end with whole vectors of samples
+  int samples_per_tile;
   Layout<T> layout;
   int most_channels;
   PackedWeights<T>* forward;     // [L] or null
   PackedWeights<T>* transposed;  // [L] or null
   T* slope;                      // [L] softplus(beta) of each activation
 
-  // `columns_per_sample`: columns of a dense tile that one sample takes (the exact Jacobian gives each sample d of
-  // them).
-  Prepared(const Branch<T>& branch_, const Parallel& parallel_, int packs, Workspace& workspace,
-           int64_t columns_per_sample = 1)
+  // `copies`: columns of a tile that one sample takes (the exact Jacobian gives each sample d of them).
+  Prepared(const Branch<T>& branch_, const Parallel& parallel_, int packs, Workspace& workspace, int64_t copies = 1)
       : branch(branch_), parallel(parallel_), forward(nullptr), transposed(nullptr) {
-    unit = branch.dense() && columns_per_sample == 1 ? kLanes<T> : 1;
-    const int64_t units = divide_up(branch.batch, unit);
-    chunks = static_cast<int>(min_of(int64_t(parallel.threads), units));
     most_channels = branch.stage[0].in_channels;
     int reach = 0;
     for (int i = 0; i < branch.stages; ++i) {
       most_channels = max_of(most_channels, branch.stage[i].out_channels);
       reach = max_of(reach, branch.stage[i].kernel / 2);
     }
+    const int images = branch.dense() ? 0 : pick_images(branch, reach, parallel.threads, copies);
+    unit = copies > 1 ? 1 : branch.dense() ? kLanes<T> : images;
+    const int64_t units = divide_up(branch.batch, unit);
+    chunks = static_cast<int>(min_of(int64_t(parallel.threads), units));
     if (branch.dense()) {
-      samples_per_tile =
-          pick_dense_tile<T>(columns_per_sample == 1 ? divide_up(units, int64_t(chunks)) * unit : columns_per_sample);
+      samples_per_tile = pick_dense_tile<T>(copies == 1 ? divide_up(units, int64_t(chunks)) * unit : copies);
       layout = dense_layout<T>(samples_per_tile, workspace);
     } else {
-      samples_per_tile = 1;
-      layout = grid_layout<T>(branch.height, branch.width, reach, reach, reach, workspace);
+      samples_per_tile = images;
+      layout = grid_layout<T>(branch.height, branch.width, reach, reach, reach, images, workspace);
     }
     slope = workspace.take<T>(branch.stages);
     for (int i = 0; i < branch.stages; ++i) {
@@ -71,7 +96,7 @@ struct Prepared {
     }
     if (packs & kPackForward) forward = reserve(false, workspace);
     if (packs & kPackTransposed) transposed = reserve(true, workspace);
-    parallel.run(branch.stages * kTaskShare, pack_task, this);
+    if (packs != 0) parallel.run(branch.stages * kTaskShare, pack_task, this);
   }
 
   // Samples [begin, end) of a chunk.
@@ -96,7 +121,7 @@ struct Prepared {
       const int k = stage.kernel;
       int* offset = workspace.take<int>(k * k);
       for (int t = 0; t < k * k; ++t) {
-        const int shift = (t / k - k / 2) * layout.pitch + (t % k - k / 2);
+        const int shift = (t / k - k / 2) * layout.pitch + (t % k - k / 2) * max_of(layout.images, 1);
         offset[t] = k == 1 ? 0 : transpose ? -shift : shift;
       }
       packs[i] = transpose ? reserve_weights<T>(stage.in_channels, stage.out_channels, k * k, offset, workspace)

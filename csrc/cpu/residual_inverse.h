@@ -28,19 +28,19 @@ void residual_inverse(const Branch<T>& branch, const ResidualInverseOperands<T>&
   int** waited = workspace.take<int*>(prepared.chunks);
   for (int i = 0; i < prepared.chunks; ++i) {
     z[i] = prepared.take(channels, workspace);
-    square[i] = workspace.take<T>(layout.stride);
-    step[i] = workspace.take<T>(layout.stride);
-    best[i] = workspace.take<T>(layout.stride);
-    waited[i] = workspace.take<int>(layout.stride);
+    square[i] = workspace.take<T>(layout.slots());
+    step[i] = workspace.take<T>(layout.slots());
+    best[i] = workspace.take<T>(layout.slots());
+    waited[i] = workspace.take<int>(layout.slots());
   }
 
   for_each_chunk(prepared, [&](int64_t chunk) {
     Walk<T>& walk = *walks[chunk];
     T *target = z[chunk], *norm = square[chunk], *move = step[chunk];
     for_each_tile(prepared, chunk, [&](int64_t first, int samples) {
-      load_events(layout, walk.dense, op.z + first * size, samples, channels, target);
+      load_events(layout, op.z + first * size, samples, channels, target);
       std::memcpy(walk.x, target, sizeof(T) * layout.size(channels));
-      for (int s = 0; s < layout.pitch; ++s) move[s] = s < samples ? T(1) : T(0);  // 1: still iterating
+      for (int s = 0; s < layout.slots(); ++s) move[s] = s < samples ? T(1) : T(0);  // 1: still iterating
       for (int s = 0; s < samples; ++s) {
         op.iterations[first + s] = 0;
         best[chunk][s] = __builtin_inff();
@@ -55,7 +55,7 @@ void residual_inverse(const Branch<T>& branch, const ResidualInverseOperands<T>&
             const int64_t at = int64_t(c) * layout.stride + column;
             store(walk.g + at, keep_pixels(layout, column, load(target + at) - load(walk.x + at) - load(walk.g + at)));
           }
-        sample_sums(layout, walk.dense, walk.g, walk.g, channels, norm, norm);
+        sample_sums(layout, walk.g, walk.g, channels, norm, norm);
         bool any_active = false;
         for (int s = 0; s < samples; ++s) {
           if (move[s] == T(0)) continue;
@@ -72,9 +72,10 @@ void residual_inverse(const Branch<T>& branch, const ResidualInverseOperands<T>&
           any_active = true;
         }
         if (!any_active) break;
-        add_scaled(layout, walk.dense, move, walk.g, channels, false, walk.x);
+        spread(layout, move);
+        add_scaled(layout, move, walk.g, channels, false, walk.x);
       }
-      store_events(layout, walk.dense, walk.x, samples, channels, op.x + first * size);
+      store_events(layout, walk.x, samples, channels, op.x + first * size);
     });
   });
 }

@@ -2,7 +2,7 @@
 // norms and the per-sample stop come out of the same chain (docs/mathematics.md, 3 and 4).
 #pragma once
 
-#include "cpu/walk.h"
+#include "cpu/kept.h"
 
 namespace irf {
 namespace IRF_ISA {
@@ -24,18 +24,17 @@ struct SeriesState {
 };
 
 // The series of one probe on one tile whose derivatives are frozen. `v` holds the probe, `y` takes the Neumann vector
-// (or null).
+// (or null). With J v at hand (`jv`, or null) the last term is <w_{n-1}, J v>, and w_n is never computed.
 template <class T>
-void series_chain(Walk<T>& walk, const ResidualLogdetOperands<T>& op, int64_t first, int samples, const T* v, T* y,
-                  SeriesState<T>& state) {
+void series_chain(Walk<T>& walk, const ResidualLogdetOperands<T>& op, int64_t first, int samples, const T* v,
+                  const T* jv, T* y, SeriesState<T>& state) {
   const Layout<T>& layout = walk.layout;
-  const bool dense = walk.dense;
   const int channels = walk.prepared.branch.stage[0].in_channels;
   auto q = [&](int s, int k) { return op.coefficients[(op.per_sample ? (first + s) * op.terms : 0) + k - 1]; };
 
   std::memcpy(walk.state[0], v, sizeof(T) * layout.size(channels));
-  sample_sums(layout, dense, v, v, channels, state.dot, state.square);
-  for (int s = 0; s < (dense ? layout.pitch : 1); ++s) {
+  sample_sums(layout, v, v, channels, state.dot, state.square);
+  for (int s = 0; s < layout.slots(); ++s) {
     const bool real = s < samples;
     const T length = __builtin_sqrt(state.square[s]);
     state.limit[s] = op.relative ? op.tolerance * length : op.tolerance / length;
@@ -45,11 +44,13 @@ void series_chain(Walk<T>& walk, const ResidualLogdetOperands<T>& op, int64_t fi
     state.active[s] = real && op.terms > 0;
     state.coefficient[s] = state.active[s] ? q(s, 1) : T(0);
   }
-  if (y) add_scaled(layout, dense, state.coefficient, walk.state[0], channels, true, y);
+  spread(layout, state.coefficient);
+  if (y) add_scaled(layout, state.coefficient, walk.state[0], channels, true, y);
 
   for (int k = 1; k <= op.terms; ++k) {
-    walk.vjp();
-    sample_sums(layout, dense, walk.state[0], v, channels, state.dot, state.square);
+    const bool shortcut = jv && k == op.terms;
+    if (!shortcut) walk.vjp();
+    sample_sums(layout, walk.state[0], shortcut ? jv : v, channels, state.dot, state.square);
     bool any_active = false;
     for (int s = 0; s < samples; ++s) {
       state.coefficient[s] = T(0);
@@ -65,7 +66,8 @@ void series_chain(Walk<T>& walk, const ResidualLogdetOperands<T>& op, int64_t fi
       any_active = true;
     }
     if (!any_active) break;
-    if (y) add_scaled(layout, dense, state.coefficient, walk.state[0], channels, false, y);
+    spread(layout, state.coefficient);
+    if (y) add_scaled(layout, state.coefficient, walk.state[0], channels, false, y);
   }
 }
 
@@ -80,30 +82,41 @@ void residual_logdet(const Branch<T>& branch, const ResidualLogdetOperands<T>& o
   auto** states = workspace.take<SeriesState<T>*>(prepared.chunks);
   T** v = workspace.take<T*>(prepared.chunks);
   T** y = workspace.take<T*>(prepared.chunks);
+  T** jv = workspace.take<T*>(prepared.chunks);
+  T*** t = workspace.take<T**>(prepared.chunks);
+  const Kept<T> kept(prepared);
+  if (op.kept) kept.write_header(op.kept);
   for (int i = 0; i < prepared.chunks; ++i) {
-    const int columns = branch.dense() ? layout.pitch : 1;
-    states[i] = new (workspace.take<char>(sizeof(SeriesState<T>))) SeriesState<T>(columns, workspace);
+    states[i] = new (workspace.take<char>(sizeof(SeriesState<T>))) SeriesState<T>(layout.slots(), workspace);
     v[i] = prepared.take(channels, workspace);
     y[i] = op.neumann ? prepared.take(channels, workspace) : nullptr;
+    jv[i] = op.kept ? prepared.take(channels, workspace) : nullptr;
+    t[i] = workspace.take<T*>(branch.stages);
   }
 
   for_each_chunk(prepared, [&](int64_t chunk) {
     Walk<T>& walk = *walks[chunk];
     SeriesState<T>& state = *states[chunk];
     for_each_tile(prepared, chunk, [&](int64_t first, int samples) {
-      load_events(layout, walk.dense, op.x + first * size, samples, channels, walk.x);
+      if (op.kept) kept.point(op.kept, chunk, first, walk.a, t[chunk]);
+      load_events(layout, op.x + first * size, samples, channels, walk.x);
       walk.template forward<Order::kFirst>();
-      if (op.z) store_events(layout, walk.dense, walk.g, samples, channels, op.z + first * size, op.x + first * size);
+      if (op.z) store_events(layout, walk.g, samples, channels, op.z + first * size, op.x + first * size);
       for (int probe = 0; probe < op.probes; ++probe) {
         const int64_t row = probe * branch.batch + first;
-        load_events(layout, walk.dense, op.probe + row * size, samples, channels, v[chunk]);
-        series_chain(walk, op, first, samples, v[chunk], y[chunk], state);
+        load_events(layout, op.probe + row * size, samples, channels, v[chunk]);
+        if (op.kept) {
+          std::memcpy(walk.state[0], v[chunk], sizeof(T) * layout.size(channels));
+          walk.jvp(t[chunk]);
+          std::memcpy(jv[chunk], walk.state[0], sizeof(T) * layout.size(channels));
+        }
+        series_chain(walk, op, first, samples, v[chunk], jv[chunk], y[chunk], state);
         for (int s = 0; s < samples; ++s) {
           op.value[first + s] = (probe ? op.value[first + s] : T(0)) + state.value[s] / static_cast<T>(op.probes);
           op.norms[row + s] = state.norm[s];
           op.terms_used[row + s] = state.terms[s];
         }
-        if (op.neumann) store_events(layout, walk.dense, y[chunk], samples, channels, op.neumann + row * size);
+        if (op.neumann) store_events(layout, y[chunk], samples, channels, op.neumann + row * size);
       }
     });
   });
@@ -121,13 +134,12 @@ void jacobian_powers(const Branch<T>& branch, const JacobianPowersOperands<T>& o
   for_each_chunk(prepared, [&](int64_t chunk) {
     Walk<T>& walk = *walks[chunk];
     for_each_tile(prepared, chunk, [&](int64_t first, int samples) {
-      load_events(prepared.layout, walk.dense, op.x + first * size, samples, channels, walk.x);
+      load_events(prepared.layout, op.x + first * size, samples, channels, walk.x);
       walk.template forward<Order::kFirst>();
-      load_events(prepared.layout, walk.dense, op.start + first * size, samples, channels, walk.state[0]);
+      load_events(prepared.layout, op.start + first * size, samples, channels, walk.state[0]);
       for (int k = 0; k < op.count; ++k) {
         op.transpose ? walk.vjp() : walk.jvp();
-        store_events(prepared.layout, walk.dense, walk.state[0], samples, channels,
-                     op.powers + (k * branch.batch + first) * size);
+        store_events(prepared.layout, walk.state[0], samples, channels, op.powers + (k * branch.batch + first) * size);
       }
     });
   });

@@ -16,26 +16,25 @@ void jacobian(const Branch<T>& branch, const JacobianOperands<T>& op, const Para
   const int64_t size = branch.in_size();
   Walk<T>** walks = make_walks(prepared, Order::kFirst, false, workspace);
   T** basis = workspace.take<T*>(prepared.chunks);
-  for (int i = 0; i < prepared.chunks; ++i) basis[i] = workspace.take_zeroed<T>(size * prepared.samples_per_tile);
+  for (int i = 0; i < prepared.chunks; ++i) basis[i] = workspace.take<T>(size * prepared.samples_per_tile);
 
-  // Dense: the columns of a tile are `samples_per_tile` basis vectors of ONE sample, which stands in every column.
-  const bool dense = branch.dense();
+  // A tile of several samples holds as many basis vectors of ONE sample, which stands in all of them.
+  const int copies = prepared.samples_per_tile;
   for_each_chunk(prepared, [&](int64_t chunk) {
     Walk<T>& walk = *walks[chunk];
     T* rows = basis[chunk];
     for (int64_t b = prepared.begin(chunk); b < prepared.begin(chunk + 1); ++b) {
-      for (int column = 0; column < (dense ? prepared.samples_per_tile : 0); ++column)
-        std::memcpy(rows + column * size, op.x + b * size, sizeof(T) * size);
-      load_events(layout, dense, dense ? rows : op.x + b * size, prepared.samples_per_tile, channels, walk.x);
+      for (int k = 0; k < copies; ++k) std::memcpy(rows + k * size, op.x + b * size, sizeof(T) * size);
+      load_events(layout, rows, copies, channels, walk.x);
       walk.template forward<Order::kFirst>();
-      std::memset(rows, 0, sizeof(T) * size * prepared.samples_per_tile);
-      for (int64_t row = 0; row < size; row += prepared.samples_per_tile) {
-        const int count = static_cast<int>(min_of(int64_t(prepared.samples_per_tile), size - row));
+      std::memset(rows, 0, sizeof(T) * size * copies);
+      for (int64_t row = 0; row < size; row += copies) {
+        const int count = static_cast<int>(min_of(int64_t(copies), size - row));
         for (int k = 0; k < count; ++k) rows[k * size + row + k] = T(1);
-        load_events(layout, dense, rows, count, channels, walk.state[0]);
+        load_events(layout, rows, count, channels, walk.state[0]);
         for (int k = 0; k < count; ++k) rows[k * size + row + k] = T(0);
         walk.vjp();
-        store_events(layout, dense, walk.state[0], count, channels, op.jacobian + (b * size + row) * size);
+        store_events(layout, walk.state[0], count, channels, op.jacobian + (b * size + row) * size);
       }
     }
   });

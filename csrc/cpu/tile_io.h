@@ -7,96 +7,96 @@ namespace irf {
 namespace IRF_ISA {
 namespace {
 
-// source [samples, channels, pixels] -> tile; missing samples of a dense tile become zero. `scale` [samples] may be
+// Calls body(column, source index) for every number of sample s in channel c.
+template <class T, class Body>
+IRF_ALWAYS_INLINE void each_pixel(const Layout<T>& layout, int s, int channels, int c, const Body& body) {
+  if (layout.dense) return body(s, int64_t(s) * channels + c);
+  int64_t at = (int64_t(s) * channels + c) * layout.height * layout.width;
+  for (int y = 0; y < layout.height; ++y)
+    for (int x = 0; x < layout.width; ++x) body(layout.lead + y * layout.pitch + x * layout.images + s, at++);
+}
+
+// source [samples, channels, pixels] -> tile; missing samples and covered pads become zero. `scale` [samples] may be
 // null.
 template <class T>
-void load_events(const Layout<T>& layout, bool dense, const T* source, int samples, int channels, T* tile,
+void load_events(const Layout<T>& layout, const T* source, int samples, int channels, T* tile,
                  const T* scale = nullptr) {
-  if (dense) {
-    for (int s = 0; s < samples; ++s) {
-      const T factor = scale ? scale[s] : T(1);
-      for (int c = 0; c < channels; ++c)
-        tile[int64_t(c) * layout.stride + s] = factor * source[int64_t(s) * channels + c];
-    }
-    for (int c = 0; c < channels; ++c)
-      for (int s = samples; s < layout.pitch; ++s) tile[int64_t(c) * layout.stride + s] = T(0);
-    return;
-  }
-  const T factor = scale ? *scale : T(1);
-  const int covered = layout.position[layout.vectors - 1] + kLanes<T>;
   for (int c = 0; c < channels; ++c) {
-    T* channel = tile + layout.size(c);
-    for (int y = 0; y < layout.height; ++y) {
-      const int first = layout.lead + y * layout.pitch, end = first + layout.width;
-      for (int x = 0; x < layout.width; ++x) channel[first + x] = factor * source[x];
-      source += layout.width;
-      if (!layout.masked) continue;  // the pads are uncovered, and so zero already
-      const int next = y + 1 < layout.height ? first + layout.pitch : covered;
-      for (int column = end; column < next; ++column) channel[column] = T(0);
-    }
+    T* row = tile + layout.size(c);
+    if (layout.masked || samples < (layout.dense ? layout.pitch : layout.images))
+      for (int j = 0; j < layout.vectors; ++j) store(row + layout.position[j], Vector<T>{});
+  }
+  for (int s = 0; s < samples; ++s) {
+    const T factor = scale ? scale[s] : T(1);
+    for (int c = 0; c < channels; ++c)
+      each_pixel(layout, s, channels, c,
+                 [&, row = tile + layout.size(c)](int column, int64_t at) { row[column] = factor * source[at]; });
   }
 }
 
 // tile (+ addend, in the layout of target) -> target [samples, channels, pixels].
 template <class T>
-void store_events(const Layout<T>& layout, bool dense, const T* tile, int samples, int channels, T* target,
+void store_events(const Layout<T>& layout, const T* tile, int samples, int channels, T* target,
                   const T* addend = nullptr) {
-  if (dense) {
-    for (int s = 0; s < samples; ++s)
-      for (int c = 0; c < channels; ++c) {
-        const int64_t at = int64_t(s) * channels + c;
-        target[at] = tile[int64_t(c) * layout.stride + s] + (addend ? addend[at] : T(0));
-      }
-    return;
-  }
-  int64_t at = 0;
-  for (int c = 0; c < channels; ++c)
-    for (int y = 0; y < layout.height; ++y) {
-      const T* row = tile + int64_t(c) * layout.stride + layout.lead + y * layout.pitch;
-      for (int x = 0; x < layout.width; ++x, ++at) target[at] = row[x] + (addend ? addend[at] : T(0));
-    }
+  for (int s = 0; s < samples; ++s)
+    for (int c = 0; c < channels; ++c)
+      each_pixel(layout, s, channels, c, [&, row = tile + layout.size(c)](int column, int64_t at) {
+        target[at] = row[column] + (addend ? addend[at] : T(0));
+      });
 }
 
-// Per-sample numbers of a tile, kept one per column for dense tiles (so that they load as vectors) and one in all for
-// an image.
+// The vector of per-sample numbers at `column`.
 template <class T>
-IRF_ALWAYS_INLINE Vector<T> sample_vector(bool dense, const T* per_sample, int position) {
-  return dense ? load(per_sample + position) : broadcast(per_sample[0]);
+IRF_ALWAYS_INLINE Vector<T> sample_vector(const Layout<T>& layout, const T* per_sample, int column) {
+  return load(per_sample + (layout.dense ? column : 0));
+}
+
+// Repeats the numbers of the interleaved images over all lanes, as the columns of a vector do.
+template <class T>
+void spread(const Layout<T>& layout, T* per_sample) {
+  for (int l = layout.images; !layout.dense && l < kLanes<T>; ++l) per_sample[l] = per_sample[l - layout.images];
+}
+
+// Adds up the lanes of each image: the inverse of `spread`.
+template <class T>
+void gather(const Layout<T>& layout, Vector<T> lanes, T* per_sample) {
+  store(per_sample, lanes);
+  for (int half = kLanes<T> / 2; half >= layout.images; half /= 2)
+    for (int l = 0; l < half; ++l) per_sample[l] += per_sample[l + half];
 }
 
 // dot[s] = <a, b> and square[s] = |a|^2 per sample of the tile.
 template <class T>
-void sample_sums(const Layout<T>& layout, bool dense, const T* a, const T* b, int channels, T* dot, T* square) {
-  Vector<T> image_dot{}, image_square{};
+void sample_sums(const Layout<T>& layout, const T* a, const T* b, int channels, T* dot, T* square) {
+  Vector<T> all_dot{}, all_square{};
   for (int j = 0; j < layout.vectors; ++j) {
     Vector<T> sum_dot{}, sum_square{};
     for (int c = 0; c < channels; ++c) {
-      const int64_t at = int64_t(c) * layout.stride + layout.position[j];
+      const int64_t at = layout.size(c) + layout.position[j];
       const Vector<T> x = load(a + at);
       sum_dot = fma(x, load(b + at), sum_dot);
       sum_square = fma(x, x, sum_square);
     }
-    if (dense) {
+    if (layout.dense) {
       store(dot + layout.position[j], sum_dot);
       store(square + layout.position[j], sum_square);
     }
-    image_dot += sum_dot;
-    image_square += sum_square;
+    all_dot += sum_dot;
+    all_square += sum_square;
   }
-  if (!dense) {
-    dot[0] = sum_lanes<T>(image_dot);
-    square[0] = sum_lanes<T>(image_square);
-  }
+  if (layout.dense) return;
+  gather(layout, all_dot, dot);
+  gather(layout, all_square, square);
 }
 
-// target += coefficient[s] * source, or = if `overwrite`.
+// target += coefficient[s] * source (coefficients spread), or = if `overwrite`.
 template <class T>
-void add_scaled(const Layout<T>& layout, bool dense, const T* coefficient, const T* source, int channels,
-                bool overwrite, T* target) {
+void add_scaled(const Layout<T>& layout, const T* coefficient, const T* source, int channels, bool overwrite,
+                T* target) {
   for (int c = 0; c < channels; ++c)
     for (int j = 0; j < layout.vectors; ++j) {
-      const int64_t at = int64_t(c) * layout.stride + layout.position[j];
-      const Vector<T> factor = sample_vector(dense, coefficient, layout.position[j]);
+      const int64_t at = layout.size(c) + layout.position[j];
+      const Vector<T> factor = sample_vector(layout, coefficient, layout.position[j]);
       const Vector<T> before = overwrite ? Vector<T>{} : load(target + at);
       store(target + at, fma(factor, load(source + at), before));
     }

@@ -46,7 +46,6 @@ struct Walk {
   const Prepared<T>& prepared;
   const Layout<T>& layout;
   const int stages;
-  const bool dense;
   T *x, *g;     // input and output tiles of `forward`
   T** a;        // [L + 1] pre-activations: a[0] = x, a[L] = g; between them one buffer shared unless `keep`
   T** h;        // [L] activated; one shared buffer unless `keep`
@@ -54,7 +53,7 @@ struct Walk {
   T* state[2];  // the chain's ping-pong buffers
 
   Walk(const Prepared<T>& prepared_, Order order, bool keep, Workspace& workspace)
-      : prepared(prepared_), layout(prepared.layout), stages(prepared.branch.stages), dense(prepared.branch.dense()) {
+      : prepared(prepared_), layout(prepared.layout), stages(prepared.branch.stages) {
     const Stage<T>* stage = prepared.branch.stage;
     a = workspace.take<T*>(stages + 1);
     h = workspace.take<T*>(stages);
@@ -75,12 +74,19 @@ struct Walk {
       buffer = order == Order::kValue ? nullptr : prepared.take(prepared.most_channels, workspace);
   }
 
-  // x -> g, with derivatives up to `order`.
+  // a_i -> h_i, with derivatives up to `order`.
+  template <Order order>
+  void activate_stage(int i) const {
+    const Stage<T>& stage = prepared.branch.stage[i];
+    activate<T, order>(stage.activation, layout, a[i], stage.in_channels, prepared.slope[i], h[i], d[i], e[i]);
+  }
+
+  // x -> g.
   template <Order order>
   void forward() const {
     for (int i = 0; i < stages; ++i) {
       const Stage<T>& stage = prepared.branch.stage[i];
-      activate<T, order>(stage.activation, layout, a[i], stage.in_channels, prepared.slope[i], h[i], d[i], e[i]);
+      activate_stage<order>(i);
       product(prepared.forward[i], h[i], layout, {.kind = Epilogue::kBias, .bias = stage.bias}, a[i + 1]);
     }
   }
@@ -93,15 +99,19 @@ struct Walk {
     }
   }
 
-  // state[0] <- J state[0]
-  void jvp() {
+  // state[0] <- J state[0]; t, if given, takes the tangents [1 .. L-1] on the way.
+  void jvp(T* const* t = nullptr) {
     multiply(d[0], state[0], prepared.branch.stage[0].in_channels);
-    for (int i = 0; i < stages; ++i) {
-      const bool last = i + 1 == stages;
-      product(prepared.forward[i], state[0], layout,
-              {.kind = last ? Epilogue::kBias : Epilogue::kScale, .d = last ? nullptr : d[i + 1]}, state[1]);
+    for (int i = 0; i + 1 < stages; ++i) {
+      if (t)
+        product(prepared.forward[i], state[0], layout, {.kind = Epilogue::kTangent, .d = d[i + 1], .second = state[1]},
+                t[i + 1]);
+      else
+        product(prepared.forward[i], state[0], layout, {.kind = Epilogue::kScale, .d = d[i + 1]}, state[1]);
       swap_state();
     }
+    product(prepared.forward[stages - 1], state[0], layout, {.kind = Epilogue::kBias}, state[1]);
+    swap_state();
     if (layout.masked) clear_pads(state[0], prepared.branch.stage[stages - 1].out_channels);
   }
 
@@ -111,11 +121,13 @@ struct Walk {
     state[1] = other;
   }
 
-  void multiply(const T* factor, T* target, int channels) const {
+  void multiply(const T* factor, T* target, int channels) const { multiply(factor, target, channels, target); }
+
+  void multiply(const T* factor, const T* source, int channels, T* target) const {
     for (int c = 0; c < channels; ++c)
       for (int j = 0; j < layout.vectors; ++j) {
-        const int64_t at = int64_t(c) * layout.stride + layout.position[j];
-        store(target + at, load(factor + at) * load(target + at));
+        const int64_t at = layout.size(c) + layout.position[j];
+        store(target + at, load(factor + at) * load(source + at));
       }
   }
 

@@ -21,7 +21,7 @@ std::tuple<Tensor, Tensor> branch_backward(const Tensor& x, const Tensors& weigh
                                            const Tensors& betas, const std::vector<int64_t>& activations,
                                            const std::optional<Tensor>& grad, const std::optional<Tensor>& tangents,
                                            const std::optional<Tensor>& cotangents, const std::optional<Tensor>& weight,
-                                           bool residual) {
+                                           bool residual, const std::optional<Tensor>& kept) {
   const BranchArguments arguments(x, weights, biases, betas, activations);
   Tensor grad_x = make(arguments.event_sizes({arguments.batch()}, x.size(1)), x);
   Tensor grad_parameters = make({arguments.parameter_count()}, x);
@@ -30,7 +30,7 @@ std::tuple<Tensor, Tensor> branch_backward(const Tensor& x, const Tensors& weigh
     return {grad_x, grad_parameters};
   }
   const int64_t size = arguments.in_size();
-  std::optional<Tensor> upstream, t, y, gl;
+  std::optional<Tensor> upstream, t, y, gl, saved;
   if (grad) {
     upstream = dense(*grad);
     check_like(*upstream, x, x.numel() / x.size(1) * arguments.out_channels(), "grad");
@@ -45,13 +45,18 @@ std::tuple<Tensor, Tensor> branch_backward(const Tensor& x, const Tensors& weigh
     check_like(*y, x, pairs * arguments.batch() * size, "cotangents");
     check_like(*gl, x, arguments.batch(), "weight");
   }
+  if (kept && kept->numel() > 0) {
+    saved = dense(*kept);
+    check_like(*saved, x, kept->numel(), "kept");
+  }
   STD_TORCH_CHECK(!residual || arguments.square(), "a residual branch must return the shape it takes");
   with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {
     auto pointer = [](const std::optional<Tensor>& tensor) { return tensor ? data<T>(*tensor) : nullptr; };
-    kernels<T>().branch_backward(branch,
-                                 {data<T>(arguments.x()), pointer(upstream), pairs, pointer(t), pointer(y), pointer(gl),
-                                  residual, mutable_data<T>(grad_x), mutable_data<T>(grad_parameters)},
-                                 torch_parallel());
+    kernels<T>().branch_backward(
+        branch,
+        {data<T>(arguments.x()), pointer(upstream), pairs, pointer(t), pointer(y), pointer(gl), residual,
+         mutable_data<T>(grad_x), mutable_data<T>(grad_parameters), pointer(saved), saved ? saved->numel() : 0},
+        torch_parallel());
   });
   return {grad_x, grad_parameters};
 }

@@ -6,12 +6,10 @@
 namespace irf::binding {
 namespace {
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> residual_logdet(const Tensor& x, const Tensors& weights,
-                                                                   const Tensors& biases, const Tensors& betas,
-                                                                   const std::vector<int64_t>& activations,
-                                                                   const Tensor& probe, const Tensor& coefficients,
-                                                                   const std::optional<Tensor>& tail, double tolerance,
-                                                                   bool relative, bool neumann) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> residual_logdet(
+    const Tensor& x, const Tensors& weights, const Tensors& biases, const Tensors& betas,
+    const std::vector<int64_t>& activations, const Tensor& probe, const Tensor& coefficients,
+    const std::optional<Tensor>& tail, double tolerance, bool relative, bool neumann, bool keep) {
   const BranchArguments arguments(x, weights, biases, betas, activations);
   STD_TORCH_CHECK(arguments.square(), "a residual branch must return the shape it takes");
   STD_TORCH_CHECK(probe.dim() == x.dim() + 1, "probe must be [m, B, ...]");
@@ -32,16 +30,21 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> residual_logdet(const Tensor&
   Tensor y = neumann ? make(arguments.event_sizes({probes, batch}, x.size(1)), x) : make({0}, x);
   Tensor norms = make({probes, batch}, x);
   Tensor used = make({probes, batch}, x, ScalarType::Long);
-  if (x.numel() == 0) return {z, value, y, norms, used};
+  Tensor kept = make({0}, x);
+  if (x.numel() == 0) return {z, value, y, norms, used, kept};
+  STD_TORCH_CHECK(!keep || (probes == 1 && !tail), "only one probe without a stop can be kept");
   with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {
-    kernels<T>().residual_logdet(
-        branch,
-        {data<T>(arguments.x()), static_cast<int>(probes), data<T>(v), static_cast<int>(terms), data<T>(q), per_sample,
-         t ? data<T>(*t) : nullptr, static_cast<T>(tolerance), relative, mutable_data<T>(z), mutable_data<T>(value),
-         neumann ? mutable_data<T>(y) : nullptr, mutable_data<T>(norms), mutable_data<int64_t>(used)},
-        torch_parallel());
+    const Kernels<T>& table = kernels<T>();  // once: the size must be that of the kernel that fills it
+    const Parallel parallel = torch_parallel();
+    if (keep) kept = make({table.kept_size(branch, parallel)}, x);
+    table.residual_logdet(branch,
+                          {data<T>(arguments.x()), static_cast<int>(probes), data<T>(v), static_cast<int>(terms),
+                           data<T>(q), per_sample, t ? data<T>(*t) : nullptr, static_cast<T>(tolerance), relative,
+                           mutable_data<T>(z), mutable_data<T>(value), neumann ? mutable_data<T>(y) : nullptr,
+                           mutable_data<T>(norms), mutable_data<int64_t>(used), keep ? mutable_data<T>(kept) : nullptr},
+                          parallel);
   });
-  return {z, value, y, norms, used};
+  return {z, value, y, norms, used, kept};
 }
 
 Tensor jacobian_powers(const Tensor& x, const Tensors& weights, const Tensors& biases, const Tensors& betas,

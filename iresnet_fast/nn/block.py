@@ -96,9 +96,9 @@ class InvertibleResidualBlock(nn.Module):
             TypeError: a dtype does not fit.
         """
         path = self._path(z, context)
-        x, _, residual = path.solve(z)
+        x, iterations, residual = path.solve(z)
         if not torch.compiler.is_compiling():
-            self._warn_unless_reached(z, residual)
+            self._warn_unless_reached(z, iterations, residual)
         return x, -path.forward(x)[1]
 
     def solve(self, z: Tensor, context: Any = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,19 +126,22 @@ class InvertibleResidualBlock(nn.Module):
             )
         return self.lipschitz
 
-    def _warn_unless_reached(self, z: Tensor, residual: Tensor) -> None:
+    def _warn_unless_reached(self, z: Tensor, iterations: Tensor, residual: Tensor) -> None:
         tol, contraction = self.solver.tol, 1.0 - self._known_lipschitz()
         missed = ~(residual / contraction <= tol)  # true for NaN
         if not bool(missed.any()):
             return
         worst = float((residual / contraction)[missed].max())
         rounding = float(torch.finfo(z.dtype).eps * torch.linalg.vector_norm(z.flatten(1), dim=1)[missed].max())
-        advice = "raise the solver's max_iterations"
         if rounding / contraction > tol:
             advice = f"{z.dtype} rounds these samples by about {rounding / contraction:.1e}: raise tol or use float64"
+        elif int(iterations[missed].max()) >= self.solver.max_iterations:
+            advice = f"raise the solver's max_iterations, {self.solver.max_iterations}"
+        else:
+            advice = f"it stopped shrinking: check the input, and that lipschitz = {self.lipschitz} bounds the branch"
         warnings.warn(
-            f"iresnet_fast: {int(missed.sum())} of {z.shape[0]} samples did not reach tol = {tol:.1e} in "
-            f"{self.solver.max_iterations} iterations, their error is up to {worst:.1e}; {advice}.",
+            f"iresnet_fast: {int(missed.sum())} of {z.shape[0]} samples did not reach tol = {tol:.1e}, "
+            f"their error is up to {worst:.1e}; {advice}.",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -125,8 +124,10 @@ class ResidualBranch(nn.Module):
     @property
     def lipschitz(self) -> float:
         """Lipschitz constant of g: the product over the stages of coeff and the activation's constant."""
-        constants = (registry.get(name).lipschitz for name in self.activations)
-        return math.prod(layer.coeff * c for layer, c in zip(self._layers(), constants, strict=True))
+        product = 1.0
+        for layer, name in zip(self._layers(), self.activations, strict=True):  # a loop, which torch.compile traces
+            product *= layer.coeff * registry.get(name).lipschitz
+        return product
 
     def stages(self, image_size: Sequence[int] | None = None) -> Stages:
         """Return the effective weights, the biases, the activations and their parameters, as `iresnet_fast.ops` takes.

@@ -72,7 +72,7 @@ def effective_weights(layers: Sequence[SpectralLayer]) -> list[Tensor]:
         return _normalize(layers)
     refresh(layers)
     with_graph = torch.is_grad_enabled() and any(layer.weight.requires_grad for layer in layers)
-    if with_graph or torch._C._functorch.peek_interpreter_stack() is not None:
+    if with_graph or torch._C._are_functorch_transforms_active():
         return _normalize(layers)
     if not all(_has_baked(layer) for layer in layers):
         with plainly():

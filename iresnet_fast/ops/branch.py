@@ -73,7 +73,7 @@ class _Branch(torch.autograd.Function):
 
             return None, *differentiable_gradients(branch_of, (x, *tensors), (grad,))
         grad_x, packed = torch.ops.iresnet_fast.branch_backward(
-            x, *raw(ctx.activations, tensors), grad, None, None, None, False
+            x, *raw(ctx.activations, tensors), grad, None, None, None, False, None
         )
         return None, grad_x, *split_gradients(packed, tensors)
 
@@ -97,6 +97,7 @@ def _branch_backward_fake(
     cotangents: Tensor | None,
     weight: Tensor | None,
     residual: bool,
+    kept: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     count = sum(t.numel() for t in (*weights, *biases, *betas))
     return x.new_empty(x.shape), x.new_empty(count)

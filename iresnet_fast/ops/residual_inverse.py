@@ -93,7 +93,7 @@ class _ResidualInverse(torch.autograd.Function):
         activations, lipschitz, tol, _ = ctx.settings
         branch = raw(activations, tensors)
         u = _solve_transposed(branch, x, grad_x, lipschitz, tol)
-        _, packed = torch.ops.iresnet_fast.branch_backward(x, *branch, u, None, None, None, False)
+        _, packed = torch.ops.iresnet_fast.branch_backward(x, *branch, u, None, None, None, False, None)
         return None, u, *split_gradients(-packed, tensors)
 
 
@@ -106,7 +106,9 @@ def _solve_transposed(branch: Any, x: Tensor, right: Tensor, lipschitz: float, t
     enough = 1 if lipschitz == 0.0 else math.ceil(math.log(tol * (1.0 - lipschitz)) / math.log(lipschitz)) + 1
     n = max(1, enough)
     ones, tail = x.new_ones(n), x.new_full((n,), 1.0 / (1.0 - lipschitz))
-    _, _, u, norms, _ = torch.ops.iresnet_fast.residual_logdet(x, *branch, right[None], ones, tail, tol, True, True)
+    _, _, u, norms, _, _ = torch.ops.iresnet_fast.residual_logdet(
+        x, *branch, right[None], ones, tail, tol, True, True, False
+    )
     if not torch.compiler.is_compiling():
         # 1.001: the last |w_k| may sit on the bound, to rounding.
         missed = norms[0] / (1.0 - lipschitz) > 1.001 * tol * sample_norm(right, x.dim() - 1)

@@ -15,7 +15,7 @@ from ._stages import Stages, apart, apply, differentiable_gradients, kernels_ser
 
 __all__ = ["LogdetInfo", "residual_logdet"]
 
-_Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # z, logdet, Neumann vectors, norms, terms
+_Outputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]  # z, logdet, Neumann vectors, norms, terms, kept
 
 
 def residual_logdet(
@@ -71,11 +71,14 @@ def residual_logdet(
     factors = None if lipschitz is None else x.new_tensor(tail_factors(lipschitz, q.shape[-1]))
     stages = Stages.of(x, weights, biases, activations, parameters)
     if stages.need_gradient(x):
-        settings = (stages.activations, gradient, tol)
+        # A plain training step keeps activations and tangents for its backward pass; then |w_n| is never computed. (A
+        # compiled graph would have to know how much is kept, which depends on threads and instruction set.)
+        plain = gradient == "neumann" and v.shape[0] == 1 and tol is None and not return_info
+        settings = (stages.activations, gradient, tol, plain and not torch.compiler.is_compiling())
         outputs: _Outputs = apply(_ResidualLogdet, settings, factors, v, q, x, *stages.tensors)
     else:
-        outputs = _forward(stages.activations, tol, False, factors, v, q, x, stages.tensors)
-    z, logdet, _, norms, terms = outputs
+        outputs = _forward(stages.activations, tol, False, False, factors, v, q, x, stages.tensors)
+    z, logdet, _, norms, terms, _ = outputs
     if not return_info:
         return z, logdet
     bound = None if factors is None else sample_norm(v, x.dim() - 1) * norms * factors[(terms - 1).clamp(min=0)]
@@ -86,6 +89,7 @@ def _forward(
     activations: tuple[str, ...],
     tol: float | None,
     neumann: bool,
+    keep: bool,
     factors: Tensor | None,
     v: Tensor,
     q: Tensor,
@@ -93,7 +97,7 @@ def _forward(
     tensors: Sequence[Tensor | None],
 ) -> _Outputs:
     result: _Outputs = torch.ops.iresnet_fast.residual_logdet(
-        x, *raw(activations, tensors), v, q, None if tol is None else factors, tol or 0.0, False, neumann
+        x, *raw(activations, tensors), v, q, None if tol is None else factors, tol or 0.0, False, neumann, keep
     )
     return result
 
@@ -101,27 +105,27 @@ def _forward(
 class _ResidualLogdet(torch.autograd.Function):
     @staticmethod
     def forward(
-        settings: tuple[tuple[str, ...], str, float | None],
+        settings: tuple[tuple[str, ...], str, float | None, bool],
         factors: Tensor | None,
         v: Tensor,
         q: Tensor,
         x: Tensor,
         *tensors: Tensor | None,
     ) -> _Outputs:
-        activations, gradient, tol = settings
-        return _forward(activations, tol, gradient == "neumann", factors, v, q, x, tensors)
+        activations, gradient, tol, keep = settings
+        return _forward(activations, tol, gradient == "neumann", keep, factors, v, q, x, tensors)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Outputs) -> None:
-        (ctx.activations, ctx.gradient, _), _, v, q, x, *tensors = inputs
-        y, norms, terms = output[2:]
-        ctx.mark_non_differentiable(y, norms, terms)
+        (ctx.activations, ctx.gradient, *_), _, v, q, x, *tensors = inputs
+        y, norms, terms, kept = output[2:]
+        ctx.mark_non_differentiable(y, norms, terms, kept)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(v, q, y, terms, x, *tensors)
+        ctx.save_for_backward(v, q, y, terms, kept, x, *tensors)
 
     @staticmethod
     def backward(ctx: Any, grad_z: Tensor | None, grad_logdet: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-        v, q, y, terms, x, *tensors = ctx.saved_tensors
+        v, q, y, terms, kept, x, *tensors = ctx.saved_tensors
         if grad_z is None and grad_logdet is None:
             return (None,) * (5 + len(tensors))
         if wants_graph():
@@ -140,7 +144,7 @@ class _ResidualLogdet(torch.autograd.Function):
                 tangents, cotangents = _series_pairs(branch, x, v, q, terms)
                 weight = grad_logdet * (tangents.shape[0] / v.shape[0])  # the kernel averages over pairs
         grad_x, packed = torch.ops.iresnet_fast.branch_backward(
-            x, *branch, grad_z, tangents, cotangents, weight, grad_z is not None
+            x, *branch, grad_z, tangents, cotangents, weight, grad_z is not None, kept
         )
         return None, None, None, None, grad_x, *split_gradients(packed, tensors)
 
@@ -202,6 +206,7 @@ def _residual_logdet_fake(
     tolerance: float,
     relative: bool,
     neumann: bool,
+    keep: bool,
 ) -> _Outputs:
     rows = (probe.shape[0], x.shape[0])
     return (
@@ -210,6 +215,7 @@ def _residual_logdet_fake(
         x.new_empty(probe.shape if neumann else (0,)),
         x.new_empty(rows),
         x.new_empty(rows, dtype=torch.int64),
+        x.new_empty(torch.library.get_ctx().new_dynamic_size() if keep else 0),
     )
 
 

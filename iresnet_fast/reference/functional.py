@@ -178,13 +178,13 @@ def _needs_grad(*tensors: Tensor) -> bool:
 
 def _vjp_of(g: Map, x: Tensor, needs_grad: bool) -> tuple[Tensor, Callable[..., Tensor]]:
     """Return g(x) and the map w -> J^T w, reusable; g(x) carries a graph only if `needs_grad`."""
-    if torch.is_inference_mode_enabled():
-        # Inference tensors inside g cannot be saved by autograd; torch.func wraps them.
+    if torch.is_inference_mode_enabled() or torch._C._are_functorch_transforms_active():
+        # Autograd cannot save inference tensors inside g, and a transform allows no requires_grad_; torch.func.vjp can.
         value, pullback, *_ = torch.func.vjp(g, x)
 
         def pull(w: Tensor, create_graph: bool = False) -> Tensor:
             product: Tensor = pullback(w)[0]
-            return product
+            return product if create_graph else product.detach()
 
         return value, pull
     with torch.enable_grad():

@@ -56,6 +56,8 @@ struct BranchBackwardOperands {
   bool residual;        // add `grad` itself to grad_x: the gradient of x + g(x)
   T* grad_x;            // [B, d]
   T* grad_parameters;   // per stage: weight, bias (if any), beta (if any), one after the other
+  const T* kept;        // [kept_size] from residual_logdet at the same x and tangent, or null
+  int64_t kept_size;
 };
 
 template <class T>
@@ -74,6 +76,8 @@ struct ResidualLogdetOperands {
   T* neumann;           // [m, B, d] sum_k (-1)^k q_{k+1} w_k, or null
   T* norms;             // [m, B] |w_k| of the last term used
   int64_t* terms_used;  // [m, B]
+  // [kept_size] what branch_backward would compute again (then m = 1, no stop, and norms hold |w_{n-1}|), or null.
+  T* kept;
 };
 
 template <class T>
