@@ -9,11 +9,13 @@ STABLE_TORCH_LIBRARY(iresnet_fast, m) {
   // g(x)
   m.def("branch(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations) -> Tensor");
 
-  // Gradient of <grad, g(x)> + 1/m sum_j weight <cotangent_j, J tangent_j> -> grad_x, packed parameter gradients (per
-  // stage: weight, bias, beta). residual: of <grad, x + g(x)>. kept: from residual_logdet.
+  // Gradient of <grad, g(x)> + 1/m sum_j weight <cotangent_j, J tangent_j> -> grad_x (empty unless `input_gradient`),
+  // packed parameter gradients (per stage: weight, bias, beta). residual: of <grad, x + g(x)>. kept: from
+  // residual_logdet.
   m.def(
       "branch_backward(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations, Tensor? grad, "
-      "Tensor? tangents, Tensor? cotangents, Tensor? weight, bool residual, Tensor? kept) -> (Tensor, Tensor)");
+      "Tensor? tangents, Tensor? cotangents, Tensor? weight, bool residual, bool input_gradient, Tensor? kept) "
+      "-> (Tensor, Tensor)");
 
   // z, value [B], Neumann vectors [m, B, d] (empty unless `neumann`), norms [m, B], terms [m, B] int64,
   // and what branch_backward need not compute again (empty unless `keep`)

@@ -12,7 +12,8 @@ namespace {
 template <class T>
 void branch(const Branch<T>& branch, const BranchOperands<T>& op, const Parallel& parallel) {
   Workspace workspace;
-  const Prepared<T> prepared(branch, parallel, kPackForward, workspace);
+  Prepared<T> prepared(branch, parallel, workspace);
+  prepared.pack(kPackForward, workspace);
   Walk<T>** walks = make_walks(prepared, Order::kValue, false, workspace);
   const Stage<T>& last = branch.stage[branch.stages - 1];
   for_each_chunk(prepared, [&](int64_t chunk) {
@@ -62,10 +63,11 @@ struct BackwardWalk : Walk<T> {
     bias = workspace.take<T*>(stages);
     beta = workspace.take_zeroed<T>(stages);
     for (int i = 0; i < stages; ++i) {
-      const PackedWeights<T>& packed = prepared.forward[i];
-      weight[i] = WeightSums<T>{packed.rows, packed.channels, packed.taps, packed.offset, nullptr};
+      const Stage<T>& stage = prepared.branch.stage[i];
+      weight[i] = WeightSums<T>{stage.out_channels, stage.in_channels, stage.kernel * stage.kernel,
+                                prepared.tap_offsets(i, false, workspace), nullptr};
       weight[i].sums = workspace.take_zeroed<T>(weight[i].size());
-      bias[i] = workspace.take_zeroed<T>(packed.rows);
+      bias[i] = workspace.take_zeroed<T>(stage.out_channels);
     }
   }
 
@@ -87,9 +89,12 @@ struct BackwardWalk : Walk<T> {
     }
   }
 
+  // Whether u_0 is zero: then r_0 serves nobody, and neither is computed.
+  bool straight_start() const { return piecewise_linear(prepared.branch.stage[0].activation); }
+
   // r_L is set; fills r and adds to u (sets it for the first pair).
   void cotangent(bool first_pair) {
-    for (int i = stages - 1; i >= 0; --i) {
+    for (int i = stages - 1; i >= (straight_start() ? 1 : 0); --i) {
       const bool slope = prepared.branch.stage[i].beta != nullptr;
       product(prepared.transposed[i], r[i + 1], layout,
               {.kind = Epilogue::kCotangent,
@@ -105,16 +110,19 @@ struct BackwardWalk : Walk<T> {
   }
 
   // s_L is set; fills s and the parameter gradients, those of the last pair included.
-  void backward(bool pairs) {
+  void backward(bool pairs, bool input_gradient) {
     for (int i = stages - 1; i >= 0; --i) {
       const Stage<T>& stage = prepared.branch.stage[i];
       const OperandPair<T> operands[] = {{s[i + 1], h[i]}, {r[i + 1], dt[i]}};
       contract(weight[i], operands, pairs ? 2 : 1, layout);
       if (stage.bias) add_row_sums(s[i + 1], stage.out_channels, layout, bias[i]);
-      product(
-          prepared.transposed[i], s[i + 1], layout,
-          {.kind = Epilogue::kBackward, .d = d[i], .second = pairs ? u[i] : nullptr, .raw = stage.beta ? raw : nullptr},
-          s[i]);
+      if (i == 0 && !input_gradient && !stage.beta) break;
+      product(prepared.transposed[i], s[i + 1], layout,
+              {.kind = Epilogue::kBackward,
+               .d = d[i],
+               .second = pairs && !(i == 0 && straight_start()) ? u[i] : nullptr,
+               .raw = stage.beta ? raw : nullptr},
+              s[i]);
       if (stage.beta) add_slope_gradient(i, nullptr, &SlopeGradient<Vector<T>>::h);
     }
   }
@@ -175,7 +183,10 @@ void gather_gradients(const Prepared<T>& prepared, BackwardWalk<T>* const* walks
 template <class T>
 void branch_backward(const Branch<T>& branch, const BranchBackwardOperands<T>& op, const Parallel& parallel) {
   Workspace workspace;
-  const Prepared<T> prepared(branch, parallel, kPackForward | kPackTransposed, workspace);
+  Prepared<T> prepared(branch, parallel, workspace);
+  const Kept<T> kept(prepared);
+  const bool recall = op.pairs == 1 && op.kept && kept.fits(op.kept, op.kept_size);
+  prepared.pack(recall ? kPackTransposed : kPackForward | kPackTransposed, workspace);
   const Layout<T>& layout = prepared.layout;
   const int in_channels = branch.stage[0].in_channels, out_channels = branch.stage[branch.stages - 1].out_channels;
   const int64_t in_size = branch.in_size(), out_size = out_channels * branch.pixels();
@@ -184,8 +195,6 @@ void branch_backward(const Branch<T>& branch, const BranchBackwardOperands<T>& o
   for (int i = 0; i < prepared.chunks; ++i)
     walks[i] = new (workspace.take<char>(sizeof(BackwardWalk<T>))) BackwardWalk<T>(prepared, op.pairs > 0, workspace);
 
-  const Kept<T> kept(prepared);
-  const bool recall = op.pairs == 1 && op.kept && kept.fits(op.kept, op.kept_size);
   for_each_chunk(prepared, [&](int64_t chunk) {
     BackwardWalk<T>& walk = *walks[chunk];
     T weight[kLargestTile];
@@ -209,7 +218,8 @@ void branch_backward(const Branch<T>& branch, const BranchBackwardOperands<T>& o
         load_events(layout, op.grad + first * out_size, samples, out_channels, upstream);
       else
         std::memset(upstream, 0, sizeof(T) * layout.size(out_channels));
-      walk.backward(op.pairs > 0);
+      walk.backward(op.pairs > 0, op.grad_x != nullptr);
+      if (!op.grad_x) return;
       store_events(layout, walk.s[0], samples, in_channels, op.grad_x + first * in_size,
                    op.residual && op.grad ? op.grad + first * out_size : nullptr);
     });

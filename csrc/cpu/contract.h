@@ -35,13 +35,19 @@ struct WeightSums {
   int padded_rows() const { return round_up(rows, kContractRows); }
   int64_t size() const { return int64_t(taps) * channels * padded_rows(); }
 
-  // out[m][c][t] += sums, for [begin, end) of the rows m.
+  // out[m][c][t] += sums, for [begin, end) of the rows m. In strips of rows, so that whole cache lines are read and
+  // every row is written in order.
   void add_to(T* out, int begin, int end) const {
-    for (int t = 0; t < taps; ++t)
-      for (int c = 0; c < channels; ++c) {
-        const T* from = sums + (int64_t(t) * channels + c) * padded_rows();
-        for (int m = begin; m < end; ++m) out[(int64_t(m) * channels + c) * taps + t] += from[m];
-      }
+    constexpr int kStrip = 64 / sizeof(T);
+    for (int first = begin; first < end; first += kStrip) {
+      const int count = min_of(kStrip, end - first);
+      for (int c = 0; c < channels; ++c)
+        for (int t = 0; t < taps; ++t) {
+          const T* from = sums + (int64_t(t) * channels + c) * padded_rows() + first;
+          T* to = out + (int64_t(first) * channels + c) * taps + t;
+          for (int i = 0; i < count; ++i) to[int64_t(i) * channels * taps] += from[i];
+        }
+    }
   }
 };
 
@@ -126,11 +132,17 @@ IRF_ALWAYS_INLINE void contract_rows(int rows, int count, const WeightSums<T>& t
 
 template <class T>
 void contract(const WeightSums<T>& target, const OperandPair<T>* pair, int pairs, const Layout<T>& layout) {
-  for (int tap = 0; tap < target.taps; ++tap)
-    for (int channel = 0; channel < target.channels; channel += kContractChannels)
-      for (int row = 0; row < target.rows; row += kContractRows)
-        contract_rows<T>(min_of(kContractRows, target.rows - row), min_of(kContractChannels, target.channels - channel),
-                         target, pair, pairs, layout, row, channel, tap);
+  // Rows are passed over once per strip of channels: a block of them must stay in the second-level cache.
+  constexpr int kBlockBytes = 256 << 10;
+  const int row_bytes = pairs * layout.stride * static_cast<int>(sizeof(T));
+  const int block = max_of(1, kBlockBytes / (row_bytes * kContractRows)) * kContractRows;
+  for (int first = 0; first < target.rows; first += block)
+    for (int tap = 0; tap < target.taps; ++tap)
+      for (int channel = 0; channel < target.channels; channel += kContractChannels)
+        for (int row = first; row < min_of(first + block, target.rows); row += kContractRows)
+          contract_rows<T>(min_of(kContractRows, target.rows - row),
+                           min_of(kContractChannels, target.channels - channel), target, pair, pairs, layout, row,
+                           channel, tap);
 }
 
 // out[m] += sum over columns of a[m][p].

@@ -65,7 +65,7 @@ class Kept {
 template <class T>
 int64_t kept_size(const Branch<T>& branch, const Parallel& parallel) {
   Workspace workspace;
-  const Prepared<T> prepared(branch, parallel, 0, workspace);
+  const Prepared<T> prepared(branch, parallel, workspace);
   return Kept<T>(prepared).size();
 }
 

@@ -70,7 +70,7 @@ struct Prepared {
   T* slope;                      // [L] softplus(beta) of each activation
 
   // `copies`: columns of a tile that one sample takes (the exact Jacobian gives each sample d of them).
-  Prepared(const Branch<T>& branch_, const Parallel& parallel_, int packs, Workspace& workspace, int64_t copies = 1)
+  Prepared(const Branch<T>& branch_, const Parallel& parallel_, Workspace& workspace, int64_t copies = 1)
       : branch(branch_), parallel(parallel_), forward(nullptr), transposed(nullptr) {
     most_channels = branch.stage[0].in_channels;
     int reach = 0;
@@ -94,9 +94,22 @@ struct Prepared {
       const double beta = branch.stage[i].beta ? *branch.stage[i].beta : 0;
       slope[i] = static_cast<T>(beta > 30 ? beta : __builtin_log1p(__builtin_exp(beta)));
     }
+  }
+
+  // Packs the weights of every stage for products with A, with A^T, or both.
+  void pack(int packs, Workspace& workspace) {
     if (packs & kPackForward) forward = reserve(false, workspace);
     if (packs & kPackTransposed) transposed = reserve(true, workspace);
-    if (packs != 0) parallel.run(branch.stages * kTaskShare, pack_task, this);
+    run_each(parallel, branch.stages * kTaskShare, [this](int64_t index) { pack_share(index); });
+  }
+
+  // The column offset of each tap of stage i, for A or for A^T.
+  const int* tap_offsets(int i, bool transpose, Workspace& workspace) const {
+    const int k = branch.stage[i].kernel, sign = transpose ? -1 : 1;
+    int* offset = workspace.take<int>(k * k);
+    for (int t = 0; t < k * k; ++t)
+      offset[t] = sign * ((t / k - k / 2) * layout.pitch + (t % k - k / 2) * layout.images);
+    return offset;
   }
 
   // Samples [begin, end) of a chunk.
@@ -118,29 +131,24 @@ struct Prepared {
     auto* packs = workspace.take<PackedWeights<T>>(branch.stages);
     for (int i = 0; i < branch.stages; ++i) {
       const Stage<T>& stage = branch.stage[i];
-      const int k = stage.kernel;
-      int* offset = workspace.take<int>(k * k);
-      for (int t = 0; t < k * k; ++t) {
-        const int shift = (t / k - k / 2) * layout.pitch + (t % k - k / 2) * max_of(layout.images, 1);
-        offset[t] = k == 1 ? 0 : transpose ? -shift : shift;
-      }
-      packs[i] = transpose ? reserve_weights<T>(stage.in_channels, stage.out_channels, k * k, offset, workspace)
-                           : reserve_weights<T>(stage.out_channels, stage.in_channels, k * k, offset, workspace);
+      const int taps = stage.kernel * stage.kernel;
+      const int* offset = tap_offsets(i, transpose, workspace);
+      packs[i] = transpose ? reserve_weights<T>(stage.in_channels, stage.out_channels, taps, offset, workspace)
+                           : reserve_weights<T>(stage.out_channels, stage.in_channels, taps, offset, workspace);
     }
     return packs;
   }
 
-  static void pack_task(int64_t index, void* context) {
-    const auto& self = *static_cast<const Prepared*>(context);
+  void pack_share(int64_t index) const {
     const int i = static_cast<int>(index / kTaskShare), share = static_cast<int>(index % kTaskShare);
-    const Stage<T>& stage = self.branch.stage[i];
+    const Stage<T>& stage = branch.stage[i];
     const int64_t taps = int64_t(stage.kernel) * stage.kernel, row = stage.in_channels * taps;
-    if (self.forward)
-      for (int tile = share; tile < self.forward[i].tiles(); tile += kTaskShare)
-        pack_tile(self.forward[i], tile, stage.weight, row, taps);
-    if (self.transposed)
-      for (int tile = share; tile < self.transposed[i].tiles(); tile += kTaskShare)
-        pack_tile(self.transposed[i], tile, stage.weight, taps, row);
+    if (forward)
+      for (int tile = share; tile < forward[i].tiles(); tile += kTaskShare)
+        pack_tile(forward[i], tile, stage.weight, row, taps);
+    if (transposed)
+      for (int tile = share; tile < transposed[i].tiles(); tile += kTaskShare)
+        pack_tile(transposed[i], tile, stage.weight, taps, row);
   }
 };
 

@@ -16,7 +16,8 @@ constexpr int kPatience = 10;
 template <class T>
 void residual_inverse(const Branch<T>& branch, const ResidualInverseOperands<T>& op, const Parallel& parallel) {
   Workspace workspace;
-  const Prepared<T> prepared(branch, parallel, kPackForward, workspace);
+  Prepared<T> prepared(branch, parallel, workspace);
+  prepared.pack(kPackForward, workspace);
   const Layout<T>& layout = prepared.layout;
   const int channels = branch.stage[0].in_channels;
   const int64_t size = branch.in_size();

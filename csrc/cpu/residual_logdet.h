@@ -74,7 +74,8 @@ void series_chain(Walk<T>& walk, const ResidualLogdetOperands<T>& op, int64_t fi
 template <class T>
 void residual_logdet(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, const Parallel& parallel) {
   Workspace workspace;
-  const Prepared<T> prepared(branch, parallel, kPackForward | kPackTransposed, workspace);
+  Prepared<T> prepared(branch, parallel, workspace);
+  prepared.pack(kPackForward | kPackTransposed, workspace);
   const Layout<T>& layout = prepared.layout;
   const int channels = branch.stage[0].in_channels;
   const int64_t size = branch.in_size();
@@ -127,7 +128,8 @@ void residual_logdet(const Branch<T>& branch, const ResidualLogdetOperands<T>& o
 template <class T>
 void jacobian_powers(const Branch<T>& branch, const JacobianPowersOperands<T>& op, const Parallel& parallel) {
   Workspace workspace;
-  const Prepared<T> prepared(branch, parallel, kPackForward | kPackTransposed, workspace);
+  Prepared<T> prepared(branch, parallel, workspace);
+  prepared.pack(kPackForward | kPackTransposed, workspace);
   const int channels = branch.stage[0].in_channels;
   const int64_t size = branch.in_size();
   Walk<T>** walks = make_walks(prepared, Order::kFirst, false, workspace);

@@ -10,7 +10,8 @@ namespace {
 template <class T>
 void jacobian(const Branch<T>& branch, const JacobianOperands<T>& op, const Parallel& parallel) {
   Workspace workspace;
-  const Prepared<T> prepared(branch, parallel, kPackForward | kPackTransposed, workspace, branch.in_size());
+  Prepared<T> prepared(branch, parallel, workspace, branch.in_size());
+  prepared.pack(kPackForward | kPackTransposed, workspace);
   const Layout<T>& layout = prepared.layout;
   const int channels = branch.stage[0].in_channels;
   const int64_t size = branch.in_size();

@@ -4,11 +4,17 @@
 #include <new>
 #include <vector>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 namespace irf {
 namespace {
 
 // A thread keeps at most this much between calls.
 constexpr int64_t kKeptBytes = int64_t(256) << 20;
+
+constexpr int64_t kHugePage = int64_t(2) << 20;
 
 struct Block {
   char* memory;
@@ -26,8 +32,10 @@ struct Scratch {
   }
 
   void add(int64_t bytes) {
-    void* memory = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+    const int64_t unit = bytes < kHugePage ? 64 : kHugePage;
+    void* memory = std::aligned_alloc(unit, (bytes + unit - 1) / unit * unit);
     if (memory == nullptr) throw std::bad_alloc();
+    advise_huge_pages(memory, bytes);
     blocks.push_back({static_cast<char*>(memory), bytes, 0});
   }
 };
@@ -35,6 +43,17 @@ struct Scratch {
 thread_local Scratch scratch;
 
 }  // namespace
+
+void advise_huge_pages(void* memory, int64_t bytes) {
+#ifdef __linux__
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(memory) + kHugePage - 1) / kHugePage * kHugePage;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(memory) + bytes) / kHugePage * kHugePage;
+  if (begin < end)
+    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // a hint: failing changes nothing
+#else
+  (void)memory, (void)bytes;
+#endif
+}
 
 void* take_scratch(int64_t bytes) {
   bytes = (bytes + 63) / 64 * 64;

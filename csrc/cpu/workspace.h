@@ -12,6 +12,9 @@ namespace irf {
 void* take_scratch(int64_t bytes);
 void release_scratch();
 
+// Asks for huge pages under large memory: a tile's channels are far apart, and each would need a page of its own.
+void advise_huge_pages(void* memory, int64_t bytes);
+
 // All scratch of a call is taken by the calling thread before it starts any other thread.
 class Workspace {
  public:

@@ -21,9 +21,10 @@ std::tuple<Tensor, Tensor> branch_backward(const Tensor& x, const Tensors& weigh
                                            const Tensors& betas, const std::vector<int64_t>& activations,
                                            const std::optional<Tensor>& grad, const std::optional<Tensor>& tangents,
                                            const std::optional<Tensor>& cotangents, const std::optional<Tensor>& weight,
-                                           bool residual, const std::optional<Tensor>& kept) {
+                                           bool residual, bool input_gradient, const std::optional<Tensor>& kept) {
   const BranchArguments arguments(x, weights, biases, betas, activations);
-  Tensor grad_x = make(arguments.event_sizes({arguments.batch()}, x.size(1)), x);
+  Tensor grad_x =
+      make(input_gradient ? arguments.event_sizes({arguments.batch()}, x.size(1)) : std::vector<int64_t>{0}, x);
   Tensor grad_parameters = make({arguments.parameter_count()}, x);
   if (x.numel() == 0) {
     torch::stable::zero_(grad_parameters);
@@ -52,11 +53,11 @@ std::tuple<Tensor, Tensor> branch_backward(const Tensor& x, const Tensors& weigh
   STD_TORCH_CHECK(!residual || arguments.square(), "a residual branch must return the shape it takes");
   with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {
     auto pointer = [](const std::optional<Tensor>& tensor) { return tensor ? data<T>(*tensor) : nullptr; };
-    kernels<T>().branch_backward(
-        branch,
-        {data<T>(arguments.x()), pointer(upstream), pairs, pointer(t), pointer(y), pointer(gl), residual,
-         mutable_data<T>(grad_x), mutable_data<T>(grad_parameters), pointer(saved), saved ? saved->numel() : 0},
-        torch_parallel());
+    kernels<T>().branch_backward(branch,
+                                 {data<T>(arguments.x()), pointer(upstream), pairs, pointer(t), pointer(y), pointer(gl),
+                                  residual, input_gradient ? mutable_data<T>(grad_x) : nullptr,
+                                  mutable_data<T>(grad_parameters), pointer(saved), saved ? saved->numel() : 0},
+                                 torch_parallel());
   });
   return {grad_x, grad_parameters};
 }

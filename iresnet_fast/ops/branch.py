@@ -73,9 +73,9 @@ class _Branch(torch.autograd.Function):
 
             return None, *differentiable_gradients(branch_of, (x, *tensors), (grad,))
         grad_x, packed = torch.ops.iresnet_fast.branch_backward(
-            x, *raw(ctx.activations, tensors), grad, None, None, None, False, None
+            x, *raw(ctx.activations, tensors), grad, None, None, None, False, ctx.needs_input_grad[1], None
         )
-        return None, grad_x, *split_gradients(packed, tensors)
+        return None, grad_x if ctx.needs_input_grad[1] else None, *split_gradients(packed, tensors)
 
 
 @_library.register_fake("branch")
@@ -97,7 +97,8 @@ def _branch_backward_fake(
     cotangents: Tensor | None,
     weight: Tensor | None,
     residual: bool,
+    input_gradient: bool,
     kept: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     count = sum(t.numel() for t in (*weights, *biases, *betas))
-    return x.new_empty(x.shape), x.new_empty(count)
+    return x.new_empty(x.shape if input_gradient else 0), x.new_empty(count)

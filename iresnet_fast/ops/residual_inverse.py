@@ -93,7 +93,7 @@ class _ResidualInverse(torch.autograd.Function):
         activations, lipschitz, tol, _ = ctx.settings
         branch = raw(activations, tensors)
         u = _solve_transposed(branch, x, grad_x, lipschitz, tol)
-        _, packed = torch.ops.iresnet_fast.branch_backward(x, *branch, u, None, None, None, False, None)
+        _, packed = torch.ops.iresnet_fast.branch_backward(x, *branch, u, None, None, None, False, False, None)
         return None, u, *split_gradients(-packed, tensors)
 
 

@@ -144,8 +144,9 @@ class _ResidualLogdet(torch.autograd.Function):
                 tangents, cotangents = _series_pairs(branch, x, v, q, terms)
                 weight = grad_logdet * (tangents.shape[0] / v.shape[0])  # the kernel averages over pairs
         grad_x, packed = torch.ops.iresnet_fast.branch_backward(
-            x, *branch, grad_z, tangents, cotangents, weight, grad_z is not None, kept
+            x, *branch, grad_z, tangents, cotangents, weight, grad_z is not None, ctx.needs_input_grad[4], kept
         )
+        grad_x = grad_x if ctx.needs_input_grad[4] else None
         return None, None, None, None, grad_x, *split_gradients(packed, tensors)
 
 

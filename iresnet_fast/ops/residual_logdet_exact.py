@@ -94,9 +94,17 @@ class _ResidualLogdetExact(torch.autograd.Function):
             cotangents = torch.linalg.inv(full).transpose(0, 1).reshape(d, *x.shape)
             weight = grad_logdet * d  # the kernel averages over pairs
         grad_x, packed = torch.ops.iresnet_fast.branch_backward(
-            x, *raw(ctx.activations, tensors), grad_z, tangents, cotangents, weight, grad_z is not None, None
+            x,
+            *raw(ctx.activations, tensors),
+            grad_z,
+            tangents,
+            cotangents,
+            weight,
+            grad_z is not None,
+            ctx.needs_input_grad[1],
+            None,
         )
-        return None, grad_x, *split_gradients(packed, tensors)
+        return None, grad_x if ctx.needs_input_grad[1] else None, *split_gradients(packed, tensors)
 
 
 @_library.register_fake("jacobian")

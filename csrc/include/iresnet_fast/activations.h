@@ -39,6 +39,11 @@ struct SlopeGradient {
   V h, d;
 };
 
+// Whether phi'' vanishes everywhere.
+static constexpr bool piecewise_linear(Activation activation) {
+  return activation == Activation::kIdentity || activation == Activation::kRelu;
+}
+
 // An activation without a learnable parameter ignores `slope`.
 struct PlainActivation {
   static constexpr bool kHasSlope = false;
