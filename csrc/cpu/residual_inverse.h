@@ -74,7 +74,12 @@ void residual_inverse(const Branch<T>& branch, const ResidualInverseOperands<T>&
         }
         if (!any_active) break;
         spread(layout, move);
-        add_scaled(layout, move, walk.g, channels, false, walk.x);
+        for (int c = 0; c < channels; ++c)
+          for (int j = 0; j < layout.vectors; ++j) {
+            const int64_t at = layout.size(c) + layout.position[j];
+            const Vector<T> x = load(walk.x + at), moving = sample_vector(layout, move, layout.position[j]);
+            store(walk.x + at, moving > Vector<T>{} ? x + load(walk.g + at) : x);  // a frozen step may be NaN
+          }
       }
       store_events(layout, walk.x, samples, channels, op.x + first * size);
     });

@@ -38,8 +38,7 @@ int64_t iterate_matrix(const NormLayer<T>& layer, int64_t most, T tolerance, T* 
   pull_back(u);
   for (int64_t iteration = 1;; ++iteration) {
     const T scale = length(image, columns);
-    if (!(scale > T(0))) return sigma = scale, iteration;  // A^T u = 0 (or NaN): keep u and v
-    for (int k = 0; k < columns; ++k) v[k] = image[k] / scale;
+    for (int k = 0; scale > T(0) && k < columns; ++k) v[k] = image[k] / scale;  // u may see nothing: then v stays
     std::memset(image, 0, sizeof(T) * columns);
     T square = T(0);
     for (int i = 0; i < rows; ++i) {
@@ -50,8 +49,10 @@ int64_t iterate_matrix(const NormLayer<T>& layer, int64_t most, T tolerance, T* 
     }
     const T before = sigma;
     sigma = __builtin_sqrt(square);
-    if (!(sigma > T(0))) return iteration;
-    for (int i = 0; i < rows; ++i) u[i] /= sigma;
+    if (sigma > T(0))
+      for (int i = 0; i < rows; ++i) u[i] /= sigma;
+    else
+      std::memcpy(u, layer.u, sizeof(T) * rows);
     if (iteration == most || settled(sigma, before, tolerance)) return iteration;
   }
 }
@@ -77,13 +78,17 @@ int64_t iterate_convolution(GridConvolution<T>& map, int64_t most, T tolerance, 
   for (int64_t iteration = 1;; ++iteration) {
     map.apply_transposed();
     const T pulled = length(map.input, v_cells);
-    if (!(pulled > T(0))) return sigma = pulled, iteration;
-    scale_cells(map.input, v_cells, T(1) / pulled);
+    if (pulled > T(0))
+      scale_cells(map.input, v_cells, T(1) / pulled);
+    else
+      map.read_input(v);  // u sees nothing: v stays
     map.apply();
     const T before = sigma;
     sigma = length(map.output, u_cells);
-    if (!(sigma > T(0))) return iteration;
-    scale_cells(map.output, u_cells, T(1) / sigma);
+    if (sigma > T(0))
+      scale_cells(map.output, u_cells, T(1) / sigma);
+    else
+      map.read_output(u);
     if (iteration == most || settled(sigma, before, tolerance)) {
       map.write_input(v);
       map.write_output(u);

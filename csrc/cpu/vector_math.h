@@ -64,20 +64,32 @@ struct VectorMath {
     return mask ? yes : no;
   }
 
-  // e^x - 1 for x <= 0, relative error ~1 ulp also near 0. NaN stays NaN.
-  static IRF_ALWAYS_INLINE V expm1_nonpositive(V x) {
+  // e^x = scale (1 + q) for x <= 0, scale a power of two. NaN stays NaN.
+  static IRF_ALWAYS_INLINE void split_exp(V x, V& scale, V& q) {
     const V lowest = constant(C::kLowest);
     x = x < lowest ? lowest : x;
     const V shifted = fma(x, constant(1.4426950408889634074), constant(C::kRound));
     const V k = shifted - constant(C::kRound);
     V r = fma(k, constant(-C::kLn2High), x);
     r = fma(k, constant(-C::kLn2Low), r);
-    V q = constant(reciprocal_factorial(C::kExpTerms));
+    q = constant(reciprocal_factorial(C::kExpTerms));
 #pragma GCC unroll 16
     for (int i = C::kExpTerms - 1; i >= 1; --i) q = fma(q, r, constant(reciprocal_factorial(i)));
     q = q * r;  // e^r - 1
     const IntVector bits = ((IntVector)shifted << C::kMantissa) + (IntVector)constant(1.0);
-    const V scale = (V)bits;  // 2^k
+    scale = (V)bits;  // 2^k
+  }
+
+  static IRF_ALWAYS_INLINE V exp_nonpositive(V x) {
+    V scale, q;
+    split_exp(x, scale, q);
+    return x < constant(C::kLowest) ? V{} : fma(scale, q, scale);
+  }
+
+  // Right to ~1 ulp also near 0.
+  static IRF_ALWAYS_INLINE V expm1_nonpositive(V x) {
+    V scale, q;
+    split_exp(x, scale, q);
     return fma(scale, q, scale - constant(1.0));
   }
 

@@ -14,7 +14,10 @@ std::tuple<Tensor, Tensor, Tensor> residual_inverse(const Tensor& z, const Tenso
   Tensor x = make(arguments.event_sizes({arguments.batch()}, z.size(1)), z);
   Tensor iterations = make({arguments.batch()}, z, ScalarType::Long);
   Tensor residual = make({arguments.batch()}, z);
-  if (x.numel() == 0) return {x, iterations, residual};
+  if (x.numel() == 0) {  // no samples, or samples without numbers
+    for (Tensor* t : {&iterations, &residual}) torch::stable::zero_(*t);
+    return {x, iterations, residual};
+  }
   with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {
     kernels<T>().residual_inverse(branch,
                                   {data<T>(arguments.x()), static_cast<T>(residual_limit), max_iterations,

@@ -32,7 +32,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> residual_logdet(
   Tensor norms = make({probes, batch}, x);
   Tensor used = make({probes, batch}, x, ScalarType::Long);
   Tensor kept = make({0}, x);
-  if (x.numel() == 0) return {z, value, y, norms, used, kept};
+  if (x.numel() == 0) {  // no samples, or samples without numbers
+    for (Tensor* t : {&value, &norms, &used}) torch::stable::zero_(*t);
+    return {z, value, y, norms, used, kept};
+  }
   STD_TORCH_CHECK(!keep || (probes == 1 && !tail), "only one probe without a stop can be kept");
   with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {
     const Kernels<T>& table = kernels<T>();  // once: the size must be that of the kernel that fills it

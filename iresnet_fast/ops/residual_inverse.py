@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks, _library, reference
-from ..reference.fixed_point import refuse_second_derivative
+from ..reference.fixed_point import differentiable_once, enough_terms
 from ..reference.series import sample_norm
 from ._stages import Stages, apply, kernels_serve, raw, split_gradients
 
@@ -88,13 +87,13 @@ class _ResidualInverse(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_x: Tensor, *_: None) -> tuple[Tensor | None, ...]:
-        refuse_second_derivative()
         x, *tensors = ctx.saved_tensors
         activations, lipschitz, tol, _ = ctx.settings
         branch = raw(activations, tensors)
-        u = _solve_transposed(branch, x, grad_x, lipschitz, tol)
+        u = _solve_transposed(branch, x, grad_x.detach(), lipschitz, tol)
         _, packed = torch.ops.iresnet_fast.branch_backward(x, *branch, u, None, None, None, False, False, None)
-        return None, u, *split_gradients(-packed, tensors)
+        gradients = (u, *split_gradients(-packed, tensors))
+        return None, *differentiable_once(gradients, (grad_x, x, *tensors))
 
 
 def _solve_transposed(branch: Any, x: Tensor, right: Tensor, lipschitz: float, tol: float) -> Tensor:
@@ -103,8 +102,7 @@ def _solve_transposed(branch: Any, x: Tensor, right: Tensor, lipschitz: float, t
     What is left out after w_k is at most |w_k| / (1 - lipschitz), so a sample stops when that is below tol |right|.
     """
     tol = max(tol, torch.finfo(x.dtype).eps)  # below rounding there is nothing to gain
-    enough = 1 if lipschitz == 0.0 else math.ceil(math.log(tol * (1.0 - lipschitz)) / math.log(lipschitz)) + 1
-    n = max(1, enough)
+    n = enough_terms(lipschitz, tol)
     ones, tail = x.new_ones(n), x.new_full((n,), 1.0 / (1.0 - lipschitz))
     _, _, u, norms, _, _ = torch.ops.iresnet_fast.residual_logdet(
         x, *branch, right[None], ones, tail, tol, True, True, False

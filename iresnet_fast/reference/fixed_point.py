@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -89,14 +90,34 @@ def _iterate(g: Map, z: Tensor, threshold: float, max_iterations: int, compact: 
     return x, iterations, residual
 
 
-def refuse_second_derivative() -> None:
-    """Raise if a backward pass through the inverse shall itself be differentiable."""
-    # torch.func always asks for a graph, whether it is used or not.
-    if torch.is_grad_enabled() and not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()):
-        raise RuntimeError(
-            "residual_inverse is differentiable once, got create_graph=True; leave it out, or differentiate x + g(x) "
-            "instead."
-        )
+class _Once(torch.autograd.Function):
+    """Hands on a gradient that depends on `sources`; differentiating it is an error, not a wrong number."""
+
+    @staticmethod
+    def forward(gradient: Tensor, *sources: Tensor | None) -> Tensor:
+        return gradient.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        raise RuntimeError("residual_inverse is differentiable once, got a second derivative; differentiate x + g(x).")
+
+
+def differentiable_once(
+    gradients: Sequence[Tensor | None], sources: Sequence[Tensor | None]
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of a backward pass, such that a second derivative raises."""
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return tuple(gradients)
+    return tuple(None if g is None else _Once.apply(g, *sources) for g in gradients)  # type: ignore[no-untyped-call]
+
+
+def enough_terms(lipschitz: float, tol: float) -> int:
+    """Return how many terms of sum_k (-J)^k right leave out at most tol |right|."""
+    return 1 if lipschitz == 0.0 else max(1, math.ceil(math.log(tol * (1.0 - lipschitz)) / math.log(lipschitz)) + 1)
 
 
 class _Inverse(torch.autograd.Function):
@@ -108,7 +129,7 @@ class _Inverse(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        ctx.g, ctx.lipschitz, ctx.tol, ctx.max_iterations = inputs[:4]
+        ctx.g, ctx.lipschitz, ctx.tol = inputs[:3]
         x, iterations, residual = output
         ctx.mark_non_differentiable(iterations, residual)
         # The parameters are saved only for autograd's check that nobody changed them: g holds them itself.
@@ -116,14 +137,19 @@ class _Inverse(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_x: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        refuse_second_derivative()
         x, *parameters = ctx.saved_tensors
+        gradients = _Inverse._gradients(ctx, x, parameters, grad_x.detach())
+        return (None,) * 5 + differentiable_once(gradients, (grad_x, x, *parameters))
+
+    @staticmethod
+    def _gradients(ctx: Any, x: Tensor, parameters: list[Tensor], grad_x: Tensor) -> list[Tensor | None]:
+        """Return the gradients of z and of the parameters, without a graph."""
         wanted = [p for p, needed in zip(parameters, ctx.needs_input_grad[6:], strict=True) if needed]
         with torch.enable_grad():
             inner = x.detach().requires_grad_()
             gx = ctx.g(inner)
         if not gx.requires_grad:
-            return (None,) * 5 + (grad_x, *(None for _ in parameters))
+            return [grad_x, *(None for _ in parameters)]
 
         def vjp(w: Tensor) -> Tensor:
             product: Tensor = torch.autograd.grad(
@@ -131,13 +157,13 @@ class _Inverse(torch.autograd.Function):
             )[0]
             return product
 
-        u = _solve_transposed(vjp, grad_x, ctx.lipschitz, ctx.tol, ctx.max_iterations)
+        u = _solve_transposed(vjp, grad_x, ctx.lipschitz, ctx.tol)
         grads = iter(torch.autograd.grad(gx, wanted, -u, allow_unused=True) if wanted else ())
         of_parameters = (next(grads) if needed else None for needed in ctx.needs_input_grad[6:])
-        return (None,) * 5 + (u if ctx.needs_input_grad[5] else None, *of_parameters)
+        return [u if ctx.needs_input_grad[5] else None, *of_parameters]
 
 
-def _solve_transposed(vjp: Map, grad_x: Tensor, lipschitz: float, tol: float, max_iterations: int) -> Tensor:
+def _solve_transposed(vjp: Map, grad_x: Tensor, lipschitz: float, tol: float) -> Tensor:
     """Return u = sum_k (-1)^k (J^T)^k grad_x, so (I + J)^T u = grad_x, each sample to the relative tolerance `tol`."""
     event_ndim = grad_x.dim() - 1
     # The terms after w_k sum to at most |w_k| L / (1 - L). Below rounding there is nothing to gain.
@@ -145,7 +171,7 @@ def _solve_transposed(vjp: Map, grad_x: Tensor, lipschitz: float, tol: float, ma
     ratio = lipschitz / (1.0 - lipschitz)
     u = w = grad_x
     going = sample_norm(w, event_ndim) * ratio > goal
-    for _ in range(max_iterations):
+    for _ in range(enough_terms(lipschitz, max(tol, torch.finfo(grad_x.dtype).eps))):
         if not bool(going.any()):
             break
         w = -vjp(w)

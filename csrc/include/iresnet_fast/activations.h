@@ -78,7 +78,7 @@ struct Elu : PlainActivation {
 template <class M, class V = typename M::V>
 IRF_HOST_DEVICE static IRF_ALWAYS_INLINE void logistic(V a, V& exp_minus, V& sigma, V& sigma_prime) {
   const V zero = M::constant(0), one = M::constant(1);
-  exp_minus = M::expm1_nonpositive(M::select(a > zero, -a, a)) + one;
+  exp_minus = M::exp_nonpositive(M::select(a > zero, -a, a));
   const V p = one / (one + exp_minus);
   sigma = M::select(a > zero, p, exp_minus * p);
   sigma_prime = exp_minus * p * p;

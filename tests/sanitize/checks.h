@@ -1,0 +1,110 @@
+// Numbers, threads, comparisons, and the loop over the instruction sets and thread counts.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "cpu/isa.h"
+#include "cpu/kernels.h"
+
+namespace {
+
+using irf::Isa;
+template <class T>
+using Numbers = std::vector<T>;
+
+inline int failures = 0;
+
+void expect(bool good, const std::string& where, const std::string& what) {
+  if (good) return;
+  ++failures;
+  if (failures <= 20) std::printf("FAILED %s: %s\n", where.c_str(), what.c_str());
+}
+
+// Uniform in [-1, 1], the same on every run.
+template <class T>
+Numbers<T> random_numbers(int64_t count, T scale = 1) {
+  static uint64_t state = 1;
+  Numbers<T> numbers(count);
+  for (T& number : numbers) {
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    number = scale * (T(double(state >> 11) / double(uint64_t(1) << 52)) - 1);
+  }
+  return numbers;
+}
+
+// Not a number, so that an element which is read before it is written, or never written, shows.
+template <class T>
+Numbers<T> unwritten(int64_t count) {
+  return Numbers<T>(count, std::numeric_limits<T>::quiet_NaN());
+}
+
+void run_alone(int64_t count, void (*task)(int64_t, void*), void* context) {
+  for (int64_t i = 0; i < count; ++i) task(i, context);
+}
+
+void run_on_three(int64_t count, void (*task)(int64_t, void*), void* context) {
+  std::vector<std::thread> threads;
+  for (int64_t first = 0; first < 3; ++first)
+    threads.emplace_back([=] {
+      for (int64_t i = first; i < count; i += 3) task(i, context);
+    });
+  for (std::thread& thread : threads) thread.join();
+}
+
+const irf::Parallel kParallels[] = {{1, run_alone}, {3, run_on_three}};
+
+// At most a few hundred terms of size 1 per sum, in any order.
+template <class T>
+T tolerance() {
+  return 1000 * std::numeric_limits<T>::epsilon();
+}
+
+template <class T>
+bool close(const Numbers<T>& a, const Numbers<T>& b) {
+  T scale = 1;
+  for (T number : b) scale = std::max(scale, std::abs(number));
+  for (size_t i = 0; i < a.size(); ++i)
+    if (!(std::abs(a[i] - b[i]) <= tolerance<T>() * scale)) return false;
+  return a.size() == b.size();
+}
+
+template <class T>
+double dot(const T* a, const T* b, int64_t size) {
+  double sum = 0;
+  for (int64_t i = 0; i < size; ++i) sum += double(a[i]) * double(b[i]);
+  return sum;
+}
+
+template <class T>
+bool near(double a, double b, double terms) {
+  return std::abs(a - b) <= tolerance<T>() * std::max({1.0, std::abs(b), std::sqrt(terms)});
+}
+
+// Runs `body` on every instruction set and thread count; all must give nearly the same lists of numbers.
+template <class T, class Body>
+void on_all_machines(const std::string& name, const Body& body) {
+  std::vector<Numbers<T>> first;
+  for (int i = 0; i < irf::kIsaCount; ++i) {
+    if (!irf::isa_available(Isa(i))) continue;
+    irf::set_isa(Isa(i));
+    for (const irf::Parallel& parallel : kParallels) {
+      const std::string where =
+          name + ", " + irf::isa_name(Isa(i)) + ", " + std::to_string(parallel.threads) + " threads";
+      const std::vector<Numbers<T>> results = body(where, parallel);
+      if (first.empty()) first = results;
+      for (size_t k = 0; k < results.size(); ++k) {
+        expect(std::all_of(results[k].begin(), results[k].end(), [](T x) { return std::isfinite(x); }), where,
+               "result " + std::to_string(k) + " is not finite");
+        expect(close(results[k], first[k]), where, "result " + std::to_string(k) + " differs from the first run");
+      }
+    }
+  }
+}
+
+}  // namespace

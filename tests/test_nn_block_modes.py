@@ -1,0 +1,214 @@
+"""InvertibleResidualBlock: shapes, strides, dtypes, gradient modes, torch.func, copies and checkpoints."""
+
+import copy
+import io
+import math
+import pickle
+
+import pytest
+import torch
+from nn_models import (
+    KINDS,
+    effective_norm,
+    make_block,
+    make_input,
+    train,
+)
+
+from iresnet_fast import nn
+from iresnet_fast.estimators import Exact, PowerSeries, RussianRoulette
+
+pytestmark = pytest.mark.filterwarnings("ignore:iresnet_fast. (activation|there are no kernels)")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)  # tiny layers: waking a second thread costs more than it brings
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("estimator", [PowerSeries(), RussianRoulette(per_sample=True), Exact(), None])
+@pytest.mark.parametrize("batch", [0, 1])
+def test_defect_22_small_batches(kind, estimator, batch):
+    block = make_block(kind, estimator)
+    x = make_input(kind, batch).requires_grad_()
+    z, logdet = block(x)
+    assert z.shape == x.shape
+    assert logdet.shape == (batch,)
+    back, inverse_logdet = block.inverse(z)
+    assert back.shape == x.shape
+    assert inverse_logdet.shape == (batch,)
+    (logdet.sum() + back.sum()).backward()
+    assert x.grad.shape == x.shape
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_strided_inputs(kind):
+    block = make_block(kind).eval()
+    x = make_input(kind)
+    strided = x.flip(0).transpose(0, -1).contiguous().transpose(0, -1).flip(0)
+    views = [strided, x.repeat_interleave(2, 0)[::2]]
+    if kind == "conv":
+        views.append(x.to(memory_format=torch.channels_last))
+    expected = [*block(x), *block.inverse(x)]
+    for view in views:
+        assert view.equal(x)
+        for a, b in zip([*block(view), *block.inverse(view)], expected, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("estimator", [PowerSeries(), Exact(), None])
+def test_nan_stays_in_its_sample(kind, estimator):
+    block = make_block(kind, estimator).eval()
+    x = make_input(kind)
+    expected = block(x)
+    x[1].view(-1)[2] = math.nan
+    for got, want in zip(block(x), expected, strict=True):
+        keep = torch.tensor([0, 2, 3])
+        torch.testing.assert_close(got[keep], want[keep])
+    assert block(x)[0][1].isnan().any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_defect_25_bfloat16_module(kind):
+    block = make_block(kind).bfloat16()
+    x = make_input(kind, dtype=torch.bfloat16)
+    z, logdet = block(x)
+    assert z.dtype == logdet.dtype == torch.bfloat16
+    (z.sum() + logdet.sum()).backward()
+    assert all(p.grad.isfinite().all() for p in block.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_inference_mode_and_no_grad(kind):
+    block = make_block(kind).eval()
+    x = make_input(kind)
+    expected = [*block(x), *block.inverse(x)]
+    for mode in (torch.inference_mode, torch.no_grad):
+        with mode():
+            results = [*block(x.clone()), *block.inverse(x.clone())]
+        assert not any(r.requires_grad for r in results)
+        for a, b in zip(results, expected, strict=True):
+            torch.testing.assert_close(a, b)
+    block.train()(x)[1].sum().backward()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_requires_grad_toggled(kind):
+    block = make_block(kind, activation="lipswish")
+    x = make_input(kind)
+    block.requires_grad_(False)
+    assert not block(x)[0].requires_grad
+    inner = x.clone().requires_grad_()
+    sum(r.sum() for r in block(inner)).backward()
+    assert inner.grad.isfinite().all()
+    assert all(p.grad is None for p in block.parameters())
+    block.branch.layers[1].requires_grad_(True)
+    sum(r.sum() for r in block(x)).backward()
+    assert {name for name, p in block.named_parameters() if p.grad is not None} == {
+        "branch.layers.1.weight",
+        "branch.layers.1.bias",
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_accumulation(kind):
+    block = make_block(kind).double()
+    x, y = make_input(kind, dtype=torch.float64), make_input(kind, dtype=torch.float64)
+
+    def loss(batch):
+        torch.manual_seed(3)
+        z, logdet = block(batch)
+        return z.square().sum() + logdet.sum()
+
+    def gradients():
+        found = [p.grad.clone() for p in block.parameters()]
+        block.zero_grad()
+        return found
+
+    for batch in (x, y):  # forward, backward, twice without a step
+        loss(batch).backward()
+    expected = gradients()
+    first, second = loss(x), loss(y)  # two forwards, then two backwards
+    nn.update_spectral_norm(block.eval())  # in between, and of another mode
+    block.train()
+    second.backward()
+    first.backward()
+    for a, b in zip(gradients(), expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_weights_changed_between_forward_and_backward_is_an_error():
+    block = make_block("dense")
+    loss = block(make_input("dense"))[1].sum()
+    with torch.no_grad():
+        block.branch.layers[0].weight.mul_(2.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_func_grad_and_functional_call(kind):
+    block = make_block(kind, activation="lipswish").eval()
+    x = make_input(kind)
+
+    def loss(parameters):
+        z, logdet = torch.func.functional_call(block, parameters, (x,))
+        return z.square().sum() - logdet.sum()
+
+    parameters = {name: p.detach() for name, p in block.named_parameters()}
+    gradients = torch.func.grad(loss)(parameters)
+    assert not any(torch._C._functorch.is_functorch_wrapped_tensor(b) for b in block.buffers())
+    loss(dict(block.named_parameters())).backward()
+    for name, parameter in block.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad)
+    by_input = torch.func.grad(lambda a: block(a)[1].sum())(x)
+    inner = x.clone().requires_grad_()
+    block(inner)[1].sum().backward()
+    torch.testing.assert_close(by_input, inner.grad)
+
+
+def test_golden_state_dict_keys():
+    branch = nn.ResidualBranch.conv([4, 8, 4], [3, 1], 5, "lipswish", bias=False)
+    names = [f"branch.layers.{i}.{name}" for i in range(2) for name in ("weight", "u", "v", "sigma")]
+    assert list(nn.InvertibleResidualBlock(branch).state_dict()) == ["branch.beta_1", *names]
+    dense = nn.InvertibleResidualBlock(nn.ResidualBranch.dense([4, 4]))
+    assert list(dense.state_dict()) == [f"branch.layers.0.{name}" for name in ("weight", "bias", "u", "v", "sigma")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_copies_and_checkpoints_compute_the_same(kind):
+    block = make_block(kind, activation="lipswish")
+    train(block, kind, 3)
+    x = make_input(kind)
+    file = io.BytesIO()
+    torch.save(block.state_dict(), file)
+    file.seek(0)
+    loaded = make_block(kind, activation="lipswish")
+    loaded.load_state_dict(torch.load(file, weights_only=True))
+    others = [copy.deepcopy(block), pickle.loads(pickle.dumps(block)), loaded]
+    expected = block.eval()(x)
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(other.eval()(x), expected, strict=True))
+
+
+def test_eval_after_loading_changed_weights():
+    block, other = make_block("dense").eval(), make_block("dense", gain=9.0).eval()
+    x = make_input("dense")
+    block(x)
+    state = other.state_dict()  # never run: u, v, sigma tell nothing about its weights
+    block.load_state_dict(state)
+    torch.testing.assert_close(block(x), other(x), rtol=1e-4, atol=1e-5)
+
+
+def test_exponential_moving_average_model():
+    block = make_block("dense")
+    average = torch.optim.swa_utils.AveragedModel(block, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.5))
+    x = make_input("dense")
+    for _ in range(3):
+        train(block, "dense", 2, lr=0.1)
+        average.update_parameters(block)
+        average.eval()(x)
+        for layer in average.module.branch.layers:
+            assert effective_norm(layer, None) <= 0.9 * 1.001
