@@ -82,43 +82,63 @@ struct EpilogueOperands {
   T* raw = nullptr;         // if set: acc itself, for the gradient of an activation's slope
 };
 
-template <class T, int kRows, int kVectors>
-IRF_ALWAYS_INLINE void finish_tile(Vector<T> (&acc)[kRows][kVectors], int rows, int first_row, const int* position,
-                                   int64_t stride, const EpilogueOperands<T>& op, T* out) {
-  for (int i = 0; i < kRows; ++i) {
-    if (i >= rows) break;
-    const int64_t row = (first_row + i) * stride;
-    const Vector<T> bias = broadcast(op.bias ? op.bias[first_row + i] : T(0));
+// Calls body(offset, sum) for every sum of a tile; offset is that of out[m][p]. Unrolled, so that the sums stay in
+// registers.
+template <class T, int kRows, int kVectors, class Body>
+IRF_ALWAYS_INLINE void each_sum(const Vector<T> (&acc)[kRows][kVectors], int rows, int64_t first, int64_t stride,
+                                const int64_t (&at)[kVectors], const Body& body) {
 #pragma GCC unroll 8
-    for (int j = 0; j < kVectors; ++j) {
-      const int64_t at = row + position[j];
-      const Vector<T> a = acc[i][j];
-      switch (op.kind) {
-        case Epilogue::kBias:
-          store(out + at, a + bias);
-          break;
-        case Epilogue::kScale:
-          store(out + at, a * load(op.d + at));
-          break;
-        case Epilogue::kTangent:
-          store(out + at, a);
-          if (op.d) store(op.second + at, a * load(op.d + at));
-          break;
-        case Epilogue::kCotangent: {
-          const Vector<T> through_d = load(op.e + at) * load(op.t + at) * a;
-          store(out + at, a * load(op.d + at));
-          store(op.second + at, op.accumulate ? load(op.second + at) + through_d : through_d);
-          if (op.raw) store(op.raw + at, a);
-          break;
+  for (int i = 0; i < kRows; ++i) {
+    if (i >= rows) continue;
+#pragma GCC unroll 8
+    for (int j = 0; j < kVectors; ++j) body(first + i * stride + at[j], acc[i][j]);
+  }
+}
+
+template <class T, int kRows, int kVectors>
+IRF_ALWAYS_INLINE void finish_tile(const Vector<T> (&acc)[kRows][kVectors], int rows, int first_row,
+                                   const int64_t (&at)[kVectors], int64_t stride, const EpilogueOperands<T>& op,
+                                   T* out) {
+  using V = Vector<T>;
+  const int64_t first = first_row * stride;
+  switch (op.kind) {
+    case Epilogue::kBias:
+      if (op.bias) {
+#pragma GCC unroll 8
+        for (int i = 0; i < kRows; ++i) {
+          if (i >= rows) continue;
+          const V bias = broadcast(op.bias[first_row + i]);
+#pragma GCC unroll 8
+          for (int j = 0; j < kVectors; ++j) store(out + first + i * stride + at[j], acc[i][j] + bias);
         }
-        case Epilogue::kBackward: {
-          const Vector<T> scaled = a * load(op.d + at);
-          store(out + at, op.second ? scaled + load(op.second + at) : scaled);
-          if (op.raw) store(op.raw + at, a);
-          break;
-        }
+      } else {
+        each_sum<T>(acc, rows, first, stride, at, [&](int64_t k, V a) { store(out + k, a); });
       }
-    }
+      return;
+    case Epilogue::kScale:
+      each_sum<T>(acc, rows, first, stride, at, [&](int64_t k, V a) { store(out + k, a * load(op.d + k)); });
+      return;
+    case Epilogue::kTangent:
+      each_sum<T>(acc, rows, first, stride, at, [&](int64_t k, V a) {
+        store(out + k, a);
+        store(op.second + k, a * load(op.d + k));
+      });
+      return;
+    case Epilogue::kCotangent:
+      each_sum<T>(acc, rows, first, stride, at, [&](int64_t k, V a) {
+        const V through_d = load(op.e + k) * load(op.t + k) * a;
+        store(out + k, a * load(op.d + k));
+        store(op.second + k, op.accumulate ? load(op.second + k) + through_d : through_d);
+        if (op.raw) store(op.raw + k, a);
+      });
+      return;
+    case Epilogue::kBackward:
+      each_sum<T>(acc, rows, first, stride, at, [&](int64_t k, V a) {
+        const V scaled = a * load(op.d + k);
+        store(out + k, op.second ? scaled + load(op.second + k) : scaled);
+        if (op.raw) store(op.raw + k, a);
+      });
+      return;
   }
 }
 
@@ -151,7 +171,7 @@ __attribute__((noinline)) void product_tile(const PackedWeights<T>& packed, int 
     }
   }
   const int first_row = tile * kRows;
-  finish_tile<T, kRows, kVectors>(acc, packed.rows - first_row, first_row, position, stride, op, out);
+  finish_tile<T, kRows, kVectors>(acc, packed.rows - first_row, first_row, at, stride, op, out);
 }
 
 template <class T, int kShape, int kVectors = kTileVectors[kShape]>

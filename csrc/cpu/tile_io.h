@@ -7,13 +7,37 @@ namespace irf {
 namespace IRF_ISA {
 namespace {
 
-// Calls body(column, source index) for every number of sample s in channel c.
+// target[j][i] = source[i][j]: blocks of 4 x 4 in registers, the rest one by one.
+template <class T>
+void transpose(const T* source, int64_t source_stride, int rows, int columns, T* target, int64_t target_stride) {
+  typedef T Four __attribute__((vector_size(4 * sizeof(T)), aligned(sizeof(T)), may_alias));
+  typedef typename std::conditional<sizeof(T) == 4, int32_t, int64_t>::type Index;
+  typedef Index Pick __attribute__((vector_size(4 * sizeof(T))));
+  const Pick low = {0, 4, 1, 5}, high = {2, 6, 3, 7}, first = {0, 1, 4, 5}, second = {2, 3, 6, 7};
+  const int whole_rows = rows / 4 * 4, whole_columns = columns / 4 * 4;
+  for (int i = 0; i < whole_rows; i += 4)
+    for (int j = 0; j < whole_columns; j += 4) {
+      const T* from = source + i * source_stride + j;
+      Four row[4], pair[4];
+      for (int k = 0; k < 4; ++k) row[k] = *reinterpret_cast<const Four*>(from + k * source_stride);
+      for (int k = 0; k < 4; ++k) pair[k] = __builtin_shuffle(row[k / 2 * 2], row[k / 2 * 2 + 1], k % 2 ? high : low);
+      for (int k = 0; k < 4; ++k)
+        *reinterpret_cast<Four*>(target + (j + k) * target_stride + i) =
+            __builtin_shuffle(pair[k / 2], pair[k / 2 + 2], k % 2 ? second : first);
+    }
+  for (int i = 0; i < rows; ++i)
+    for (int j = i < whole_rows ? whole_columns : 0; j < columns; ++j)
+      target[j * target_stride + i] = source[i * source_stride + j];
+}
+
+// Calls body(column of the first pixel, index of the first number in [samples, channels, pixels]) for every image row.
 template <class T, class Body>
-IRF_ALWAYS_INLINE void each_pixel(const Layout<T>& layout, int s, int channels, int c, const Body& body) {
-  if (layout.dense) return body(s, int64_t(s) * channels + c);
-  int64_t at = (int64_t(s) * channels + c) * layout.height * layout.width;
-  for (int y = 0; y < layout.height; ++y)
-    for (int x = 0; x < layout.width; ++x) body(layout.lead + y * layout.pitch + x * layout.images + s, at++);
+IRF_ALWAYS_INLINE void each_row(const Layout<T>& layout, int samples, int channels, const Body& body) {
+  int64_t at = 0;
+  for (int s = 0; s < samples; ++s)
+    for (int c = 0; c < channels; ++c)
+      for (int y = 0; y < layout.height; ++y, at += layout.width)
+        body(s, layout.size(c) + layout.lead + y * layout.pitch + s, at);
 }
 
 // source [samples, channels, pixels] -> tile; missing samples and covered pads become zero. `scale` [samples] may be
@@ -21,28 +45,39 @@ IRF_ALWAYS_INLINE void each_pixel(const Layout<T>& layout, int s, int channels, 
 template <class T>
 void load_events(const Layout<T>& layout, const T* source, int samples, int channels, T* tile,
                  const T* scale = nullptr) {
-  for (int c = 0; c < channels; ++c) {
-    T* row = tile + layout.size(c);
-    if (layout.masked || samples < (layout.dense ? layout.pitch : layout.images))
-      for (int j = 0; j < layout.vectors; ++j) store(row + layout.position[j], Vector<T>{});
-  }
-  for (int s = 0; s < samples; ++s) {
-    const T factor = scale ? scale[s] : T(1);
+  if (layout.masked || samples < (layout.dense ? layout.pitch : layout.images))
     for (int c = 0; c < channels; ++c)
-      each_pixel(layout, s, channels, c,
-                 [&, row = tile + layout.size(c)](int column, int64_t at) { row[column] = factor * source[at]; });
+      for (int j = 0; j < layout.vectors; ++j) store(tile + layout.size(c) + layout.position[j], Vector<T>{});
+  if (layout.dense) {
+    transpose(source, channels, samples, channels, tile, layout.stride);
+    for (int c = 0; scale && c < channels; ++c)
+      for (int s = 0; s < samples; ++s) tile[layout.size(c) + s] *= scale[s];
+    return;
   }
+  each_row(layout, samples, channels, [&](int s, int64_t column, int64_t at) {
+    const T factor = scale ? scale[s] : T(1);
+    if (layout.images == 1)  // contiguous: the compiler vectorises it
+      for (int x = 0; x < layout.width; ++x) tile[column + x] = factor * source[at + x];
+    else
+      for (int x = 0; x < layout.width; ++x) tile[column + x * layout.images] = factor * source[at + x];
+  });
 }
 
 // tile (+ addend, in the layout of target) -> target [samples, channels, pixels].
 template <class T>
 void store_events(const Layout<T>& layout, const T* tile, int samples, int channels, T* target,
                   const T* addend = nullptr) {
-  for (int s = 0; s < samples; ++s)
-    for (int c = 0; c < channels; ++c)
-      each_pixel(layout, s, channels, c, [&, row = tile + layout.size(c)](int column, int64_t at) {
-        target[at] = row[column] + (addend ? addend[at] : T(0));
-      });
+  if (layout.dense)
+    transpose(tile, layout.stride, channels, samples, target, channels);
+  else
+    each_row(layout, samples, channels, [&](int, int64_t column, int64_t at) {
+      if (layout.images == 1)
+        for (int x = 0; x < layout.width; ++x) target[at + x] = tile[column + x];
+      else
+        for (int x = 0; x < layout.width; ++x) target[at + x] = tile[column + x * layout.images];
+    });
+  const int64_t size = int64_t(samples) * channels * (layout.dense ? 1 : layout.height * layout.width);
+  for (int64_t k = 0; addend && k < size; ++k) target[k] += addend[k];
 }
 
 // The vector of per-sample numbers at `column`.
