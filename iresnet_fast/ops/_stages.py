@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -66,6 +67,15 @@ class Stages(NamedTuple):
 def apply(function: Any, *arguments: Any) -> Any:
     """Call an autograd.Function, whose own `apply` has no types."""
     return function.apply(*arguments)
+
+
+_Function = TypeVar("_Function", bound=type[torch.autograd.Function])
+
+
+def with_signature(function: _Function) -> _Function:
+    """Remember the signature of an autograd.Function's forward, which torch otherwise works out in every call."""
+    function.forward.__signature__ = inspect.signature(function.forward)  # type: ignore[attr-defined]
+    return function
 
 
 def wants_graph() -> bool:

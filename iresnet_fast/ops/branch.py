@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 
 from .. import _checks, _library, reference
-from ._stages import Stages, apart, apply, differentiable_gradients, kernels_serve, raw, split_gradients, wants_graph
+from ._stages import (
+    Stages,
+    apart,
+    apply,
+    differentiable_gradients,
+    kernels_serve,
+    raw,
+    split_gradients,
+    wants_graph,
+    with_signature,
+)
 
 
 def branch(
@@ -52,6 +62,7 @@ def _forward(activations: tuple[str, ...], x: Tensor, tensors: Sequence[Tensor |
     return result
 
 
+@with_signature
 class _Branch(torch.autograd.Function):
     @staticmethod
     def forward(activations: tuple[str, ...], x: Tensor, *tensors: Tensor | None) -> Tensor:

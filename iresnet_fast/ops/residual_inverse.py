@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import _checks, _library, reference
 from ..reference.fixed_point import differentiable_once, enough_terms
 from ..reference.series import sample_norm
-from ._stages import Stages, apply, kernels_serve, raw, split_gradients
+from ._stages import Stages, apply, kernels_serve, raw, split_gradients, with_signature
 
 _Outputs = tuple[Tensor, Tensor, Tensor]  # x, iterations, residual
 _Settings = tuple[tuple[str, ...], float, float, int]  # activations, lipschitz, tol, max_iterations
@@ -74,6 +74,7 @@ def _forward(settings: _Settings, z: Tensor, tensors: Sequence[Tensor | None]) -
     return result
 
 
+@with_signature
 class _ResidualInverse(torch.autograd.Function):
     @staticmethod
     def forward(settings: _Settings, z: Tensor, *tensors: Tensor | None) -> _Outputs:

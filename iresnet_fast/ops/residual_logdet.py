@@ -11,7 +11,17 @@ from torch import Tensor
 from .. import _checks, _library, reference
 from ..reference import LogdetInfo
 from ..reference.series import sample_norm, tail_factors
-from ._stages import Stages, apart, apply, differentiable_gradients, kernels_serve, raw, split_gradients, wants_graph
+from ._stages import (
+    Stages,
+    apart,
+    apply,
+    differentiable_gradients,
+    kernels_serve,
+    raw,
+    split_gradients,
+    wants_graph,
+    with_signature,
+)
 
 __all__ = ["LogdetInfo", "residual_logdet"]
 
@@ -102,6 +112,7 @@ def _forward(
     return result
 
 
+@with_signature
 class _ResidualLogdet(torch.autograd.Function):
     @staticmethod
     def forward(

@@ -10,7 +10,17 @@ import torch
 from torch import Tensor
 
 from .. import _checks, _library, reference
-from ._stages import Stages, apart, apply, differentiable_gradients, kernels_serve, raw, split_gradients, wants_graph
+from ._stages import (
+    Stages,
+    apart,
+    apply,
+    differentiable_gradients,
+    kernels_serve,
+    raw,
+    split_gradients,
+    wants_graph,
+    with_signature,
+)
 
 _Outputs = tuple[Tensor, Tensor, Tensor]  # z, logdet, I + J
 
@@ -59,6 +69,7 @@ def _forward(activations: tuple[str, ...], x: Tensor, tensors: Sequence[Tensor |
     return x + torch.ops.iresnet_fast.branch(x, *branch), torch.linalg.slogdet(full)[1], full
 
 
+@with_signature
 class _ResidualLogdetExact(torch.autograd.Function):
     @staticmethod
     def forward(activations: tuple[str, ...], x: Tensor, *tensors: Tensor | None) -> _Outputs:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import _checks, _library, reference
 from ..geometry import ConvGeometry
-from ._stages import apply, differentiable_gradients, kernels_serve, wants_graph
+from ._stages import apply, differentiable_gradients, kernels_serve, wants_graph, with_signature
 from .spectral_norm import flat_geometry, same_kind, unpack
 
 
@@ -64,6 +64,7 @@ def _forward(sigmas: Tensor, limits: Tensor, weights: Sequence[Tensor]) -> list[
     return unpack(torch.ops.iresnet_fast.spectral_normalize(weights, sigmas, limits), weights)
 
 
+@with_signature
 class _SpectralNormalize(torch.autograd.Function):
     @staticmethod
     def forward(
