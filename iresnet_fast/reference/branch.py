@@ -28,19 +28,7 @@ def branch(
 
     Equivalent to: for each stage, `x = linear(activation(x), weight, bias)`.
 
-    Args:
-        x: [B, d] or [B, C, H, W].
-        weights: L tensors, [out, in] (dense) or [out, in, k, k] (convolution, odd k, stride 1, zero padding k // 2).
-        biases: L tensors [out], or None each.
-        activations: L names, each applied before its linear map.
-        parameters: None, or L entries, each None or the activation's learnable scalar.
-
-    Returns:
-        g(x), the shape of x.
-
-    Raises:
-        ValueError: a shape, device, activation or number of entries does not fit.
-        TypeError: a dtype differs from that of x, or x is not floating point.
+    Arguments, results and errors: those of `iresnet_fast.ops.branch`.
     """
     _checks.check_branch(x, weights, biases, activations, parameters)
     return evaluate(x, weights, biases, activations, parameters)

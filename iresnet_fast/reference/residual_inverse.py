@@ -28,22 +28,7 @@ def residual_inverse(
     evaluations brought no better residual (the floor of rounding, or no contraction). Gradients to z, weights, biases
     and parameters by the implicit function theorem, to the relative tolerance `tol`.
 
-    Args:
-        z: [B, d] or [B, C, H, W].
-        weights: L tensors, [out, in] (dense) or [out, in, k, k] (convolution, odd k, stride 1, zero padding k // 2).
-        biases: L tensors [out], or None each.
-        activations: L names, each applied before its linear map.
-        lipschitz: Lipschitz constant of the branch, in [0, 1).
-        tol: bound on the Euclidean error of a sample, in the units of z.
-        max_iterations: at most so many updates of x.
-        parameters: None, or L entries, each None or the activation's learnable scalar.
-
-    Returns:
-        x, iterations [B] int64 (updates of x), residual [B] = |z - x - g(x)|; the last two without gradient.
-
-    Raises:
-        ValueError: a shape, device, name or range does not fit.
-        TypeError: a dtype differs from that of z.
+    Arguments, results and errors: those of `iresnet_fast.ops.residual_inverse`.
     """
     _checks.check_branch(z, weights, biases, activations, parameters, name="z")
     inputs = [t for t in (*weights, *biases, *(parameters or ())) if t is not None]

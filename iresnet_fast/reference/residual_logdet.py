@@ -32,26 +32,9 @@ def residual_logdet(
     Value: mean over probes v of sum_k q_k (-1)^(k+1) / k <w_k, v>, w_k = (J^T)^k v, k = 1 .. n (i-ResNet, arXiv
     1811.00995, section 3.2; roulette weights: Residual Flows, arXiv 1906.02735, section 3.1).
 
-    Args:
-        x: [B, d] or [B, C, H, W].
-        weights: L tensors, [out, in] (dense) or [out, in, k, k] (convolution, odd k, stride 1, zero padding k // 2).
-        biases: L tensors [out], or None each.
-        activations: L names, each applied before its linear map.
-        probe: v, the shape of x, or [m, *x.shape] for m probes whose estimates are averaged.
-        coefficients: q_k, [n] or [B, n]; ones for a truncation.
-        gradient: "neumann": of <y, J v> with y = sum_{k<n} (-1)^k q_{k+1} w_k constant, memory independent of n;
-            "series": the exact gradient of the value, memory proportional to n.
-        parameters: None, or L entries, each None or the activation's learnable scalar.
-        tol: a sample and probe stops after the first term k with |v| |w_k| sum_j lipschitz^j / (k + j) <= tol.
-        lipschitz: Lipschitz constant of the branch in [0, 1), for the tail bound.
-        return_info: also return a LogdetInfo.
+    `gradient="series"` keeps the graph of all n products, `"neumann"` that of one.
 
-    Returns:
-        z, logdet [B], and a LogdetInfo if asked for.
-
-    Raises:
-        ValueError: a shape, device, name or range does not fit.
-        TypeError: a dtype differs from that of x.
+    Arguments, results and errors: those of `iresnet_fast.ops.residual_logdet`.
     """
     _checks.check_branch(x, weights, biases, activations, parameters)
     inputs = [t for t in (*weights, *biases, *(parameters or ())) if t is not None]

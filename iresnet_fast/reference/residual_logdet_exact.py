@@ -23,19 +23,7 @@ def residual_logdet_exact(
 
     Memory grows with the square of the event size; meant for up to a few hundred dimensions.
 
-    Args:
-        x: [B, d] or [B, C, H, W].
-        weights: L tensors, [out, in] (dense) or [out, in, k, k] (convolution, odd k, stride 1, zero padding k // 2).
-        biases: L tensors [out], or None each.
-        activations: L names, each applied before its linear map.
-        parameters: None, or L entries, each None or the activation's learnable scalar.
-
-    Returns:
-        z, logdet [B].
-
-    Raises:
-        ValueError: a shape, device, name or range does not fit.
-        TypeError: a dtype differs from that of x.
+    Arguments, results and errors: those of `iresnet_fast.ops.residual_logdet_exact`.
     """
     _checks.check_branch(x, weights, biases, activations, parameters)
     if not is_elementwise(activations):

@@ -27,22 +27,7 @@ def spectral_norm(
     (Gouk et al., arXiv 1804.04368, algorithm 2), not the reshaped weight. With no iteration, sigma = <u, A v> of the
     vectors given.
 
-    Args:
-        weights: one tensor per layer, [out, in] (or [out, in, 1, 1]) for a matrix, [out, in / groups, kh, kw] for a
-            convolution.
-        us: left vectors, [out] or [out, oh, ow].
-        vs: right vectors, [in] or [in, h, w].
-        geometry: None for a matrix, else the ConvGeometry of the convolution.
-        n_iterations: number of iterations, the maximum if `tol` is given.
-        tol: stop a layer when |sigma - previous sigma| <= tol * sigma (previous: 0 at first); None: run all iterations.
-
-    Returns:
-        sigmas [layers], us, vs (new tensors), iterations [layers] int64. No gradient. A zero weight has sigma 0 and
-        keeps its u, v.
-
-    Raises:
-        ValueError: a shape, device or range does not fit.
-        TypeError: a dtype does not fit.
+    Arguments, results and errors: those of `iresnet_fast.ops.spectral_norm`.
     """
     _checks.check_spectral(weights, us, vs, geometry)
     _checks.check_count("n_iterations", n_iterations, 0)

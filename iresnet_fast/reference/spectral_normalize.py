@@ -26,21 +26,7 @@ def spectral_normalize(
     The gradient takes sigma = <u, A v> with u and v constant, so d sigma / dW is the weight gradient of A at input v
     and output gradient u.
 
-    Args:
-        weights: one tensor per layer, as in `spectral_norm`.
-        sigmas: [layers], the norms, taken as values.
-        us: left vectors.
-        vs: right vectors.
-        geometry: None for a matrix, else the ConvGeometry of the convolution.
-        coeff: target norm, one for all or one per layer.
-        sigma_gradient: False: sigma is a constant of the gradient.
-
-    Returns:
-        The normalised weights, one tensor per layer.
-
-    Raises:
-        ValueError: a shape, device or range does not fit.
-        TypeError: a dtype does not fit.
+    Arguments, results and errors: those of `iresnet_fast.ops.spectral_normalize`.
     """
     _checks.check_spectral(weights, us, vs, geometry)
     coeffs = _checks.check_coeff(coeff, len(weights))
