@@ -1,8 +1,8 @@
 #include <torch/csrc/stable/library.h>
 
 #include "cpu/kernels.h"
-#include "cpu/workspace.h"
 #include "torch/operands.h"
+#include "torch/recycled.h"
 
 namespace irf::binding {
 namespace {
@@ -40,10 +40,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> residual_logdet(
   with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {
     const Kernels<T>& table = kernels<T>();  // once: the size must be that of the kernel that fills it
     const Parallel parallel = torch_parallel();
-    if (keep) {
-      kept = make({table.kept_size(branch, parallel)}, x);
-      advise_huge_pages(kept.mutable_data_ptr(), kept.numel() * int64_t(sizeof(T)));
-    }
+    if (keep) kept = recycled(table.kept_size(branch, parallel), x);
     table.residual_logdet(branch,
                           {data<T>(arguments.x()), static_cast<int>(probes), data<T>(v), static_cast<int>(terms),
                            data<T>(q), per_sample, t ? data<T>(*t) : nullptr, static_cast<T>(tolerance), relative,
