@@ -25,29 +25,35 @@ struct OperandPair {
   const T* b;  // [channels][stride]
 };
 
-// The gradient sums of one linear map, as [tap][channel][rows], rows rounded up to kContractRows.
+// The gradient sums of one linear map, as [tap][channel][rows], rows rounded up.
 template <class T>
 struct WeightSums {
   int rows, channels, taps;
   const int* offset;  // [taps]
   T* sums;
 
-  int padded_rows() const { return round_up(rows, kContractRows); }
+  int padded_rows() const { return rows < 16 ? round_up(rows, kContractRows) : channel_stride<T>(rows); }
   int64_t size() const { return int64_t(taps) * channels * padded_rows(); }
 
-  // out[m][c][t] += sums, for [begin, end) of the rows m. In strips of rows, so that whole cache lines are read and
-  // every row is written in order.
+  // out[m][c][t] += sums, for [begin, end) of the rows m. A transposition: done in blocks, since rows a power of two
+  // apart would push each other out of the cache.
   void add_to(T* out, int begin, int end) const {
-    constexpr int kStrip = 64 / sizeof(T);
-    for (int first = begin; first < end; first += kStrip) {
-      const int count = min_of(kStrip, end - first);
-      for (int c = 0; c < channels; ++c)
-        for (int t = 0; t < taps; ++t) {
+    constexpr int kStrip = 64 / sizeof(T), kColumns = 256;
+    const int row_size = channels * taps;
+    T block[kStrip][kColumns];
+    for (int first = begin; first < end; first += kStrip)
+      for (int start = 0; start < row_size; start += kColumns) {
+        const int rows_here = min_of(kStrip, end - first), columns = min_of(kColumns, row_size - start);
+        for (int k = 0; k < columns; ++k) {
+          const int c = (start + k) / taps, t = (start + k) % taps;
           const T* from = sums + (int64_t(t) * channels + c) * padded_rows() + first;
-          T* to = out + (int64_t(first) * channels + c) * taps + t;
-          for (int i = 0; i < count; ++i) to[int64_t(i) * channels * taps] += from[i];
+          for (int i = 0; i < rows_here; ++i) block[i][k] = from[i];
         }
-    }
+        for (int i = 0; i < rows_here; ++i) {
+          T* to = out + int64_t(first + i) * row_size + start;
+          for (int k = 0; k < columns; ++k) to[k] += block[i][k];
+        }
+      }
   }
 };
 

@@ -143,12 +143,13 @@ struct Prepared {
     const int i = static_cast<int>(index / kTaskShare), share = static_cast<int>(index % kTaskShare);
     const Stage<T>& stage = branch.stage[i];
     const int64_t taps = int64_t(stage.kernel) * stage.kernel, row = stage.in_channels * taps;
-    if (forward)
-      for (int tile = share; tile < forward[i].tiles(); tile += kTaskShare)
-        pack_tile(forward[i], tile, stage.weight, row, taps);
-    if (transposed)
-      for (int tile = share; tile < transposed[i].tiles(); tile += kTaskShare)
-        pack_tile(transposed[i], tile, stage.weight, taps, row);
+    // Neighbouring tiles of a transposed map share the cache lines they read: contiguous shares.
+    auto each_tile = [&](const PackedWeights<T>& packed, int64_t row_stride, int64_t channel_stride) {
+      const int begin = packed.tiles() * share / kTaskShare, end = packed.tiles() * (share + 1) / kTaskShare;
+      for (int tile = begin; tile < end; ++tile) pack_tile(packed, tile, stage.weight, row_stride, channel_stride);
+    };
+    if (forward) each_tile(forward[i], row, taps);
+    if (transposed) each_tile(transposed[i], taps, row);
   }
 };
 
