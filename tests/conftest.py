@@ -1,3 +1,4 @@
+import nn_models
 import pytest
 import torch
 
@@ -14,3 +15,20 @@ def _seed_and_restore():
     torch.set_num_threads(threads)
     if isa is not None:
         _library.set_cpu_isa(isa)
+
+
+@pytest.fixture
+def one_thread():
+    torch.set_num_threads(1)  # tiny layers: waking a second thread costs more than it brings
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The number of layers of every call of ops.spectral_norm."""
+    return nn_models.count_calls(monkeypatch, "spectral_norm")
+
+
+@pytest.fixture
+def normalisations(monkeypatch):
+    """The number of layers of every call of ops.spectral_normalize."""
+    return nn_models.count_calls(monkeypatch, "spectral_normalize")

@@ -20,12 +20,10 @@ from iresnet_fast.estimators import Exact, PowerSeries, RussianRoulette
 from iresnet_fast.nn import block as block_module
 from iresnet_fast.solvers import FixedPoint
 
-pytestmark = pytest.mark.filterwarnings("ignore:iresnet_fast. (activation|there are no kernels)")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)  # tiny layers: waking a second thread costs more than it brings
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:iresnet_fast. (activation|there are no kernels)"),
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -18,12 +18,10 @@ from nn_models import (
 from iresnet_fast import nn
 from iresnet_fast.estimators import Exact, PowerSeries, RussianRoulette
 
-pytestmark = pytest.mark.filterwarnings("ignore:iresnet_fast. (activation|there are no kernels)")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)  # tiny layers: waking a second thread costs more than it brings
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:iresnet_fast. (activation|there are no kernels)"),
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -2,7 +2,6 @@
 
 import math
 
-import nn_models
 import pytest
 import torch
 from nn_models import (
@@ -18,23 +17,10 @@ from iresnet_fast import activations as registry
 from iresnet_fast import nn
 from iresnet_fast.estimators import PowerSeries
 
-pytestmark = pytest.mark.filterwarnings("ignore:iresnet_fast. (activation|there are no kernels)")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)  # tiny layers: waking a second thread costs more than it brings
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """The number of layers of every call of ops.spectral_norm."""
-    return nn_models.count_calls(monkeypatch, "spectral_norm")
-
-
-@pytest.fixture
-def normalisations(monkeypatch):
-    return nn_models.count_calls(monkeypatch, "spectral_normalize")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:iresnet_fast. (activation|there are no kernels)"),
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)

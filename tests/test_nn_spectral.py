@@ -3,7 +3,6 @@
 import copy
 import math
 
-import nn_models
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,23 +20,9 @@ from nn_models import (
 from iresnet_fast import nn, ops
 from iresnet_fast.nn import spectral
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LAYERS = [pytest.param(make_linear, id="linear"), pytest.param(make_conv, id="conv")]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)  # tiny layers: waking a second thread costs more than it brings
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """The number of layers of every call of ops.spectral_norm."""
-    return nn_models.count_calls(monkeypatch, "spectral_norm")
-
-
-@pytest.fixture
-def normalisations(monkeypatch):
-    return nn_models.count_calls(monkeypatch, "spectral_normalize")
 
 
 @pytest.mark.parametrize("name", ["linear", *CONVOLUTIONS])

@@ -5,7 +5,6 @@ import gc
 import io
 import pickle
 
-import nn_models
 import pytest
 import torch
 from nn_models import (
@@ -20,18 +19,9 @@ from nn_models import (
 from iresnet_fast import nn
 from iresnet_fast.nn import spectral
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LAYERS = [pytest.param(make_linear, id="linear"), pytest.param(make_conv, id="conv")]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    torch.set_num_threads(1)  # tiny layers: waking a second thread costs more than it brings
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """The number of layers of every call of ops.spectral_norm."""
-    return nn_models.count_calls(monkeypatch, "spectral_norm")
 
 
 @pytest.mark.parametrize("make", LAYERS)
