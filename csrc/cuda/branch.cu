@@ -1,0 +1,40 @@
+// The op `branch`: g(x).
+#include "cuda/forward.h"
+#include "cuda/pack_weights.h"
+
+namespace irf::cuda {
+namespace {
+
+template <class T>
+cudaError_t run(const Branch<T>& branch, const BranchOperands<T>& op, const Context& context, Carver& carver) {
+  const std::vector<T*> weights = carve_packed(branch, Form::kForward, context.precision, carver);
+  const LayeredForward<T> forward{branch, weights.data(), op.x, nullptr, nullptr, op.g};
+  const LayeredForwardScratch<T> scratch(forward, context.precision, carver);
+  if (carver.counting()) return cudaSuccess;
+  const cudaError_t error = pack_weights(branch, Form::kForward, context.precision, weights.data(), context.stream);
+  return error == cudaSuccess ? layered_forward(forward, scratch, context) : error;
+}
+
+}  // namespace
+
+template <class T>
+size_t branch_workspace(const Branch<T>& branch, const BranchOperands<T>& op, const Card& card, Precision precision) {
+  Carver carver(nullptr);
+  run(branch, op, Context{card, precision, nullptr, nullptr}, carver);
+  return carver.used();
+}
+
+template <class T>
+cudaError_t branch(const Branch<T>& branch, const BranchOperands<T>& op, const Context& context) {
+  Carver carver(context.workspace);
+  return run(branch, op, context, carver);
+}
+
+#define IRF_INSTANTIATE(T)                                                                                 \
+  template size_t branch_workspace<T>(const Branch<T>&, const BranchOperands<T>&, const Card&, Precision); \
+  template cudaError_t branch<T>(const Branch<T>&, const BranchOperands<T>&, const Context&);
+IRF_INSTANTIATE(float)
+IRF_INSTANTIATE(double)
+#undef IRF_INSTANTIATE
+
+}  // namespace irf::cuda

@@ -1,0 +1,39 @@
+// The power chain of J = A_{L-1} D_{L-1} ... A_0 D_0, frozen at a batch of points: w_k = (J^T)^k v or J^k v. An item is
+// one probe of one sample; item i = probe * batch + sample.
+#pragma once
+
+#include "iresnet_fast/params.h"
+
+namespace irf::cuda {
+
+template <class T>
+struct Chain {
+  Branch<T> branch;             // sizes only
+  const T* const* weights;      // [L] (host array): packed, the transposed form for J^T, the forward form for J
+  const T* const* derivatives;  // [L] (host array): rows of D_i; null for an identity
+  bool transpose;
+  int probes;      // m
+  const T* probe;  // v, [m, B, d]; null: probe j is the unit vector first_unit + j
+  int64_t first_unit;
+  int terms;  // n >= 0
+
+  // The series of J^T; null value: not wanted. As in ResidualLogdetOperands.
+  const T* coefficients;
+  bool per_sample;
+  const T* tail;
+  T tolerance;
+  bool relative;
+  T* value;             // [m, B]
+  T* neumann;           // [m, B, d] or null
+  T* norms;             // [m, B]
+  int64_t* terms_used;  // [m, B]
+
+  // w_k of (probe j, sample b) goes to powers + (k - 1) * power_stride + j * probe_stride + b * sample_stride, in the
+  // layout of x; or null.
+  T* powers;
+  int64_t power_stride, probe_stride, sample_stride;
+
+  int64_t items() const { return probes * branch.batch; }
+};
+
+}  // namespace irf::cuda

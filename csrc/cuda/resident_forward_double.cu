@@ -1,0 +1,11 @@
+#include "cuda/resident_forward.cuh"
+
+namespace irf::cuda {
+
+template <>
+cudaError_t launch_resident_forward(const ForwardArguments<double>& p, cudaStream_t stream) {
+  return p.plan.family == Family::kDense16 ? launch_forward<DenseTiles<double, 16>>(p, stream)
+                                           : launch_forward<ImageTiles<double, 8>>(p, stream);
+}
+
+}  // namespace irf::cuda

@@ -1,0 +1,14 @@
+#include "cuda/resident_forward.cuh"
+
+namespace irf::cuda {
+
+cudaError_t launch_resident_forward_tensor(const ForwardArguments<float>& p, cudaStream_t stream) {
+  const bool dense = p.plan.family == Family::kTensorDense;
+  if (p.plan.precision == Precision::kTf32)
+    return dense ? launch_forward<TensorTiles<Precision::kTf32, 1>>(p, stream)
+                 : launch_forward<TensorTiles<Precision::kTf32, 8>>(p, stream);
+  return dense ? launch_forward<TensorTiles<Precision::kBf16, 1>>(p, stream)
+               : launch_forward<TensorTiles<Precision::kBf16, 8>>(p, stream);
+}
+
+}  // namespace irf::cuda

@@ -1,0 +1,105 @@
+// The ops residual_logdet and jacobian_powers: a branch frozen at x, and one chain on it.
+#include "cuda/device.cuh"
+#include "cuda/frozen.h"
+
+namespace irf::cuda {
+namespace {
+
+constexpr int kMeanThreads = 256;
+
+// value[b] = mean over probes of values[probe][b], in the order of the probes.
+template <class T>
+__global__ void __launch_bounds__(kMeanThreads)
+    mean_over_probes_kernel(const T* values, int probes, int64_t batch, T* value) {
+  const int64_t sample = int64_t(blockIdx.x) * kMeanThreads + threadIdx.x;
+  if (sample >= batch) return;
+  T sum = T(0);
+  for (int probe = 0; probe < probes; ++probe) sum += values[probe * batch + sample] / static_cast<T>(probes);
+  value[sample] = sum;
+}
+
+template <class T>
+cudaError_t run(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, const Context& context, Carver& carver) {
+  const Frozen<T> frozen(branch, op.x, op.z, true, context, carver);
+  Chain<T> chain = frozen.chain();
+  chain.probes = op.probes;
+  chain.probe = op.probe;
+  chain.terms = op.terms;
+  chain.coefficients = op.coefficients;
+  chain.per_sample = op.per_sample;
+  chain.tail = op.tail;
+  chain.tolerance = op.tolerance;
+  chain.relative = op.relative;
+  chain.value = op.probes == 1 ? op.value : carver.take<T>(chain.items());
+  chain.neumann = op.neumann;
+  chain.norms = op.norms;
+  chain.terms_used = op.terms_used;
+  const PlannedChain<T> planned(chain, context, carver);
+  if (carver.counting()) return cudaSuccess;
+  cudaError_t error = frozen.freeze();
+  if (error == cudaSuccess) error = planned.run();
+  if (error != cudaSuccess || op.probes == 1 || branch.batch == 0) return error;
+  const unsigned blocks = static_cast<unsigned>(ceil_div(branch.batch, int64_t(kMeanThreads)));
+  mean_over_probes_kernel<T>
+      <<<blocks, kMeanThreads, 0, context.stream>>>(chain.value, op.probes, branch.batch, op.value);
+  return cudaGetLastError();
+}
+
+template <class T>
+cudaError_t run(const Branch<T>& branch, const JacobianPowersOperands<T>& op, const Context& context, Carver& carver) {
+  const Frozen<T> frozen(branch, op.x, nullptr, op.transpose, context, carver);
+  Chain<T> chain = frozen.chain();
+  chain.probes = 1;
+  chain.probe = op.start;
+  chain.terms = op.count;
+  chain.powers = op.powers;
+  chain.sample_stride = branch.in_size();
+  chain.power_stride = branch.batch * branch.in_size();
+  const PlannedChain<T> planned(chain, context, carver);
+  if (carver.counting()) return cudaSuccess;
+  const cudaError_t error = frozen.freeze();
+  return error == cudaSuccess ? planned.run() : error;
+}
+
+}  // namespace
+
+template <class T>
+size_t residual_logdet_workspace(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, const Card& card,
+                                 Precision precision) {
+  Carver carver(nullptr);
+  run(branch, op, Context{card, precision, nullptr, nullptr}, carver);
+  return carver.used();
+}
+
+template <class T>
+cudaError_t residual_logdet(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, const Context& context) {
+  Carver carver(context.workspace);
+  return run(branch, op, context, carver);
+}
+
+template <class T>
+size_t jacobian_powers_workspace(const Branch<T>& branch, const JacobianPowersOperands<T>& op, const Card& card,
+                                 Precision precision) {
+  Carver carver(nullptr);
+  run(branch, op, Context{card, precision, nullptr, nullptr}, carver);
+  return carver.used();
+}
+
+template <class T>
+cudaError_t jacobian_powers(const Branch<T>& branch, const JacobianPowersOperands<T>& op, const Context& context) {
+  Carver carver(context.workspace);
+  return run(branch, op, context, carver);
+}
+
+#define IRF_INSTANTIATE(T)                                                                                   \
+  template size_t residual_logdet_workspace(const Branch<T>&, const ResidualLogdetOperands<T>&, const Card&, \
+                                            Precision);                                                      \
+  template cudaError_t residual_logdet(const Branch<T>&, const ResidualLogdetOperands<T>&, const Context&);  \
+  template size_t jacobian_powers_workspace(const Branch<T>&, const JacobianPowersOperands<T>&, const Card&, \
+                                            Precision);                                                      \
+  template cudaError_t jacobian_powers(const Branch<T>&, const JacobianPowersOperands<T>&, const Context&);
+IRF_INSTANTIATE(float)
+IRF_INSTANTIATE(double)
+#undef IRF_INSTANTIATE
+
+}  // namespace irf::cuda

@@ -1,0 +1,167 @@
+// Power iteration on every layer of a model in one launch, a block per layer: v <- A^T u / |A^T u|, u <- A v / |A v|,
+// sigma = |A v| (arXiv 1804.04368). Everything an iteration reads stays on the SM if its shared memory has room; the
+// stop is decided there, so the host waits for nothing.
+#include <algorithm>
+#include <climits>
+
+#include "cuda/block_sum.cuh"
+#include "cuda/convolution_map.cuh"
+#include "cuda/matrix_map.cuh"
+#include "cuda/ops.h"
+#include "cuda/table.cuh"
+
+namespace irf::cuda {
+namespace {
+
+constexpr int kPackBlocks = 64;  // per layer
+
+template <class T>
+__global__ __launch_bounds__(kNormThreads) void pack_weights(const NormTask<T>* table, T* workspace) {
+  const NormTask<T>& task = table[blockIdx.y];
+  if (task.layer.height == 0) return;
+  T* forward = task.forward_at == kElsewhere ? workspace + task.forward : nullptr;
+  T* transposed = task.transposed_at == kElsewhere ? workspace + task.transposed : nullptr;
+  if (forward || transposed)
+    pack_convolution(task.layer, forward, transposed, blockIdx.x * kNormWarps + threadIdx.x / kWarp,
+                     gridDim.x * kNormWarps);
+}
+
+// How many elements of two arrays can be taken by 16 bytes.
+template <class T>
+__device__ __forceinline__ int whole_vectors(const T* a, const T* b, int size) {
+  return (reinterpret_cast<uintptr_t>(a) | reinterpret_cast<uintptr_t>(b)) % 16 == 0 ? size / kVector<T> * kVector<T> : 0;
+}
+
+template <class T>
+__device__ __forceinline__ T dot(const T* a, const T* b, int size, T* partial) {
+  const int whole = whole_vectors(a, b, size);
+  T sum = T(0);
+#pragma unroll 2
+  for (int i = kVector<T> * threadIdx.x; i < whole; i += kVector<T> * kNormThreads) {
+    const Vector<T> left = load16(a + i), right = load16(b + i);
+#pragma unroll
+    for (int j = 0; j < kVector<T>; ++j) sum += left[j] * right[j];
+  }
+  for (int i = whole + threadIdx.x; i < size; i += kNormThreads) sum += a[i] * b[i];
+  return block_sum(sum, partial);
+}
+
+// target = source / length; `fallback` where there is no direction to take.
+template <class T>
+__device__ __forceinline__ void normalize(const T* source, T length, const T* fallback, int size, T* target) {
+  if (!(length > T(0))) source = fallback, length = T(1);
+  const int whole = whole_vectors(source, target, size);
+#pragma unroll 2
+  for (int i = kVector<T> * threadIdx.x; i < whole; i += kVector<T> * kNormThreads) {
+    Vector<T> vector = load16(source + i);
+#pragma unroll
+    for (int j = 0; j < kVector<T>; ++j) vector[j] /= length;
+    store16(target + i, vector);
+  }
+  for (int i = whole + threadIdx.x; i < size; i += kNormThreads) target[i] = source[i] / length;
+}
+
+template <class T>
+__device__ __forceinline__ void copy(const T* source, int size, T* target) {
+  if (source != target) normalize(source, T(1), source, size, target);
+}
+
+// `before` is 0 at the first iteration, so a tolerance always takes two unless the weight is zero.
+template <class T>
+__device__ __forceinline__ bool settled(T sigma, T before, T tolerance) {
+  const T change = sigma > before ? sigma - before : before - sigma;
+  return tolerance >= T(0) && change <= tolerance * sigma;
+}
+
+// Results go to the task's u and v. Returns the number of iterations.
+template <class T, class Map>
+__device__ __forceinline__ int iterate(Map map, int most, T tolerance, T* partial, T& sigma) {
+  const NormTask<T>& task = map.task;
+  bool transposed = most > 0;
+  int iteration = 1;
+  map.prepare();
+  if (transposed)
+    copy(task.layer.u, task.u_size, map.u());
+  else
+    copy(task.layer.v, task.v_size, map.v());
+  sigma = T(0);
+  for (;; transposed = !transposed) {
+    __syncthreads();
+    map.apply(transposed, iteration < most);
+    __syncthreads();
+    const int size = transposed ? task.v_size : task.u_size;
+    const T* product = transposed ? map.image() : map.u();
+    const T* given = transposed ? task.layer.v : task.layer.u;
+    const T sum = dot(product, most == 0 ? given : product, size, partial);
+    if (most == 0) {
+      sigma = sum;
+      break;
+    }
+    const T length = sqrt(sum);
+    normalize(product, length, given, size, transposed ? map.v() : map.u());
+    if (transposed) continue;
+    const T before = sigma;
+    sigma = length;
+    if (iteration == most || settled(sigma, before, tolerance)) break;
+    ++iteration;
+  }
+  copy<T>(most == 0 ? task.layer.u : map.u(), task.u_size, task.u);
+  copy<T>(map.v(), task.v_size, task.v);
+  return most == 0 ? 0 : iteration;
+}
+
+template <class T>
+__global__ __launch_bounds__(kNormThreads) void power_iteration(const NormTask<T>* table, T* workspace, int most,
+                                                                T tolerance, T* sigma, int64_t* iterations) {
+  extern __shared__ __align__(16) unsigned char memory[];
+  __shared__ NormTask<T> task;
+  if (threadIdx.x == 0) task = table[blockIdx.x];
+  __syncthreads();
+  T* shared = reinterpret_cast<T*>(memory);
+  T norm;
+  const int count = task.layer.height == 0
+                        ? iterate(MatrixMap<T>(task, shared), most, tolerance, shared, norm)
+                        : iterate(ConvolutionMap<T>{task, shared, workspace}, most, tolerance, shared, norm);
+  if (threadIdx.x == 0) {
+    sigma[task.index] = norm;
+    iterations[task.index] = count;
+  }
+}
+
+template <class T>
+size_t table_bytes(int layers) {
+  return round_up(int64_t(layers) * int64_t(sizeof(NormTask<T>)), int64_t(256));
+}
+
+}  // namespace
+
+template <class T>
+size_t spectral_norm_workspace(const SpectralNormOperands<T>& op, const Card& card) {
+  return table_bytes<T>(op.layers) + plan_norms(op, card).workspace * sizeof(T);
+}
+
+template <class T>
+cudaError_t spectral_norm(const SpectralNormOperands<T>& op, const Context& context) {
+  if (op.layers == 0) return cudaSuccess;
+  const NormPlan<T> plan = plan_norms(op, context.card);
+  NormTask<T>* table = static_cast<NormTask<T>*>(context.workspace);
+  T* workspace = reinterpret_cast<T*>(static_cast<char*>(context.workspace) + table_bytes<T>(op.layers));
+  upload(plan.tasks.data(), op.layers, table, context.stream);
+  if (plan.workspace > 0)
+    pack_weights<T><<<dim3(kPackBlocks, op.layers), kNormThreads, 0, context.stream>>>(table, workspace);
+  const int most = static_cast<int>(std::min<int64_t>(op.max_iterations, INT_MAX));
+  const int shared = static_cast<int>(plan.shared * sizeof(T));
+  const cudaError_t error =
+      cudaFuncSetAttribute(power_iteration<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+  if (error != cudaSuccess) return error;
+  power_iteration<T><<<op.layers, kNormThreads, shared, context.stream>>>(table, workspace, most,
+                                                                          op.tolerance, op.sigma, op.iterations);
+  return cudaGetLastError();
+}
+
+template size_t spectral_norm_workspace(const SpectralNormOperands<float>&, const Card&);
+template size_t spectral_norm_workspace(const SpectralNormOperands<double>&, const Card&);
+template cudaError_t spectral_norm(const SpectralNormOperands<float>&, const Context&);
+template cudaError_t spectral_norm(const SpectralNormOperands<double>&, const Context&);
+
+}  // namespace irf::cuda
