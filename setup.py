@@ -7,14 +7,16 @@ One ninja object per source, each with its own flags: so the kernels are compile
 | CXX                           | C++20 compiler (g++, c++ or clang++, the first found)                               |
 | MAX_JOBS                      | parallel compile jobs (number of cores); at most one per GiB of memory              |
 | DEBUG=1                       | -O0 -g, assertions, warnings are errors                                             |
-| FORCE_CUDA=1                  | make missing CUDA kernels an error (this version has none)                          |
+| FORCE_CUDA                    | 1: missing CUDA kernels are an error; 0: none are built (built if nvcc and a torch  |
+|                               | for the same major CUDA are found; a GPU is not needed)                             |
+| TORCH_CUDA_ARCH_LIST          | compute capabilities to build for, as 8.0;9.0+PTX (7.5 to 12.0+PTX, as nvcc can)    |
+| CUDA_HOME                     | folder of the CUDA toolkit (that of the nvcc on PATH, else /usr/local/cuda)         |
 | IRESNET_FAST_SKIP_EXTENSION=1 | install without compiled kernels: the plain-torch reference serves every op, slower |
 """
 
 import importlib.util
 import os
 import platform
-import shlex
 import shutil
 import subprocess
 import sys
@@ -30,6 +32,8 @@ ROOT = Path(__file__).resolve().parent
 os.chdir(ROOT)  # every path below is relative, so that no object names the folder it was built in
 sys.path.insert(0, str(ROOT / "build_backend"))
 from iresnet_fast_build import Torch, find_compiler, find_torch, skip_extension  # noqa: E402
+from iresnet_fast_cuda import LIBRARY, Toolkit, Unavailable, choose, forced, host_compiler  # noqa: E402
+from iresnet_fast_ninja import max_jobs, run_ninja  # noqa: E402
 
 DEBUG = os.environ.get("DEBUG", "0") not in ("", "0")
 IS_X86_64 = platform.machine().lower() in ("x86_64", "amd64")
@@ -40,6 +44,8 @@ DEBUG_FLAGS = ["-O0", "-g", "-Werror"]
 SANITIZE_FLAGS = ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 # The stable ABI of torch 2.11: the same object serves every later torch.
 TORCH_FLAGS = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DTORCH_STABLE_ONLY"]
+NVCC_FLAGS = ["-std=c++17", "-Xcompiler=-fPIC,-fvisibility=hidden", "-Icsrc/include", "-Icsrc"]
+DEBUG_NVCC_FLAGS = ["-O0", "-g", "-Werror=all-warnings"]
 # Kernels test no errno and unmask no floating-point exception; everything else stays IEEE.
 KERNEL_FLAGS = ["-fno-math-errno", "-fno-trapping-math"]
 # csrc/cpu/kernels_<isa>.cpp; the rest of csrc/cpu must run on any CPU of the architecture.
@@ -66,9 +72,27 @@ def kernel_sources() -> dict[str, list[str]]:
     return sources
 
 
-def torch_sources() -> list[str]:
-    """Return the sources that include torch headers."""
-    return ["csrc/library.cpp", *sorted(str(path) for path in Path("csrc/torch").glob("*.cpp"))]
+def torch_sources(device: str) -> list[str]:
+    """Return the sources that include torch headers: those of every op, and those of "cpu" or "cuda"."""
+    return sources("csrc/torch/*.cpp") + sources(f"csrc/torch/{device}/*.cpp")
+
+
+def sources(pattern: str) -> list[str]:
+    """Return the files of a pattern, sorted."""
+    return sorted(str(path) for path in Path().glob(pattern))
+
+
+def assign(files: list[str], flags: list[str]) -> dict[str, list[str]]:
+    """Return file -> flags, the same flags for all."""
+    return {file: flags for file in files}
+
+
+def place(built: Path | None, target: Path) -> None:
+    """Copy a library to where it is loaded from; None: there is none, and none of an earlier build may stay."""
+    target.unlink(missing_ok=True)  # a process that has it open keeps its own
+    if built is not None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(built, target)
 
 
 def supported_torch() -> Torch:
@@ -102,56 +126,6 @@ def check_build_tools() -> None:
         )
 
 
-def check_cuda() -> str:
-    """Return the log line about CUDA kernels; this is the place where their sources will be added."""
-    if os.environ.get("FORCE_CUDA", "0") not in ("", "0"):
-        raise SystemExit(
-            "FORCE_CUDA=1 was set, and CUDA kernels are not part of this version yet: unset it to build for CPU."
-        )
-    return "CUDA kernels: skipped (not part of this version)"
-
-
-def max_jobs() -> int:
-    """Return the number of parallel jobs: MAX_JOBS or the number of cores, at most one per GiB of memory."""
-    memory_gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 30
-    wanted = int(os.environ.get("MAX_JOBS") or len(os.sched_getaffinity(0)))
-    return max(1, min(wanted, memory_gib))
-
-
-def run_ninja(
-    folder: Path, target: str, compiler: list[str], sources: dict[str, list[str]], link_flags: list[str]
-) -> Path:
-    """Compile every source with its own flags, link them to folder/target, and return that path.
-
-    Objects, dependency files and ninja's log stay in `folder`: the next call compiles what changed, headers included.
-    """
-    import ninja  # here and not above: an sdist needs neither ninja nor pybind11
-
-    def shell(words: list[str]) -> str:
-        return shlex.join(words).replace("$", "$$")
-
-    lines = [
-        f"builddir = {folder}",
-        f"cxx = {shell(compiler)}",
-        "rule compile\n  command = $cxx $flags -MD -MF $out.d -c $in -o $out\n  description = compile $in",
-        "  depfile = $out.d\n  deps = gcc",
-        "rule link\n  command = $cxx -o $out $in $flags\n  description = link $out",
-    ]
-    objects = []
-    for source, flags in sources.items():
-        objects.append(f"{folder / source}.o")
-        lines.append(f"build {objects[-1]}: compile {source}\n  flags = {shell(flags)}")
-    lines.append(f"build {folder / target}: link {' '.join(objects)}\n  flags = {shell(link_flags)}\n")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "build.ninja").write_text("\n".join(lines))
-    command = [str(Path(ninja.BIN_DIR) / "ninja"), "-f", str(folder / "build.ninja"), "-j", str(max_jobs())]
-    if subprocess.run(command, check=False).returncode != 0:
-        raise SystemExit(
-            "iresnet_fast did not compile: the compiler's first message above names the file and the reason."
-        )
-    return folder / target
-
-
 class BuildExtension(build_ext):
     """build_ext with ninja instead of one compiler call after the other."""
 
@@ -162,39 +136,81 @@ class BuildExtension(build_ext):
         self.cxx = find_compiler()  # first of all: the most likely thing to be missing on a new machine
         self.torch = supported_torch()
         check_build_tools()
-        cuda = check_cuda()
+        self.cuda, self.cuda_note = self.find_cuda()
         version = subprocess.run([*self.cxx, "--version"], capture_output=True, text=True, check=True).stdout
         self.compiler_version = version.splitlines()[0]
         print(f"iresnet_fast {self.distribution.get_version()}: for Python {platform.python_version()}, torch >= 2.11")
         print(f"built with the headers of torch {self.torch.version} and {self.compiler_version}")
         print(f"CPU kernels: {', '.join(built_isas())}" + ("" if IS_X86_64 else f" (no AVX on {platform.machine()})"))
-        print(cuda, flush=True)
+        if self.cuda is None:
+            print(f"CUDA kernels: skipped ({self.cuda_note})", flush=True)
+        else:
+            architectures = ", ".join(self.cuda.architectures)
+            print(f"CUDA kernels: {architectures}, with {self.cuda_note} ({self.cuda.nvcc})", flush=True)
         super().run()
+
+    def find_cuda(self) -> tuple[Toolkit | None, str]:
+        """Return what to build the CUDA kernels with and its name, or None and why there is nothing."""
+        try:
+            cuda = choose(self.torch, self.cxx)
+        except Unavailable as reason:
+            if forced():
+                raise SystemExit(f"FORCE_CUDA=1 was set, and CUDA kernels cannot be built: {reason}.") from None
+            return None, str(reason)
+        return cuda, f"nvcc {cuda.version}"
 
     def build_extension(self, ext: Extension) -> None:
         """Compile and link the extension, then copy it to where setuptools expects it."""
         import pybind11
 
-        common = COMMON_FLAGS + (DEBUG_FLAGS if DEBUG else RELEASE_FLAGS)
-        # -isystem: no warnings from headers that are not ours.
-        torch_flags = [*common, *TORCH_FLAGS, f"-isystem{self.torch.folder / 'include'}"]
-        module_flags = [
-            *common,
-            f"-isystem{pybind11.get_include()}",
-            f"-isystem{sysconfig.get_path('include')}",
-            *self.metadata(),
-        ]
-        sources = dict.fromkeys(torch_sources(), torch_flags)
-        sources["csrc/module.cpp"] = module_flags
-        sources |= {source: common + flags for source, flags in kernel_sources().items()}
-        # No rpath: the package imports torch before its extension, so that the loaded library satisfies the need.
-        link_flags = ["-shared", "-Wl,--no-as-needed", f"-L{self.torch.folder / 'lib'}", "-ltorch_cpu"]
+        module_flags = [f"-isystem{pybind11.get_include()}", f"-isystem{sysconfig.get_path('include')}"]
+        flags = assign(["csrc/library.cpp", *torch_sources("cpu")], self.torch_flags("cpu"))
+        flags["csrc/module.cpp"] = [*self.common_flags(), *module_flags, *self.metadata()]
+        flags |= assign(sources("csrc/cuda/*.cpp"), self.common_flags())  # plans need no GPU
+        flags |= {source: self.common_flags() + own for source, own in kernel_sources().items()}
         # Not setuptools' temporary folder: editable installs give a new one each time, and would start from nothing.
         folder = Path("build") / f"ninja-{sys.implementation.cache_tag}{'-debug' if DEBUG else ''}"
-        built = run_ninja(folder, Path(self.get_ext_filename(ext.name)).name, self.cxx, sources, link_flags)
         target = Path(self.get_ext_fullpath(ext.name))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(built, target)
+        built = run_ninja(folder, Path(self.get_ext_filename(ext.name)).name, self.cxx, flags, self.link_flags("cpu"))
+        cuda = None if self.cuda is None else self.build_cuda(self.cuda, Path(f"{folder}-cuda"))
+        place(built, target)
+        place(cuda, target.parent / LIBRARY)
+
+    def copy_extensions_to_source(self) -> None:
+        """Copy what was built beside the Python files, for an editable install."""
+        super().copy_extensions_to_source()
+        for ext in self.extensions:
+            built = Path(self.build_lib, *ext.name.split(".")[:-1], LIBRARY)
+            place(built if built.is_file() else None, Path(self.get_ext_fullpath(ext.name)).parent / LIBRARY)
+
+    def build_cuda(self, cuda: Toolkit, folder: Path) -> Path:
+        """Compile the CUDA kernels and their binding and return the library."""
+        host, kernels = torch_sources("cuda"), sources("csrc/cuda/*.cu")
+        flags = assign(host, [*self.torch_flags("cuda"), "-DUSE_CUDA", *cuda.includes])
+        flags |= assign(sources("csrc/cuda/*.cpp"), self.common_flags())
+        threads = max(1, max_jobs() // max(1, len(kernels)))  # more cores than files: architectures in parallel
+        device_flags = DEBUG_NVCC_FLAGS if DEBUG else RELEASE_FLAGS
+        flags |= assign(kernels, [*NVCC_FLAGS, *device_flags, *cuda.gencode, f"--threads={threads}"])
+        # The runtime is linked in: the library loads without a GPU, its driver or a toolkit.
+        runtime = [*cuda.libraries, "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
+        nvcc = [str(cuda.nvcc), "-ccbin", host_compiler(self.cxx)]
+        return run_ninja(folder, LIBRARY, self.cxx, flags, [*self.link_flags("cuda"), *runtime], nvcc)
+
+    def common_flags(self) -> list[str]:
+        """Return the flags of every C++ file."""
+        return COMMON_FLAGS + (DEBUG_FLAGS if DEBUG else RELEASE_FLAGS)
+
+    def torch_flags(self, device: str) -> list[str]:
+        """Return the flags of the files that include torch headers; device.h is that of "cpu" or "cuda"."""
+        # -isystem: no warnings from headers that are not ours.
+        headers = [f"-Icsrc/torch/{device}", f"-isystem{self.torch.folder / 'include'}"]
+        return [*self.common_flags(), *TORCH_FLAGS, *headers]
+
+    def link_flags(self, device: str) -> list[str]:
+        """Return the flags that link a library to torch's."""
+        # No rpath: the package imports torch before its extension, so that the loaded library satisfies the need.
+        flags = ["-shared", "-Wl,--no-as-needed", f"-L{self.torch.folder / 'lib'}", "-ltorch_cpu"]
+        return flags if device == "cpu" else [*flags, "-ltorch_cuda", "-Wl,--exclude-libs,ALL"]
 
     def metadata(self) -> list[str]:
         """Return what _C.build_info() reports, as macros."""
@@ -203,7 +219,8 @@ class BuildExtension(build_ext):
             "TORCH": self.torch.version,
             "COMPILER": self.compiler_version,
             "ISAS": ",".join(built_isas()),
-            "CUDA_ARCHS": "",
+            "CUDA_ARCHS": ",".join(self.cuda.architectures) if self.cuda else "",
+            "CUDA": self.cuda_note.replace('"', "'"),  # may quote a compiler
         }
         return [f'-DIRF_BUILD_{name}="{value}"' for name, value in values.items()]
 
@@ -222,9 +239,9 @@ class Sanitize(Command):
     def run(self) -> None:
         """Build build/sanitize/run; `make sanitize` then executes it."""
         common = COMMON_FLAGS + SANITIZE_FLAGS
-        sources = {source: common + flags for source, flags in kernel_sources().items()}
-        sources |= {str(path): common for path in sorted(Path("tests/sanitize").glob("*.cpp"))}
-        run_ninja(Path("build/sanitize"), "run", find_compiler(), sources, [*SANITIZE_FLAGS, "-pthread"])
+        flags = {source: common + own for source, own in kernel_sources().items()}
+        flags |= assign(sources("tests/sanitize/*.cpp"), common)
+        run_ninja(Path("build/sanitize"), "run", find_compiler(), flags, [*SANITIZE_FLAGS, "-pthread"])
 
 
 if int(setuptools.__version__.split(".")[0]) < 77:

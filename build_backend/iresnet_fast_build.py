@@ -26,10 +26,11 @@ TORCH_REQUIREMENT = "torch>=2.11"
 
 
 class Torch(NamedTuple):
-    """An installed torch: its package folder (with include/ and lib/) and its version."""
+    """An installed torch: its package folder (with include/ and lib/), its version, the CUDA it is built for."""
 
     folder: Path
     version: str
+    cuda: str | None = None
 
     @property
     def is_supported(self) -> bool:
@@ -51,9 +52,13 @@ def find_torch() -> Torch | None:
     for folder in candidates:
         version_file = folder / "version.py"
         if version_file.is_file():
-            version = re.search(r"^__version__\s*=\s*['\"]([^'\"]+)", version_file.read_text(), re.MULTILINE)
+            text = version_file.read_text()
+            version, cuda = (
+                re.search(rf"^{name}\b[^=\n]*=\s*['\"]([^'\"]+)", text, re.MULTILINE)
+                for name in ("__version__", "cuda")
+            )
             if version is not None:
-                return Torch(folder, version[1])
+                return Torch(folder, version[1], cuda and cuda[1])
     return None
 
 

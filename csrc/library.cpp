@@ -1,41 +1,47 @@
 // Every raw op of the package on one screen. They are private (no autograd formula): iresnet_fast/ops wraps them.
 //
 // A branch is passed as weights, biases, betas (one entry per stage; a tensor without elements means "none") and the
-// kernel ids of its activations. Letters: B batch, d event, L stages, n terms, m probes. Results are packed into few
-// tensors, since each one costs microseconds.
+// kernel ids of its activations. precision: how a GPU forms products of float32 numbers, 0 exactly, 1 from TF32, 2 from
+// bf16 operands, with float32 sums; the CPU always computes exactly. Letters: B batch, d event, L stages, n terms, m
+// probes. Results are packed into few tensors, since each one costs microseconds.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(iresnet_fast, m) {
   // g(x)
-  m.def("branch(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations) -> Tensor");
+  m.def(
+      "branch(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations, int precision) -> "
+      "Tensor");
 
   // Gradient of <grad, g(x)> + 1/m sum_j weight <cotangent_j, J tangent_j> -> grad_x (empty unless `input_gradient`),
   // packed parameter gradients (per stage: weight, bias, beta). residual: of <grad, x + g(x)>. kept: from
   // residual_logdet.
   m.def(
       "branch_backward(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations, Tensor? grad, "
-      "Tensor? tangents, Tensor? cotangents, Tensor? weight, bool residual, bool input_gradient, Tensor? kept) "
+      "Tensor? tangents, Tensor? cotangents, Tensor? weight, bool residual, bool input_gradient, Tensor? kept, int "
+      "precision) "
       "-> (Tensor, Tensor)");
 
   // z, value [B], Neumann vectors [m, B, d] (empty unless `neumann`), norms [m, B], terms [m, B] int64,
   // and what branch_backward need not compute again (empty unless `keep`)
   m.def(
       "residual_logdet(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations, Tensor probe, "
-      "Tensor coefficients, Tensor? tail, float tolerance, bool relative, bool neumann, bool keep) "
+      "Tensor coefficients, Tensor? tail, float tolerance, bool relative, bool neumann, bool keep, int precision) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
   // [n, B, d]: J^k start, or (J^T)^k start, k = 1 .. n
   m.def(
       "jacobian_powers(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations, Tensor start, "
-      "int count, bool transpose) -> Tensor");
+      "int count, bool transpose, int precision) -> Tensor");
 
   // [B, d, d]
-  m.def("jacobian(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations) -> Tensor");
+  m.def(
+      "jacobian(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations, int precision) -> "
+      "Tensor");
 
   // x, iterations [B] int64, residual [B]
   m.def(
       "residual_inverse(Tensor z, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations, "
-      "float residual_limit, int max_iterations) -> (Tensor, Tensor, Tensor)");
+      "float residual_limit, int max_iterations, int precision) -> (Tensor, Tensor, Tensor)");
 
   // geometry: 10 numbers a layer: height, width (0 for a matrix), stride, padding, dilation (two each), groups, input
   // channels. sigmas [layers], iterations [layers] int64, packed new u and v (all u, then all v)

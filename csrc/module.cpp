@@ -3,11 +3,15 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <map>
 #include <sstream>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "cpu/isa.h"
+#include "cuda/plan.h"
 
 namespace py = pybind11;
 
@@ -29,6 +33,7 @@ py::dict build_info() {
   info["compiler"] = IRF_BUILD_COMPILER;
   info["isas"] = split(IRF_BUILD_ISAS);
   info["cuda_archs"] = split(IRF_BUILD_CUDA_ARCHS);
+  info["cuda"] = IRF_BUILD_CUDA;
 #ifdef NDEBUG
   info["debug"] = false;
 #else
@@ -57,6 +62,38 @@ void set_cpu_isa(const std::string& name) {
                         "), got '" + name + "'.");
 }
 
+// Architecture, multiprocessors, shared memory of a block and of a multiprocessor.
+using CardNumbers = std::tuple<int, int, int, int>;
+
+std::map<std::string, CardNumbers> known_cards() {
+  std::map<std::string, CardNumbers> cards;
+  for (const irf::cuda::Card& card : irf::cuda::kKnownCards)
+    cards[card.name] = {card.architecture, card.multiprocessors, card.shared_per_block, card.shared_per_multiprocessor};
+  return cards;
+}
+
+// How the CUDA kernels would run one walk over a branch whose first activation is the identity, and no other is.
+std::string describe_plan(const std::vector<int>& channels, const std::vector<int>& kernels, std::pair<int, int> image,
+                          int64_t batch, int walk, int64_t probes, int repeats, bool sums, bool neumann, int precision,
+                          int element_bytes, const std::string& card_name, const CardNumbers& card_numbers) {
+  using namespace irf::cuda;
+  if (kernels.empty() || kernels.size() > size_t(kMaxStages) || channels.size() != kernels.size() + 1)
+    throw py::value_error("describe_plan: a branch must have 1 to " + std::to_string(kMaxStages) +
+                          " stages, and one more number of channels than kernels.");
+  BranchShape shape{};
+  shape.stages = static_cast<int>(kernels.size());
+  std::copy(channels.begin(), channels.end(), shape.channels);
+  std::copy(kernels.begin(), kernels.end(), shape.kernel);
+  shape.identity[0] = true;
+  std::tie(shape.height, shape.width) = image;
+  shape.batch = batch;
+  const auto [architecture, multiprocessors, per_block, per_multiprocessor] = card_numbers;
+  const Card card{card_name.c_str(), architecture, multiprocessors, per_block, per_multiprocessor};
+  const WalkRequest request{static_cast<WalkKind>(walk), probes, repeats, sums, neumann};
+  const ResidentPlan plan = plan_walk(shape, request, static_cast<Precision>(precision), element_bytes, card);
+  return describe_plan(plan, card, element_bytes);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -66,5 +103,11 @@ PYBIND11_MODULE(_C, m) {
   m.def("cpu_isas", &cpu_isas, "Instruction sets that were built and that this CPU can run, worst first.");
   m.def("cpu_isa_message", &irf::isa_message, "Why IRESNET_FAST_CPU_ISA was not honoured, or ''.");
   m.def("set_cpu_isa", &set_cpu_isa, py::arg("name"), "Use this instruction set from now on.");
+  m.def("known_cards", &known_cards, "GPUs whose limits are known here, as name -> limits.");
+  m.def("describe_plan", &describe_plan,
+        "How the CUDA kernels would run a branch on a card; see iresnet_fast/_plan.py.", py::arg("channels"),
+        py::arg("kernels"), py::arg("image"), py::arg("batch"), py::arg("walk"), py::arg("probes"), py::arg("repeats"),
+        py::arg("sums"), py::arg("neumann"), py::arg("precision"), py::arg("element_bytes"), py::arg("card_name"),
+        py::arg("card_numbers"));
   m.def("cuda_arch_list", [] { return split(IRF_BUILD_CUDA_ARCHS); }, "CUDA architectures built for.");
 }

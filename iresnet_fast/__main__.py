@@ -1,11 +1,15 @@
-"""`python -m iresnet_fast`: versions, instruction sets, and which op has which kernel on this machine."""
+"""`python -m iresnet_fast`: versions, instruction sets, and which op has which kernel on this machine.
 
+`python -m iresnet_fast plan --help`: how the CUDA kernels would run a branch.
+"""
+
+import argparse
 import platform
 from collections.abc import Sequence
 
 import torch
 
-from . import __version__, _environment, _library, activations, reference
+from . import __version__, _environment, _library, _plan, activations, reference
 
 # Public op: the raw op that carries its work.
 RAW_OPS = {
@@ -50,10 +54,13 @@ def _activation_row(name: str) -> list[str]:
 
 
 def _cuda_line() -> str:
-    torch_side = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is a CPU build"
-    architectures = _library.build_info().get("cuda_archs")
+    if not _library.HAS_CUDA:
+        return f"no kernels: {_library.CUDA_ERROR}"
+    info = _library.build_info()
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch can use"
     return (
-        f"kernels for {', '.join(architectures)}; {torch_side}" if architectures else f"no kernels built; {torch_side}"
+        f"kernels for {', '.join(info['cuda_archs'])}, built with {info['cuda']}; torch is built for CUDA "
+        f"{torch.version.cuda}; GPU: {gpu}"
     )
 
 
@@ -88,9 +95,28 @@ def report() -> str:
     lines += [f"CUDA              {_cuda_line()}", f"backend           {_backend_line()}", ""]
     ops_header = ["op (float32, float64)", *ISAS.values(), "CUDA", "reference"]
     lines += [_table(ops_header, [_op_row(op, raw_op) for op, raw_op in RAW_OPS.items()]), ""]
-    lines += [_table(["activation", "CPU"], [_activation_row(name) for name in activations.REGISTRY])]
+    lines += [_table(["activation", "CPU, CUDA"], [_activation_row(name) for name in activations.REGISTRY])]
     return "\n".join(lines)
 
 
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the report, or a plan."""
+    parser = argparse.ArgumentParser(
+        prog="python -m iresnet_fast",
+        description="Without a command: versions, instruction sets, and which op has which kernel on this machine.",
+    )
+    commands = parser.add_subparsers(dest="command")
+    plan = commands.add_parser("plan", help="how the CUDA kernels would run a branch", description=_plan.__doc__)
+    _plan.add_options(plan)
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        print(report())
+        return
+    try:
+        print(_plan.describe(options))
+    except ValueError as error:
+        plan.error(str(error))
+
+
 if __name__ == "__main__":
-    print(report())
+    main()

@@ -1,9 +1,11 @@
 """Load the compiled kernels, or say once why not, and choose between them and the plain-torch reference.
 
-Importing `iresnet_fast._C` registers the raw ops as `torch.ops.iresnet_fast.*`. Without it everything still works: the
-ops ask `backend()` and take the reference.
+Importing `iresnet_fast._C` registers the raw ops as `torch.ops.iresnet_fast.*` with their CPU kernels. Without it
+everything still works: the ops ask `backend()` and take the reference. The CUDA kernels are in a library of their own,
+which needs a torch built for CUDA, but neither a GPU nor a driver, and adds itself to the same ops.
 """
 
+import ctypes
 import importlib
 import re
 import warnings
@@ -48,6 +50,24 @@ def _load() -> tuple[ModuleType | None, str | None]:
 
 _extension, EXTENSION_ERROR = _load()
 HAS_EXTENSION: Final[bool] = _extension is not None
+
+
+def _load_cuda() -> str | None:
+    """Load the CUDA kernels. Returns None, or the reason why there are none in a few words."""
+    if _extension is None:
+        return EXTENSION_ERROR
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is not built for CUDA"
+    info = build_info()
+    if not info["cuda_archs"]:
+        return f"they were not built: {info['cuda']}"
+    library = Path(cast(str, _extension.__file__)).with_name("libiresnet_fast_cuda.so")
+    try:
+        ctypes.CDLL(str(library))  # its initialisers register the kernels
+    except OSError as error:
+        return f"{library.name} does not load under torch {torch.__version__}: {str(error).splitlines()[0]}"
+    return None
+
 
 # A plain module global: torch.compile guards on it, and a call of backend() costs one load.
 _active: Backend | None
@@ -108,9 +128,15 @@ def register_fake(op: str) -> Callable[[_Fake], _Fake]:
 def build_info() -> dict[str, Any]:
     """Return what the extension was built with; empty without it.
 
-    Keys: version, torch, python, compiler (strings), isas, cuda_archs (lists of names), debug (bool).
+    Keys: version, torch, python, compiler (strings), isas, cuda_archs (lists of names), cuda (the nvcc used, or why
+    there was none), debug (bool).
     """
     return {} if _extension is None else cast(dict[str, Any], _extension.build_info())
+
+
+def extension() -> ModuleType | None:
+    """Return the extension module, None without it."""
+    return _extension
 
 
 def cpu_isa() -> str | None:
@@ -157,6 +183,9 @@ def _default_backend() -> Backend | None:
         return "kernels"
     return None if _environment.BACKEND == "kernels" else "reference"
 
+
+CUDA_ERROR = _load_cuda()
+HAS_CUDA: Final[bool] = CUDA_ERROR is None
 
 set_backend(None)
 if not HAS_EXTENSION and _environment.BACKEND is None:

@@ -1,18 +1,18 @@
 // The op `branch`: g(x).
-#include "cuda/forward.h"
 #include "cuda/pack_weights.h"
+#include "cuda/planned.h"
 
 namespace irf::cuda {
 namespace {
 
 template <class T>
-cudaError_t run(const Branch<T>& branch, const BranchOperands<T>& op, const Context& context, Carver& carver) {
+cudaError_t run(const Branch<T>& branch, const BranchOperands<T>& op, Context context, Carver& carver) {
+  context.precision = usable_precision(context.precision, sizeof(T), context.card);
   const std::vector<T*> weights = carve_packed(branch, Form::kForward, context.precision, carver);
-  const LayeredForward<T> forward{branch, weights.data(), op.x, nullptr, nullptr, op.g};
-  const LayeredForwardScratch<T> scratch(forward, context.precision, carver);
+  const PlannedForward<T> forward(branch, weights.data(), op.x, {}, nullptr, op.g, context, carver);
   if (carver.counting()) return cudaSuccess;
   const cudaError_t error = pack_weights(branch, Form::kForward, context.precision, weights.data(), context.stream);
-  return error == cudaSuccess ? layered_forward(forward, scratch, context) : error;
+  return error == cudaSuccess ? forward.run() : error;
 }
 
 }  // namespace

@@ -13,7 +13,7 @@ namespace irf::cuda {
 // w_k, where term k - 1 left it.
 template <class T>
 struct ChainStep {
-  static constexpr int kUnroll = 4;
+  static constexpr int kUnroll = 2;
 
   int pitch;
   const T* d;  // or null: times 1
@@ -30,31 +30,43 @@ struct ChainStep {
 
   __device__ void begin() {}
 
+  struct Ahead {
+    Vector<T> d, v, y;
+  };
+  __device__ __forceinline__ Ahead load(const RowPlace& place, int column, bool inside) const {
+    Ahead ahead{};
+    if (!inside) return ahead;
+    const int64_t at = place.row * pitch + column;
+    if (d) ahead.d = load16_readonly(d + place.sample_row() * pitch + column);
+    if (v) ahead.v = load16_readonly(v + at);
+    if (y_before) ahead.y = load16_readonly(y_before + at);
+    return ahead;
+  }
+
   template <int LANES>
-  __device__ __forceinline__ void apply(const RowPlace& place, int column, bool inside, Vector<T> w) {
+  __device__ __forceinline__ void apply(const RowPlace& place, int column, bool inside, Vector<T> w,
+                                        const Ahead& ahead) {
     const int64_t at = place.row * pitch + column;
     T values[2] = {T(0), T(0)};
     if (inside) {
       if (product) store16(product + at, w);
       if (d) {
-        const Vector<T> factor = load16_readonly(d + place.sample_row() * pitch + column);
 #pragma unroll
-        for (int e = 0; e < kVector<T>; ++e) w[e] *= factor[e];
+        for (int e = 0; e < kVector<T>; ++e) w[e] *= ahead.d[e];
       }
       if (out) store16(out + at, w);
       if (v) {
-        const Vector<T> probe = load16_readonly(v + at);
 #pragma unroll
         for (int e = 0; e < kVector<T>; ++e) {
-          values[0] += w[e] * probe[e];
+          values[0] += w[e] * ahead.v[e];
           values[1] += w[e] * w[e];
         }
       }
       if (y && (!active || active[place.item])) {
         const T c = q ? sign * q[place.sample * q_stride] : T(0);
-        Vector<T> sum = y_before ? load16_readonly(y_before + at) : zero16<T>();
+        Vector<T> sum;
 #pragma unroll
-        for (int e = 0; e < kVector<T>; ++e) sum[e] += c * w[e];
+        for (int e = 0; e < kVector<T>; ++e) sum[e] = (y_before ? ahead.y[e] : T(0)) + c * w[e];
         store16(y + at, sum);
       }
     }

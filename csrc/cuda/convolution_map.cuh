@@ -36,8 +36,9 @@ struct Direction {
 template <class T>
 __device__ Direction direction_of(const NormTask<T>& task, bool transposed) {
   const NormLayer<T>& l = task.layer;
-  Direction d{transposed, l.groups, l.in_channels / l.groups, l.height, l.width, l.out_channels / l.groups,
-              task.out_height, task.out_width, l.kernel_height, l.kernel_width};
+  Direction d{
+      transposed,      l.groups,       l.in_channels / l.groups, l.height,      l.width, l.out_channels / l.groups,
+      task.out_height, task.out_width, l.kernel_height,          l.kernel_width};
   if (transposed) {
     swap(d.channels, d.target_channels);
     swap(d.height, d.target_height);
@@ -202,7 +203,7 @@ struct ConvolutionMap {
   const NormTask<T>& task;
   T* shared;
   T* workspace;
-  
+
   // Read again where they are needed: registers are for the tiles.
   __device__ T* u() const { return task.u_at == kElsewhere ? task.u : shared + task.u_at; }
   __device__ T* v() const { return task.v_at == kElsewhere ? task.v : shared + task.v_at; }
@@ -221,15 +222,18 @@ struct ConvolutionMap {
     __syncthreads();
     const int source_at = transposed ? task.u_at : task.v_at;
     const int weight_at = transposed ? task.transposed_at : task.forward_at;
-    int* sources = reinterpret_cast<int*>(task.sources_at == kElsewhere ? workspace + task.sources : shared + task.sources_at);
+    int* sources =
+        reinterpret_cast<int*>(task.sources_at == kElsewhere ? workspace + task.sources : shared + task.sources_at);
     T* target = transposed ? v() : u();
     find_sources(task.layer, d, sources);
     __syncthreads();
     if (source_at != kElsewhere && weight_at != kElsewhere && task.sources_at != kElsewhere) {
-      product<true>(d, shared + source_at, shared + weight_at, reinterpret_cast<int*>(shared + task.sources_at), target);
+      product<true>(d, shared + source_at, shared + weight_at, reinterpret_cast<int*>(shared + task.sources_at),
+                    target);
     } else {
       const T* weights = workspace + (transposed ? task.transposed : task.forward);
-      product<false>(d, transposed ? u() : v(), weight_at == kElsewhere ? weights : shared + weight_at, sources, target);
+      product<false>(d, transposed ? u() : v(), weight_at == kElsewhere ? weights : shared + weight_at, sources,
+                     target);
     }
   }
 

@@ -1,10 +1,10 @@
 // What follows a product of the backward pass: multiplication by the derivatives at a_i, which are computed again from
 // a_i itself (one buffer to read instead of three). An epilogue of stage_product.cuh and of rows.cuh; with v the
 // product,
-//   value  <- v                                tangents t_i
-//   scaled <- D_i v (+ scaled)                 D_i t_i, cotangents r_i, the ordinary backward s_i
-//   second <- E_i t v (+ second)               what the cotangents of a pair add to s_i
-//   terms  <- sum over a row of v d h / d slope, or of v t d D / d slope
+//   value  <- v                       tangents t_i
+//   scaled <- D_i v + sum of added    D_i t_i, cotangents r_i, the ordinary backward s_i
+//   t      <- E_i t v                 what the cotangents of a pair add to s_i, in the place of its tangent
+//   terms  <- sum over a row of v d h / d slope, or of v t d D / d slope where t is given
 #pragma once
 
 #include "cuda/stage_product.cuh"
@@ -19,11 +19,12 @@ struct Linearized {
   Activation activation;
   const T* beta;
   int pitch;
-  // Each may be null; all are [rows][pitch] but `terms`, which is [column tiles][rows].
-  T *value, *scaled, *second, *terms;
-  const T* t;
-  bool add_scaled, add_second;
   int64_t rows;
+  // Each may be null.
+  T *value, *scaled, *t;  // [rows][pitch]
+  T* terms;               // [column tiles][rows]
+  const T* added;         // [addends][rows][pitch]
+  int addends;
   T slope;
 
   __device__ void begin() { slope = slope_of(beta); }
@@ -41,40 +42,36 @@ struct Linearized {
         d[i] = phi.d;
         e[i] = phi.e;
       }
-      const Vector<T> tangent = t ? load16(t + at) : zero16<T>();
       if (value) store16(value + at, v);
       if (scaled) {
 #pragma unroll
         for (int i = 0; i < kVector<T>; ++i) d[i] *= v[i];
-        store_sum(scaled + at, add_scaled, d);
+#pragma unroll 1
+        for (int j = 0; j < addends; ++j) {
+          const Vector<T> more = load16(added + j * rows * pitch + at);
+#pragma unroll
+          for (int i = 0; i < kVector<T>; ++i) d[i] += more[i];
+        }
+        store16(scaled + at, d);
       }
-      if (second) {
+      if (t || terms) {
+        const Vector<T> tangent = t ? load16(t + at) : zero16<T>();
+        if (terms) {
+#pragma unroll
+          for (int i = 0; i < kVector<T>; ++i) {
+            const SlopeGradient<T> by_slope = LipSwish::slope_gradient<ScalarMath<T>>(point[i], slope);
+            term += v[i] * (t ? tangent[i] * by_slope.d : by_slope.h);
+          }
+        }
 #pragma unroll
         for (int i = 0; i < kVector<T>; ++i) e[i] *= tangent[i] * v[i];
-        store_sum(second + at, add_second, e);
-      }
-      if (terms) {
-#pragma unroll
-        for (int i = 0; i < kVector<T>; ++i) {
-          const SlopeGradient<T> by_slope = LipSwish::slope_gradient<ScalarMath<T>>(point[i], slope);
-          term += v[i] * (t ? tangent[i] * by_slope.d : by_slope.h);
-        }
+        if (t) store16(t + at, e);
       }
     }
     if (!terms) return;
     term = sum_lanes(term, LANES);
     if (inside && static_cast<int>(threadIdx.x) % LANES == 0)
       terms[column / (LANES * kVector<T>)*rows + place.row] = term;
-  }
-
- private:
-  static __device__ __forceinline__ void store_sum(T* to, bool add, Vector<T> x) {
-    if (add) {
-      const Vector<T> before = load16(to);
-#pragma unroll
-      for (int i = 0; i < kVector<T>; ++i) x[i] += before[i];
-    }
-    store16(to, x);
   }
 };
 

@@ -13,10 +13,10 @@ enum class RowAccess { kShared, kVectors, kElements };
 // N vectors of columns per lane. Rows that allow no 16-byte access are read element by element, lanes along columns.
 template <class T, int N, RowAccess kAccess>
 struct RowPass {
-  static constexpr int kColumns = N * kVector<T>;      // of a lane
-  static constexpr int kRows = 4 / N;                 // a warp takes at once, to hide the latency of loads and sums
-  static constexpr int kSpan = kColumns * kWarp;       // columns of one pass
-  static constexpr int kSlots = kVector<T> * kWarp;    // elements of one vector in each lane
+  static constexpr int kColumns = N * kVector<T>;    // of a lane
+  static constexpr int kRows = 4 / N;                // a warp takes at once, to hide the latency of loads and sums
+  static constexpr int kSpan = kColumns * kWarp;     // columns of one pass
+  static constexpr int kSlots = kVector<T> * kWarp;  // elements of one vector in each lane
 
   // Element k of a lane is column first_column(lane) + step(k).
   static __device__ __forceinline__ int first_column(int lane) {
@@ -41,7 +41,8 @@ struct RowPass {
     for (int first = warp * kRows; first < rows; first += kNormWarps * kRows) {
       T a[kRows][kColumns], left[kRows];
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) load_row(w + int64_t(first + r) * pitch + start, first + r < rows ? room : 0, a[r]);
+      for (int r = 0; r < kRows; ++r)
+        load_row(w + int64_t(first + r) * pitch + start, first + r < rows ? room : 0, a[r]);
       if (v) {
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
@@ -69,11 +70,13 @@ struct RowPass {
   static __device__ __forceinline__ void load_row(const T* row, int room, T (&a)[kColumns]) {
     if constexpr (kAccess == RowAccess::kElements) {
 #pragma unroll
-      for (int k = 0; k < kColumns; ++k) a[k] = step(k) < room ? row[step(k)] : T(0);
+      for (int k = 0; k < kColumns; ++k) a[k] = step(k) < room ? __ldg(row + step(k)) : T(0);
     } else {
 #pragma unroll
       for (int j = 0; j < N; ++j) {
-        const Vector<T> vector = j * kSlots < room ? load16(row + j * kSlots) : zero16<T>();
+        Vector<T> vector = zero16<T>();
+        if (j * kSlots < room)
+          vector = kAccess == RowAccess::kShared ? load16(row + j * kSlots) : load16_readonly(row + j * kSlots);
 #pragma unroll
         for (int i = 0; i < kVector<T>; ++i) a[j * kVector<T> + i] = vector[i];
       }
@@ -157,9 +160,10 @@ struct MatrixMap {
   __device__ void pass(const T* w, int pitch, bool transposed) {
     const int columns = task.layer.in_channels;
     using Pass = RowPass<T, N, kAccess>;
-    for (int first = 0; first < columns; first += Pass::kSpan)
-      Pass::run(w + first, task.layer.out_channels, min(columns - first, Pass::kSpan), pitch, transposed ? nullptr : v() + first, first > 0,
-                u(), transposed || image_ready ? image() + first : nullptr, shared + kSums);
+    for (int first = 0; first == 0 || first < columns; first += Pass::kSpan)  // without columns, u = 0
+      Pass::run(w + first, task.layer.out_channels, min(columns - first, Pass::kSpan), pitch,
+                transposed ? nullptr : v() + first, first > 0, u(),
+                transposed || image_ready ? image() + first : nullptr, shared + kSums);
   }
 };
 

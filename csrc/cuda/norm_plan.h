@@ -21,13 +21,13 @@ constexpr int kWidestRow = 4;  // vectors a lane holds of a row of a matrix
 template <class T>
 struct NormTask {
   NormLayer<T> layer;
-  T *u, *v;                        // results, and state that is not in shared memory
+  T *u, *v;  // results, and state that is not in shared memory
   // Convolutions: packed weights of A and of A^T, and the table of sources. In the workspace if not in shared memory;
   // all offsets here are in elements of T or kElsewhere.
   int64_t forward, transposed, sources;
   int forward_at, transposed_at, sources_at;
-  int weight_at;                   // matrices: rows of packed_columns
-  int image_at;                    // matrices: A^T A v, which one pass over the rows yields together with A v
+  int weight_at;  // matrices: rows of packed_columns
+  int image_at;   // matrices: A^T A v, which one pass over the rows yields together with A v
   int u_at, v_at;
   int u_size, v_size, out_height, out_width;
   int index;  // of the layer
@@ -96,9 +96,9 @@ void place_convolution(NormTask<T>& task, SharedMemory<T>& memory, int64_t& work
   const int64_t taps = int64_t(layer.kernel_height) * layer.kernel_width;
   const int64_t forward = layer.in_channels * taps * packed_pitch<T>(out);
   const int64_t transposed = layer.out_channels * taps * packed_pitch<T>(in);
-  const int64_t sources = std::max(int64_t(layer.kernel_height) * layer.height + int64_t(layer.kernel_width) * layer.width,
-                                   int64_t(layer.kernel_height) * task.out_height +
-                                       int64_t(layer.kernel_width) * task.out_width);
+  const int64_t sources =
+      std::max(int64_t(layer.kernel_height) * layer.height + int64_t(layer.kernel_width) * layer.width,
+               int64_t(layer.kernel_height) * task.out_height + int64_t(layer.kernel_width) * task.out_width);
   const int64_t sources_size = sources * sizeof(int) / sizeof(T) + 1;
   task.sources_at = memory.take(sources_size);
   task.v_at = memory.take(task.v_size);

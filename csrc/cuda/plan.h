@@ -122,9 +122,10 @@ Precision usable_precision(Precision wanted, int element_bytes, const Card&);
 // The cheapest way. `resident` says which.
 ResidentPlan plan_walk(const BranchShape&, const WalkRequest&, Precision, int element_bytes, const Card&);
 
-// The cheapest resident way among those that `choice` allows; `resident` is false if none fits the card.
+// The cheapest resident way, also among those that `choice` allows; `resident` is false if none fits the card.
+ResidentPlan plan_resident(const BranchShape&, const WalkRequest&, Precision, int element_bytes, const Card&);
 ResidentPlan plan_resident(const BranchShape&, const WalkRequest&, Precision, int element_bytes, const Card&,
-                           const PlanChoice& choice = {});
+                           const PlanChoice& choice);
 
 // Modelled microseconds of the layered way.
 double layered_microseconds(const BranchShape&, const WalkRequest&, Precision, int element_bytes, const Card&);

@@ -65,7 +65,7 @@ double stage_cycles(const ResidentPlan& plan, const StagePlan& stage, int blocks
   if (stage.scaled && stage.derivative == kNotShared)
     bytes += double(blocks) * plan.items * plan.pixels * stage.N_padded * element_bytes;
   if (bytes > 0) cycles = std::max(cycles + kLoadLatency, bytes / kBytesPerCycle);
-  return cycles + (1 + chunks) * kBarrierCycles + 60;
+  return cycles + (1 + chunks) * kBarrierCycles + (stage.splits - 1) * kSharedLatency + 60;
 }
 
 double resident_cycles(const ResidentPlan& plan, const WalkRequest& request, int element_bytes, const Card& card) {
@@ -88,6 +88,7 @@ double layered_microseconds(const BranchShape& shape, const WalkRequest& request
                             int element_bytes, const Card& card) {
   const double pixels = shape.height ? double(shape.height) * shape.width : 1;
   const double rows = double(request.probes) * double(shape.batch) * pixels;
+  precision = usable_precision(precision, element_bytes, card);
   const double speedup = precision == Precision::kFull ? 1 : 2.5;
   double microseconds = request.sums ? kLaunchMicroseconds : 0;
   for (int i = 0; i < shape.stages; ++i) {

@@ -23,6 +23,24 @@ void print(std::string& to, const char* format, Args... args) {
   to += line;
 }
 
+// What the bytes of shared memory are for.
+std::string shared_memory(const ResidentPlan& plan, int element_bytes) {
+  const int rows = plan.items * plan.pixels, events = rows * plan.event_pitch * element_bytes;
+  int weights = 0, derivatives = plan.entry != kNotShared ? events : 0;
+  for (int i = 0; i < plan.stages; ++i) {
+    const StagePlan& stage = plan.stage[i];
+    if (stage.weight != kNotShared) weights += stage.flat_rows * stage.column_pitch * element_bytes;
+    if (stage.derivative != kNotShared) derivatives += rows * stage.N_padded * element_bytes;
+  }
+  const int state = plan.positions * plan.pitch * element_bytes, stream = 2 * plan.stream_size * element_bytes;
+  const int vectors = ((plan.first_vector != kNotShared) + (plan.second_vector != kNotShared)) * events;
+  std::string text;
+  print(text, "shared memory %d bytes: state %d, weights %d, streamed %d, derivatives %d, vectors %d, other %d\n",
+        plan.shared_bytes, state, weights, stream, derivatives, vectors,
+        plan.shared_bytes - state - weights - stream - derivatives - vectors);
+  return text;
+}
+
 }  // namespace
 
 std::string describe_plan(const ResidentPlan& plan, const Card& card, int element_bytes) {
@@ -33,8 +51,8 @@ std::string describe_plan(const ResidentPlan& plan, const Card& card, int elemen
   const double rounds = double(plan.groups) / plan.blocks;
   print(text, "%d items a block, %d threads, %d blocks (%d a multiprocessor), %lld groups in %.1f rounds\n", plan.items,
         plan.threads, plan.blocks, plan.blocks_per_multiprocessor, static_cast<long long>(plan.groups), rounds);
-  print(text, "tiles of family %s, %d bytes of shared memory, state %d, exchange and vectors included; %.0f cycles\n",
-        name_of(plan.family), plan.shared_bytes, plan.positions * plan.pitch * element_bytes, plan.cycles);
+  print(text, "tiles of family %s, %.0f cycles\n", name_of(plan.family), plan.cycles);
+  text += shared_memory(plan, element_bytes);
   print(text, "%5s %6s %6s %7s  %-10s %-14s %6s  %-10s %s\n", "stage", "in", "out", "kernel", "tile", "tiles", "splits",
         "weights", "derivatives");
   for (int i = 0; i < plan.stages; ++i) {

@@ -68,8 +68,8 @@ struct Group {
   __device__ __forceinline__ int64_t probe(int slot) const { return (first + slot) / batch; }
 };
 
-// A table of rows: where a row is in the state (negative: idle), its number among the rows of the group, and its number
-// among the rows of the batch.
+// A table of rows: where a row is in the state (of an idle row ~where: what it may read), its number among the rows of
+// the group, and its number among the rows of the batch.
 struct Rows {
   int* table;
   int padded;
@@ -129,8 +129,9 @@ struct Block {
       const int line = row / width, x = row - line * width, slot = line / plan.height, y = line - slot * plan.height;
       const bool real = slot < group.count && x < plan.width;
       const int pixel = y * plan.width + x;
-      const int position = plan.origin + slot * plan.image_positions + y * plan.row_positions + x;
-      to.state(row) = real ? position * plan.pitch : -1;
+      const int position = slot < group.count ? slot * plan.image_positions + y * plan.row_positions + x : x;
+      const int at = (plan.origin + position) * plan.pitch;
+      to.state(row) = real ? at : ~at;
       to.local(row) = real ? slot * plan.pixels + pixel : 0;
       to.global(row) = real ? static_cast<int>(group.sample(slot)) * plan.pixels + pixel : 0;
     }

@@ -152,7 +152,7 @@ __device__ __forceinline__ void product_stage(const Block<T>& block, const Rows&
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       const int at = active ? rows.state(first_row + Tile::row(i)) : 0;
-      offset[i] = at >= 0 ? at : plan.origin * plan.pitch;  // an idle row reads the first
+      offset[i] = at >= 0 ? at : ~at;
     }
     const int K = stage.K_padded, radius = stage.kernel / 2;
     for (int first = 0; first < stage.flat_rows; first += stage.chunk) {
@@ -194,9 +194,24 @@ __device__ __forceinline__ void product_stage(const Block<T>& block, const Rows&
   }
   __syncthreads();  // nobody reads the state any more
   if (!active) return;
+#pragma unroll 1
+  for (int from = 0; from < splits - 1; ++from) {
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      if (owner(i) != split) continue;
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g) {
+        T other[kWidth];
+        load_group(other, partial(from, i, g));
+#pragma unroll
+        for (int e = 0; e < kWidth; ++e) sums.at(i, g)[e] += other[e];
+      }
+    }
+  }
 
   // A few rows at a time: all their loads before their stores, so that latencies overlap.
-  constexpr int kMostRows = 32 / (kGroups * kWidth), kBatch = kRows < kMostRows ? kRows : kMostRows;
+  constexpr int kMostRows = 64 / (kGroups * kWidth * static_cast<int>(sizeof(T)));
+  constexpr int kBatch = kRows < kMostRows ? kRows : kMostRows;
 #pragma unroll
   for (int first = 0; first < kRows; first += kBatch) {
     int to[kBatch];
@@ -219,17 +234,8 @@ __device__ __forceinline__ void product_stage(const Block<T>& block, const Rows&
         if (column >= stage.N_padded) continue;
         T v[kWidth];
 #pragma unroll
-        for (int e = 0; e < kWidth; ++e) v[e] = sums.at(first + i, g)[e];
-#pragma unroll 1
-        for (int from = 0; from < splits - 1; ++from) {
-          T other[kWidth];
-          load_group(other, partial(from, first + i, g));
-#pragma unroll
-          for (int e = 0; e < kWidth; ++e) v[e] += other[e];
-        }
-#pragma unroll
-        for (int e = 0; e < kWidth; ++e)  // channels of padding beyond the packed columns
-          v[e] = column < stage.column_pitch ? epilogue.apply(v[e], operand[i][g][e]) : T(0);
+        for (int e = 0; e < kWidth; ++e)  // zero: padding beyond the packed columns
+          v[e] = column < stage.column_pitch ? epilogue.apply(sums.at(first + i, g)[e], operand[i][g][e]) : T(0);
         store_group(block.state() + to[i] + column, v);
       }
     }

@@ -19,7 +19,8 @@ __global__ void __launch_bounds__(kMeanThreads)
 }
 
 template <class T>
-cudaError_t run(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, const Context& context, Carver& carver) {
+cudaError_t run(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, Context context, Carver& carver) {
+  context.precision = usable_precision(context.precision, sizeof(T), context.card);
   const Frozen<T> frozen(branch, op.x, op.z, true, context, carver);
   Chain<T> chain = frozen.chain();
   chain.probes = op.probes;
@@ -46,7 +47,8 @@ cudaError_t run(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, co
 }
 
 template <class T>
-cudaError_t run(const Branch<T>& branch, const JacobianPowersOperands<T>& op, const Context& context, Carver& carver) {
+cudaError_t run(const Branch<T>& branch, const JacobianPowersOperands<T>& op, Context context, Carver& carver) {
+  context.precision = usable_precision(context.precision, sizeof(T), context.card);
   const Frozen<T> frozen(branch, op.x, nullptr, op.transpose, context, carver);
   Chain<T> chain = frozen.chain();
   chain.probes = 1;

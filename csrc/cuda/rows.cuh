@@ -101,7 +101,9 @@ __global__ void __launch_bounds__(kRowsThreads, 1)
     Vector<T> v;
 #pragma unroll
     for (int e = 0; e < kVector<T>; ++e) v[e] = column + e < layout.channels ? memory[at + e * tile.lane] : T(0);
-    epilogue.template apply<1>(place, column, true, v);
+    EpilogueRow<Epilogue> row;
+    row.load(epilogue, place, column, true);
+    row.template apply<1>(epilogue, place, column, true, v);
   });
 }
 

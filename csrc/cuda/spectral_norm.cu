@@ -29,7 +29,8 @@ __global__ __launch_bounds__(kNormThreads) void pack_weights(const NormTask<T>* 
 // How many elements of two arrays can be taken by 16 bytes.
 template <class T>
 __device__ __forceinline__ int whole_vectors(const T* a, const T* b, int size) {
-  return (reinterpret_cast<uintptr_t>(a) | reinterpret_cast<uintptr_t>(b)) % 16 == 0 ? size / kVector<T> * kVector<T> : 0;
+  return (reinterpret_cast<uintptr_t>(a) | reinterpret_cast<uintptr_t>(b)) % 16 == 0 ? size / kVector<T> * kVector<T>
+                                                                                     : 0;
 }
 
 template <class T>
@@ -105,6 +106,7 @@ __device__ __forceinline__ int iterate(Map map, int most, T tolerance, T* partia
     if (iteration == most || settled(sigma, before, tolerance)) break;
     ++iteration;
   }
+  __syncthreads();  // copies may be cut into other pieces than the loop above
   copy<T>(most == 0 ? task.layer.u : map.u(), task.u_size, task.u);
   copy<T>(map.v(), task.v_size, task.v);
   return most == 0 ? 0 : iteration;
@@ -150,12 +152,13 @@ cudaError_t spectral_norm(const SpectralNormOperands<T>& op, const Context& cont
   if (plan.workspace > 0)
     pack_weights<T><<<dim3(kPackBlocks, op.layers), kNormThreads, 0, context.stream>>>(table, workspace);
   const int most = static_cast<int>(std::min<int64_t>(op.max_iterations, INT_MAX));
-  const int shared = static_cast<int>(plan.shared * sizeof(T));
-  const cudaError_t error =
-      cudaFuncSetAttribute(power_iteration<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+  // The most the card has, not what this call needs: calls of other threads must not lower it before the launch.
+  const cudaError_t error = cudaFuncSetAttribute(power_iteration<T>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                 context.card.shared_per_block - kStaticShared);
   if (error != cudaSuccess) return error;
-  power_iteration<T><<<op.layers, kNormThreads, shared, context.stream>>>(table, workspace, most,
-                                                                          op.tolerance, op.sigma, op.iterations);
+  const int shared = static_cast<int>(plan.shared * sizeof(T));
+  power_iteration<T><<<op.layers, kNormThreads, shared, context.stream>>>(table, workspace, most, op.tolerance,
+                                                                          op.sigma, op.iterations);
   return cudaGetLastError();
 }
 

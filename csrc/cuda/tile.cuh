@@ -22,6 +22,9 @@ struct SimtTile {
   static constexpr int kThreadRows = ROWS, kGroups = COLUMNS / kWidth;
   static constexpr int kRows = ROWS * kRowLanes, kColumns = COLUMNS * kColumnLanes;
   static constexpr int kDepth = 4;  // k advances by so much
+  // Short steps share their addresses. (A single row is bound by its loads anyway.)
+  static constexpr int kSums = ROWS * COLUMNS;
+  static constexpr int kUnroll = sizeof(T) == 8 || kSums >= 56 || ROWS == 1 ? 1 : kSums >= 28 ? 2 : 4;
 
   T sum[ROWS][COLUMNS];
 
@@ -47,7 +50,7 @@ struct SimtTile {
     int column_offset[kGroups];
 #pragma unroll
     for (int g = 0; g < kGroups; ++g) column_offset[g] = column(g) < limit ? column(g) : 0;
-#pragma unroll 1
+#pragma unroll kUnroll
     for (int k = 0; k < depth; k += kDepth) {
       T left[ROWS][kDepth];
 #pragma unroll

@@ -1,18 +1,18 @@
 #include <torch/csrc/stable/library.h>
 
-#include "cpu/kernels.h"
+#include "device.h"
 #include "torch/operands.h"
 
 namespace irf::binding {
 namespace {
 
 Tensor branch(const Tensor& x, const Tensors& weights, const Tensors& biases, const Tensors& betas,
-              const std::vector<int64_t>& activations) {
+              const std::vector<int64_t>& activations, int64_t precision) {
   const BranchArguments arguments(x, weights, biases, betas, activations);
   Tensor g = make(arguments.event_sizes({arguments.batch()}, arguments.out_channels()), x);
   if (g.numel() == 0) return g;
   with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {
-    kernels<T>().branch(branch, {data<T>(arguments.x()), mutable_data<T>(g)}, torch_parallel());
+    OnDevice<T>(x, precision).branch(branch, {data<T>(arguments.x()), mutable_data<T>(g)});
   });
   return g;
 }
@@ -21,7 +21,8 @@ std::tuple<Tensor, Tensor> branch_backward(const Tensor& x, const Tensors& weigh
                                            const Tensors& betas, const std::vector<int64_t>& activations,
                                            const std::optional<Tensor>& grad, const std::optional<Tensor>& tangents,
                                            const std::optional<Tensor>& cotangents, const std::optional<Tensor>& weight,
-                                           bool residual, bool input_gradient, const std::optional<Tensor>& kept) {
+                                           bool residual, bool input_gradient, const std::optional<Tensor>& kept,
+                                           int64_t precision) {
   const BranchArguments arguments(x, weights, biases, betas, activations);
   Tensor grad_x =
       make(input_gradient ? arguments.event_sizes({arguments.batch()}, x.size(1)) : std::vector<int64_t>{0}, x);
@@ -52,19 +53,17 @@ std::tuple<Tensor, Tensor> branch_backward(const Tensor& x, const Tensors& weigh
   }
   STD_TORCH_CHECK(!residual || arguments.square(), "a residual branch must return the shape it takes");
   with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {
-    auto pointer = [](const std::optional<Tensor>& tensor) { return tensor ? data<T>(*tensor) : nullptr; };
-    kernels<T>().branch_backward(branch,
-                                 {data<T>(arguments.x()), pointer(upstream), pairs, pointer(t), pointer(y), pointer(gl),
+    OnDevice<T>(x, precision)
+        .branch_backward(branch, {data<T>(arguments.x()), data<T>(upstream), pairs, data<T>(t), data<T>(y), data<T>(gl),
                                   residual, input_gradient ? mutable_data<T>(grad_x) : nullptr,
-                                  mutable_data<T>(grad_parameters), pointer(saved), saved ? saved->numel() : 0},
-                                 torch_parallel());
+                                  mutable_data<T>(grad_parameters), data<T>(saved), saved ? saved->numel() : 0});
   });
   return {grad_x, grad_parameters};
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(iresnet_fast, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(iresnet_fast, IRF_DEVICE, m) {
   m.impl("branch", TORCH_BOX(&branch));
   m.impl("branch_backward", TORCH_BOX(&branch_backward));
 }

@@ -60,7 +60,7 @@ struct LayerArguments {
 // Calls body(T{}) with the element type of `t`.
 template <class Body>
 void with_type(const Tensor& t, const Body& body) {
-  STD_TORCH_CHECK(t.is_cpu(), "weights must be CPU tensors");
+  check_device(t, "weights");
   STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float || t.scalar_type() == ScalarType::Double,
                   "weights must be float32 or float64");
   if (t.scalar_type() == ScalarType::Float)

@@ -2,20 +2,11 @@
 
 namespace irf::binding {
 
-Parallel torch_parallel() {
-  return {static_cast<int>(torch::stable::get_num_threads()),
-          [](int64_t count, void (*task)(int64_t, void*), void* context) {
-            torch::stable::parallel_for(0, count, 1, [=](int64_t begin, int64_t end) {
-              for (int64_t i = begin; i < end; ++i) task(i, context);
-            });
-          }};
-}
-
 BranchArguments::BranchArguments(const Tensor& x, const Tensors& weights, const Tensors& biases, const Tensors& betas,
                                  const std::vector<int64_t>& activations)
     : x_(dense(x)), activations_(activations) {
   const size_t stages = weights.size();
-  STD_TORCH_CHECK(x.is_cpu(), "x must be a CPU tensor");
+  check_device(x, "x");
   STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float || x.scalar_type() == ScalarType::Double,
                   "x must be float32 or float64");
   STD_TORCH_CHECK(x.dim() == 2 || x.dim() == 4, "x must be [B, d] or [B, C, H, W]");

@@ -1,5 +1,5 @@
-// From torch tensors to the plain structs of iresnet_fast/params.h. Checks here guard memory; the sentences users read
-// come from the Python layer.
+// From torch tensors to the plain structs of iresnet_fast/params.h, on any device. Checks here guard memory; the
+// sentences users read come from the Python layer.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -17,8 +17,8 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using Tensors = std::vector<Tensor>;
 
-// Torch's own thread pool.
-Parallel torch_parallel();
+// Checks that a tensor is on the kind of device this library was compiled for: cpu/device.cpp or cuda/device.cpp.
+void check_device(const Tensor& t, const char* name);
 
 inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
 
@@ -32,12 +32,16 @@ const T* data(const Tensor& t) {
   return static_cast<const T*>(t.const_data_ptr());
 }
 template <class T>
+const T* data(const std::optional<Tensor>& t) {
+  return t ? data<T>(*t) : nullptr;
+}
+template <class T>
 T* mutable_data(Tensor& t) {
   return static_cast<T*>(t.mutable_data_ptr());
 }
 
 inline void check_like(const Tensor& t, const Tensor& reference, int64_t numel, const char* name) {
-  STD_TORCH_CHECK(t.is_cpu(), name, " must be a CPU tensor");
+  STD_TORCH_CHECK(t.device() == reference.device(), name, " must be on the device of the first argument");
   STD_TORCH_CHECK(t.scalar_type() == reference.scalar_type(), name, " must have the dtype of the first argument");
   STD_TORCH_CHECK(t.numel() == numel, name, " must have ", numel, " elements, got ", t.numel());
 }

@@ -1,6 +1,6 @@
 #include <torch/csrc/stable/library.h>
 
-#include "cpu/kernels.h"
+#include "device.h"
 #include "torch/operands.h"
 
 namespace irf::binding {
@@ -8,7 +8,7 @@ namespace {
 
 std::tuple<Tensor, Tensor, Tensor> residual_inverse(const Tensor& z, const Tensors& weights, const Tensors& biases,
                                                     const Tensors& betas, const std::vector<int64_t>& activations,
-                                                    double residual_limit, int64_t max_iterations) {
+                                                    double residual_limit, int64_t max_iterations, int64_t precision) {
   const BranchArguments arguments(z, weights, biases, betas, activations);
   STD_TORCH_CHECK(arguments.square(), "a residual branch must return the shape it takes");
   Tensor x = make(arguments.event_sizes({arguments.batch()}, z.size(1)), z);
@@ -19,16 +19,15 @@ std::tuple<Tensor, Tensor, Tensor> residual_inverse(const Tensor& z, const Tenso
     return {x, iterations, residual};
   }
   with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {
-    kernels<T>().residual_inverse(branch,
-                                  {data<T>(arguments.x()), static_cast<T>(residual_limit), max_iterations,
-                                   mutable_data<T>(x), mutable_data<int64_t>(iterations), mutable_data<T>(residual)},
-                                  torch_parallel());
+    OnDevice<T>(z, precision)
+        .residual_inverse(branch, {data<T>(arguments.x()), static_cast<T>(residual_limit), max_iterations,
+                                   mutable_data<T>(x), mutable_data<int64_t>(iterations), mutable_data<T>(residual)});
   });
   return {x, iterations, residual};
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(iresnet_fast, CPU, m) { m.impl("residual_inverse", TORCH_BOX(&residual_inverse)); }
+STABLE_TORCH_LIBRARY_IMPL(iresnet_fast, IRF_DEVICE, m) { m.impl("residual_inverse", TORCH_BOX(&residual_inverse)); }
 
 }  // namespace irf::binding

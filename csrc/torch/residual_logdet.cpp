@@ -1,8 +1,7 @@
 #include <torch/csrc/stable/library.h>
 
-#include "cpu/kernels.h"
+#include "device.h"
 #include "torch/operands.h"
-#include "torch/recycled.h"
 
 namespace irf::binding {
 namespace {
@@ -10,7 +9,7 @@ namespace {
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> residual_logdet(
     const Tensor& x, const Tensors& weights, const Tensors& biases, const Tensors& betas,
     const std::vector<int64_t>& activations, const Tensor& probe, const Tensor& coefficients,
-    const std::optional<Tensor>& tail, double tolerance, bool relative, bool neumann, bool keep) {
+    const std::optional<Tensor>& tail, double tolerance, bool relative, bool neumann, bool keep, int64_t precision) {
   const BranchArguments arguments(x, weights, biases, betas, activations);
   STD_TORCH_CHECK(arguments.square(), "a residual branch must return the shape it takes");
   STD_TORCH_CHECK(probe.dim() == x.dim() + 1, "probe must be [m, B, ...]");
@@ -38,21 +37,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> residual_logdet(
   }
   STD_TORCH_CHECK(!keep || (probes == 1 && !tail), "only one probe without a stop can be kept");
   with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {
-    const Kernels<T>& table = kernels<T>();  // once: the size must be that of the kernel that fills it
-    const Parallel parallel = torch_parallel();
-    if (keep) kept = recycled(table.kept_size(branch, parallel), x);
-    table.residual_logdet(branch,
-                          {data<T>(arguments.x()), static_cast<int>(probes), data<T>(v), static_cast<int>(terms),
-                           data<T>(q), per_sample, t ? data<T>(*t) : nullptr, static_cast<T>(tolerance), relative,
-                           mutable_data<T>(z), mutable_data<T>(value), neumann ? mutable_data<T>(y) : nullptr,
-                           mutable_data<T>(norms), mutable_data<int64_t>(used), keep ? mutable_data<T>(kept) : nullptr},
-                          parallel);
+    const OnDevice<T> device(x, precision);
+    if (keep) kept = device.kept(branch, x);
+    device.residual_logdet(
+        branch, {data<T>(arguments.x()), static_cast<int>(probes), data<T>(v), static_cast<int>(terms), data<T>(q),
+                 per_sample, data<T>(t), static_cast<T>(tolerance), relative, mutable_data<T>(z),
+                 mutable_data<T>(value), neumann ? mutable_data<T>(y) : nullptr, mutable_data<T>(norms),
+                 mutable_data<int64_t>(used), kept.numel() > 0 ? mutable_data<T>(kept) : nullptr});
   });
   return {z, value, y, norms, used, kept};
 }
 
 Tensor jacobian_powers(const Tensor& x, const Tensors& weights, const Tensors& biases, const Tensors& betas,
-                       const std::vector<int64_t>& activations, const Tensor& start, int64_t count, bool transpose) {
+                       const std::vector<int64_t>& activations, const Tensor& start, int64_t count, bool transpose,
+                       int64_t precision) {
   const BranchArguments arguments(x, weights, biases, betas, activations);
   STD_TORCH_CHECK(arguments.square(), "a residual branch must return the shape it takes");
   const Tensor v = dense(start);
@@ -60,16 +58,16 @@ Tensor jacobian_powers(const Tensor& x, const Tensors& weights, const Tensors& b
   Tensor powers = make(arguments.event_sizes({count, arguments.batch()}, x.size(1)), x);
   if (powers.numel() == 0) return powers;
   with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {
-    kernels<T>().jacobian_powers(
-        branch, {data<T>(arguments.x()), data<T>(v), static_cast<int>(count), transpose, mutable_data<T>(powers)},
-        torch_parallel());
+    OnDevice<T>(x, precision)
+        .jacobian_powers(
+            branch, {data<T>(arguments.x()), data<T>(v), static_cast<int>(count), transpose, mutable_data<T>(powers)});
   });
   return powers;
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(iresnet_fast, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(iresnet_fast, IRF_DEVICE, m) {
   m.impl("residual_logdet", TORCH_BOX(&residual_logdet));
   m.impl("jacobian_powers", TORCH_BOX(&jacobian_powers));
 }

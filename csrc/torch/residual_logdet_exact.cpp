@@ -1,13 +1,13 @@
 #include <torch/csrc/stable/library.h>
 
-#include "cpu/kernels.h"
+#include "device.h"
 #include "torch/operands.h"
 
 namespace irf::binding {
 namespace {
 
 Tensor jacobian(const Tensor& x, const Tensors& weights, const Tensors& biases, const Tensors& betas,
-                const std::vector<int64_t>& activations) {
+                const std::vector<int64_t>& activations, int64_t precision) {
   const BranchArguments arguments(x, weights, biases, betas, activations);
   STD_TORCH_CHECK(arguments.square(), "a residual branch must return the shape it takes");
   int64_t size = 1;
@@ -15,13 +15,13 @@ Tensor jacobian(const Tensor& x, const Tensors& weights, const Tensors& biases, 
   Tensor result = make({arguments.batch(), size, size}, x);
   if (result.numel() == 0) return result;
   with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {
-    kernels<T>().jacobian(branch, {data<T>(arguments.x()), mutable_data<T>(result)}, torch_parallel());
+    OnDevice<T>(x, precision).jacobian(branch, {data<T>(arguments.x()), mutable_data<T>(result)});
   });
   return result;
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(iresnet_fast, CPU, m) { m.impl("jacobian", TORCH_BOX(&jacobian)); }
+STABLE_TORCH_LIBRARY_IMPL(iresnet_fast, IRF_DEVICE, m) { m.impl("jacobian", TORCH_BOX(&jacobian)); }
 
 }  // namespace irf::binding

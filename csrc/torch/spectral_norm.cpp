@@ -1,6 +1,6 @@
 #include <torch/csrc/stable/library.h>
 
-#include "cpu/kernels.h"
+#include "device.h"
 #include "torch/norm_layers.h"
 
 namespace irf::binding {
@@ -19,15 +19,14 @@ std::tuple<Tensor, Tensor, Tensor> spectral_norm(const Tensors& weights, const T
     const std::vector<NormLayer<T>> layer = arguments.fill<T>();
     T* start = mutable_data<T>(packed);
     const std::vector<T*> u = unpack(start, arguments.us), v = unpack(start + total(arguments.us), arguments.vs);
-    kernels<T>().spectral_norm({static_cast<int>(layers), layer.data(), max_iterations, static_cast<T>(tolerance),
-                                mutable_data<T>(sigma), mutable_data<int64_t>(iterations), u.data(), v.data()},
-                               torch_parallel());
+    OnDevice<T>(like).spectral_norm({static_cast<int>(layers), layer.data(), max_iterations, static_cast<T>(tolerance),
+                                     mutable_data<T>(sigma), mutable_data<int64_t>(iterations), u.data(), v.data()});
   });
   return {sigma, iterations, packed};
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(iresnet_fast, CPU, m) { m.impl("spectral_norm", TORCH_BOX(&spectral_norm)); }
+STABLE_TORCH_LIBRARY_IMPL(iresnet_fast, IRF_DEVICE, m) { m.impl("spectral_norm", TORCH_BOX(&spectral_norm)); }
 
 }  // namespace irf::binding

@@ -1,6 +1,6 @@
 #include <torch/csrc/stable/library.h>
 
-#include "cpu/kernels.h"
+#include "device.h"
 #include "torch/norm_layers.h"
 
 namespace irf::binding {
@@ -26,9 +26,8 @@ Tensor spectral_normalize(const Tensors& weights, const Tensor& sigmas, const Te
       layer.push_back(matrix);
     }
     const std::vector<T*> result = unpack(mutable_data<T>(packed), kept);
-    kernels<T>().spectral_normalize(
-        {static_cast<int>(layers), layer.data(), data<T>(sigma), data<T>(coeff), nullptr, false, result.data()},
-        torch_parallel());
+    OnDevice<T>(kept[0]).spectral_normalize(
+        {static_cast<int>(layers), layer.data(), data<T>(sigma), data<T>(coeff), nullptr, false, result.data()});
   });
   return packed;
 }
@@ -54,16 +53,15 @@ Tensor spectral_normalize_backward(const Tensors& grads, const Tensors& weights,
     std::vector<const T*> grad;
     for (const Tensor& g : upstream) grad.push_back(data<T>(g));
     const std::vector<T*> result = unpack(mutable_data<T>(packed), arguments.weights);
-    kernels<T>().spectral_normalize_backward({static_cast<int>(layers), layer.data(), data<T>(sigma), data<T>(coeff),
-                                              grad.data(), through_sigma, result.data()},
-                                             torch_parallel());
+    OnDevice<T>(like).spectral_normalize_backward({static_cast<int>(layers), layer.data(), data<T>(sigma),
+                                                   data<T>(coeff), grad.data(), through_sigma, result.data()});
   });
   return packed;
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(iresnet_fast, CPU, m) {
+STABLE_TORCH_LIBRARY_IMPL(iresnet_fast, IRF_DEVICE, m) {
   m.impl("spectral_normalize", TORCH_BOX(&spectral_normalize));
   m.impl("spectral_normalize_backward", TORCH_BOX(&spectral_normalize_backward));
 }

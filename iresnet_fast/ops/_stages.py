@@ -22,19 +22,83 @@ def kernels_serve(tensor: Tensor, activations: Sequence[str] = ()) -> bool:
     """Whether the compiled kernels serve this tensor and these activations; says once why not if they could not."""
     if _library.backend() != "kernels":
         return False
-    missing = [name for name in activations if registry.get(name).kernel_id is None]
-    if missing:
-        reason = f"activation {missing[0]!r} has no kernel"
-    elif tensor.device.type != "cpu":
-        reason = f"there are no kernels for device {tensor.device.type!r}"
-    elif tensor.dtype not in _KERNEL_DTYPES:
-        reason = f"there are no kernels for {tensor.dtype}"
-    else:
+    reason = why_no_kernels(tensor, activations)
+    if reason is None:
         return True
     if not torch.compiler.is_compiling() and reason not in _told:
         _told.add(reason)
         warnings.warn(f"iresnet_fast: {reason}; the plain-torch reference serves it, slower.", stacklevel=4)
     return False
+
+
+def why_no_kernels(tensor: Tensor, activations: Sequence[str] = ()) -> str | None:
+    """Return why the kernels, loaded as they are, cannot serve this tensor and these activations; None if they can."""
+    for name in activations:
+        if registry.get(name).kernel_id is None:
+            return f"activation {name!r} has no kernel"
+    device = tensor.device.type
+    if device == "cuda" and not _library.HAS_CUDA:
+        return f"the CUDA kernels are unavailable ({_library.CUDA_ERROR})"
+    if device not in ("cpu", "cuda"):
+        return f"there are no kernels for device {device!r}"
+    if tensor.dtype not in _KERNEL_DTYPES:
+        return f"there are no kernels for {tensor.dtype}"
+    return None
+
+
+def widen(*arguments: Any) -> Any:
+    """Return the arguments (tensors, None, sequences of them); under autocast, narrower numbers become float32.
+
+    So torch.amp.custom_fwd(cast_inputs=torch.float32) treats the inputs of a function. The first must be a tensor.
+    """
+    device = arguments[0].device.type
+    if device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
+        return arguments
+    return tuple(_widen(argument) for argument in arguments)
+
+
+def _widen(argument: Any) -> Any:
+    if isinstance(argument, Tensor):
+        return argument.float() if argument.dtype in (torch.float16, torch.bfloat16) else argument
+    return argument if argument is None else [_widen(entry) for entry in argument]
+
+
+FULL_PRECISION = 0
+
+
+def precision_of(tensor: Tensor) -> int:
+    """Return how kernels form the products of a branch on this tensor, as the raw ops take it; sums are never narrower.
+
+    Float32 tensors on a GPU follow torch's own switches: 2 (operands rounded to bf16) under autocast to bfloat16, 1
+    (TF32) where torch.backends.cuda.matmul allows it, for convolutions too. All else is 0, exact operands.
+    """
+    return _float32_precision() if tensor.is_cuda and tensor.dtype == torch.float32 else FULL_PRECISION
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _float32_precision() -> int:
+    if torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") == torch.bfloat16:
+        return 2
+    return 1 if torch.backends.cuda.matmul.fp32_precision == "tf32" else FULL_PRECISION
+
+
+def constants(values: Sequence[float], like: Tensor) -> Tensor:
+    """Return the values with the dtype and on the device of `like`.
+
+    On a GPU they are filled in there: a copy from the host would wait for it, and cannot be captured in a CUDA graph.
+    """
+    if not like.is_cuda:
+        return like.new_tensor(values)
+    if len(set(values)) == 1:
+        return like.new_full((len(values),), values[0])
+    return torch.stack([like.new_full((), value) for value in values])
+
+
+def may_read(tensor: Tensor) -> bool:
+    """Whether the numbers of a tensor can be looked at: not while a graph is being compiled or captured."""
+    if torch.compiler.is_compiling():
+        return False
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 class Stages(NamedTuple):

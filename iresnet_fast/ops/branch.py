@@ -15,11 +15,15 @@ from ._stages import (
     apply,
     differentiable_gradients,
     kernels_serve,
+    precision_of,
     raw,
     split_gradients,
     wants_graph,
+    widen,
     with_signature,
 )
+
+_Settings = tuple[tuple[str, ...], int]  # activations, precision
 
 
 def branch(
@@ -47,30 +51,33 @@ def branch(
         ValueError: a shape, device, activation or number of entries does not fit.
         TypeError: a dtype differs from that of x, or x is not floating point.
     """
+    x, weights, biases, parameters = widen(x, weights, biases, parameters)
     _checks.check_branch(x, weights, biases, activations, parameters)
     if not kernels_serve(x, activations):
         return reference.branch(x, weights, biases, activations, parameters)
     stages = Stages.of(x, weights, biases, activations, parameters)
+    settings = (stages.activations, precision_of(x))
     if stages.need_gradient(x):
-        result: Tensor = apply(_Branch, stages.activations, x, *stages.tensors)
+        result: Tensor = apply(_Branch, settings, x, *stages.tensors)
         return result
-    return _forward(stages.activations, x, stages.tensors)
+    return _forward(settings, x, stages.tensors)
 
 
-def _forward(activations: tuple[str, ...], x: Tensor, tensors: Sequence[Tensor | None]) -> Tensor:
-    result: Tensor = torch.ops.iresnet_fast.branch(x, *raw(activations, tensors))
+def _forward(settings: _Settings, x: Tensor, tensors: Sequence[Tensor | None]) -> Tensor:
+    activations, precision = settings
+    result: Tensor = torch.ops.iresnet_fast.branch(x, *raw(activations, tensors), precision)
     return result
 
 
 @with_signature
 class _Branch(torch.autograd.Function):
     @staticmethod
-    def forward(activations: tuple[str, ...], x: Tensor, *tensors: Tensor | None) -> Tensor:
-        return _forward(activations, x, tensors)
+    def forward(settings: _Settings, x: Tensor, *tensors: Tensor | None) -> Tensor:
+        return _forward(settings, x, tensors)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.activations = inputs[0]
+        ctx.activations, ctx.precision = inputs[0]
         ctx.save_for_backward(*inputs[1:])
 
     @staticmethod
@@ -84,14 +91,23 @@ class _Branch(torch.autograd.Function):
 
             return None, *differentiable_gradients(branch_of, (x, *tensors), (grad,))
         grad_x, packed = torch.ops.iresnet_fast.branch_backward(
-            x, *raw(ctx.activations, tensors), grad, None, None, None, False, ctx.needs_input_grad[1], None
+            x,
+            *raw(ctx.activations, tensors),
+            grad,
+            None,
+            None,
+            None,
+            False,
+            ctx.needs_input_grad[1],
+            None,
+            ctx.precision,
         )
         return None, grad_x if ctx.needs_input_grad[1] else None, *split_gradients(packed, tensors)
 
 
 @_library.register_fake("branch")
 def _branch_fake(
-    x: Tensor, weights: list[Tensor], biases: list[Tensor], betas: list[Tensor], activations: list[int]
+    x: Tensor, weights: list[Tensor], biases: list[Tensor], betas: list[Tensor], activations: list[int], precision: int
 ) -> Tensor:
     return x.new_empty((x.shape[0], weights[-1].shape[0], *x.shape[2:]))
 
@@ -110,6 +126,7 @@ def _branch_backward_fake(
     residual: bool,
     input_gradient: bool,
     kept: Tensor | None,
+    precision: int,
 ) -> tuple[Tensor, Tensor]:
     count = sum(t.numel() for t in (*weights, *biases, *betas))
     return x.new_empty(x.shape if input_gradient else 0), x.new_empty(count)

@@ -12,7 +12,17 @@ from torch import Tensor
 from .. import _checks, _library, reference
 from ..reference.fixed_point import differentiable_once, enough_terms
 from ..reference.series import sample_norm
-from ._stages import Stages, apply, kernels_serve, raw, split_gradients, with_signature
+from ._stages import (
+    FULL_PRECISION,
+    Stages,
+    apply,
+    kernels_serve,
+    may_read,
+    raw,
+    split_gradients,
+    widen,
+    with_signature,
+)
 
 _Outputs = tuple[Tensor, Tensor, Tensor]  # x, iterations, residual
 _Settings = tuple[tuple[str, ...], float, float, int]  # activations, lipschitz, tol, max_iterations
@@ -35,6 +45,9 @@ def residual_inverse(
     evaluations brought no better residual (the floor of rounding, or no contraction). Gradients to z, weights, biases
     and parameters by the implicit function theorem, to the relative tolerance `tol`.
 
+    On a GPU the products are full float32 whatever TF32 and autocast allow: narrower operands would hold every residual
+    above some 1e-3 of z, and no error near `tol` could be certified.
+
     Args:
         z: [B, d] or [B, C, H, W].
         weights: L tensors, [out, in] (dense) or [out, in, k, k] (convolution, odd k, stride 1, zero padding k // 2).
@@ -52,6 +65,7 @@ def residual_inverse(
         ValueError: a shape, device, name or range does not fit.
         TypeError: a dtype differs from that of z.
     """
+    z, weights, biases, parameters = widen(z, weights, biases, parameters)
     _checks.check_branch(z, weights, biases, activations, parameters, name="z")
     _checks.check_lipschitz(lipschitz)
     _checks.check_tolerance(tol)
@@ -69,7 +83,7 @@ def residual_inverse(
 def _forward(settings: _Settings, z: Tensor, tensors: Sequence[Tensor | None]) -> _Outputs:
     activations, lipschitz, tol, max_iterations = settings
     result: _Outputs = torch.ops.iresnet_fast.residual_inverse(
-        z, *raw(activations, tensors), tol * (1.0 - lipschitz), max_iterations
+        z, *raw(activations, tensors), tol * (1.0 - lipschitz), max_iterations, FULL_PRECISION
     )
     return result
 
@@ -92,7 +106,9 @@ class _ResidualInverse(torch.autograd.Function):
         activations, lipschitz, tol, _ = ctx.settings
         branch = raw(activations, tensors)
         u = _solve_transposed(branch, x, grad_x.detach(), lipschitz, tol)
-        _, packed = torch.ops.iresnet_fast.branch_backward(x, *branch, u, None, None, None, False, False, None)
+        _, packed = torch.ops.iresnet_fast.branch_backward(
+            x, *branch, u, None, None, None, False, False, None, FULL_PRECISION
+        )
         gradients = (u, *split_gradients(-packed, tensors))
         return None, *differentiable_once(gradients, (grad_x, x, *tensors))
 
@@ -106,9 +122,9 @@ def _solve_transposed(branch: Any, x: Tensor, right: Tensor, lipschitz: float, t
     n = enough_terms(lipschitz, tol)
     ones, tail = x.new_ones(n), x.new_full((n,), 1.0 / (1.0 - lipschitz))
     _, _, u, norms, _, _ = torch.ops.iresnet_fast.residual_logdet(
-        x, *branch, right[None], ones, tail, tol, True, True, False
+        x, *branch, right[None], ones, tail, tol, True, True, False, FULL_PRECISION
     )
-    if not torch.compiler.is_compiling():
+    if may_read(x):
         # 1.001: the last |w_k| may sit on the bound, to rounding.
         missed = norms[0] / (1.0 - lipschitz) > 1.001 * tol * sample_norm(right, x.dim() - 1)
         if bool(missed.any()):
@@ -130,5 +146,6 @@ def _residual_inverse_fake(
     activations: list[int],
     residual_limit: float,
     max_iterations: int,
+    precision: int,
 ) -> _Outputs:
     return z.new_empty(z.shape), z.new_empty(z.shape[0], dtype=torch.int64), z.new_empty(z.shape[0])

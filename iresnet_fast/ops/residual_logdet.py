@@ -15,11 +15,14 @@ from ._stages import (
     Stages,
     apart,
     apply,
+    constants,
     differentiable_gradients,
     kernels_serve,
+    precision_of,
     raw,
     split_gradients,
     wants_graph,
+    widen,
     with_signature,
 )
 
@@ -68,6 +71,7 @@ def residual_logdet(
         ValueError: a shape, device, name or range does not fit.
         TypeError: a dtype differs from that of x.
     """
+    x, weights, biases, parameters, probe = widen(x, weights, biases, parameters, probe)
     _checks.check_branch(x, weights, biases, activations, parameters)
     if not kernels_serve(x, activations):
         return reference.residual_logdet(
@@ -78,16 +82,18 @@ def residual_logdet(
     _checks.check_series_tolerance(tol, lipschitz)
     q = _checks.check_coefficients(coefficients, x)
     v = probe if probe.dim() > x.dim() else probe.unsqueeze(0)
-    factors = None if lipschitz is None else x.new_tensor(tail_factors(lipschitz, q.shape[-1]))
+    factors = None if lipschitz is None else constants(tail_factors(lipschitz, q.shape[-1]), x)
     stages = Stages.of(x, weights, biases, activations, parameters)
+    precision = precision_of(x)
     if stages.need_gradient(x):
         # A plain training step keeps activations and tangents for its backward pass; then |w_n| is never computed. (A
         # compiled graph would have to know how much is kept, which depends on threads and instruction set.)
         plain = gradient == "neumann" and v.shape[0] == 1 and tol is None and not return_info
-        settings = (stages.activations, gradient, tol, plain and not torch.compiler.is_compiling())
+        keep = plain and not torch.compiler.is_compiling()
+        settings = (stages.activations, gradient, tol, keep, precision)
         outputs: _Outputs = apply(_ResidualLogdet, settings, factors, v, q, x, *stages.tensors)
     else:
-        outputs = _forward(stages.activations, tol, False, False, factors, v, q, x, stages.tensors)
+        outputs = _forward(stages.activations, tol, False, False, precision, factors, v, q, x, stages.tensors)
     z, logdet, _, norms, terms, _ = outputs
     if not return_info:
         return z, logdet
@@ -100,6 +106,7 @@ def _forward(
     tol: float | None,
     neumann: bool,
     keep: bool,
+    precision: int,
     factors: Tensor | None,
     v: Tensor,
     q: Tensor,
@@ -107,7 +114,16 @@ def _forward(
     tensors: Sequence[Tensor | None],
 ) -> _Outputs:
     result: _Outputs = torch.ops.iresnet_fast.residual_logdet(
-        x, *raw(activations, tensors), v, q, None if tol is None else factors, tol or 0.0, False, neumann, keep
+        x,
+        *raw(activations, tensors),
+        v,
+        q,
+        None if tol is None else factors,
+        tol or 0.0,
+        False,
+        neumann,
+        keep,
+        precision,
     )
     return result
 
@@ -116,19 +132,19 @@ def _forward(
 class _ResidualLogdet(torch.autograd.Function):
     @staticmethod
     def forward(
-        settings: tuple[tuple[str, ...], str, float | None, bool],
+        settings: tuple[tuple[str, ...], str, float | None, bool, int],
         factors: Tensor | None,
         v: Tensor,
         q: Tensor,
         x: Tensor,
         *tensors: Tensor | None,
     ) -> _Outputs:
-        activations, gradient, tol, keep = settings
-        return _forward(activations, tol, gradient == "neumann", keep, factors, v, q, x, tensors)
+        activations, gradient, tol, keep, precision = settings
+        return _forward(activations, tol, gradient == "neumann", keep, precision, factors, v, q, x, tensors)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Outputs) -> None:
-        (ctx.activations, ctx.gradient, *_), _, v, q, x, *tensors = inputs
+        (ctx.activations, ctx.gradient, *_, ctx.precision), _, v, q, x, *tensors = inputs
         y, norms, terms, kept = output[2:]
         ctx.mark_non_differentiable(y, norms, terms, kept)
         ctx.set_materialize_grads(False)
@@ -152,10 +168,19 @@ class _ResidualLogdet(torch.autograd.Function):
         if grad_logdet is not None:
             tangents, cotangents, weight = v, y, grad_logdet
             if ctx.gradient == "series":
-                tangents, cotangents = _series_pairs(branch, x, v, q, terms)
+                tangents, cotangents = _series_pairs(branch, x, v, q, terms, ctx.precision)
                 weight = grad_logdet * (tangents.shape[0] / v.shape[0])  # the kernel averages over pairs
         grad_x, packed = torch.ops.iresnet_fast.branch_backward(
-            x, *branch, grad_z, tangents, cotangents, weight, grad_z is not None, ctx.needs_input_grad[4], kept
+            x,
+            *branch,
+            grad_z,
+            tangents,
+            cotangents,
+            weight,
+            grad_z is not None,
+            ctx.needs_input_grad[4],
+            kept,
+            ctx.precision,
         )
         grad_x = grad_x if ctx.needs_input_grad[4] else None
         return None, None, None, None, grad_x, *split_gradients(packed, tensors)
@@ -182,7 +207,7 @@ def _probe_by_probe(
     return z, torch.stack(values).mean(0)
 
 
-def _series_pairs(branch: Any, x: Tensor, v: Tensor, q: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
+def _series_pairs(branch: Any, x: Tensor, v: Tensor, q: Tensor, terms: Tensor, precision: int) -> tuple[Tensor, Tensor]:
     """Return R_i, l_i, stacked over i and probes: the gradient of the series is that of sum_i <l_i, J R_i>.
 
     l_i = (J^T)^i v, r_j = J^j v, R_i = sum_j c_{i+j+1} r_j with c_k = (-1)^(k+1) q_k / k up to the term used.
@@ -191,15 +216,17 @@ def _series_pairs(branch: Any, x: Tensor, v: Tensor, q: Tensor, terms: Tensor) -
     k = torch.arange(1, n + 1, device=x.device)
     c = q * (2.0 * (k % 2) - 1.0) / k  # [n] or [B, n]
     tangents, cotangents = [], []
+    jacobian_powers = torch.ops.iresnet_fast.jacobian_powers
     for probe, used in zip(v, terms, strict=True):
         left, right = (
-            torch.cat([probe[None], torch.ops.iresnet_fast.jacobian_powers(x, *branch, probe, n - 1, transpose)])
+            torch.cat([probe[None], jacobian_powers(x, *branch, probe, n - 1, transpose, precision)])
             for transpose in (True, False)
         )
         weights = torch.where(k <= used[:, None], c, 0.0)  # [B, n]
         flat = right.flatten(2)
         for i in range(n):
-            combined = torch.einsum("bj,jbd->bd", weights[:, i:], flat[: n - i])
+            with torch.autocast(x.device.type, enabled=False):
+                combined = torch.einsum("bj,jbd->bd", weights[:, i:], flat[: n - i])
             tangents.append(combined.view(x.shape))
             cotangents.append(left[i])
     return torch.stack(tangents), torch.stack(cotangents)
@@ -219,6 +246,7 @@ def _residual_logdet_fake(
     relative: bool,
     neumann: bool,
     keep: bool,
+    precision: int,
 ) -> _Outputs:
     rows = (probe.shape[0], x.shape[0])
     return (
@@ -241,5 +269,6 @@ def _jacobian_powers_fake(
     start: Tensor,
     count: int,
     transpose: bool,
+    precision: int,
 ) -> Tensor:
     return x.new_empty((count, *x.shape))

@@ -16,13 +16,16 @@ from ._stages import (
     apply,
     differentiable_gradients,
     kernels_serve,
+    precision_of,
     raw,
     split_gradients,
     wants_graph,
+    widen,
     with_signature,
 )
 
 _Outputs = tuple[Tensor, Tensor, Tensor]  # z, logdet, I + J
+_Settings = tuple[tuple[str, ...], int]  # activations, precision
 
 
 def residual_logdet_exact(
@@ -51,33 +54,36 @@ def residual_logdet_exact(
         ValueError: a shape, device, name or number of entries does not fit.
         TypeError: a dtype differs from that of x.
     """
+    x, weights, biases, parameters = widen(x, weights, biases, parameters)
     _checks.check_branch(x, weights, biases, activations, parameters)
     if not kernels_serve(x, activations):
         return reference.residual_logdet_exact(x, weights, biases, activations, parameters)
     stages = Stages.of(x, weights, biases, activations, parameters)
+    settings = (stages.activations, precision_of(x))
     if stages.need_gradient(x):
-        outputs: _Outputs = apply(_ResidualLogdetExact, stages.activations, x, *stages.tensors)
+        outputs: _Outputs = apply(_ResidualLogdetExact, settings, x, *stages.tensors)
     else:
-        outputs = _forward(stages.activations, x, stages.tensors)
+        outputs = _forward(settings, x, stages.tensors)
     return outputs[0], outputs[1]
 
 
-def _forward(activations: tuple[str, ...], x: Tensor, tensors: Sequence[Tensor | None]) -> _Outputs:
+def _forward(settings: _Settings, x: Tensor, tensors: Sequence[Tensor | None]) -> _Outputs:
+    activations, precision = settings
     branch = raw(activations, tensors)
-    jacobian = torch.ops.iresnet_fast.jacobian(x, *branch)
+    jacobian = torch.ops.iresnet_fast.jacobian(x, *branch, precision)
     full = jacobian + torch.eye(jacobian.shape[-1], dtype=x.dtype, device=x.device)
-    return x + torch.ops.iresnet_fast.branch(x, *branch), torch.linalg.slogdet(full)[1], full
+    return x + torch.ops.iresnet_fast.branch(x, *branch, precision), torch.linalg.slogdet(full)[1], full
 
 
 @with_signature
 class _ResidualLogdetExact(torch.autograd.Function):
     @staticmethod
-    def forward(activations: tuple[str, ...], x: Tensor, *tensors: Tensor | None) -> _Outputs:
-        return _forward(activations, x, tensors)
+    def forward(settings: _Settings, x: Tensor, *tensors: Tensor | None) -> _Outputs:
+        return _forward(settings, x, tensors)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Outputs) -> None:
-        ctx.activations, *tensors = inputs
+        (ctx.activations, ctx.precision), *tensors = inputs
         ctx.mark_non_differentiable(output[2])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(output[2], *tensors)
@@ -114,13 +120,14 @@ class _ResidualLogdetExact(torch.autograd.Function):
             grad_z is not None,
             ctx.needs_input_grad[1],
             None,
+            ctx.precision,
         )
         return None, grad_x if ctx.needs_input_grad[1] else None, *split_gradients(packed, tensors)
 
 
 @_library.register_fake("jacobian")
 def _jacobian_fake(
-    x: Tensor, weights: list[Tensor], biases: list[Tensor], betas: list[Tensor], activations: list[int]
+    x: Tensor, weights: list[Tensor], biases: list[Tensor], betas: list[Tensor], activations: list[int], precision: int
 ) -> Tensor:
     d = math.prod(x.shape[1:])
     return x.new_empty((x.shape[0], d, d))

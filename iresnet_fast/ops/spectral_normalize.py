@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import _checks, _library, reference
 from ..geometry import ConvGeometry
-from ._stages import apply, differentiable_gradients, kernels_serve, wants_graph, with_signature
+from ._stages import apply, constants, differentiable_gradients, kernels_serve, wants_graph, with_signature
 from .spectral_norm import flat_geometry, same_kind, unpack
 
 
@@ -53,7 +53,7 @@ def spectral_normalize(
             f"sigmas must have shape ({len(weights)},), one per weight, got {tuple(sigmas.shape)}; "
             f"pass those of spectral_norm."
         )
-    limits = weights[0].new_tensor(coeffs)
+    limits = constants(coeffs, weights[0])
     if torch.is_grad_enabled() and any(w.requires_grad for w in weights):
         settings = (tuple(geometry), sigma_gradient)
         return list(apply(_SpectralNormalize, settings, sigmas, limits, *us, *vs, *weights))

@@ -1,4 +1,4 @@
-#include "torch/recycled.h"
+#include "torch/cpu/recycled.h"
 
 #include <cstdlib>
 #include <mutex>

@@ -1,0 +1,32 @@
+// x with x + g(x) = z by fixed-point iterations, layer by layer. All iterations are put on the stream; what is frozen
+// costs empty blocks.
+#pragma once
+
+#include <vector>
+
+#include "cuda/forward.h"
+
+namespace irf::cuda {
+
+// Device memory: rows, and numbers of every sample.
+template <class T>
+struct InverseState {
+  T *z, *x, *step;
+  T *best, *partials;
+  int *waited, *active;
+};
+
+template <class T>
+struct LayeredInverseScratch {
+  InverseState<T> state;
+  std::vector<StageRows<T>> stages;  // h only
+
+  LayeredInverseScratch(const Branch<T>& branch, Precision precision, const Card& card, Carver& carver);
+};
+
+// `weights`: [L] (host array), packed in the forward form.
+template <class T>
+cudaError_t layered_inverse(const Branch<T>& branch, const T* const* weights, const ResidualInverseOperands<T>& op,
+                            const LayeredInverseScratch<T>& scratch, const Context& context);
+
+}  // namespace irf::cuda

@@ -1,0 +1,52 @@
+// Where the ops of csrc/torch run when they are compiled for the CPU: on the kernels of the instruction set in use, in
+// torch's own thread pool. Its twin is torch/cuda/device.h; the include path chooses.
+#pragma once
+
+#include "cpu/kernels.h"
+#include "torch/cpu/recycled.h"
+#include "torch/operands.h"
+
+#define IRF_DEVICE CPU
+
+namespace irf::binding {
+
+Parallel torch_parallel();
+
+// One call of a kernel. Precision is for GPUs: products here are always full.
+template <class T>
+class OnDevice {
+ public:
+  explicit OnDevice(const Tensor&, int64_t = 0) {}
+
+  // What branch_backward need not compute again.
+  Tensor kept(const Branch<T>& branch, const Tensor& like) const {
+    return recycled(kernels_.kept_size(branch, parallel_), like);
+  }
+
+  void branch(const Branch<T>& b, const BranchOperands<T>& o) const { kernels_.branch(b, o, parallel_); }
+  void branch_backward(const Branch<T>& b, const BranchBackwardOperands<T>& o) const {
+    kernels_.branch_backward(b, o, parallel_);
+  }
+  void residual_logdet(const Branch<T>& b, const ResidualLogdetOperands<T>& o) const {
+    kernels_.residual_logdet(b, o, parallel_);
+  }
+  void jacobian_powers(const Branch<T>& b, const JacobianPowersOperands<T>& o) const {
+    kernels_.jacobian_powers(b, o, parallel_);
+  }
+  void jacobian(const Branch<T>& b, const JacobianOperands<T>& o) const { kernels_.jacobian(b, o, parallel_); }
+  void residual_inverse(const Branch<T>& b, const ResidualInverseOperands<T>& o) const {
+    kernels_.residual_inverse(b, o, parallel_);
+  }
+  void spectral_norm(const SpectralNormOperands<T>& o) const { kernels_.spectral_norm(o, parallel_); }
+  void spectral_normalize(const SpectralNormalizeOperands<T>& o) const { kernels_.spectral_normalize(o, parallel_); }
+  void spectral_normalize_backward(const SpectralNormalizeOperands<T>& o) const {
+    kernels_.spectral_normalize_backward(o, parallel_);
+  }
+
+ private:
+  // Looked up once: what is kept must have the size of the kernel that fills it.
+  const Kernels<T>& kernels_ = kernels<T>();
+  const Parallel parallel_ = torch_parallel();
+};
+
+}  // namespace irf::binding

@@ -1,0 +1,93 @@
+// Where the ops of csrc/torch run when they are compiled for CUDA: on the GPU of their first tensor, in torch's current
+// stream there. Its twin is torch/cpu/device.h; the include path chooses.
+#pragma once
+
+#include <memory>
+#include <type_traits>
+
+#include "cuda/ops.h"
+#include "torch/operands.h"
+
+#define IRF_DEVICE CUDA
+
+namespace irf::binding {
+
+// The GPU a tensor is on, current for this thread while `guard` lives.
+struct Gpu {
+  cuda::Card card;
+  cudaStream_t stream;
+  std::shared_ptr<void> guard;
+};
+Gpu gpu_of(const Tensor& t);
+
+// Scratch on the device of `like` from torch's allocator: ordered by the stream, and captured with it in a CUDA graph.
+Tensor scratch(size_t bytes, const Tensor& like);
+
+// Turns an error of the CUDA runtime into an exception of one sentence.
+void check(cudaError_t error, const char* op);
+
+// One call of a kernel; nothing in it waits for the GPU.
+template <class T>
+class OnDevice {
+ public:
+  explicit OnDevice(const Tensor& like, int64_t precision = 0) : like_(like), gpu_(gpu_of(like)) {
+    STD_TORCH_CHECK(0 <= precision && precision <= static_cast<int64_t>(cuda::Precision::kBf16),
+                    "precision must be 0 (full), 1 (TF32) or 2 (bf16)");
+    if (std::is_same_v<T, float>) precision_ = static_cast<cuda::Precision>(precision);
+  }
+
+  // Nothing: memory for activations is better spent on larger batches, and the backward pass computes them again.
+  Tensor kept(const Branch<T>&, const Tensor& like) const { return make({0}, like); }
+
+  void branch(const Branch<T>& b, const BranchOperands<T>& o) const {
+    run("branch", cuda::branch_workspace<T>, cuda::branch<T>, b, o);
+  }
+  void branch_backward(const Branch<T>& b, const BranchBackwardOperands<T>& o) const {
+    run("branch_backward", cuda::branch_backward_workspace<T>, cuda::branch_backward<T>, b, o);
+  }
+  void residual_logdet(const Branch<T>& b, const ResidualLogdetOperands<T>& o) const {
+    run("residual_logdet", cuda::residual_logdet_workspace<T>, cuda::residual_logdet<T>, b, o);
+  }
+  void jacobian_powers(const Branch<T>& b, const JacobianPowersOperands<T>& o) const {
+    run("jacobian_powers", cuda::jacobian_powers_workspace<T>, cuda::jacobian_powers<T>, b, o);
+  }
+  void jacobian(const Branch<T>& b, const JacobianOperands<T>& o) const {
+    run("jacobian", cuda::jacobian_workspace<T>, cuda::jacobian<T>, b, o);
+  }
+  void residual_inverse(const Branch<T>& b, const ResidualInverseOperands<T>& o) const {
+    run("residual_inverse", cuda::residual_inverse_workspace<T>, cuda::residual_inverse<T>, b, o);
+  }
+  void spectral_norm(const SpectralNormOperands<T>& o) const {
+    run("spectral_norm", cuda::spectral_norm_workspace<T>, cuda::spectral_norm<T>, o);
+  }
+  void spectral_normalize(const SpectralNormalizeOperands<T>& o) const {
+    run("spectral_normalize", cuda::spectral_normalize_workspace<T>, cuda::spectral_normalize<T>, o);
+  }
+  void spectral_normalize_backward(const SpectralNormalizeOperands<T>& o) const {
+    run("spectral_normalize_backward", cuda::spectral_normalize_workspace<T>, cuda::spectral_normalize_backward<T>, o);
+  }
+
+ private:
+  template <class Operands>
+  void run(const char* op, size_t (*bytes)(const Branch<T>&, const Operands&, const cuda::Card&, cuda::Precision),
+           cudaError_t (*launch)(const Branch<T>&, const Operands&, const cuda::Context&), const Branch<T>& branch,
+           const Operands& operands) const {
+    Tensor workspace = scratch(bytes(branch, operands, gpu_.card, precision_), like_);
+    check(launch(branch, operands, context(workspace)), op);
+  }
+  template <class Operands>
+  void run(const char* op, size_t (*bytes)(const Operands&, const cuda::Card&),
+           cudaError_t (*launch)(const Operands&, const cuda::Context&), const Operands& operands) const {
+    Tensor workspace = scratch(bytes(operands, gpu_.card), like_);
+    check(launch(operands, context(workspace)), op);
+  }
+  cuda::Context context(Tensor& workspace) const {
+    return {gpu_.card, precision_, workspace.mutable_data_ptr(), gpu_.stream};
+  }
+
+  const Tensor like_;
+  const Gpu gpu_;
+  cuda::Precision precision_ = cuda::Precision::kFull;
+};
+
+}  // namespace irf::binding
