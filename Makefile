@@ -1,17 +1,25 @@
-# make test | bench | lint | sanitize | build | clean.  Options: ARGS="--quick" for the program run, VENV, PYTHON.
+# make test | simt | bench | lint | sanitize | cuda-static | cuda-install | simt-mutate | build | clean.
+# Options: ARGS="--quick" for the program run, JOBS (test processes), VENV, PYTHON.
 VENV ?= .venv
 PYTHON ?= python3
 ARGS ?=
+JOBS ?= 2
 
 BIN := $(VENV)/bin
-CPP := $(shell find csrc tests/sanitize -name '*.cpp' -o -name '*.h' 2>/dev/null)
+CUDA_VENV := build/cuda-venv
+CUDA_TORCH := torch==2.14.1
+CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
 BUILD_FILES := setup.py pyproject.toml $(wildcard build_backend/*.py) iresnet_fast/_version.py
 
-.PHONY: test bench lint sanitize build clean
+.PHONY: test simt bench lint sanitize cuda-static cuda-install simt-mutate build clean
 .DELETE_ON_ERROR:
 
 test: build
-	$(BIN)/python -m pytest tests -q $(ARGS)
+	$(BIN)/python -m pytest tests -q -n $(JOBS) --dist worksteal $(ARGS)
+
+# The CUDA kernels on the CPU, every access checked; part of `make test`.
+simt: build
+	$(BIN)/python -m pytest tests/simt -q -n $(JOBS) --dist worksteal $(ARGS)
 
 bench: build
 	$(BIN)/python benchmarks/bench_logdet.py $(ARGS)
@@ -26,6 +34,25 @@ lint: $(VENV)/.requirements
 sanitize: $(VENV)/.requirements
 	$(BIN)/python setup.py -q sanitize
 	build/sanitize/run $(ARGS)
+
+# Machine code of the CUDA kernels for every architecture, judged; writes docs/cuda-evidence.md. ARGS=--check: compares.
+cuda-static: $(VENV)/.requirements
+	$(BIN)/python tests/static $(ARGS)
+
+# Both libraries, for all architectures, installed beside a CUDA build of torch and tried; a GPU is not needed. Takes
+# 6 GB and the better part of an hour on two cores, so CI leaves it out.
+cuda-install:
+	mkdir -p build
+	test -d $(CUDA_VENV) || test $$(df -Pk build | awk 'NR == 2 { print $$4 }') -gt 8000000 || \
+	  { echo "make cuda-install needs 8 GB of disk for a CUDA build of torch"; exit 1; }
+	test -x $(CUDA_VENV)/bin/python || $(PYTHON) -m venv $(CUDA_VENV)
+	$(CUDA_VENV)/bin/python -m pip install -q --disable-pip-version-check $(CUDA_TORCH)
+	FORCE_CUDA=1 $(CUDA_VENV)/bin/python -m pip install -q --disable-pip-version-check .
+	cd build && $(abspath $(CUDA_VENV))/bin/python $(CURDIR)/tests/cuda_install.py
+
+# Plants one bug at a time in the CUDA kernels; the emulated tests must notice.
+simt-mutate: build
+	$(BIN)/python tests/simt/mutate.py $(ARGS)
 
 build: $(VENV)/.built
 
@@ -42,4 +69,4 @@ $(VENV)/.built: $(VENV)/.requirements $(CPP) $(BUILD_FILES)
 	touch $@
 
 clean:
-	rm -rf build dist *.egg-info iresnet_fast/_C.*.so $(VENV)/.built
+	rm -rf build dist *.egg-info iresnet_fast/_C.*.so iresnet_fast/lib*.so $(VENV)/.built

@@ -3,6 +3,7 @@
     python benchmarks/bench_logdet.py             all cases, a few minutes
     python benchmarks/bench_logdet.py --quick     two cases, under a minute
     python benchmarks/bench_logdet.py --full      all cases, compiled baseline everywhere
+    python benchmarks/bench_logdet.py --device cuda [--tf32]
 
 Prints tables and writes a JSON file and a plot. benchmarks/README.md says what every column means.
 """
@@ -23,6 +24,8 @@ try:
     from plot import draw
     from report import tables, write_json
     from tqdm import tqdm
+
+    from iresnet_fast import _library
 except ModuleNotFoundError as error:
     sys.exit(f"bench_logdet: the module {error.name} is missing; run `make bench`, which installs all it needs.")
 
@@ -43,6 +46,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     extent.add_argument("--full", action="store_true", help="the compiled baseline on all cases, not just on two")
     parser.add_argument("--cases", type=_cases, help=f"comma-separated, of {', '.join(CASES)}")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--tf32", action="store_true", help="on a GPU, every implementation multiplies in TF32")
     parser.add_argument("--threads", type=_positive, help="threads of torch (default: torch's own choice)")
     parser.add_argument("--terms", type=_positive, help="terms of the series (default: those of each case)")
     parser.add_argument("--seconds", type=float, help="time for the rounds of one case and mode")
@@ -51,6 +55,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.device == "cuda" and not torch.cuda.is_available():
         built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is a CPU build"
         parser.error(f"--device cuda needs a GPU that torch can use; this torch {built} and finds none: use cpu.")
+    if options.device == "cuda" and not _library.HAS_CUDA:
+        parser.error(f"--device cuda needs the CUDA kernels, which are unavailable: {_library.CUDA_ERROR}.")
+    if options.tf32 and options.device != "cuda":
+        parser.error("--tf32 is for --device cuda.")
     # Only a run of everything, as it comes, may replace the published figures.
     options.published = not (
         options.quick or options.cases or options.terms or options.threads or options.device == "cuda"
@@ -102,6 +110,8 @@ def run(options: argparse.Namespace) -> list[Record]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     options = parse(arguments)
+    # For every implementation: without this, torch's convolutions would be TF32 and its matrix products not.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
     if options.threads:
         torch.set_num_threads(options.threads)
     records = run(options)

@@ -14,7 +14,7 @@ from accuracy import Errors
 from baselines import COMPILED, OURS, Step, make_step, memory_formats, names
 from cases import Case, Problem, step_flops
 from memory import peak_mib
-from timing import SGEMM_FLOPS, interleave, medians, sgemm, trial
+from timing import interleave, medians, sgemm, sgemm_flops, trial
 
 from iresnet_fast import _library
 
@@ -89,8 +89,8 @@ def measure(
         "calls": {name: len(values) for name, values in samples.items()},
         "compile_seconds": compile_seconds,
         "gflops": step_flops(problem, mode) / times[OURS] / 1e9,
-        "sgemm_peak_gflops": SGEMM_FLOPS / times[_SGEMM] / 1e9,
-        "sgemm_best_gflops": SGEMM_FLOPS / min(samples[_SGEMM]) / 1e9,
+        "sgemm_peak_gflops": sgemm_flops(device) / times[_SGEMM] / 1e9,
+        "sgemm_best_gflops": sgemm_flops(device) / min(samples[_SGEMM]) / 1e9,
         "peak_mib": peaks[OURS],
         "baselines_peak_mib": {name: peak for name, peak in peaks.items() if name != OURS},
         **errors,
@@ -106,7 +106,7 @@ def environment(device: str) -> Record:
         "threads": torch.get_num_threads(),
         "isa": _library.cpu_isa(),
         "backend": _library.backend(),
-        "dtype": "float32",
+        "dtype": "float32" if device == "cpu" or not torch.backends.cuda.matmul.allow_tf32 else "float32 (TF32)",
         "torch": torch.__version__,
         "date": datetime.now(timezone.utc).date().isoformat(),
     }

@@ -86,7 +86,7 @@ def summary(records: Sequence[Record]) -> tuple[str, str]:
             ]
         )
     header = ["case", "branch", "eval ms", "vs (i)", "of sgemm", "train ms", "vs (i)", "vs the best baseline"]
-    return setting(records), _table(header, rows)
+    return setting(records), table(header, rows)
 
 
 def _times(records: Sequence[Record]) -> str:
@@ -97,7 +97,7 @@ def _times(records: Sequence[Record]) -> str:
         cells = [_milliseconds(times.get(name)) + "*" * (name in record["channels_last"]) for name in columns]
         rows.append([record["case"], record["mode"], str(record["batch"]), str(record["terms"]), *cells])
     header = ["median ms", "mode", "batch", "terms", *(TITLES[name] for name in columns)]
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _ratios(records: Sequence[Record]) -> str:
@@ -117,7 +117,7 @@ def _ratios(records: Sequence[Record]) -> str:
                 verdict(share, floor["share"], f"{share:.0%}"),
             ]
         )
-    return _table(["speed-up", "mode", "vs (i)", "vs best", "best is", "GFLOP/s", "of sgemm"], rows)
+    return table(["speed-up", "mode", "vs (i)", "vs best", "best is", "GFLOP/s", "of sgemm"], rows)
 
 
 def _costs(records: Sequence[Record]) -> str:
@@ -136,7 +136,7 @@ def _costs(records: Sequence[Record]) -> str:
             ]
         )  # fmt: skip
     header = ["memory, error", "mode", "peak MiB", "(i) MiB", "(iii) MiB", "error", "(i)", "rounding", "(i)"]
-    return _table([*header, "gradient", "(ii)"], rows)
+    return table([*header, "gradient", "(ii)"], rows)
 
 
 def _notes(records: Sequence[Record]) -> str:
@@ -162,7 +162,7 @@ def _mebibytes(value: float | None) -> str:
     return _NONE if value is None else f"{value:.1f}"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table, its first two columns left-aligned and the others right-aligned."""
     widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
     rule = ["-" * width if i < 2 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]

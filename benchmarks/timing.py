@@ -11,15 +11,21 @@ import torch
 
 # Each implementation runs at least so long per round: short ones give many samples, all but one with a warm cache.
 SLICE_SECONDS = 0.02
-SGEMM_SIZE = 1024
-SGEMM_FLOPS = 2 * SGEMM_SIZE**3
+SGEMM_SIZES = {"cpu": 1024, "cuda": 8192}  # large enough for the full rate
 
 
-def clock(device: str) -> float:
-    """Return the time in seconds at which all work queued on the device is done."""
+def seconds_of(step: Callable[[], object], device: str) -> float:
+    """Return how long a step takes: on a GPU by events, from the first kernel's turn to the last one's end."""
     if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        step()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3
+    before = time.perf_counter()
+    step()
+    return time.perf_counter() - before
 
 
 def interleave(
@@ -44,18 +50,16 @@ def interleave(
     gc.collect()
     gc.disable()
     try:
-        start, done = clock(device), 0
-        while done < rounds or clock(device) - start < seconds:
+        start, done = time.perf_counter(), 0
+        while done < rounds or time.perf_counter() - start < seconds:
             for name, step in steps.items():
                 spent = 0.0
                 while not spent or spent < slice_seconds:
-                    before = clock(device)
-                    step()
-                    elapsed = max(clock(device) - before, 1e-9)  # a clock may stand still
+                    elapsed = max(seconds_of(step, device), 1e-9)  # a clock may stand still
                     samples[name].append(elapsed)
                     spent += elapsed
             done += 1
-            elapsed = clock(device) - start
+            elapsed = time.perf_counter() - start
             progress(min(1.0, done / rounds, elapsed / seconds if seconds else 1.0))
     finally:
         gc.enable()
@@ -69,14 +73,15 @@ def medians(samples: Mapping[str, list[float]]) -> dict[str, float]:
 
 def trial(step: Callable[[], object], device: str = "cpu") -> tuple[float, float]:
     """Return the seconds of the first call, which warms up (or compiles), and of a second one."""
-    start = clock(device)
-    step()
-    middle = clock(device)
-    step()
-    return middle - start, clock(device) - middle
+    return seconds_of(step, device), seconds_of(step, device)
 
 
 def sgemm(device: str = "cpu") -> Callable[[], object]:
-    """Return one float32 matrix product of SGEMM_FLOPS operations: the machine's peak, to be timed with the rest."""
-    a, b, out = (torch.randn(SGEMM_SIZE, SGEMM_SIZE, device=device) for _ in range(3))
+    """Return one float32 matrix product of `sgemm_flops` operations: the peak, to be timed with the rest."""
+    a, b, out = (torch.randn(SGEMM_SIZES[device], SGEMM_SIZES[device], device=device) for _ in range(3))
     return lambda: torch.mm(a, b, out=out)
+
+
+def sgemm_flops(device: str) -> int:
+    """Return the operations of `sgemm`."""
+    return 2 * SGEMM_SIZES[device] ** 3

@@ -5,6 +5,50 @@ import torch
 from iresnet_fast import _library
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--device",
+        choices=["cuda", "cpu", "emulated"],
+        default="cuda",
+        help="where tests marked cuda run (default: cuda); without a GPU, cpu tries the tests themselves on the CPU "
+        "kernels, and emulated the binding and the CUDA kernels in the emulator of tests/simt",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out the tests that need a GPU unless -m names them."""
+    if "cuda" in config.option.markexpr:
+        return
+    left_out = [item for item in items if item.get_closest_marker("cuda")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_collection_finish(session):
+    """Say so if tests were asked for that need a GPU which is not there: they must not seem to pass."""
+    device = session.config.option.device
+    if device == "cpu" or not any(item.get_closest_marker("cuda") for item in session.items):
+        return
+    if device == "emulated":
+        from simt.binding import install
+
+        install()
+        return
+    if not torch.cuda.is_available():
+        built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is a CPU build"
+        pytest.exit(
+            f"the tests marked cuda need a GPU that torch can use; torch {torch.__version__} {built} and finds none", 1
+        )
+    if not _library.HAS_CUDA:
+        pytest.exit(f"the tests marked cuda need the CUDA kernels, which are unavailable: {_library.CUDA_ERROR}", 1)
+
+
+@pytest.fixture
+def device(request):
+    """Where the tensors of a test marked cuda are."""
+    return "cuda" if request.config.option.device == "cuda" else "cpu"
+
+
 @pytest.fixture(autouse=True)
 def _seed_and_restore():
     """Every test starts from seed 0 and may change threads, instruction set and backend: they are put back."""

@@ -45,8 +45,8 @@ LAYERS = {
 }
 
 
-def make_layers(names, dtype=torch.float64):
-    """Return the layers of these names; every dtype gets the same numbers, which float32 holds exactly."""
+def make_layers(names, dtype=torch.float64, device="cpu"):
+    """Return the layers of these names; every dtype and device gets the same numbers, which float32 holds exactly."""
     layers = Layers([], [], [], [])
     for name in names:
         shape, place = LAYERS[name]
@@ -60,6 +60,6 @@ def make_layers(names, dtype=torch.float64):
         ):
             tensor = torch.randn(size, generator=generator)
             tensor = tensor if tensors is layers.weights else tensor / tensor.norm()
-            tensors.append(tensor.to(dtype))
+            tensors.append(tensor.to(device, dtype))
         layers.geometry.append(place)
     return layers

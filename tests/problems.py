@@ -59,15 +59,16 @@ class Problem(NamedTuple):
         return self
 
     def raw(self, op, **arguments):
-        """Return an overload of a raw op and its arguments; what is left out is None or False."""
+        """Return an overload of a raw op and its arguments; what is left out is None, False or zero."""
         none = self.x.new_empty(0)
         biases, betas = ([none if t is None else t for t in tensors] for tensors in (self.biases, self.parameters))
         ids = [registry.get(name).kernel_id for name in self.activations]
         given = {"weights": self.weights, "biases": biases, "betas": betas, "activations": ids, **arguments}
         given["x"] = given["z"] = self.x
         overload = getattr(torch.ops.iresnet_fast, op).default
+        defaults = {"bool": False, "int": 0, "float": 0.0}
         expected = overload._schema.arguments
-        return overload, tuple(given.get(a.name, False if str(a.type) == "bool" else None) for a in expected)
+        return overload, tuple(given.get(a.name, defaults.get(str(a.type))) for a in expected)
 
 
 CASES = [
@@ -124,20 +125,20 @@ def named(cases):
     return {"argvalues": cases, "ids": [case.name.replace(" ", "-") for case in cases]}
 
 
-def make(case, dtype=torch.float64):
-    """Build the problem of a case; every dtype gets the same numbers, which float32 holds exactly."""
+def make(case, dtype=torch.float64, device="cpu"):
+    """Build the problem of a case; every dtype and device gets the same numbers, which float32 holds exactly."""
     x, weights, biases, parameters, probe, coefficients = _numbers(case)
 
     def place(tensor):
-        return None if tensor is None else _place(tensor.to(dtype, copy=True), case.memory)
+        return None if tensor is None else _place(tensor.to(device, dtype, copy=True), case.memory)
 
     return Problem(
-        x[:1].to(dtype).expand(x.shape) if case.memory == "expanded" else place(x),
+        x[:1].to(device, dtype).expand(x.shape) if case.memory == "expanded" else place(x),
         [place(t) for t in weights],
         [place(t) for t in biases],
         _activations(case),
-        [None if t is None else t.to(dtype, copy=True) for t in parameters],
-        probe[..., :1].to(dtype).expand(probe.shape) if case.memory == "expanded" else place(probe),
+        [None if t is None else t.to(device, dtype, copy=True) for t in parameters],
+        probe[..., :1].to(device, dtype).expand(probe.shape) if case.memory == "expanded" else place(probe),
         place(coefficients),
     )
 
@@ -195,9 +196,9 @@ def _place(tensor, memory):
 
 
 def upstream(outputs, seed=3):
-    """Gradients that differ from sample to sample and from number to number, the same for every dtype."""
+    """Gradients that differ from sample to sample and from number to number, the same for every dtype and device."""
     generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(t.shape, generator=generator).to(t.dtype) for t in outputs]
+    return [torch.randn(t.shape, generator=generator).to(t) for t in outputs]
 
 
 def gradients(outputs, leaves, seed=3, create_graph=False):

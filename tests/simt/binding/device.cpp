@@ -1,0 +1,44 @@
+// Stands in for csrc/torch/cuda/device.cpp: CPU tensors are the device memory, the emulator is the GPU. All else of
+// csrc/torch runs as it is.
+#include "torch/cuda/device.h"
+
+#include <cstdlib>
+#include <stdexcept>
+#include <string_view>
+
+#include "python_api.h"
+#include "runtime.h"
+
+namespace irf::binding {
+namespace {
+
+// An allocation as torch's allocator for GPUs makes it: kernels may count on an address of 256 bytes.
+void* aligned(size_t bytes) { return std::aligned_alloc(256, (bytes + 256) / 256 * 256); }
+
+const cuda::Card& card() {
+  for (const cuda::Card& known : cuda::kKnownCards)
+    if (std::string_view(known.name) == "h100") return known;
+  throw std::logic_error("the h100 is not known");
+}
+
+}  // namespace
+
+void check_device(const Tensor& t, const char* name) { STD_TORCH_CHECK(t.is_cpu(), name, " must be a CPU tensor"); }
+
+Gpu gpu_of(const Tensor&) {
+  simt::begin_call();
+  auto on = std::make_shared<simt::OnStream>(card().shared_per_block);
+  return {card(), on->stream, on};
+}
+
+Tensor scratch(size_t bytes, const Tensor&) {
+  return torch::stable::from_blob(aligned(bytes), {static_cast<int64_t>(bytes)}, {1},
+                                  torch::stable::Device(torch::headeronly::DeviceType::CPU), ScalarType::Byte,
+                                  [](void* memory) { std::free(memory); });
+}
+
+void check(cudaError_t error, const char* op) {
+  STD_TORCH_CHECK(error == cudaSuccess, op, " failed: ", cudaGetErrorString(error));
+}
+
+}  // namespace irf::binding

@@ -1,0 +1,3 @@
+#include "entry.h"
+
+SIMT_BRANCH_OP(branch_backward, BranchBackwardOperands)

@@ -1,0 +1,78 @@
+// Turns a launch function of csrc/cuda/ops.h into two C functions, <op>_float and <op>_double, that Python calls: they
+// allocate exactly the workspace the op asks for, as uninitialised device memory, and return null or a message.
+#pragma once
+
+#include <cstdlib>
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+#include "cuda/ops.h"
+#include "python_api.h"
+
+namespace simt {
+
+struct Target {
+  const char* card;
+  int precision;
+};
+
+// "single" has one multiprocessor: plans then use their largest tiles on small problems too. "h100/4" has a quarter of
+// an H100's: a quarter of a batch is planned on it as the whole batch on the whole card.
+// On "layered" nothing is ever resident.
+inline irf::cuda::Card find_card(const std::string& name) {
+  if (name == "layered") return {"layered", 80, 108, 49152, 0};
+  if (name == "single") return {"single", 80, 1, 101376, 102400};
+  const size_t slash = name.find('/');
+  for (irf::cuda::Card card : irf::cuda::kKnownCards) {
+    if (name.substr(0, slash) != card.name) continue;
+    if (slash != std::string::npos) card.multiprocessors /= std::stoi(name.substr(slash + 1));
+    return card;
+  }
+  throw std::invalid_argument("no card is called " + name);
+}
+
+// size(card, precision) -> bytes; launch(context) -> cudaError_t.
+template <class Size, class Launch>
+void run_op(const Target& target, const Size& size, const Launch& launch) {
+  const irf::cuda::Card card = find_card(target.card);
+  const auto precision = static_cast<irf::cuda::Precision>(target.precision);
+  const Workspace workspace(size(card, precision));
+  const OnStream on(card.shared_per_block);
+  const cudaError_t error = launch(irf::cuda::Context{card, precision, workspace.data(), on.stream});
+  if (error != cudaSuccess) throw std::runtime_error(std::string("returned: ") + cudaGetErrorString(error));
+}
+
+// The mirror of a struct in operands.py must be as large as the struct.
+inline void check_size(size_t python, size_t here, const char* what) {
+  if (python != here) throw std::logic_error(std::string("operands.py does not mirror ") + what);
+}
+
+}  // namespace simt
+
+#define SIMT_BRANCH_OP_OF(T, op, Operands)                                                                    \
+  extern "C" SIMT_EXPORT const char* op##_##T(const irf::Branch<T>* branch, const irf::Operands<T>* operands, \
+                                              size_t bytes, simt::Target target) {                            \
+    return simt::guarded([&] {                                                                                \
+      simt::check_size(bytes, sizeof *operands, #Operands);                                                   \
+      simt::run_op(                                                                                           \
+          target, [&](auto&... size) { return irf::cuda::op##_workspace(*branch, *operands, size...); },      \
+          [&](const irf::cuda::Context& context) { return irf::cuda::op(*branch, *operands, context); });     \
+    });                                                                                                       \
+  }
+#define SIMT_BRANCH_OP(op, Operands)     \
+  SIMT_BRANCH_OP_OF(float, op, Operands) \
+  SIMT_BRANCH_OP_OF(double, op, Operands)
+
+#define SIMT_LAYERS_OP_OF(T, op, size_of, Operands)                                                                  \
+  extern "C" SIMT_EXPORT const char* op##_##T(const irf::Operands<T>* operands, size_t bytes, simt::Target target) { \
+    return simt::guarded([&] {                                                                                       \
+      simt::check_size(bytes, sizeof *operands, #Operands);                                                          \
+      simt::run_op(                                                                                                  \
+          target, [&](auto& card, auto&) { return irf::cuda::size_of##_workspace(*operands, card); },                \
+          [&](const irf::cuda::Context& context) { return irf::cuda::op(*operands, context); });                     \
+    });                                                                                                              \
+  }
+#define SIMT_LAYERS_OP(op, size_of, Operands)     \
+  SIMT_LAYERS_OP_OF(float, op, size_of, Operands) \
+  SIMT_LAYERS_OP_OF(double, op, size_of, Operands)

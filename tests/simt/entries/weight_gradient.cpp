@@ -1,0 +1,48 @@
+// weight_gradient and gather_gradients on one stage, as C functions that Python calls.
+#include "cuda/weight_gradient.h"
+
+#include "entry.h"
+
+namespace {
+
+// The mirror is in test_weight_gradient.py.
+template <class T>
+struct Problem {
+  irf::cuda::WeightGradient<T> gradient;
+  const T *bias, *beta;  // bias: only whether there is one
+  T* result;
+};
+
+template <class T>
+void run(const Problem<T>& problem, size_t bytes, const simt::Target& target, int64_t* splits) {
+  simt::check_size(bytes, sizeof problem, "weight_gradient.cpp");
+  irf::cuda::WeightGradient<T> gradient = problem.gradient;
+  gradient.splits = irf::cuda::weight_gradient_splits(gradient, simt::find_card(target.card));
+  *splits = gradient.splits;
+  const irf::Stage<T> stage{irf::Activation::kLipSwish,
+                            gradient.in_channels,
+                            gradient.out_channels,
+                            gradient.kernel,
+                            nullptr,
+                            problem.bias,
+                            problem.beta};
+  const irf::Branch<T> branch{1, &stage, gradient.height, gradient.width, 0};
+  simt::run_op(
+      target, [&](auto&...) { return sizeof(T) * gradient.splits * gradient.partial_size(); },
+      [&](const irf::cuda::Context& context) {
+        gradient.partial = static_cast<T*>(context.workspace);
+        const cudaError_t error = irf::cuda::weight_gradient(gradient, context.precision, context.stream);
+        return error == cudaSuccess ? irf::cuda::gather_gradients(branch, &gradient, problem.result, context.stream)
+                                    : error;
+      });
+}
+
+}  // namespace
+
+#define SIMT_WEIGHT_GRADIENT(T)                                                                                        \
+  extern "C" SIMT_EXPORT const char* weight_gradient_##T(const Problem<T>* problem, size_t bytes, simt::Target target, \
+                                                         int64_t* splits) {                                            \
+    return simt::guarded([&] { run(*problem, bytes, target, splits); });                                               \
+  }
+SIMT_WEIGHT_GRADIENT(float)
+SIMT_WEIGHT_GRADIENT(double)

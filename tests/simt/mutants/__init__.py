@@ -1,0 +1,39 @@
+"""The table of mutate.py.
+
+How the mutants were chosen: every barrier, every wait for a copy and every vote of csrc/cuda is removed in
+turn (mutate.py refuses a table that leaves one out), then the bounds of every kind of loop and store, the zero fill
+of pads and copies, buffers taken for one another, and one term of each kind of index. What changes no result is no
+bug: such synchronisation is listed as equivalent, with the reason.
+"""
+
+from . import gradients, layered, resident, spectral
+from .table import Equivalent, Mutant
+
+__all__ = ["EQUIVALENT", "MUTANTS", "Equivalent", "Mutant"]
+
+MUTANTS = (
+    *gradients.weight_gradients(), *gradients.backward(), *layered.products(), *layered.rows(), *layered.inverse(),
+    *resident.products(), *resident.chain(), *resident.forward(), *spectral.norms(), *spectral.normalisation(),
+)  # fmt: skip
+EQUIVALENT = (
+    Equivalent(
+        "weight_gradient.cuh",
+        "  __syncthreads();\n  slope = block_sum",
+        "the loop above reads scratch from element kRows on, the sum writes the few before it",
+    ),
+    Equivalent(
+        "block_sum.cuh",
+        "  __syncthreads();\n  return sum;",
+        "frees the scratch for the next call, before which every caller has a barrier of its own",
+    ),
+    Equivalent(
+        "resident_chain.cuh",
+        "  __pipeline_wait_prior(0);  // a chunk fetched ahead of need",
+        "nothing reads the chunk; a block that ends must not leave copies behind",
+    ),
+    Equivalent(
+        "resident_forward.cuh",
+        "  __pipeline_wait_prior(0);  // a chunk fetched ahead of need",
+        "nothing reads the chunk; a block that ends must not leave copies behind",
+    ),
+)

@@ -1,0 +1,45 @@
+"""Weight gradients, the backward pass, and the spectral normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .table import Mutant
+
+
+def weight_gradients() -> Iterator[Mutant]:
+    """Return mutants of the weight gradient."""
+    group = ("weight_gradient.cuh", "weight_gradient.cu", "test_weight_gradient.py", "test_matches_torch and dtype0-0")
+    yield Mutant(*group, "      __pipeline_wait_prior(0);\n")
+    yield Mutant(*group, "      __syncthreads();  // this chunk is here, and nobody reads the other stage any more\n")
+    yield Mutant(*group, "  __syncthreads();\n  memory[thread] = bias;\n", "  memory[thread] = bias;\n")
+    yield Mutant(*group, "memory[thread] = bias;\n  __syncthreads();\n", "memory[thread] = bias;\n")
+    yield Mutant(*group, "    __syncthreads();\n    if (depth_warp > 0)\n", "    if (depth_warp > 0)\n")
+    yield Mutant(*group, "    __syncthreads();\n    if (depth_warp > 0) return;", "    if (depth_warp > 0) return;")
+    yield Mutant(*group, "rows_left > 0 && static_cast<int>(blockIdx.y)", "static_cast<int>(blockIdx.y)")
+    yield Mutant(*group, "Shape::kRows + column < op.out_channels;", "Shape::kRows + column <= op.out_channels;")
+    yield Mutant(*group, "y + (tap[i] >> 16) < static_cast", "y + (tap[i] >> 16) <= static_cast")
+    yield Mutant(*group, "    rows_left -= Shape::kDepth;\n")
+    yield Mutant(*group, "inside ? 0 : 16);", "0);")
+    yield Mutant(*group, "if (out + Tile::row(i) >= op.out_channels) continue;")
+    yield Mutant(*group, "if (at >= op.partial_columns()) continue;")
+    yield Mutant(*group, "loader.fetch(other);", "loader.fetch(stage);")
+    group = ("gather_gradients.cu", "gather_gradients.cu", *group[2:])
+    yield Mutant(*group, "  __syncthreads();\n")
+    yield Mutant(*group, "if (in < partial.in_channels) stage.weight", "stage.weight")
+    yield Mutant(*group[:3], "shared_out", "split += kLanes", "split += kLanes + 1")
+    group = ("block_sum.cuh", "weight_gradient.cu", *group[2:])
+    yield Mutant(*group, "  __syncthreads();\n  T sum", "  T sum")
+
+
+def backward() -> Iterator[Mutant]:
+    """Return mutants of the backward pass."""
+    pairs = ("test_branch_backward.py", "test_matches_autograd and (slopes or square) and three and dtype0")
+    group = ("linearized.cuh", "branch_backward.cu", *pairs)
+    yield Mutant(*group, "if (inside && static_cast<int>(threadIdx.x) % LANES == 0)", "if (inside)")
+    yield Mutant(*group, "load16(added + j * rows * pitch + at)", "load16(added + at)")
+    yield Mutant(*group, "place.sample_row() * pitch + column", "place.row * pitch + column")
+    yield Mutant(*group, "        if (t) store16(t + at, e);\n")
+    group = ("branch_backward.cu", *group[1:])
+    yield Mutant(*group, "terms_[i] + slope_terms(i, 1)", "terms_[i]")
+    yield Mutant(*group, "weight[item % samples]", "weight[item]")

@@ -1,0 +1,88 @@
+"""Layer by layer: products, rows, chains, inverses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .table import Mutant
+
+
+def products() -> Iterator[Mutant]:
+    """Return mutants of a product, its epilogues and its sums."""
+    series = ("layered_chain.cu", "test_layered_chain.py", "test_series and dtype0 and (ragged or narrow or above)")
+    stops = ("layered_chain.cu", "test_layered_chain.py", "test_items_stop")
+    group = ("stage_product.cuh", *series)
+    yield Mutant("stage_product.cuh", *stops, "return __syncthreads_or(active);", "return active;")
+    yield Mutant(*group, "    __pipeline_wait_prior(Shape::kBuffers - 2);\n")
+    yield Mutant(*group, "    __syncthreads();  // the step has arrived", "    // the step has arrived")
+    yield Mutant(*group, "  __syncthreads();  // the pipeline's memory is free", "  // the pipeline's memory is free")
+    yield Mutant(*group[:3], "test_series and dtype0 and many", "  __syncwarp();\n")
+    yield Mutant(
+        *group,
+        "apply<Shape::kLanes>(epilogue, place[u], column, place[u].row < rows &&",
+        "apply<Shape::kLanes>(epilogue, place[u], column,",
+    )
+    yield Mutant(
+        *group,
+        "row[u].load(epilogue, place[u], column, place[u].row < rows && column < product.columns);",
+        "row[u].load(epilogue, place[u], column, column < product.columns);",
+    )
+    yield Mutant(*group, "left < Shape::kStep ? left : Shape::kStep", "Shape::kStep")
+    yield Mutant(*group, "fetch.next(empty);", "fetch.next(full);")
+    group = ("product_fetch.cuh", *series)
+    yield Mutant(*group, "row < rows_left ? pixel / product.width - reach : kOutside", "pixel / product.width - reach")
+    yield Mutant(*group, "static_cast<unsigned>(x_[i] + tap_x_) < static_cast<unsigned>(product_.width)", "true")
+    yield Mutant(*group, "from, 16, inside ? 0 : 16);", "from, 16, 0);")
+    yield Mutant(*group, "row < Shape::kStep && b_row_ + i < total_", "row < Shape::kStep")
+    yield Mutant(*group, "b_inside_ = column < product.pitch;", "b_inside_ = true;")
+    yield Mutant(*group, "from_ += int64_t(product_.width - product_.kernel) * product_.depth;")
+    group = ("row_place.cuh", *series)
+    yield Mutant(*group, "sample(item_ < samples ? item_ : item_ % samples)", "sample(item_)")
+    yield Mutant(*group, "    place.sample -= place.sample >= samples_ ? samples_ : 0;\n")
+    yield Mutant(*group, "carry ? place.pixels : 0;", "0;")
+    group = ("item_sums.cuh", *series)
+    yield Mutant(*group, "if (!inside || column % kColumns != 0) return;", "if (column % kColumns != 0) return;")
+    yield Mutant(*group, "    if (item < items) {", "    {")
+    yield Mutant(
+        *group[:3], "test_series and dtype1 and wide", "place.row * tiles + column / kColumns", "place.row * tiles"
+    )
+    group = ("chain_step.cuh", *series)
+    yield Mutant("chain_step.cuh", *stops, "if (y && (!active || active[place.item])) {", "if (y) {")
+    yield Mutant(*group, "    if (inside) {\n      if (product)", "    {\n      if (product)")
+    yield Mutant(*group, "    if (!inside) return ahead;\n")
+    yield Mutant(*group, "load16_readonly(d + place.sample_row() * pitch + column)", "load16_readonly(d + at)")
+    group = ("layered_chain.cu", *series)
+    yield Mutant("layered_chain.cu", *stops, "  if (item >= series.items) return;\n")
+    yield Mutant(*group, "scratch_.y[(k - 1) % 2] : nullptr", "scratch_.y[k % 2] : nullptr")
+    yield Mutant("layered_chain.cu", *stops, "|| (series.active && !series.active[item])")
+
+
+def rows() -> Iterator[Mutant]:
+    """Return mutants of rows, activations and packed weights."""
+    series = ("layered_chain.cu", "test_layered_chain.py", "test_series and dtype0 and (ragged or narrow or above)")
+    group = ("rows.cuh", *series)
+    yield Mutant(*group, "  __syncthreads();\n  epilogue.begin();", "  epilogue.begin();")
+    yield Mutant(*group, "  __syncthreads();\n  block.for_each_element", "  block.for_each_element")
+    yield Mutant(
+        *group, "column + e < layout.channels ? memory[at + e * tile.lane] : T(0)", "memory[at + e * tile.lane]"
+    )
+    yield Mutant(*group, "min(int64_t(tile.items), layout.items - first_item)", "int64_t(tile.items)")
+    yield Mutant(*group, "pixels = min(tile.pixels, layout.pixels - first_pixel);", "pixels = tile.pixels;")
+    yield Mutant(*group, "channels = min(tile.channels, layout.channels - first_channel);", "channels = tile.channels;")
+    group = ("activate.cuh", "forward.cu", "test_layered_branch.py", "test_matches_reference and single and dtype0")
+    yield Mutant(*group, "    if (!inside) return;\n")
+    yield Mutant(*group, "if (column + i < channels) a[i]", "a[i]")
+    group = ("pack_weights.cu", "pack_weights.cu", *group[2:])
+    yield Mutant(*group, "    __syncthreads();\n    for (int row", "    for (int row")
+    yield Mutant(*group, "    __syncthreads();\n  }\n}", "  }\n}")
+    yield Mutant(*group, "out < stage.out && in < stage.in;", "out < stage.out;")
+    yield Mutant(*group, "k < stage.depth && column < stage.pitch", "column < stage.pitch")
+    yield Mutant("pack_weights.cu", "pack_weights.cu", *series[1:], "stage.taps - 1 - tap : tap", "tap : tap")
+
+
+def inverse() -> Iterator[Mutant]:
+    """Return mutants of the layered inverse."""
+    group = ("layered_inverse.cu", "layered_inverse.cu", "test_layered_inverse.py", "dtype0 or not test_matches")
+    yield Mutant(*group, "  if (row >= layout.items * layout.pixels) return;\n")
+    yield Mutant(*group, "  if (!first && !state.active[place.item]) return;", "  //")
+    yield Mutant(*group, " || (iteration > 0 && !state.active[sample])")

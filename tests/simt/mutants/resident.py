@@ -1,0 +1,88 @@
+"""Resident walks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .table import Mutant
+
+_DOUBLE = ("resident_chain_double.cu", "test_resident_chain.py", "test_float64 and (odd or probes or two or tall)")
+_TANGENT = (*_DOUBLE[:2], "test_float64 and False and (odd or probes or two or tall)")
+_GROUPS = ("resident_chain.cu", "test_resident_chain.py", "test_a_block_takes_many_groups and (toy or two)")
+_STOPS = ("resident_chain.cu", "test_resident_chain.py", "test_items_stop and (probes or two)")
+
+
+def products() -> Iterator[Mutant]:
+    """Return mutants of the products that forward walks and chains share."""
+    group = ("resident_product.cuh", *_DOUBLE)
+    yield Mutant(*group, "      __syncthreads();\n      return shared_ + resident;", "      return shared_ + resident;")
+    yield Mutant(*group, "    __pipeline_wait_prior(0);\n")
+    yield Mutant(*group, "    __syncthreads();  // the chunk is complete", "    // the chunk is complete")
+    yield Mutant(
+        *group, "  __syncthreads();  // nobody reads the state any more", "  // nobody reads the state any more"
+    )
+    yield Mutant(*group, "plan_.stream + buffer_ * plan_.stream_size", "plan_.stream")
+    yield Mutant(*group, "left < stage.chunk ? left : stage.chunk;\n    copy", "stage.chunk;\n    copy")
+    yield Mutant(*group, "const int depth = K - k < end - flat ? K - k : end - flat;", "const int depth = end - flat;")
+    yield Mutant(*group, "if (++dx > radius) dx = -radius, ++dy;", "++dx;")
+    yield Mutant(*group, "if (column >= stage.N_padded) continue;")
+    yield Mutant(*group, "offset[i] = at >= 0 ? at : ~at;", "offset[i] = at;")
+    yield Mutant(*group, "partial(split - (split > owner(i)), i, g), v);", "partial(split, i, g), v);")
+    group = ("resident.cuh", *_DOUBLE)
+    yield Mutant(
+        *group,
+        "    __syncthreads();\n#pragma unroll\n    for (int i = 0; i < COUNT",
+        "#pragma unroll\n    for (int i = 0; i < COUNT",
+    )
+    yield Mutant(*group, "      store16(state() + i, zero16<T>());", "      ;")
+    yield Mutant(*group, "slot < group.count && x < plan.width;", "slot < group.count;")
+    yield Mutant(*group, "i < group.count * size; i += block_threads()", "i < plan.items * size; i += block_threads()")
+    yield Mutant(*group, "    if (all_items - first < items) count = static_cast<int>(all_items - first);\n")
+    yield Mutant(*group, "return (first + slot) % batch;", "return first + slot;")
+
+
+def chain() -> Iterator[Mutant]:
+    """Return mutants of the resident chain."""
+    group = ("resident_chain.cuh", *_DOUBLE)
+    yield Mutant(*group, "  __syncthreads();  // y is complete\n")
+    yield Mutant(
+        "resident_chain.cuh", *_GROUPS, "    __syncthreads();  // the previous group", "    // the previous group"
+    )
+    yield Mutant(*group, "    __syncthreads();\n    load_probe", "    load_probe")
+    yield Mutant(*group, "    __pipeline_wait_prior(0);\n    __syncthreads();\n", "    __syncthreads();\n")
+    yield Mutant(*group, "    __pipeline_wait_prior(0);\n    __syncthreads();\n", "    __pipeline_wait_prior(0);\n")
+    yield Mutant(
+        "resident_chain.cuh", *_TANGENT, "        __syncthreads();\n        if (share.slot", "        if (share.slot"
+    )
+    yield Mutant(*group, "      __syncthreads();\n      if (p.powers)", "      if (p.powers)")
+    yield Mutant("resident_chain.cuh", *_STOPS, "!__syncthreads_or(pass.series.active)", "!pass.series.active")
+    yield Mutant(*group, "active = k < p.terms && ", "active = ")
+    yield Mutant(*group, "    if (mine)\n")
+    yield Mutant(*group, "share.slot < group.count && share.index == 0", "share.index == 0")
+
+
+def forward() -> Iterator[Mutant]:
+    """Return mutants of the resident forward walk and of its inverse."""
+    walk = ("resident_forward_double.cu", "test_resident_forward.py", "test_float64")
+    inverse = (*walk[:2], "test_inverse and float64 and (dense or streamed or images or three)")
+    groups = ("resident_forward.cu", "test_resident_forward.py", "test_a_block_takes_many_groups")
+    group = ("resident_forward.cuh", *walk)
+    yield Mutant(
+        "resident_forward.cuh", *groups, "    __syncthreads();  // the previous group", "    // the previous group"
+    )
+    yield Mutant(*group, "    __syncthreads();\n    load_events", "    load_events")
+    yield Mutant(*group, "    __pipeline_wait_prior(0);\n    __syncthreads();\n", "    __syncthreads();\n")
+    yield Mutant(*group, "    __pipeline_wait_prior(0);\n    __syncthreads();\n", "    __pipeline_wait_prior(0);\n")
+    yield Mutant(*group, "        __syncthreads();\n      }\n      if (!p.inverse)", "      }\n      if (!p.inverse)")
+    yield Mutant("resident_forward.cuh", *inverse, "!__syncthreads_or(item.active)", "!item.active")
+    yield Mutant(*group, "p.bias[i] && c < stage.N ? __ldg", "p.bias[i] ? __ldg")
+    yield Mutant(*group, "channel < plan.event_channels ? __ldg(p.x", "true ? __ldg(p.x")
+    yield Mutant(*group, "rows.global(row)) * stage.K_padded", "rows.local(row)) * stage.K_padded")
+    yield Mutant("resident_forward.cuh", *inverse, "    if (item.active) {  // a frozen step may be NaN", "    {")
+    yield Mutant("resident_forward.cuh", *inverse, "|| evaluation == p.max_iterations)", ")")
+    yield Mutant(
+        "resident_forward.cuh",
+        *inverse,
+        "if (share.slot < group.count && share.index == 0) {",
+        "if (share.index == 0) {",
+    )

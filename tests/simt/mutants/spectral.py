@@ -1,0 +1,65 @@
+"""Spectral norms and normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from .table import Mutant
+
+
+def norms() -> Iterator[Mutant]:
+    """Return mutants of the power iteration."""
+    norm = ("spectral_norm.cu", "test_spectral_norm.py", "(test_matches or out_of_shared) and dtype0 and not -0]")
+    group = ("spectral_norm.cu", *norm)
+    yield Mutant(*group, "    __syncthreads();\n    map.apply", "    map.apply")
+    yield Mutant(*group, "iteration < most);\n    __syncthreads();\n", "iteration < most);\n")
+    yield Mutant(*group, "  __syncthreads();  // copies may be cut into other pieces than the loop above\n")
+    yield Mutant(*group, "  __syncthreads();\n  T* shared", "  T* shared")
+    group = ("matrix_map.cuh", *norm)
+    yield Mutant(*group, "      __syncthreads();\n      for (int slot", "      for (int slot")
+    yield Mutant(*group, "      __syncthreads();\n    }\n  }\n", "    }\n  }\n")
+    yield Mutant(*group, "      __pipeline_wait_prior(0);\n")
+    yield Mutant(*group, "if (k < columns) image[k] = total;", "image[k] = total;")
+    yield Mutant(*group, "step(k) < room ? __ldg(row + step(k)) : T(0)", "__ldg(row + step(k))")
+    yield Mutant(*group, "if (lane == r && first + r < rows)", "if (lane == r)")
+    group = ("convolution_map.cuh", *norm)
+    yield Mutant(*group, "        if (turn > 0) __syncthreads();\n")
+    yield Mutant(
+        *group, "transposed);\n    __syncthreads();\n    const int source_at", "transposed);\n    const int source_at"
+    )
+    yield Mutant(
+        *group,
+        "    find_sources(task.layer, d, sources);\n    __syncthreads();\n",
+        "    find_sources(task.layer, d, sources);\n",
+    )
+    yield Mutant(*group, "return from < size ? from : -1;", "return from;")
+    yield Mutant(*group, "      if (channel + i >= d.target_channels) break;\n")
+    yield Mutant(*group, "if (slot + p * d.slots < pixels) image", "image")
+    yield Mutant(*group, "if (from * stride != at - tap_offset) return -1;")
+
+
+def normalisation() -> Iterator[Mutant]:
+    """Return mutants of the normalised weights and their gradient."""
+    group = (
+        "spectral_normalize.cu",
+        "spectral_normalize.cu",
+        "test_spectral_normalize.py",
+        "match_reference and dtype0",
+    )
+    yield Mutant(
+        *group, "if (i < whole) piece[k] = load16_readonly(source + i);", "piece[k] = load16_readonly(source + i);"
+    )
+    yield Mutant(
+        *group,
+        "if (i >= whole) continue;\n#pragma unroll\n    for (int j = 0; j < kVector<T>; ++j) piece",
+        "#pragma unroll\n    for (int j = 0; j < kVector<T>; ++j) piece",
+    )
+    yield Mutant(*group, "size - start < kChunk<T> ? static_cast<int>(size - start) : kChunk<T>", "kChunk<T>")
+    yield Mutant(*group, "  if (tile >= sigma_gradient_tiles(layer)) return;\n")
+    yield Mutant(*group, "if (at >= 0) row.result", "row.result")
+    yield Mutant(*group, "const int line = (first_column + i) / columns", "const int line = i / columns")
+    group = ("sigma_gradient.cuh", *group[1:])
+    yield Mutant(*group, "return o < out && k < row_size ?", "return k < row_size ?")
+    yield Mutant(*group, "at_y >= 0 && at_y < l.height &&", "at_y >= 0 &&")
+    yield Mutant(*group, "at_x >= 0 && at_x < l.width;", "at_x < l.width;")
+    yield Mutant(*group, "min(start.out + i, out - 1)", "(start.out + i)")

@@ -1,0 +1,228 @@
+"""The raw ops of csrc/library.cpp on emulated kernels: same arguments after the emulator, tensors in, tensors out.
+
+    z, value, neumann, norms, terms = operands.residual_logdet(emulator, x, weights, ..., card="t4")
+
+`variant` calls another function with the same operands, whose results are in the layout of one probe after the other.
+`card` is a name of csrc/cuda/card.h; precision 0: full, 1: TF32, 2: bf16. The structs mirror params.h.
+"""
+
+import ctypes
+from ctypes import POINTER, Structure, c_bool, c_char_p, c_double, c_float, c_int, c_int64, c_size_t, c_void_p, pointer
+from functools import cache
+
+import torch
+
+from .emulator import Buffer
+
+SCALARS = {torch.float32: ("float", c_float), torch.float64: ("double", c_double)}
+
+
+class Stage(Structure):
+    _fields_ = (
+        *((name, c_int) for name in ("activation", "in_channels", "out_channels", "kernel")),
+        *((name, c_void_p) for name in ("weight", "bias", "beta")),
+    )
+
+
+class Branch(Structure):
+    _fields_ = (
+        ("stages", c_int),
+        ("stage", POINTER(Stage)),
+        ("height", c_int),
+        ("width", c_int),
+        ("batch", c_int64),
+    )
+
+
+class NormLayer(Structure):
+    _fields_ = (
+        *((name, c_int) for name in ("out_channels", "in_channels", "height", "width", "kernel_height")),
+        *((name, c_int) for name in ("kernel_width", "stride_height", "stride_width", "padding_height")),
+        *((name, c_int) for name in ("padding_width", "dilation_height", "dilation_width", "groups")),
+        *((name, c_void_p) for name in ("weight", "u", "v")),
+    )
+
+
+class Target(Structure):
+    _fields_ = (("card", c_char_p), ("precision", c_int))
+
+
+# Names ending in * are pointers, in # counts of 64 bits, in ? flags, in = numbers of the element type; others int.
+_FIELDS = {
+    "branch": "x* g*",
+    "branch_backward": "x* grad* pairs tangents* cotangents* weight* residual? grad_x* grad_parameters* kept* "
+    "kept_size#",
+    "residual_logdet": "x* probes probe* terms coefficients* per_sample? tail* tolerance= relative? z* value* neumann* "
+    "norms* terms_used* kept*",
+    "jacobian_powers": "x* start* count transpose? powers*",
+    "jacobian": "x* jacobian*",
+    "residual_inverse": "z* residual_limit= max_iterations# x* iterations* residual*",
+    "spectral_norm": "layers layer* max_iterations# tolerance= sigma* iterations* u* v*",
+    "spectral_normalize": "layers layer* sigma* coeff* grad* through_sigma? result*",
+    "spectral_normalize_backward": "layers layer* sigma* coeff* grad* through_sigma? result*",
+}
+
+
+@cache
+def _struct(op, scalar):
+    types = {"*": c_void_p, "#": c_int64, "?": c_bool, "=": scalar}
+    fields = [(name.rstrip("*#?="), types.get(name[-1], c_int)) for name in _FIELDS[op].split()]
+    return type(op, (Structure,), {"_fields_": fields})
+
+
+def branch(emulator, x, weights, biases, betas, activations, variant="branch", **target):
+    g = x.new_empty(len(x), len(weights[-1]), *x.shape[2:])
+    if g.numel():
+        _call(emulator, variant, (x, weights, biases, betas, activations), target, {"x": x}, {"g": g})
+    return g
+
+
+def branch_backward(
+    emulator, x, weights, biases, betas, activations, grad, tangents, cotangents, weight, residual, input_gradient,
+    kept=None, **target,
+):  # fmt: skip
+    grad_x = torch.empty_like(x) if input_gradient else x.new_empty(0)
+    grad_parameters = x.new_zeros(sum(t.numel() for t in (*weights, *biases, *betas)))
+    if x.numel():
+        pairs = 0 if tangents is None else len(tangents)
+        given = {"x": x, "grad": grad, "tangents": tangents, "cotangents": cotangents, "weight": weight, "kept": kept}
+        made = {"grad_x": grad_x if input_gradient else None, "grad_parameters": grad_parameters}
+        plain = {"pairs": pairs, "residual": residual, "kept_size": 0 if kept is None else kept.numel()}
+        _call(emulator, "branch_backward", (x, weights, biases, betas, activations), target, given, made, plain)
+    return grad_x, grad_parameters
+
+
+def residual_logdet(
+    emulator, x, weights, biases, betas, activations, probe, coefficients, tail, tolerance, relative, neumann,
+    variant="residual_logdet", **target,
+):  # fmt: skip
+    z, y = torch.empty_like(x), torch.empty_like(probe) if neumann else x.new_empty(0)
+    value = x.new_zeros(len(x) if variant == "residual_logdet" else probe.shape[:2])
+    norms, terms_used = x.new_zeros(probe.shape[:2]), torch.zeros(probe.shape[:2], dtype=torch.int64)
+    if x.numel():
+        plain = {"probes": len(probe), "terms": coefficients.shape[-1], "per_sample": coefficients.dim() == 2}
+        plain |= {"tolerance": tolerance, "relative": relative}
+        given = {"x": x, "probe": probe, "coefficients": coefficients, "tail": tail}
+        made = {"z": z, "value": value, "neumann": y if neumann else None, "norms": norms, "terms_used": terms_used}
+        _call(emulator, variant, (x, weights, biases, betas, activations), target, given, made, plain)
+    return z, value, y, norms, terms_used
+
+
+def jacobian_powers(
+    emulator, x, weights, biases, betas, activations, start, count, transpose, variant="jacobian_powers", **target
+):
+    powers = x.new_empty(count, *x.shape)
+    if powers.numel():
+        given, plain = {"x": x, "start": start}, {"count": count, "transpose": transpose}
+        arguments = x, weights, biases, betas, activations
+        _call(emulator, variant, arguments, target, given, {"powers": powers}, plain)
+    return powers
+
+
+def jacobian(emulator, x, weights, biases, betas, activations, variant="jacobian", **target):
+    size = x[0].numel() if len(x) else 0
+    result = x.new_empty(len(x), size, size)
+    if result.numel():
+        _call(emulator, variant, (x, weights, biases, betas, activations), target, {"x": x}, {"jacobian": result})
+    return result
+
+
+def residual_inverse(
+    emulator, z, weights, biases, betas, activations, residual_limit, max_iterations,
+    variant="residual_inverse", **target,
+):  # fmt: skip
+    x, residual = torch.empty_like(z), z.new_zeros(len(z))
+    iterations = torch.zeros(len(z), dtype=torch.int64)
+    if z.numel():
+        plain = {"residual_limit": residual_limit, "max_iterations": max_iterations}
+        made = {"x": x, "iterations": iterations, "residual": residual}
+        _call(emulator, variant, (z, weights, biases, betas, activations), target, {"z": z}, made, plain)
+    return x, iterations, residual
+
+
+def spectral_norm(emulator, weights, us, vs, geometry, max_iterations, tolerance, **target):
+    sigma, iterations = weights[0].new_empty(len(weights)), torch.empty(len(weights), dtype=torch.int64)
+    packed = weights[0].new_empty(sum(t.numel() for t in (*us, *vs)))
+    pieces = _pieces(packed, [*us, *vs])
+    plain = {"layers": len(weights), "max_iterations": max_iterations, "tolerance": tolerance}
+    plain |= {"u": pieces[: len(us)], "v": pieces[len(us) :]}
+    made = {"sigma": sigma, "iterations": iterations, "packed u and v": packed}
+    _call_layers(emulator, "spectral_norm", (weights, us, vs, geometry), target, {}, made, plain)
+    return sigma, iterations, packed
+
+
+def spectral_normalize(emulator, weights, sigmas, coeffs, **target):
+    packed = weights[0].new_empty(sum(t.numel() for t in weights))
+    plain = {"layers": len(weights), "grad": None, "through_sigma": False, "result": _pieces(packed, weights)}
+    given, made = {"sigma": sigmas, "coeff": coeffs}, {"packed weights": packed}
+    _call_layers(emulator, "spectral_normalize", (weights, None, None, None), target, given, made, plain)
+    return packed
+
+
+def spectral_normalize_backward(emulator, grads, weights, us, vs, sigmas, coeffs, geometry, through_sigma, **target):
+    packed = weights[0].new_empty(sum(t.numel() for t in weights))
+    plain = {"layers": len(weights), "through_sigma": through_sigma, "result": _pieces(packed, weights)}
+    plain["grad"] = [t.data_ptr() for t in grads]
+    given = {"sigma": sigmas, "coeff": coeffs} | {f"grad {i}": t for i, t in enumerate(grads)}
+    made = {"packed gradients": packed}
+    _call_layers(emulator, "spectral_normalize_backward", (weights, us, vs, geometry), target, given, made, plain)
+    return packed
+
+
+def _call(emulator, op, branch_arguments, target, given, made, plain=None):
+    x, weights, biases, betas, activations = branch_arguments
+    lists = {"weight": weights, "bias": biases, "beta": betas}
+    given = given | {f"{name} {i}": t for name, tensors in lists.items() for i, t in enumerate(tensors)}
+    stages = [
+        Stage(
+            activation, w.shape[1], w.shape[0], w.shape[2] if w.dim() == 4 else 1, _address(w), _address(b), _address(s)
+        )
+        for w, b, s, activation in zip(weights, biases, betas, activations, strict=True)
+    ]
+    height, width = x.shape[2:] if x.dim() == 4 else (0, 0)
+    struct = Branch(len(stages), (Stage * len(stages))(*stages), height, width, len(x))
+    _invoke(emulator, op, [pointer(struct)], x.dtype, target, given, made, plain or {})
+
+
+def _call_layers(emulator, op, layer_arguments, target, given, made, plain):
+    weights, us, vs, geometry = layer_arguments
+    given = given | {f"weight {i}": t for i, t in enumerate(weights)}
+    layers = []
+    for i, w in enumerate(weights):
+        if geometry is None:  # only the weight and its size matter
+            layers.append(NormLayer(len(w), w.numel() // max(len(w), 1), weight=_address(w)))
+            continue
+        given |= {f"u {i}": us[i], f"v {i}": vs[i]}
+        numbers = geometry[10 * i : 10 * i + 10]
+        kernel = w.shape[2:] if numbers[0] else (1, 1)
+        layers.append(
+            NormLayer(len(w), numbers[9], *numbers[:2], *kernel, *numbers[2:9], *map(_address, (w, us[i], vs[i])))
+        )
+    plain = plain | {"layer": ctypes.addressof(array := (NormLayer * len(layers))(*layers))}
+    _invoke(emulator, op, [], weights[0].dtype, target, given, made, plain)
+    del array
+
+
+def _invoke(emulator, op, leading, dtype, target, given, made, plain):
+    name, scalar = SCALARS[dtype]
+    buffers = [Buffer(n, t, n in made) for n, t in (given | made).items() if t is not None and t.numel()]
+    assert all(b.tensor.dtype in (dtype, torch.int64) for b in buffers)
+    values = {n: _address(t) for n, t in (given | made).items()} | plain
+    arrays = {n: (c_void_p * len(v))(*v) for n, v in values.items() if isinstance(v, list)}
+    values |= {n: ctypes.addressof(array) for n, array in arrays.items()}
+    struct = _struct(op.removeprefix("layered_"), scalar)
+    operands = struct(**{n: values[n] for n, _ in struct._fields_ if n in values})
+    card = Target(target.get("card", "h100").encode(), target.get("precision", 0))
+    emulator.call(f"{op}_{name}", *leading, pointer(operands), c_size_t(ctypes.sizeof(operands)), card, buffers=buffers)
+
+
+def _address(tensor):
+    return None if tensor is None or tensor.numel() == 0 else tensor.data_ptr()
+
+
+def _pieces(packed, tensors):
+    """Return the address of each of `tensors` packed one after the other."""
+    offsets = [0]
+    for tensor in tensors:
+        offsets.append(offsets[-1] + tensor.numel() * packed.element_size())
+    return [packed.data_ptr() + offset for offset in offsets[:-1]]

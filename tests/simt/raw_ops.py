@@ -1,0 +1,44 @@
+"""The raw ops of csrc/library.cpp on the emulator, so that the Python layer above them runs on the CUDA kernels."""
+
+import pytest
+import torch
+
+from . import operands
+
+BRANCH_OPS = ("branch", "branch_backward", "residual_logdet", "jacobian_powers", "jacobian", "residual_inverse")
+LAYER_OPS = ("spectral_norm", "spectral_normalize", "spectral_normalize_backward")
+
+
+def _contiguous(argument):
+    if isinstance(argument, torch.Tensor):
+        return argument.detach().contiguous()
+    if isinstance(argument, (list, tuple)):
+        return [_contiguous(item) for item in argument]
+    return argument
+
+
+def _emulated(op, emulator, card, precision):
+    function = getattr(operands, op)
+    names = [argument.name for argument in getattr(torch.ops.iresnet_fast, op).default._schema.arguments]
+    target = {"card": card, "precision": precision} if op in BRANCH_OPS else {"card": card}
+
+    def call(*arguments):
+        given = dict(zip(names, map(_contiguous, arguments), strict=True))
+        given.pop("precision", None)  # the test decides
+        if given.pop("keep", None) is None:
+            return function(emulator, **given, **target)
+        return (*function(emulator, **given, **target), given["x"].new_empty(0))
+
+    return call
+
+
+@pytest.fixture
+def emulated_ops(monkeypatch, emulator):
+    """Call it with a card, and iresnet_fast.ops runs on the emulated kernels from then on."""
+
+    def install(card="h100", precision=0):
+        for op in (*BRANCH_OPS, *LAYER_OPS):
+            monkeypatch.setattr(torch.ops.iresnet_fast, op, _emulated(op, emulator, card, precision), raising=False)
+        return emulator
+
+    return install

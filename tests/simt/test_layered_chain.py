@@ -1,0 +1,155 @@
+import pytest
+import torch
+from comparison import assert_within_rounding
+from problems import DTYPES, LIPSCHITZ, Case, make, named
+
+from iresnet_fast.reference.branch import linearize, stacked_linear, vector_jacobian_product
+from iresnet_fast.reference.series import over_events, sample_dot, sample_norm, signed_coefficients, tail_factors
+
+from . import operands
+from .branches import CASES, FEW, IMAGES, PRECISIONS, TENSOR, probes_of, run
+
+ROUNDING = {"tf32": 2.0**-11, "bf16": 2.0**-8}
+# Fills whole tiles: rows of more than one block, columns of more than one tile.
+FULL = Case("full tiles", (32, 12, 12), (128,), (1, 1), activations=("relu",), batch=1, terms=2)
+STOPPING = [
+    Case("dense", (5,), (33,), batch=140, activations=("elu",), terms=12, probes=2),
+    Case("image", (3, 12, 13), (5,), (3, 1), batch=3, activations=("tanh",), terms=12, per_sample=True),
+    Case("one stage", (2, 13, 11), kernels=(3,), batch=3, activations=("sin",), terms=12),
+]
+
+
+def series(problem, tail=None, tolerance=0.0, relative=False):
+    """Return z, value [m, B], neumann, norms, terms of the series with frozen derivatives and the stop per item."""
+    g, derivatives = linearize(problem.x, *problem.branch, problem.parameters)
+    v, ndim = probes_of(problem), problem.x.dim() - 1
+    c = signed_coefficients(problem.coefficients)  # [n, B or 1]
+    length = sample_norm(v, ndim)
+    limit = tolerance * length if relative else tolerance / length
+    w, value, norms = v, torch.zeros_like(length), length
+    y = torch.zeros_like(v) if not len(c) else over_events(c[0], problem.x) * v
+    active, terms = torch.ones_like(length, dtype=torch.bool), torch.zeros_like(length, dtype=torch.int64)
+    for k in range(1, len(c) + 1):
+        w = vector_jacobian_product(w, problem.weights, derivatives)
+        norm = sample_norm(w, ndim)
+        value = torch.where(active, value + c[k - 1] / k * sample_dot(w, v, ndim), value)
+        norms, terms = torch.where(active, norm, norms), torch.where(active, k, terms)
+        if k < len(c):
+            if tail is not None:
+                active = active & ~(norm * tail[k - 1] <= limit)
+            y = torch.where(over_events(active, problem.x), y + over_events(c[k], problem.x) * w, y)
+    return problem.x + g, value, y, norms, terms
+
+
+def chain(emulator, problem, tail=None, tolerance=0.0, relative=False, **target):
+    """The same from the kernels."""
+    arguments = probes_of(problem), problem.coefficients, tail, tolerance, relative, True
+    return run(emulator, operands.residual_logdet, problem, *arguments, variant="layered_residual_logdet", **target)
+
+
+def powers(emulator, problem, transpose, **target):
+    arguments = probes_of(problem)[0], problem.coefficients.shape[-1], transpose
+    return run(emulator, operands.jacobian_powers, problem, *arguments, variant="layered_jacobian_powers", **target)
+
+
+def expected_powers(problem, transpose):
+    derivatives = linearize(problem.x, *problem.branch, problem.parameters)[1]
+    w, result = probes_of(problem)[:1], []
+    for _ in range(problem.coefficients.shape[-1]):
+        if transpose:
+            w = vector_jacobian_product(w, problem.weights, derivatives)
+        else:
+            for weight, d in zip(problem.weights, derivatives, strict=True):
+                w = stacked_linear(w if d is None else w * d, weight)
+        result.append(w[0])
+    return torch.stack(result)
+
+
+@pytest.mark.parametrize("case", **named(CASES))
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_series_matches_reference(emulator, dtype, case):
+    problem = make(case, dtype)
+    got = chain(emulator, problem, card="h100" if case in FEW else "single")
+    assert_within_rounding(case, got[:4], series(problem)[:4], series(make(case))[:4])
+    assert (got[4] == case.terms).all()
+
+
+@pytest.mark.parametrize("case", **named(STOPPING))
+@pytest.mark.parametrize("relative", [False, True])
+def test_items_stop_where_the_reference_stops(emulator, relative, case):
+    problem = make(case)
+    tail = problem.x.new_tensor(tail_factors(LIPSCHITZ, case.terms))
+    tolerance = between_items(problem, tail, relative, k=3)
+    exact = series(problem, tail, tolerance, relative)
+    assert (exact[4] == 3).any()
+    assert (exact[4] > 3).any()
+    got = chain(emulator, problem, tail, tolerance, relative, card="single")
+    assert torch.equal(got[4], exact[4])
+    assert_within_rounding(case, got[:4], exact[:4], exact[:4])
+
+
+def between_items(problem, tail, relative, k):
+    """Return a tolerance that some items meet after term k, and others do not."""
+    norms = series(problem._replace(coefficients=problem.coefficients[..., :k].contiguous()))[3]
+    length = sample_norm(probes_of(problem), problem.x.dim() - 1)
+    needed = (norms * tail[k - 1] * (1 / length if relative else length)).flatten().sort().values
+    return needed[len(needed) // 2 - 1 : len(needed) // 2 + 1].mean().item()
+
+
+def test_no_terms(emulator):
+    case = CASES[2]
+    problem = make(case)._replace(coefficients=torch.empty(0, dtype=torch.float64))
+    got, exact = chain(emulator, problem), series(problem)
+    assert_within_rounding(case, got[:4], exact[:4], exact[:4])
+    assert not got[4].any()
+
+
+@pytest.mark.parametrize("case", **named(FEW))
+@pytest.mark.parametrize("transpose", [False, True])
+def test_powers_match_reference(emulator, transpose, case):
+    for dtype in DTYPES:
+        problem = make(case, dtype)
+        got = powers(emulator, problem, transpose, card="single")
+        assert_within_rounding(
+            case, [got], [expected_powers(problem, transpose)], [expected_powers(make(case), transpose)]
+        )
+
+
+@pytest.mark.parametrize("case", **named([CASES[2], IMAGES[1]]))
+def test_unit_probes_give_the_jacobian(emulator, case):
+    problem = make(case)
+    got = run(emulator, operands.jacobian, problem, variant="layered_jacobian")
+    size = problem.x[0].numel()
+    derivatives = linearize(problem.x, *problem.branch, problem.parameters)[1]
+    units = torch.eye(size, dtype=torch.float64).view(size, 1, *case.event).expand(size, *problem.x.shape)
+    rows = vector_jacobian_product(units, problem.weights, derivatives).flatten(2).movedim(0, 1)
+    assert_within_rounding(case, [got], [rows], [rows])
+
+
+@pytest.mark.parametrize("case", **named(TENSOR))
+@pytest.mark.parametrize("precision", ROUNDING)
+def test_tensor_cores_round_only_operands(emulator, precision, case):
+    """Every product of the chain rounds two operands, in the forward pass and in the terms."""
+    problem = make(case, torch.float32)
+    got = chain(emulator, problem, card="single", precision=PRECISIONS[precision])
+    n_products = (len(case.hidden) + 1) * (case.terms + 1)
+    for a, exact in zip(got[1:4], series(make(case))[1:4], strict=True):
+        assert (a - exact).abs().max() <= 2 * n_products * ROUNDING[precision] * max(1.0, exact.abs().max())
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_memory_is_used_well(checker, precision):
+    with checker.counting() as counters:
+        chain(checker, make(FULL, torch.float32), card="single", precision=PRECISIONS[precision])
+    # Global memory: only sectors that are used whole.
+    for file in ("product_fetch.cuh", "chain_step.cuh:4", "rows.cuh"):
+        traffic = counters.total("read", "global", file)
+        assert traffic.sectors * 32 == traffic.bytes > 0
+    for file in ("activate.cuh", "chain_step.cuh", "rows.cuh"):
+        traffic = counters.total("write", "global", file)
+        assert traffic.sectors * 32 == traffic.bytes > 0
+    # Shared memory: no conflict. A pass over the banks serves 128 bytes, and of reads one phase of 8 or 32 lanes.
+    stores = counters.total("write", "shared", "product_fetch.cuh") + counters.total("write", "shared", "stage_product")
+    assert stores.wavefronts * 128 == stores.bytes
+    loads = counters.total("read", "shared", "tile.cuh")
+    assert loads.wavefronts == loads.requests * (4 if precision == "full" else 1) > 0

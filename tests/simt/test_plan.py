@@ -1,0 +1,186 @@
+"""Plans: what they promise the kernels, and which way they choose for cases whose answer is known."""
+
+import ctypes
+from ctypes import POINTER, Structure, c_bool, c_char_p, c_double, c_int, c_int64, pointer
+
+import pytest
+import torch
+
+from .emulator import project_emulator
+from .operands import Target
+from .resident import BF16, DEPTH, FULL, MAX_STAGES, TF32, Choice, Shape, branch_struct
+
+TRANSPOSED, TANGENT, FORWARD, INVERSE = range(4)
+NOT_SHARED = -1
+WIDE, MID, NARROW = range(3)
+CARDS = {  # multiprocessors, shared memory of a block, of a multiprocessor
+    "t4": (40, 65536, 65536),
+    "a100": (108, 166912, 167936),
+    "rtx4090": (128, 101376, 102400),
+    "h100": (132, 232448, 233472),
+}
+
+
+def ints(names):
+    return tuple((name, c_int) for name in names.split())
+
+
+class StagePlan(Structure):
+    _fields_ = (
+        *ints("K N kernel K_padded N_padded flat_rows column_pitch tile row_tiles column_tiles splits chunk weight"),
+        ("scaled", c_bool),
+        *ints("derivative bias"),
+    )
+
+
+class Plan(Structure):
+    _fields_ = (
+        ("resident", c_bool),
+        *ints("precision family threads items blocks blocks_per_multiprocessor"),
+        ("groups", c_int64),
+        ("stages", c_int),
+        ("stage", StagePlan * MAX_STAGES),
+        *ints("height width pixels origin row_positions image_positions positions pitch padded_rows lane_width"),
+        *ints("padded_lane_rows event_channels event_pitch stream stream_size state exchange entry first_vector"),
+        *ints("second_vector sums slopes rows lane_rows shared_bytes"),
+        ("cycles", c_double),
+        ("microseconds", c_double),
+    )
+
+
+class PlanCase(Structure):
+    _fields_ = (
+        ("kind", c_int),
+        ("probes", c_int64),
+        *ints("repeats sums neumann element_bytes"),
+        ("choice", Choice),
+        ("forced", c_int),
+        ("text", c_char_p),
+        ("plan", POINTER(Plan)),
+        ("plan_bytes", c_int64),
+        ("layered", c_double),
+    )
+
+
+def plan(shape, card, kind=TRANSPOSED, probes=1, terms=10, precision=FULL, element_bytes=4, choice=None):
+    """The plan, the modelled time of the layered way, and the plan in words."""
+    chain = kind in (TRANSPOSED, TANGENT)
+    text, result = ctypes.create_string_buffer(8192), Plan()
+    case = PlanCase(kind, probes, terms, chain, kind == TRANSPOSED, element_bytes, choice or Choice())
+    case.forced, case.text = choice is not None, ctypes.cast(text, c_char_p)
+    case.plan, case.plan_bytes = pointer(result), ctypes.sizeof(Plan)
+    weights = [torch.empty(1)] * (len(shape.channels) - 1)
+    branch = branch_struct(shape, [4] * len(weights), weights)
+    project_emulator("fast").call("plan_case", pointer(branch), pointer(case), Target(card.encode(), precision))
+    return result, case.layered, text.value.decode()
+
+
+def toy(batch):
+    return Shape((2, 128, 128, 128, 2), batch)
+
+
+def mnist(batch):
+    return Shape((4, 32, 32, 4), batch, (3, 1, 3), (14, 14))
+
+
+def large(batch):
+    return Shape((48, 512, 512, 48), batch, (3, 1, 3), (16, 16))
+
+
+SHAPES = [
+    toy(1),
+    toy(1000),
+    mnist(2),
+    mnist(264),
+    Shape((1, 1), 1),
+    Shape((5, 33, 7, 5), 70),
+    Shape((64, 256, 64), 4096),
+    Shape((3, 1000, 3), 100),
+    Shape((3, 8, 12, 9, 16, 5, 8, 4, 3), 50),
+    Shape((16, 64, 64, 16), 100, (3, 1, 3), (7, 7)),
+    Shape((3, 9, 9, 3), 10, (7, 1, 5), (16, 16)),
+    Shape((1, 9, 1), 10, (3, 3), (1, 35)),
+    Shape((12, 64, 12), 100, (3, 3), (4, 4)),
+    large(64),
+]
+
+
+@pytest.mark.parametrize("card", CARDS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_a_resident_plan_fits(shape, card):
+    multiprocessors, block, whole = CARDS[card]
+    variants = [(kind, FULL, size) for kind in range(4) for size in (4, 8)]
+    variants += [(TRANSPOSED, TF32, 4), (TRANSPOSED, BF16, 4)]
+    for kind, precision, size in variants:
+        p, layered, text = plan(shape, card, kind, precision=precision, element_bytes=size)
+        assert p.microseconds <= layered
+        assert ("resident" if p.resident else "layered") in text
+        assert p.precision == (FULL if card == "t4" else precision)
+        if not p.resident:
+            continue
+        assert 0 < p.shared_bytes <= block
+        assert p.blocks_per_multiprocessor * p.shared_bytes <= whole
+        assert p.blocks_per_multiprocessor * p.threads <= 256
+        assert p.blocks == min(p.groups, multiprocessors * p.blocks_per_multiprocessor)
+        assert p.groups * p.items >= shape.batch > (p.groups - 1) * p.items
+        assert p.threads % p.items == 0
+        for stage in p.stage[: p.stages]:
+            assert stage.row_tiles * stage.column_tiles * stage.splits <= p.threads // 32
+            assert p.pitch >= max(stage.K_padded, stage.N_padded)
+            assert stage.chunk % DEPTH[p.precision] == 0
+            if stage.weight == NOT_SHARED:
+                assert stage.chunk * stage.column_pitch <= p.stream_size
+            else:
+                assert stage.chunk == stage.flat_rows
+
+
+@pytest.mark.parametrize("card", CARDS)
+@pytest.mark.parametrize("make", [toy, mnist, large], ids=["toy", "mnist", "large"])
+def test_more_samples_never_take_less_time(make, card):
+    times = [plan(make(batch), card)[0].microseconds for batch in (1, 2, 7, 33, 130, 1000, 10000)]
+    assert times == sorted(times)
+
+
+def test_toy_is_all_on_chip_on_an_h100():
+    for batch, items in ((5, 4), (1000, 8)):
+        p, _, _ = plan(toy(batch), "h100")
+        assert p.resident
+        assert p.items == items
+        for stage in p.stage[:4]:
+            assert stage.weight != NOT_SHARED
+            assert stage.derivative != NOT_SHARED
+        assert p.stage[3].tile == NARROW
+
+
+@pytest.mark.parametrize("card", ["h100", "a100", "rtx4090"])
+def test_mnist_is_resident(card):
+    p, _, _ = plan(mnist(264), card)
+    assert p.resident
+    assert [s.tile for s in p.stage[:3]] == [MID, MID, NARROW]
+    assert [s.row_tiles for s in p.stage[:3]] == [7, 7, 1]  # 28 or 224 rows of 196
+    assert all(s.weight != NOT_SHARED for s in p.stage[:3])
+
+
+@pytest.mark.parametrize("card", CARDS)
+@pytest.mark.parametrize("kind", range(4))
+def test_wide_images_are_layered(card, kind):
+    assert not plan(large(64), card, kind)[0].resident
+    assert not plan(large(64), card, kind, choice=Choice())[0].resident
+
+
+def test_many_stages_are_layered():
+    assert not plan(Shape((2,) * 18, 10), "h100")[0].resident
+
+
+def test_a_large_batch_of_one_item_plans_shares_out_evenly():
+    p, _, _ = plan(mnist(133), "h100")
+    assert p.resident
+    assert p.blocks <= p.groups
+
+
+def test_a_plan_in_words():
+    text = plan(mnist(264), "h100")[2]
+    lines = text.splitlines()
+    assert lines[0].startswith("h100, full precision: resident")
+    assert len(lines) == 8
+    assert "224 x 4" in lines[-1]

@@ -1,0 +1,63 @@
+"""Compiles the CUDA kernels for every architecture and judges the machine code: `make cuda-static`.
+
+    python tests/static             write docs/cuda-evidence.md
+    python tests/static --check     fail if it is not what would be written
+
+No GPU is needed, only nvcc.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from cubins import compile_all, sources
+from evidence import document
+from plans import planned_rows
+from rules import violations
+from sass import read
+from toolkit import ROOT, nvcc_version
+
+DOCUMENT = ROOT / "docs" / "cuda-evidence.md"
+
+
+def main() -> None:
+    """Run."""
+    parser = argparse.ArgumentParser(description="Judge the machine code of the CUDA kernels.")
+    parser.add_argument("--check", action="store_true", help="fail if docs/cuda-evidence.md is out of date")
+    check = parser.parse_args().check
+    print(f"cuda-static: nvcc {nvcc_version()}", file=sys.stderr)
+    cubins = compile_all(sources())
+    failed = [f"{c.source.name} sm_{c.arch}: does not compile:\n{_errors(c.log)}" for c in cubins if c.failed]
+    kernels = [k for c in cubins if not c.failed for k in read(c.path, c.log, c.source.name, c.arch)]
+    complaints = failed + list(violations(cubins, kernels))
+    if not failed:
+        complaints += _publish(document(kernels, planned_rows(kernels)), check)
+    for complaint in complaints:
+        print(complaint)
+    if complaints:
+        sys.exit(f"cuda-static: {len(complaints)} complaints")
+    slowest = max(cubins, key=lambda c: c.seconds)
+    print(
+        f"cuda-static: {len(kernels)} kernels as they should be; the slowest compilation, {slowest.source.name} for "
+        f"sm_{slowest.arch}, took {slowest.seconds:.0f} s"
+    )
+
+
+def _publish(text: str, check: bool) -> list[str]:
+    if not check:
+        DOCUMENT.write_text(text)
+        return []
+    committed = DOCUMENT.read_text() if DOCUMENT.exists() else ""
+    if committed and f"nvcc {nvcc_version()} " not in committed:
+        print(f"cuda-static: docs/{DOCUMENT.name} is of another version of nvcc and is not compared")
+        return []
+    return [] if committed == text else [f"docs/{DOCUMENT.name} is out of date: run `make cuda-static` and commit it"]
+
+
+def _errors(log: str) -> str:
+    return "\n".join(line for line in log.splitlines() if "error" in line or "warning" in line) or log
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""The table of planned chains: which kernel the named cases of the benchmarks run on which card, and its occupancy."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cubins import ARCHITECTURES
+from occupancy import build, occupancy
+from sass import Kernel
+from toolkit import INCLUDES, ROOT, run
+
+# In the order of Family in plan.h.
+FAMILIES = (
+    *(f"DenseTiles<float, {n}>" for n in (4, 8, 16, 32)),
+    *(f"ImageTiles<float, {n}>" for n in (7, 8)),
+    *(f"TensorTiles<full, {n}>" for n in (1, 8)),
+)
+
+
+def planned_rows(kernels: Sequence[Kernel]) -> list[list[str]]:
+    """Return case, architecture, kernel, threads, blocks, shared memory, blocks of a multiprocessor and occupancy."""
+    sys.path.append(str(ROOT / "benchmarks"))
+    from cases import CASES
+
+    lines = []
+    for case in CASES.values():
+        stages = len(case.widths) - 1
+        height, width = case.image or (0, 0)
+        numbers = (case.batch, height, width, case.terms, stages, *case.widths, *(case.kernels or (1,) * stages))
+        lines.append(" ".join(map(str, numbers)))
+    folder = INCLUDES[0] / "cuda"
+    program = build(Path(__file__).with_suffix(".cpp"), sorted(folder.glob("plan*.cpp")))
+    answers = iter(run(program, input="\n".join(lines)).splitlines())
+    rows = []
+    for case in CASES.values():
+        for _ in ARCHITECTURES:
+            arch, resident, *plan = map(int, next(answers).split())
+            if not resident:
+                rows.append([case.name, f"sm_{arch}", "layer by layer", *[""] * 5])
+                continue
+            family, threads, blocks, shared = plan
+            label = f"resident_chain_kernel<{FAMILIES[family]}, float>"
+            kernel = next(k for k in kernels if k.arch == arch and k.label == label)
+            (fits,) = occupancy([(kernel, threads, shared)])
+            figures = (threads, blocks, shared, fits.blocks)
+            rows.append([case.name, f"sm_{arch}", f"`{FAMILIES[family]}`", *map(str, figures), f"{fits.share:.0%}"])
+    return rows

@@ -1,0 +1,120 @@
+"""Which precision the products of a branch get, under torch's switches and autocast; no GPU is needed to ask."""
+
+import sys
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from iresnet_fast import _library, nn, ops
+from iresnet_fast.ops import _stages
+
+FULL, TF32, BF16 = 0, 1, 2
+
+
+@pytest.fixture(autouse=True)
+def _restore():
+    matmul = torch.backends.cuda.matmul
+    before, enabled, dtype = matmul.fp32_precision, torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    yield
+    matmul.fp32_precision = before
+    torch.set_autocast_enabled("cuda", enabled)
+    torch.set_autocast_dtype("cuda", dtype)
+
+
+def on_gpu(dtype=torch.float32):
+    with FakeTensorMode():
+        return torch.empty(3, device="cuda", dtype=dtype)
+
+
+def autocast(dtype):
+    """What torch.autocast("cuda", dtype) sets; that itself refuses without a GPU."""
+    torch.set_autocast_enabled("cuda", dtype is not None)
+    if dtype is not None:
+        torch.set_autocast_dtype("cuda", dtype)
+
+
+@pytest.mark.parametrize(
+    ("tf32", "autocast_dtype", "precision"),
+    [
+        (False, None, FULL),
+        (True, None, TF32),
+        (False, torch.bfloat16, BF16),
+        (True, torch.bfloat16, BF16),
+        (False, torch.float16, FULL),
+        (True, torch.float16, TF32),
+    ],
+)
+@pytest.mark.parametrize("api", ["old", "new"])
+def test_float32_on_a_gpu_follows_torch(tf32, autocast_dtype, precision, api):
+    if api == "old":
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+    else:
+        torch.backends.cuda.matmul.fp32_precision = "tf32" if tf32 else "ieee"
+    autocast(autocast_dtype)
+    assert _stages.precision_of(on_gpu()) == precision
+    assert _stages.precision_of(on_gpu(torch.float64)) == FULL
+    assert _stages.precision_of(torch.ones(3)) == FULL
+
+
+def test_precision_is_a_constant_of_a_compiled_graph():
+    def f(x):
+        return x + _stages._float32_precision()
+
+    for tf32 in (True, False, True):
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        assert torch.compile(f, fullgraph=True, backend="eager")(torch.zeros(())) == tf32
+
+
+def test_backward_uses_the_precision_of_forward(monkeypatch):
+    """Whatever torch's switches say by then."""
+    seen, module = [], sys.modules["iresnet_fast.ops.branch"]  # the package has a function of that name
+    for name in ("branch", "branch_backward"):
+        op = getattr(torch.ops.iresnet_fast, name)
+        monkeypatch.setattr(
+            torch.ops.iresnet_fast, name, lambda *arguments, op=op: (seen.append(arguments[-1]), op(*arguments))[1]
+        )
+    monkeypatch.setattr(module, "precision_of", lambda x: BF16)
+    x = torch.ones(2, 3, requires_grad=True)
+    g = ops.branch(x, [torch.eye(3)], [None], ["elu"])
+    monkeypatch.setattr(module, "precision_of", lambda x: FULL)
+    g.sum().backward()
+    assert seen == [BF16, BF16]
+
+
+@pytest.mark.parametrize("gradient", ["neumann", "series"])
+def test_autocast_widens_what_is_narrower(gradient):
+    """As torch.amp.custom_fwd(cast_inputs=torch.float32); the gradient comes back in the dtype given."""
+    x = torch.randn(4, 3, dtype=torch.bfloat16, requires_grad=True)
+    weight = torch.eye(3, requires_grad=True)
+    probe = torch.ones(4, 3, dtype=torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        z, logdet = ops.residual_logdet(x, [weight], [None], ["elu"], probe, [1.0, 1.0], gradient)
+        (z.sum() + logdet.sum()).backward()
+        others = ops.branch(x, [weight], [None], ["elu"]), ops.residual_logdet_exact(x, [weight], [None], ["elu"])[1]
+        inverse = ops.residual_inverse(x, [0.5 * weight.detach()], [None], ["elu"], 0.5)[0]
+    assert {t.dtype for t in (z, logdet, *others, inverse)} == {torch.float32}
+    assert (x.grad.dtype, weight.grad.dtype) == (torch.bfloat16, torch.float32)
+    plain = ops.residual_logdet(x.float(), [weight], [None], ["elu"], probe.float(), [1.0, 1.0], gradient)
+    assert torch.equal(z, plain[0])
+    assert torch.equal(logdet, plain[1])
+
+
+def test_a_block_works_under_autocast():
+    block, before = nn.InvertibleResidualBlock(nn.ResidualBranch.dense([4, 8, 4])), torch.nn.Linear(4, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = before(torch.randn(5, 4))
+        z, logdet = block(narrow)
+        again, _ = block.inverse(narrow)
+    assert narrow.dtype == torch.bfloat16
+    assert {t.dtype for t in (z, logdet, again)} == {torch.float32}
+    (z.sum() + logdet.sum()).backward()
+    assert before.weight.grad is not None
+
+
+@pytest.mark.skipif(_library.HAS_CUDA, reason="the CUDA kernels are there")
+def test_without_cuda_kernels_the_reference_serves_and_says_why(monkeypatch):
+    monkeypatch.setattr(_stages, "_told", set())
+    reason = f"the CUDA kernels are unavailable \\({_library.CUDA_ERROR}\\)".replace("+", "\\+")
+    with pytest.warns(UserWarning, match=f"iresnet_fast: {reason}; the plain-torch reference serves it, slower."):
+        assert not _stages.kernels_serve(on_gpu())
