@@ -195,13 +195,23 @@ def hashed_probe(x: Tensor, n_probes: int, kind: str, seed: int) -> Tensor:
     No generator has a part in it: the same numbers on every device, compiled, exported or not.
     """
     shape = x.shape if n_probes == 1 else (n_probes, *x.shape)
-    position = torch.arange(n_probes * x.numel(), device=x.device)
-    bits = _scramble(_scramble(position) ^ (_MULTIPLIER * (seed + 1) & _BITS))  # 32 of them
+    bits = _hashed_bits(n_probes * x.numel(), x.device, seed)
     if kind == "gaussian":
         # 23 bits at the middle of their cells: exact in float32, and never -1 or 1.
         uniform = ((bits >> 9).float() + 0.5) * 2.0**-22 - 1.0
         return (torch.erfinv(uniform) * math.sqrt(2.0)).to(x.dtype).view(shape)
     return ((bits >> 30 & 2) - 1).to(x.dtype).view(shape)
+
+
+def hashed_uniform(x: Tensor, seed: int) -> Tensor:
+    """Return noise shaped like x, uniform in (0, 1), each entry a hash of its position and `seed`."""
+    bits = _hashed_bits(x.numel(), x.device, seed)
+    return (((bits >> 9).float() + 0.5) * 2.0**-23).to(x.dtype).view(x.shape)  # the middles of 2^23 cells
+
+
+def _hashed_bits(n: int, device: torch.device, seed: int) -> Tensor:
+    """Return n int64 numbers of 32 hashed bits."""
+    return _scramble(_scramble(torch.arange(n, device=device)) ^ (_MULTIPLIER * (seed + 1) & _BITS))
 
 
 def _scramble(h: Tensor) -> Tensor:

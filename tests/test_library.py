@@ -7,6 +7,7 @@ import sys
 import warnings
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -143,6 +144,26 @@ def test_unknown_values_in_the_environment():
     sentence = f"IRESNET_FAST_CPU_ISA=neon is unknown or not available on this CPU: using {best} instead."
     assert result.stdout.split() == [best]
     assert result.stderr.count(sentence) == 1
+
+
+@pytest.mark.parametrize("content", [None, "not a library"])
+def test_a_cuda_library_that_does_not_load_is_named(monkeypatch, tmp_path, content):
+    library = tmp_path / "libiresnet_fast_cuda.so"
+    if content is not None:
+        library.write_text(content)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(_library, "_extension", SimpleNamespace(__file__=str(tmp_path / "_C.so")))
+    monkeypatch.setattr(_library, "build_info", lambda: {"cuda_archs": ["8.0"], "cuda": "nvcc 13.0"})
+    sentence = f"{library.name} does not load under torch {torch.__version__}: {library}: "
+    assert _library._load_cuda().startswith(sentence)
+
+
+def test_cuda_kernels_that_were_not_built_say_why(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(_library, "build_info", lambda: {"cuda_archs": [], "cuda": "nvcc was not found"})
+    assert _library._load_cuda() == "they were not built: nvcc was not found"
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert _library._load_cuda() == f"torch {torch.__version__} is not built for CUDA"
 
 
 def test_use_backend_restores_also_after_an_error():

@@ -164,8 +164,12 @@ def test_fallback_is_said_once_and_in_the_repr():
         assert "path=autograd fallback (the kernels are missing or switched off)" in repr(make_block("dense"))
     if _library.HAS_EXTENSION and _library.backend() == "kernels":
         assert "path=kernels" in repr(make_block("conv"))
-        assert "path=autograd fallback (maxmin has no kernel)" in repr(make_block("dense", activation="maxmin"))
-        assert "no kernels for torch.bfloat16 on cpu" in repr(make_block("dense").bfloat16())
+        assert "path=autograd fallback (activation 'maxmin' has no kernel)" in repr(
+            make_block("dense", activation="maxmin")
+        )
+        assert "path=autograd fallback (there are no kernels for torch.bfloat16)" in repr(
+            make_block("dense").bfloat16()
+        )
 
 
 @pytest.mark.filterwarnings("ignore:iresnet_fast. InvertibleResidualBlock runs")

@@ -1,15 +1,51 @@
-"""Layers: spectrally normalised linear maps, residual branches of them, and the invertible block."""
+"""Layers: spectrally normalised maps, residual branches of them, the invertible block, and what flows put around it."""
 
+from .activation import Activation
+from .actnorm import ActNorm
+from .affine import Affine
 from .block import InvertibleResidualBlock
 from .branch import ResidualBranch
+from .conditional_branch import ConditionalBranch
 from .conv import SpectralConv2d
+from .dense_branch import DenseBranch
+from .dequantize import Dequantize
+from .flatten import Flatten
+from .induced_norm import InducedNormConv2d, InducedNormLinear, induced_norm
+from .induced_norm_branch import InducedNormBranch
+from .injective_pad import InjectivePad
+from .invertible_linear import InvertibleLinear
 from .linear import SpectralLinear
+from .logit import Logit
+from .multiscale import MultiScale
+from .noise_pad import NoisePad
+from .permutation import Permutation
+from .sequential import Sequential
 from .spectral import update_spectral_norm
+from .squeeze import Squeeze
 
 __all__ = [
+    "ActNorm",
+    "Activation",
+    "Affine",
+    "ConditionalBranch",
+    "DenseBranch",
+    "Dequantize",
+    "Flatten",
+    "InducedNormBranch",
+    "InducedNormConv2d",
+    "InducedNormLinear",
+    "InjectivePad",
+    "InvertibleLinear",
     "InvertibleResidualBlock",
+    "Logit",
+    "MultiScale",
+    "NoisePad",
+    "Permutation",
     "ResidualBranch",
+    "Sequential",
     "SpectralConv2d",
     "SpectralLinear",
+    "Squeeze",
+    "induced_norm",
     "update_spectral_norm",
 ]

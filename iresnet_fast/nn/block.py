@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import _library, ops
-from .. import activations as registry
 from ..estimators import Exact, PowerSeries, RussianRoulette
+from ..ops._stages import may_read, why_no_kernels, widen
 from ..reference import functional
 from ..solvers import FixedPoint
+from ._transform import takes_context
 from .branch import ResidualBranch
 
 Estimator = PowerSeries | RussianRoulette | Exact
@@ -67,6 +68,11 @@ class InvertibleResidualBlock(nn.Module):
         """Lipschitz constant of g: the one given, else that of the branch, else None."""
         return getattr(self.branch, "lipschitz", None) if self._lipschitz is None else self._lipschitz
 
+    @property
+    def takes_context(self) -> bool:
+        """Whether the branch uses a context: its own `takes_context`, else whether its forward names one."""
+        return takes_context(self.branch)
+
     def forward(self, x: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
         """Return z = x + g(x) and log|det(I + J)| [B] at x.
 
@@ -74,6 +80,7 @@ class InvertibleResidualBlock(nn.Module):
 
         Args:
             x: [B, *event]; [B, d] or [B, C, H, W] for a ResidualBranch.
+        (x,) = widen(x)
             context: passed on to a branch that is not a ResidualBranch, if not None.
 
         Raises:
@@ -89,6 +96,7 @@ class InvertibleResidualBlock(nn.Module):
 
         Args:
             z: [B, *event].
+        (z,) = widen(z)
             context: as in `forward`.
 
         Raises:
@@ -97,7 +105,7 @@ class InvertibleResidualBlock(nn.Module):
         """
         path = self._path(z, context)
         x, iterations, residual = path.solve(z)
-        if not torch.compiler.is_compiling():
+        if may_read(z):
             self._warn_unless_reached(z, iterations, residual)
         return x, -path.forward(x)[1]
 
@@ -106,6 +114,7 @@ class InvertibleResidualBlock(nn.Module):
 
         The error |x - f^-1(z)| of a sample is at most residual / (1 - lipschitz). Arguments as in `inverse`.
         """
+        (z,) = widen(z)
         return self._path(z, context).solve(z)
 
     def extra_repr(self) -> str:
@@ -132,7 +141,9 @@ class InvertibleResidualBlock(nn.Module):
         if not bool(missed.any()):
             return
         worst = float((residual / contraction)[missed].max())
-        rounding = float(torch.finfo(z.dtype).eps * torch.linalg.vector_norm(z.flatten(1), dim=1)[missed].max())
+        rounding = float(
+            torch.finfo(z.dtype).eps * torch.linalg.vector_norm(z.detach().flatten(1), dim=1)[missed].max()
+        )
         if rounding / contraction > tol:
             advice = f"{z.dtype} rounds these samples by about {rounding / contraction:.1e}: raise tol or use float64"
         elif int(iterations[missed].max()) >= self.solver.max_iterations:
@@ -226,10 +237,5 @@ def _describe_path(branch: nn.Module) -> str:
         return f"autograd fallback ({type(branch).__name__} is not a ResidualBranch)"
     if not _library.HAS_EXTENSION or _library.backend() != "kernels":
         return "autograd fallback (the kernels are missing or switched off)"
-    weight = next(branch.parameters())
-    for name in branch.activations:
-        if registry.get(name).kernel_id is None:
-            return f"autograd fallback ({name} has no kernel)"
-    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.float64):
-        return f"autograd fallback (no kernels for {weight.dtype} on {weight.device.type})"
-    return "kernels"
+    reason = why_no_kernels(next(branch.parameters()), branch.activations)
+    return "kernels" if reason is None else f"autograd fallback ({reason})"

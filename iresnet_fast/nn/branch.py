@@ -35,6 +35,8 @@ class ResidualBranch(nn.Module):
         TypeError: a layer is of another type.
     """
 
+    takes_context = False
+
     def __init__(
         self,
         layers: Sequence[SpectralLinear | SpectralConv2d],
@@ -197,7 +199,7 @@ def _check_layers(layers: Sequence[SpectralLinear | SpectralConv2d], activations
             )
         widths[i] = (layer.weight.shape[1], layer.weight.shape[0])
         if isinstance(layer, SpectralConv2d):
-            _check_convolution(i, layer)
+            check_convolution(i, layer)
     for i, (name, (width, _)) in enumerate(zip(activations, widths, strict=True)):
         if width != widths[i - 1][1]:
             source = f"layers[{i - 1}]" if i else "the last layer, since a branch is added to its input"
@@ -212,7 +214,8 @@ def _check_layers(layers: Sequence[SpectralLinear | SpectralConv2d], activations
             )
 
 
-def _check_convolution(i: int, layer: SpectralConv2d) -> None:
+def check_convolution(i: int, layer: SpectralConv2d) -> None:
+    """Raise ValueError unless the convolution keeps the size of any image."""
     k = layer.kernel_size[0]
     same = (layer.kernel_size, layer.padding) == ((k, k), (k // 2, k // 2))
     if not same or k % 2 == 0 or (layer.stride, layer.dilation, layer.groups) != ((1, 1), (1, 1), 1):

@@ -1,0 +1,67 @@
+"""What the transforms of a flow share: whether they take a context, the shape they return, and their checks."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Transform(nn.Module):
+    """A transform without a context that keeps the shape of its events, unless its class says otherwise.
+
+    The contract: `forward(x, context=None)` returns z and log|det dz/dx| [B]; `inverse(z, context=None)` returns x and
+    log|det dx/dz| [B].
+    """
+
+    takes_context = False
+
+    def output_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape of an event of z for an event of x of `event_shape`; raises ValueError if it cannot be."""
+        return tuple(event_shape)
+
+
+def takes_context(module: nn.Module) -> bool:
+    """Whether a transform or a branch uses a context: its own `takes_context`, else whether its forward names one."""
+    known = getattr(module, "takes_context", None)
+    return "context" in inspect.signature(module.forward).parameters if known is None else bool(known)
+
+
+def output_shape(module: nn.Module, event_shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape of an event after `module`; a module that does not say is taken to keep it."""
+    known = getattr(module, "output_shape", None)
+    return tuple(event_shape) if known is None else tuple(known(event_shape))
+
+
+def check_channels(x: Tensor, channels: int, name: str = "x") -> None:
+    """Raise ValueError unless x is [B, channels, ...]."""
+    if x.dim() < 2 or x.shape[1] != channels:
+        raise ValueError(
+            f"{name} must have shape [B, {channels}] or [B, {channels}, H, W], got {tuple(x.shape)}; reshape it or "
+            f"build the layer with as many channels."
+        )
+
+
+def check_range(x: Tensor, low: float, high: float, advice: str, name: str = "x") -> None:
+    """Raise ValueError unless all of x lies in [low, high]. On the CPU only: elsewhere it would wait for the device."""
+    if not can_look_at(x) or x.numel() == 0:
+        return
+    least, most = (float(value) for value in torch.aminmax(x.detach()))
+    if not (low <= least and most <= high):  # true for NaN
+        raise ValueError(
+            f"{name} must have values in [{low:g}, {high:g}], got values from {least:.6g} to {most:.6g}; {advice}."
+        )
+
+
+def can_look_at(x: Tensor) -> bool:
+    """Whether the values of x can be read without waiting for a device, or breaking a trace or a transform."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    return x.device.type == "cpu"
+
+
+def for_each_sample(logdet: Tensor, x: Tensor) -> Tensor:
+    """Return the log-determinant [], the same for all samples, as [B] of its own memory."""
+    return logdet.expand(x.shape[0]).clone()

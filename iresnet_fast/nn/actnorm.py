@@ -1,0 +1,141 @@
+"""A scale and a shift per channel that start by normalising the first batch."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from .. import _checks
+from ._layer import plainly
+from ._transform import Transform, check_channels, for_each_sample
+
+
+class ActNorm(Transform):
+    """z = (x + bias) * exp(log_scale) per channel (Glow, arXiv 1807.03039, section 3.1).
+
+    The first batch in training sets bias and log_scale so that every channel of its z has mean 0 and variance 1; a
+    channel that is constant over it, such as one of InjectivePad, keeps scale 1. The statistics are those of all ranks
+    if torch.distributed is initialised, so all of them must run that batch. Buffer `initialized` [] is in the
+    state_dict: a loaded layer goes on from its parameters. Until then it is the identity, which evaluation and the
+    inverse say in a warning.
+
+    Args:
+        num_features: channels of x, [B, num_features, ...].
+        device: of the parameters.
+        dtype: of the parameters.
+
+    Raises:
+        ValueError: num_features is not positive.
+        TypeError: num_features is not an integer.
+    """
+
+    bias: Tensor
+    log_scale: Tensor
+    initialized: Tensor
+
+    def __init__(self, num_features: int, device: Any = None, dtype: Any = None) -> None:
+        """Build the layer; the arguments are those of the class."""
+        super().__init__()
+        _checks.check_count("num_features", num_features, 1)
+        self.num_features = num_features
+        self.bias = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype))
+        self.log_scale = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype))
+        self.register_buffer("initialized", torch.zeros((), dtype=torch.bool, device=device))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Go back to the identity; the next batch in training initialises the layer again."""
+        with torch.no_grad():
+            self.bias.zero_()
+            self.log_scale.zero_()
+            self.initialized.zero_()
+        self._is_known = False  # that `initialized` is set: reading it waits for the device
+
+    def forward(self, x: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
+        """Return z, the shape of x, and the log-determinant [B]; context is not used.
+
+        Raises:
+            ValueError: x does not fit, or the first batch has values that are not finite.
+            RuntimeError: the first batch comes while tracing or inside torch.func.
+        """
+        check_channels(x, self.num_features)
+        self._prepare(x)
+        log_scale, bias = self._like(x)
+        return (x + bias) * log_scale.exp(), for_each_sample(self._logdet(x), x)
+
+    def inverse(self, z: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
+        """Return x and the log-determinant of the inverse [B]; context is not used.
+
+        Raises:
+            ValueError: z does not fit.
+        """
+        check_channels(z, self.num_features, "z")
+        self._prepare(None)
+        log_scale, bias = self._like(z)
+        return z * (-log_scale).exp() - bias, for_each_sample(-self._logdet(z), z)
+
+    def extra_repr(self) -> str:
+        """Describe the layer in its repr."""
+        return f"{self.num_features}"
+
+    def _like(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (self.num_features,) + (1,) * (x.dim() - 2)
+        return self.log_scale.view(shape), self.bias.view(shape)
+
+    def _logdet(self, x: Tensor) -> Tensor:
+        return self.log_scale.sum() * math.prod(x.shape[2:])
+
+    def _prepare(self, x: Tensor | None) -> None:
+        """See that the layer is initialised: from x in training, else warn."""
+        if self._is_known:
+            return
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+            raise RuntimeError(
+                "ActNorm must be initialised before it is traced or transformed by torch.func, got a first call "
+                "there; run the model once on a batch before."
+            )
+        if not bool(self.initialized) and self.training and x is not None:
+            self._initialize(x)
+        self._is_known = bool(self.initialized)
+        if not self._is_known and (x is None or not self.training):
+            what = "the inverse" if x is None else "evaluation"
+            warnings.warn(
+                f"iresnet_fast: {what} of an ActNorm that has seen no batch is the identity; run the model on a batch "
+                f"in training mode or load a checkpoint.",
+                RuntimeWarning,
+                stacklevel=3 if x is None else 5,  # the caller, behind forward and what calls it in torch
+            )
+
+    def _initialize(self, x: Tensor) -> None:
+        with plainly():
+            rows = x.detach().transpose(0, 1).flatten(1).to(torch.promote_types(x.dtype, torch.float32))  # [C, n]
+            total = _sum_over_ranks(torch.cat((rows.sum(1), rows.new_tensor([rows.shape[1]]))))
+            if float(total[-1]) == 0.0:
+                return  # an empty batch: wait for the next one
+            mean = total[:-1] / total[-1]
+            squares = torch.stack(((rows - mean[:, None]).square().sum(1), rows.square().sum(1)))
+            variance, power = (_sum_over_ranks(squares) / total[-1]).unbind()
+            if not bool((variance + mean).isfinite().all()):
+                raise ValueError(
+                    "the first batch of an ActNorm must be finite, got NaN or infinity in it; check the data and the "
+                    "layers before."
+                )
+            # Rounding leaves a constant channel a standard deviation of some eps times its value.
+            varies = variance > (64.0 * torch.finfo(rows.dtype).eps) ** 2 * power
+            self.log_scale.copy_(torch.where(varies, -0.5 * variance.log(), 0.0))
+            self.bias.copy_(-mean)
+            self.initialized.fill_(True)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._is_known = not self.initialized.is_meta and bool(self.initialized)
+
+
+def _sum_over_ranks(values: Tensor) -> Tensor:
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+        distributed.all_reduce(values)
+    return values

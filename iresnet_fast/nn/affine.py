@@ -1,0 +1,87 @@
+"""A fixed scale and shift of the data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._transform import Transform, for_each_sample
+
+
+class Affine(Transform):
+    """z = scale * x + shift, with fixed numbers: buffers [] or of a shape that broadcasts to an event of x.
+
+    Args:
+        scale: not zero.
+        shift: any.
+
+    Raises:
+        ValueError: a number is not finite, or a scale is zero.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, scale: float | Tensor = 1.0, shift: float | Tensor = 0.0) -> None:
+        """Build the layer; the arguments are those of the class."""
+        super().__init__()
+        for name, value in (("scale", scale), ("shift", shift)):
+            number = torch.as_tensor(value, dtype=None if isinstance(value, Tensor) else torch.get_default_dtype())
+            if not bool(number.isfinite().all()) or (name == "scale" and bool((number == 0).any())):
+                raise ValueError(f"{name} must be finite{' and not zero' * (name == 'scale')}, got {value}; change it.")
+            self.register_buffer(name, number.detach().clone())
+
+    @classmethod
+    def standardize(cls, data: Tensor) -> Affine:
+        """Build the map that gives every entry of an event mean 0 and variance 1 over `data` [N, *event].
+
+        An entry that is constant keeps its scale.
+
+        Raises:
+            ValueError: there is no sample, or a value is not finite.
+        """
+        if data.dim() < 2 or data.shape[0] == 0:
+            raise ValueError(f"data must have shape [N, *event] with N > 0, got {tuple(data.shape)}; pass samples.")
+        rows = data.detach().to(torch.promote_types(data.dtype, torch.float32))
+        std, mean = torch.std_mean(rows, 0, correction=0)
+        rounding = 64.0 * torch.finfo(rows.dtype).eps * rows.square().mean(0).sqrt()
+        scale = torch.where(std > rounding, 1.0 / std, 1.0)
+        if not bool((mean + std).isfinite().all()):
+            raise ValueError("data must be finite, got NaN or infinity; clean it first.")
+        return cls(scale, -mean * scale)
+
+    def forward(self, x: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
+        """Return z and the log-determinant [B]; context is not used.
+
+        Raises:
+            ValueError: the scale or shift does not broadcast to an event of x.
+        """
+        self._check(x, "x")
+        return x * self.scale.to(x.dtype) + self.shift.to(x.dtype), for_each_sample(self._logdet(x), x)
+
+    def inverse(self, z: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
+        """Return x and the log-determinant of the inverse [B]; context is not used. Errors as in `forward`."""
+        self._check(z, "z")
+        return (z - self.shift.to(z.dtype)) / self.scale.to(z.dtype), for_each_sample(-self._logdet(z), z)
+
+    def extra_repr(self) -> str:
+        """Describe the layer in its repr."""
+        return ", ".join(
+            f"{name}={float(value):.6g}" if value.dim() == 0 else f"{name}=[{'x'.join(map(str, value.shape))}]"
+            for name, value in (("scale", self.scale), ("shift", self.shift))
+        )
+
+    def _check(self, x: Tensor, name: str) -> None:
+        event = x.shape[1:]
+        for argument, value in (("scale", self.scale), ("shift", self.shift)):
+            sizes = zip(reversed(value.shape), reversed(event), strict=False)
+            if x.dim() < 1 or value.dim() > len(event) or any(a not in (1, b) for a, b in sizes):
+                raise ValueError(
+                    f"{name} must have events that the {argument} of shape {tuple(value.shape)} broadcasts to, got "
+                    f"shape {tuple(x.shape)}; reshape one of them."
+                )
+
+    def _logdet(self, x: Tensor) -> Tensor:
+        return self.scale.to(x.dtype).abs().log().expand(x.shape[1:]).sum()

@@ -1,0 +1,62 @@
+"""Images to vectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ._transform import Transform
+
+
+class Flatten(Transform):
+    """[B, *event_shape] to [B, d]. The log-determinant is zero.
+
+    Args:
+        event_shape: shape of one x, which the inverse restores.
+
+    Raises:
+        ValueError: a size is not positive.
+    """
+
+    def __init__(self, event_shape: Sequence[int]) -> None:
+        """Build the layer; the arguments are those of the class."""
+        super().__init__()
+        self.event_shape = tuple(event_shape)
+        if any(size < 1 for size in self.event_shape):
+            raise ValueError(f"event_shape must hold positive sizes, got {self.event_shape}; pass e.g. (16, 7, 7).")
+
+    def output_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
+        """Return (d,); raises ValueError if `event_shape` is not that of the layer."""
+        if tuple(event_shape) != self.event_shape:
+            raise ValueError(
+                f"x must have shape [B, {', '.join(map(str, self.event_shape))}], got events of shape "
+                f"{tuple(event_shape)}; build Flatten with that shape."
+            )
+        return (math.prod(self.event_shape),)
+
+    def forward(self, x: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
+        """Return z [B, d] and zeros [B]; context is not used.
+
+        Raises:
+            ValueError: x does not have the event_shape.
+        """
+        (size,) = self.output_shape(x.shape[1:])
+        return x.reshape(x.shape[0], size), x.new_zeros(x.shape[0])
+
+    def inverse(self, z: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
+        """Return x [B, *event_shape] and zeros [B]; context is not used.
+
+        Raises:
+            ValueError: z is not [B, d].
+        """
+        size = math.prod(self.event_shape)
+        if z.dim() != 2 or z.shape[1] != size:
+            raise ValueError(f"z must have shape [B, {size}], got {tuple(z.shape)}; pass what forward returned.")
+        return z.reshape(z.shape[0], *self.event_shape), z.new_zeros(z.shape[0])
+
+    def extra_repr(self) -> str:
+        """Describe the layer in its repr."""
+        return f"{self.event_shape}"

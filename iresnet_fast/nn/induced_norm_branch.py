@@ -1,0 +1,172 @@
+"""A branch that contracts in l1 or l-infinity, or in l2 by a bound that is never too small."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from .. import activations as registry
+from .activation import Activation
+from .induced_norm import InducedNormConv2d, InducedNormLinear
+
+Layer = InducedNormLinear | InducedNormConv2d
+
+
+class InducedNormBranch(nn.Module):
+    """g(x): stages of an activation followed by a layer bounded in one induced p-norm, p = 1, 2 or inf.
+
+    Every norm is a closed form of the current weights: an upper bound at every step, where power iteration approaches
+    from below. As the branch of an InvertibleResidualBlock it runs on the autograd path.
+
+    Args:
+        layers: InducedNormLinear, or InducedNormConv2d that keep the image size, each with p as its domain and
+            codomain. Between different norms no closed form leads back to the first.
+        activations: one name of `iresnet_fast.activations` per layer, each applied before its layer.
+
+    Raises:
+        ValueError: the layers do not form such a branch, or a name is unknown.
+        TypeError: a layer is of another type.
+
+    Attributes:
+        norm: p.
+    """
+
+    takes_context = False
+
+    def __init__(self, layers: Sequence[Layer], activations: Sequence[str]) -> None:
+        """Build the branch; the arguments are those of the class."""
+        super().__init__()
+        if len(layers) == 0 or len(activations) != len(layers):
+            raise ValueError(
+                f"activations must have one name per layer and there must be a layer, got {len(activations)} names for "
+                f"{len(layers)} layers; use 'identity' where there is none."
+            )
+        for i, layer in enumerate(layers):
+            if not isinstance(layer, (InducedNormLinear, InducedNormConv2d)):
+                raise TypeError(
+                    f"layers must be InducedNormLinear or InducedNormConv2d, got {type(layer).__name__} as "
+                    f"layers[{i}]; use those."
+                )
+            if {layer.domain, layer.codomain} != {layers[0].domain}:
+                raise ValueError(
+                    f"layers[{i}] must have domain and codomain {layers[0].domain:g}, as layers[0] begins, got "
+                    f"{layer.domain:g} and {layer.codomain:g}; use one norm throughout."
+                )
+        self.norm = layers[0].domain
+        self.layers = nn.ModuleList(layers)
+        self.activations = nn.ModuleList(
+            Activation(registry.get(name).name, layer.weight.device, layer.weight.dtype)
+            for name, layer in zip(activations, layers, strict=True)
+        )
+
+    @classmethod
+    def dense(
+        cls,
+        widths: Sequence[int],
+        norm: float = math.inf,
+        activation: str = "elu",
+        coeff: float = 0.9,
+        **layer_options: Any,
+    ) -> InducedNormBranch:
+        """Build a branch of InducedNormLinear layers.
+
+        Args:
+            widths: widths of the input, between the layers, and of the output, the last like the first.
+            norm: p, 1, 2 or inf.
+            activation: before every layer but the first.
+            coeff: bound on the norm of each layer; the branch has the product.
+            layer_options: further options of InducedNormLinear.
+
+        Raises:
+            ValueError: an argument is out of range, or the name is unknown.
+        """
+        _check_widths("widths", widths)
+        options = {"domain": norm, "codomain": norm, "coeff": coeff, **layer_options}
+        layers = [InducedNormLinear(a, b, **options) for a, b in itertools.pairwise(widths)]
+        return cls(layers, ["identity"] + [activation] * (len(layers) - 1))
+
+    @classmethod
+    def conv(
+        cls,
+        channels: Sequence[int],
+        kernel_sizes: Sequence[int],
+        norm: float = math.inf,
+        activation: str = "elu",
+        coeff: float = 0.9,
+        **layer_options: Any,
+    ) -> InducedNormBranch:
+        """Build a branch of InducedNormConv2d layers with "same" zero padding, for images of any size.
+
+        Args:
+            channels: of the input, between the layers, and of the output, the last like the first.
+            kernel_sizes: one odd size per layer.
+            norm: p, 1, 2 or inf.
+            activation: before every layer but the first.
+            coeff: bound on the norm of each layer; the branch has the product.
+            layer_options: further options of InducedNormConv2d.
+
+        Raises:
+            ValueError: an argument is out of range, or the name is unknown.
+        """
+        _check_widths("channels", channels)
+        if len(kernel_sizes) != len(channels) - 1 or any(k < 1 or k % 2 == 0 for k in kernel_sizes):
+            raise ValueError(
+                f"kernel_sizes must be {len(channels) - 1} odd numbers, one per layer, got {list(kernel_sizes)}; "
+                f"change them."
+            )
+        options = {"domain": norm, "codomain": norm, "coeff": coeff, **layer_options}
+        layers = [
+            InducedNormConv2d(a, b, k, padding=k // 2, **options)
+            for a, b, k in zip(channels[:-1], channels[1:], kernel_sizes, strict=True)
+        ]
+        return cls(layers, ["identity"] + [activation] * (len(layers) - 1))
+
+    @property
+    def contraction(self) -> float:
+        """Lipschitz constant of g in its own p-norm: elementwise activations and MaxMin have theirs in any p."""
+        product = 1.0
+        for layer, phi in zip(self.layers, self.activations, strict=True):
+            product *= cast(Layer, layer).coeff * cast(Activation, phi).lipschitz
+        return product
+
+    @property
+    def lipschitz(self) -> float | None:
+        """Euclidean Lipschitz constant of g: that in its own norm if p is 2, else not known."""
+        return self.contraction if self.norm == 2.0 else None
+
+    def inverse_lipschitz(self, n_dims: int) -> float:
+        """Return the `lipschitz` to give an InvertibleResidualBlock for events of n_dims numbers.
+
+        A contraction by c in l1 or l-infinity has a unique inverse, and fixed-point iteration finds it, but the
+        Euclidean error of x is only sqrt(n_dims) |z - x - g(x)| / (1 - c). That is the solver's certificate for
+        1 - (1 - c) / sqrt(n_dims). It says nothing about the series: leave the `tol` of PowerSeries at None.
+        """
+        return self.contraction if self.norm == 2.0 else 1.0 - (1.0 - self.contraction) / math.sqrt(n_dims)
+
+    def forward(self, x: Tensor, context: None = None) -> Tensor:
+        """Return g(x), the shape of x, [B, d] or [B, C, H, W].
+
+        Raises:
+            ValueError: there is a context, which this branch cannot use.
+        """
+        if context is not None:
+            raise ValueError("context must be None for an InducedNormBranch, got one; use a ConditionalBranch.")
+        for phi, layer in zip(self.activations, self.layers, strict=True):
+            x = layer(phi(x))
+        return x
+
+    def extra_repr(self) -> str:
+        """Describe the branch in its repr."""
+        return f"norm={self.norm:g}, contraction={self.contraction:.4g}"
+
+
+def _check_widths(argument: str, widths: Sequence[int]) -> None:
+    if len(widths) < 2 or widths[0] != widths[-1]:
+        raise ValueError(
+            f"{argument} must hold at least two numbers, the last like the first, since a branch is added to its "
+            f"input, got {list(widths)}; change them."
+        )
