@@ -1,0 +1,100 @@
+"""The transforms a flow consists of, from its configuration: preprocessing, scales, fully connected end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import nn
+
+from ..nn import (
+    ActNorm,
+    Affine,
+    Dequantize,
+    Flatten,
+    InducedNormBranch,
+    InvertibleLinear,
+    Logit,
+    MultiScale,
+    NoisePad,
+    Sequential,
+    Squeeze,
+)
+from ._blocks import Block, estimators_of, flow_branch
+from .flow_config import FlowConfig
+
+Shape = tuple[int, ...]
+
+
+def preprocessing_of(config: FlowConfig) -> Sequential:
+    """Return the transforms from the data to what the residual blocks see."""
+    layers: list[nn.Module] = []
+    if config.n_levels is not None:
+        layers.append(Dequantize(config.n_levels))
+    if config.preprocess == "logit":
+        layers.append(Logit(config.alpha))
+    elif config.preprocess != "none":
+        centered = config.preprocess == "center"
+        # Affine looks at its numbers, and a meta tensor has none.
+        with torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext():
+            one = torch.ones(() if centered else config.event_shape)
+            layers.append(Affine(one, torch.full_like(one, -0.5 if centered else 0.0)))
+    if config.noise_channels:
+        layers.append(NoisePad(config.noise_channels))
+    return Sequential(*layers)
+
+
+def body_of(config: FlowConfig) -> tuple[Sequential | MultiScale, list[Shape]]:
+    """Return the transform from the preprocessed data to the latent [B, d], and the shapes of the latent's pieces."""
+    shape = event = (config.event_shape[0] + config.noise_channels, *config.event_shape[1:])
+    scales: list[Sequential] = []
+    for i, n_blocks in enumerate(config.blocks):
+        last = i + 1 == len(config.blocks)
+        layers: list[nn.Module] = []
+        if i > 0 or config.squeeze_first:
+            layers.append(Squeeze())
+            shape = (shape[0] * 4, shape[1] // 2, shape[2] // 2)
+        for j in range(n_blocks):
+            first = j == 0 and not any(config.blocks[:i])
+            layers += _block_layers(config, shape, config.preactivation and not first, config.hidden)
+        if last:
+            layers, shape = _end(config, shape, layers)
+        scales.append(Sequential(*layers))
+        if config.factor_out and not last:
+            shape = (shape[0] // 2, *shape[1:])
+    if config.factor_out and len(scales) > 1:
+        body = MultiScale(scales, event)
+        return body, body.latent_shapes
+    joined = Sequential(*(layer for scale in scales for layer in scale))
+    if len(shape) > 1:
+        joined.append(Flatten(shape))
+    return joined, [shape]
+
+
+def _end(config: FlowConfig, shape: Shape, layers: list[nn.Module]) -> tuple[list[nn.Module], Shape]:
+    """Return the layers of the last scale with what follows its blocks, and the shape after it."""
+    if config.fc_blocks:
+        if len(shape) > 1:
+            layers.append(Flatten(shape))
+            shape = (math.prod(shape),)
+        for _ in range(config.fc_blocks):
+            layers += _block_layers(config, shape, config.preactivation, config.fc_hidden, at_end=True)
+    if config.final_actnorm:
+        layers.append(ActNorm(shape[0]))
+    return layers, shape
+
+
+def _block_layers(
+    config: FlowConfig, shape: Shape, preactivation: bool, hidden: Sequence[int], at_end: bool = False
+) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    if config.actnorm:
+        layers.append(ActNorm(shape[0]))
+    if config.linear:
+        layers.append(InvertibleLinear(shape[0]))
+    n_dims = math.prod(shape)
+    branch = flow_branch(config, shape, preactivation, hidden, at_end)
+    lipschitz = branch.inverse_lipschitz(n_dims) if isinstance(branch, InducedNormBranch) else None
+    return [*layers, Block(branch, *estimators_of(config, n_dims), config.solver, n_dims, lipschitz)]

@@ -1,0 +1,44 @@
+"""Named configurations of a model class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Generic, TypeVar
+
+from ._config import Config
+
+C = TypeVar("C", bound=Config)
+M = TypeVar("M", bound="Presets[Any]")
+
+
+class Presets(Generic[C]):
+    """A class built from one configuration, with some that have a name."""
+
+    _table: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(self, config: C) -> None:
+        """Build the model."""
+        raise NotImplementedError
+
+    @classmethod
+    def presets(cls) -> tuple[str, ...]:
+        """Return the names of the presets."""
+        return tuple(cls._table)
+
+    @classmethod
+    def preset_config(cls, name: str, **changes: Any) -> C:
+        """Return the configuration of a preset, some fields changed.
+
+        Raises:
+            ValueError: the name or a field is unknown, or a value is out of range.
+            TypeError: a value has the wrong type.
+        """
+        if name not in cls._table:
+            raise ValueError(f"name must be one of {', '.join(cls._table)}, got {name!r}; use one of these names.")
+        config: C = cls._table[name].replace(**changes)
+        return config
+
+    @classmethod
+    def preset(cls: type[M], name: str, **changes: Any) -> M:
+        """Build the model of a preset; arguments and errors as in `preset_config`."""
+        return cls(cls.preset_config(name, **changes))

@@ -1,0 +1,132 @@
+"""The classifier whose features lead back to the image."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..nn import ActNorm, InjectivePad, ResidualBranch, Sequential, Squeeze
+from ..nn._transform import output_shape
+from ._blocks import Block, without_logdet
+from ._head import PooledHead
+from ._norms import GroupsNorms
+from ._plain import Border, UnboundedBlock
+from ._presets import Presets
+from .classifier_config import CLASSIFIERS, ClassifierConfig
+from .reconstruction import ImageReconstruction, summed
+
+
+class IResNetClassifier(Presets[ClassifierConfig], GroupsNorms):
+    """Classifier of images with invertible features (i-ResNet, arXiv 1811.00995).
+
+    A border, a squeeze and zero channels widen the image, injectively; then scales of ActNorm and residual blocks; a
+    pooled head makes the logits. No log-determinant is computed. With coeff None the blocks are ordinary residual
+    blocks of the same shapes: `invert` then tries the same fixed-point iteration, and warns where it fails.
+
+    Args:
+        config: everything; `IResNetClassifier.preset(name, **changes)` builds one that has a name.
+
+    Attributes:
+        feature_shape: (C, H, W) of the features.
+    """
+
+    _table = CLASSIFIERS
+
+    def __init__(self, config: ClassifierConfig) -> None:
+        """Build the model; the argument is that of the class."""
+        GroupsNorms.__init__(self)
+        self.config = config
+        self.body = _body(config)
+        channels, height, width = output_shape(self.body, config.image_shape)
+        self.feature_shape = (channels, height, width)
+        self.head = PooledHead(channels, config.n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits [B, n_classes].
+
+        Args:
+            x: [B, *image_shape].
+
+        Raises:
+            ValueError: x does not fit.
+        """
+        logits: Tensor = self.head(self.features(x))
+        return logits
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the features [B, *feature_shape], before the head; arguments and errors as in `forward`."""
+        if tuple(x.shape[1:]) != self.config.image_shape:
+            raise ValueError(
+                f"x must have shape [B, {', '.join(map(str, self.config.image_shape))}], got {tuple(x.shape)}; reshape "
+                f"it or build the model for it."
+            )
+        self._group_norms()
+        features: Tensor = self.body(x)[0]
+        return features
+
+    def invert(self, features: Tensor) -> Tensor:
+        """Return the images [B, *image_shape] of features [B, *feature_shape].
+
+        Features that belong to no image lead to one after their padding, no longer zero, is dropped. Warns if a block
+        was not inverted.
+
+        Raises:
+            ValueError: the features do not fit.
+        """
+        if tuple(features.shape[1:]) != self.feature_shape:
+            raise ValueError(
+                f"features must have shape [B, {', '.join(map(str, self.feature_shape))}], got "
+                f"{tuple(features.shape)}; pass what features returned."
+            )
+        self._group_norms()
+        x: Tensor = self.body.inverse(features)[0]
+        return x
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor) -> ImageReconstruction:
+        """Return the images after x -> features -> x, and how exact that was; errors as in `forward`."""
+        with without_logdet(self) as steps:
+            features = self.features(x)
+            again = self.invert(features)
+        error = (again - x).abs().flatten(1).amax(1)
+        return ImageReconstruction(again, features, error, *summed(steps, error))
+
+
+def _body(config: ClassifierConfig) -> Sequential:
+    shape: tuple[int, ...] = config.image_shape
+    layers: list[nn.Module] = [Border(config.border)] if config.border else []
+    n_blocks = 0
+    for i, (count, hidden) in enumerate(zip(config.blocks, config.hidden, strict=True)):
+        if i > 0 or config.squeeze_first:
+            layers.append(Squeeze())
+        if i == 0 and config.padding_channels:
+            layers.append(InjectivePad(config.padding_channels))
+        shape = output_shape(Sequential(*layers), config.image_shape)
+        for _ in range(count):
+            if config.actnorm:
+                layers.append(ActNorm(shape[0]))
+            layers.append(_block(config, shape, hidden, config.preactivation and n_blocks > 0))
+            n_blocks += 1
+    return Sequential(*layers)
+
+
+def _block(config: ClassifierConfig, shape: tuple[int, ...], hidden: int, preactivation: bool) -> nn.Module:
+    channels = [shape[0], hidden, hidden, shape[0]]
+    if config.coeff is None:
+        image_size = (shape[1], shape[2])
+        return UnboundedBlock(
+            channels, config.kernel_sizes, image_size, config.activation, preactivation, config.solver
+        )
+    branch = ResidualBranch.conv(
+        channels,
+        config.kernel_sizes,
+        (shape[1], shape[2]),
+        config.activation,
+        config.coeff,
+        preactivation,
+        n_iterations=config.power_iterations,
+        tol=config.power_tolerance,
+    )
+    return Block(branch, None, None, config.solver, math.prod(shape))

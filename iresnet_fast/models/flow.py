@@ -1,0 +1,272 @@
+"""The density model: invertible residual blocks between the data and a normal prior."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .. import _checks, likelihood
+from ..nn import Affine
+from ._blocks import Block, without_logdet
+from ._flow_parts import body_of, preprocessing_of
+from ._norms import GroupsNorms
+from ._presets import Presets
+from .distribution import FlowDistribution
+from .flow_config import FlowConfig
+from .flow_presets import FLOWS
+from .prior import DiagonalNormal
+from .reconstruction import Reconstruction, summed
+from .truncation import truncation_bound
+
+
+class IResNetFlow(Presets[FlowConfig], GroupsNorms):
+    """Density of vectors or images by invertible residual blocks (i-ResNet, arXiv 1811.00995).
+
+    The latent z [B, d] is flat. Preprocessing is part of the model: log_prob is that of the data as they come, of
+    whole numbers where `n_levels` is set, a lower bound then since noise makes them continuous. Every block is an
+    ActNorm, optionally an invertible 1 x 1 map, and an InvertibleResidualBlock; the spectral norms of all of them are
+    refreshed in one kernel call. A model is also a transform: `forward(x, context) -> (z, logdet [B])` and
+    `inverse(z, context) -> (x, logdet [B])`.
+
+    Args:
+        config: everything; `IResNetFlow.preset(name, **changes)` builds one that has a name.
+
+    Raises:
+        ValueError: the configuration does not make a model.
+
+    Attributes:
+        latent_shapes: shapes of the pieces of the latent, one for each scale with factor_out, else one.
+    """
+
+    _table = FLOWS
+
+    def __init__(self, config: FlowConfig) -> None:
+        """Build the model; the argument is that of the class."""
+        GroupsNorms.__init__(self)
+        self.config = config
+        self.preprocessing = preprocessing_of(config)
+        self.body, self.latent_shapes = body_of(config)
+        self.prior = DiagonalNormal(sum(self._sizes()), config.prior == "learned")
+
+    @property
+    def takes_context(self) -> bool:
+        """Whether the model needs a context."""
+        return self.config.context_features > 0
+
+    def output_shape(self, event_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return (d,); raises ValueError if `event_shape` is not that of the data."""
+        self._check_event(tuple(event_shape), "x")
+        return (self.prior.n_dims,)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the latent z [B, d] and log|det dz/dx| [B].
+
+        Args:
+            x: [B, *event_shape].
+            context: [B, context_features]; None if the model takes none.
+
+        Raises:
+            ValueError: a shape does not fit, a value is outside the range of the data, or the context is missing or
+                not wanted.
+        """
+        u, logdet = self._preprocess(x)
+        z, more = self.body(u, self._contexts(context, x.shape[0]))
+        return z, logdet + more
+
+    def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return x [B, *event_shape] and log|det dx/dz| [B]; arguments and errors as in `forward`."""
+        self._group_norms()
+        u, logdet = self.body.inverse(self._latent(z), self._contexts(context, z.shape[0]))
+        x, more = self.preprocessing.inverse(u)
+        return x, logdet + more
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return the log-density [B] of the data, in nats; arguments and errors as in `forward`."""
+        z, logdet = self(x, context)
+        log_prob: Tensor = self.prior.log_prob(z) + logdet
+        return log_prob
+
+    def bits_per_dim(self, x: Tensor, context: Tensor | None = None, n_levels: int = 1) -> Tensor:
+        """Return -log_prob [B] in bits for each value of the data: 784 for a 1 x 28 x 28 image.
+
+        Args:
+            x: [B, *event_shape].
+            context: as in `forward`.
+            n_levels: 1 if the model dequantises; else the levels of data that came as (integers + noise) / n_levels.
+
+        Raises:
+            ValueError: as `forward`, or the model dequantises and n_levels is not 1.
+        """
+        if self.config.n_levels is not None and n_levels != 1:
+            raise ValueError(
+                f"n_levels must be 1 for a model that dequantises, got {n_levels}; its {self.config.n_levels} levels "
+                f"are in log_prob already."
+            )
+        return likelihood.bits_per_dim(self.log_prob(x, context), self.config.n_dims, n_levels)
+
+    @torch.no_grad()
+    def sample(self, n: int, context: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+        """Return n samples [n, *event_shape], without gradient and without the cost of log-determinants.
+
+        Args:
+            n: how many.
+            context: [n, context_features], or [context_features], the same for all.
+            temperature: factor of the standard deviations of the prior.
+
+        Raises:
+            ValueError: n or temperature is negative, or the context does not fit.
+            TypeError: n is not an integer.
+        """
+        _checks.check_count("n", n, 0)
+        if not temperature >= 0.0:
+            raise ValueError(f"temperature must not be negative, got {temperature}; pass e.g. 1.0.")
+        with without_logdet(self):
+            return self.inverse(self.prior.sample(n, temperature), self._shared(context, n))[0]
+
+    def sample_and_log_prob(self, n: int, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return n samples [n, *event_shape] and their log-densities [n], differentiable unless the data are integers.
+
+        With `n_levels` or `noise_channels` the density is the bound at the noise the sample itself has. Arguments and
+        errors as in `sample`.
+        """
+        _checks.check_count("n", n, 0)
+        z = self.prior.sample(n)
+        x, logdet = self.inverse(z, self._shared(context, n))
+        return x, self.prior.log_prob(z) - logdet
+
+    def transform_to_noise(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return the latent [B, d] without the cost of log-determinants; arguments and errors as in `forward`."""
+        with without_logdet(self):
+            z: Tensor = self(x, context)[0]
+        return z
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor, context: Tensor | None = None) -> Reconstruction:
+        """Return x after x -> z -> x, and how exact that was; arguments and errors as in `forward`."""
+        context = self._contexts(context, x.shape[0])
+        with without_logdet(self) as steps:
+            u, _ = self._preprocess(x)
+            z, _ = self.body(u, context)
+            again, _ = self.body.inverse(z, context)
+            error = torch.linalg.vector_norm((again - u).flatten(1), dim=1)
+            return Reconstruction(self.preprocessing.inverse(again)[0], z, error, *summed(steps, error))
+
+    @torch.no_grad()
+    def interpolate(self, a: Tensor, b: Tensor, steps: int, context: Tensor | None = None) -> Tensor:
+        """Return samples on the straight line between two latents, [steps, *a.shape], from a to b.
+
+        Args:
+            a: [*event_shape] or [B, *event_shape].
+            b: the shape of a.
+            steps: number of points, the ends included.
+            context: [context_features], or [B, context_features].
+
+        Raises:
+            ValueError: a shape does not fit or steps is below 2.
+            TypeError: steps is not an integer.
+        """
+        _checks.check_count("steps", steps, 2)
+        if a.shape != b.shape:
+            raise ValueError(f"b must have the shape of a, {tuple(a.shape)}, got {tuple(b.shape)}; reshape it.")
+        alone = a.dim() == len(self.config.event_shape)
+        ends = (a[None], b[None]) if alone else (a, b)
+        n = ends[0].shape[0]
+        context = self._shared(context, n)
+        start, end = (self.transform_to_noise(x, context) for x in ends)
+        weight = torch.linspace(0.0, 1.0, steps, dtype=start.dtype, device=start.device)[:, None, None]
+        contexts = None if context is None else context.repeat(steps, 1)
+        with without_logdet(self):
+            x, _ = self.inverse(torch.lerp(start, end, weight).flatten(0, 1), contexts)
+        return x.view(steps, *a.shape)
+
+    def pieces(self, z: Tensor) -> list[Tensor]:
+        """Return the pieces [B, *latent_shapes[i]] of z [B, d], as views; raises ValueError if it does not fit."""
+        parts = torch.split_with_sizes(self._latent(z), self._sizes(), 1)
+        return [part.reshape(z.shape[0], *shape) for part, shape in zip(parts, self.latent_shapes, strict=True)]
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Start from a first batch, some hundred samples: every ActNorm that has seen none, and a learned prior.
+
+        Training without it starts the ActNorms from its first batch, and the prior from a standard normal one.
+        Arguments and errors as in `forward`.
+        """
+        mode = self.training
+        self.train()
+        try:
+            self.prior.fit(self.transform_to_noise(x, context))
+        finally:
+            self.train(mode)
+
+    def fit_preprocessing(self, data: Tensor) -> None:
+        """Take mean and variance of every entry from data [N, *event_shape], for preprocess="standardize".
+
+        Raises:
+            ValueError: the model does not standardise, or the data do not fit or are not finite.
+        """
+        affine = next((layer for layer in self.preprocessing if isinstance(layer, Affine)), None)
+        if self.config.preprocess != "standardize" or affine is None:
+            raise ValueError(
+                f"preprocess must be 'standardize' to take statistics, got {self.config.preprocess!r}; change it."
+            )
+        self._check_event(tuple(data.shape[1:]), "data")
+        if self.config.n_levels is not None:
+            data = (data + 0.5) / self.config.n_levels
+        fitted = Affine.standardize(data)
+        with torch.no_grad():
+            affine.scale.copy_(fitted.scale)
+            affine.shift.copy_(fitted.shift)
+
+    def truncation_bound(self) -> float:
+        """Return how many bits/dim the estimates of evaluation can be off for their truncation, in the worst case.
+
+        The sum over the blocks of theorem 3 of arXiv 1811.00995, as if every eigenvalue of every Jacobian were as large
+        as coeff allows: usually far above the real bias. Zero where all estimates are exact. The variance of the probes
+        is not in it.
+        """
+        blocks = [module for module in self.modules() if isinstance(module, Block)]
+        return sum(truncation_bound(block) for block in blocks) / (math.log(2.0) * self.config.n_dims)
+
+    def as_distribution(self, context: Tensor | None = None) -> FlowDistribution:
+        """Return the model as a torch.distributions.Distribution, at one context [context_features] if it takes one."""
+        return FlowDistribution(self, context)
+
+    def _preprocess(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        self._group_norms()
+        self._check_event(tuple(x.shape[1:]), "x")
+        u, logdet = self.preprocessing(x if x.is_floating_point() else x.to(self.prior.mean.dtype))
+        return u, logdet
+
+    def _check_event(self, shape: tuple[int, ...], name: str) -> None:
+        if shape != self.config.event_shape:
+            raise ValueError(
+                f"{name} must have shape [B, {', '.join(map(str, self.config.event_shape))}], got events of shape "
+                f"{shape}; reshape it or build the model for it."
+            )
+
+    def _latent(self, z: Tensor) -> Tensor:
+        if z.dim() != 2 or z.shape[1] != self.prior.n_dims:
+            raise ValueError(
+                f"z must have shape [B, {self.prior.n_dims}], got {tuple(z.shape)}; pass what forward returned."
+            )
+        return z
+
+    def _contexts(self, context: Tensor | None, n: int) -> Tensor | None:
+        width = self.config.context_features
+        if context is None and not width:
+            return None
+        if context is None or not width or context.shape != (n, width):
+            expected = f"have shape {(n, width)}" if width else "be None, since context_features is 0"
+            got = "None" if context is None else f"shape {tuple(context.shape)}"
+            raise ValueError(
+                f"context must {expected}, got {got}; pass one row for each sample, or set context_features."
+            )
+        return context
+
+    def _shared(self, context: Tensor | None, n: int) -> Tensor | None:
+        return context.expand(n, -1) if context is not None and context.dim() == 1 else context
+
+    def _sizes(self) -> list[int]:
+        return [math.prod(shape) for shape in self.latent_shapes]

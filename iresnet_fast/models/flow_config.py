@@ -1,0 +1,168 @@
+"""The configuration of a density model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from .. import _checks
+from ..nn.block import Estimator
+from ..solvers import FixedPoint
+from ._config import Config, check_activation, check_choice, check_coeff, check_counts, check_parts, register
+
+
+@register
+@dataclass(frozen=True)
+class FlowConfig(Config):
+    """What an IResNetFlow is built from. The defaults are those of a small model of feature vectors.
+
+    Attributes:
+        event_shape: shape of one sample of the data: (d,), or (C, H, W) for images.
+        blocks: number of residual blocks at each scale; vectors have one scale. Every scale after the first begins
+            with a 2 x 2 squeeze.
+        hidden: widths, or channels, between the layers of a branch that is not dense.
+        kernel_sizes: of the layers of a convolutional branch, one more than `hidden`; of a dense branch the first
+            counts.
+        branch: "residual": a chain of layers; "dense": every stage also sees what came before (i-DenseNet);
+            "induced": a chain bounded in another norm (as in Residual Flows), by an upper bound at every step.
+        norm: of an induced branch, "1", "2" or "inf".
+        growth: outputs of each stage of a dense branch.
+        depth: stages of a dense branch.
+        activation: a name of `iresnet_fast.activations`, or "clipswish" for a dense branch.
+        preactivation: whether the residual branches but the very first begin with the activation; not with a context.
+        coeff: bound on the spectral norm of every layer.
+        power_iterations: in training, at most so many power iterations per change of the weights.
+        power_tolerance: and fewer once the norm changes by less than this, relatively; None: all of them.
+        squeeze_first: begin the first scale with a squeeze as well.
+        factor_out: let half of the channels go after every scale but the last.
+        actnorm: an ActNorm before every block.
+        final_actnorm: and one at the end.
+        linear: an invertible 1 x 1 map of the channels before every block.
+        fc_blocks: number of fully connected blocks after the last scale, never dense, with "lipswish" for "clipswish".
+        fc_hidden: widths between the layers of those.
+        noise_channels: channels of Gaussian noise appended to the data; log_prob is then a lower bound.
+        n_levels: the data are whole numbers below it, to be dequantised; None: they are continuous.
+        preprocess: of the (dequantised) data: "none"; "center": x - 1/2; "logit", for data in [0, 1]; "standardize":
+            mean 0 and variance 1 for every entry, from `fit_preprocessing(data)`.
+        alpha: of the logit.
+        prior: "learned": normal with a learned mean and scale for each dimension; "standard": standard normal.
+        context_features: width of the context; 0: there is none.
+        context_hidden: width of the networks that embed the context.
+        context_mode: "add" or "concat", as in nn.ConditionalBranch.
+        train_estimator: of the log-determinants in training; None: Exact for up to 16 dimensions, else ten terms.
+        eval_estimator: outside training; None: Exact for up to 64 dimensions, else 20 terms.
+        solver: of the inverse.
+
+    Raises:
+        ValueError: a field is out of range.
+        TypeError: a field has the wrong type.
+    """
+
+    event_shape: tuple[int, ...]
+    blocks: tuple[int, ...] = (8,)
+    hidden: tuple[int, ...] = (64, 64)
+    kernel_sizes: tuple[int, ...] = (3, 1, 3)
+    branch: str = "residual"
+    norm: str = "inf"
+    growth: int = 16
+    depth: int = 3
+    activation: str = "elu"
+    preactivation: bool = False
+    coeff: float = 0.9
+    power_iterations: int = 5
+    power_tolerance: float | None = 1e-3
+    squeeze_first: bool = False
+    factor_out: bool = False
+    actnorm: bool = True
+    final_actnorm: bool = False
+    linear: bool = False
+    fc_blocks: int = 0
+    fc_hidden: tuple[int, ...] = (128, 128)
+    noise_channels: int = 0
+    n_levels: int | None = None
+    preprocess: str = "none"
+    alpha: float = 0.05
+    prior: str = "learned"
+    context_features: int = 0
+    context_hidden: int = 64
+    context_mode: str = "add"
+    train_estimator: Estimator | None = None
+    eval_estimator: Estimator | None = None
+    solver: FixedPoint = FixedPoint()  # noqa: RUF009  # frozen
+
+    def __post_init__(self) -> None:
+        """Turn lists into tuples and check the fields."""
+        self._freeze()
+        if not isinstance(self.event_shape, tuple) or len(self.event_shape) not in (1, 3):
+            raise ValueError(f"event_shape must be (d,) or (C, H, W), got {self.event_shape!r}; change it.")
+        check_counts("event_shape", self.event_shape, 1)
+        check_counts("blocks", self.blocks, 0)
+        check_counts("hidden", self.hidden, 1)
+        check_counts("fc_hidden", self.fc_hidden, 1)
+        for argument, value, least in (
+            ("growth", self.growth, 1),
+            ("depth", self.depth, 1),
+            ("power_iterations", self.power_iterations, 1),
+            ("fc_blocks", self.fc_blocks, 0),
+            ("noise_channels", self.noise_channels, 0),
+            ("context_features", self.context_features, 0),
+            ("context_hidden", self.context_hidden, 1),
+            ("n_levels", 2 if self.n_levels is None else self.n_levels, 2),
+        ):
+            _checks.check_count(argument, value, least)
+        check_choice("branch", self.branch, ("residual", "dense", "induced"))
+        check_choice("norm", self.norm, ("1", "2", "inf"))
+        check_choice("preprocess", self.preprocess, ("none", "center", "logit", "standardize"))
+        check_choice("prior", self.prior, ("learned", "standard"))
+        check_choice("context_mode", self.context_mode, ("add", "concat"))
+        check_activation(self.activation, self.branch)
+        check_coeff(self.coeff)
+        if self.power_tolerance is not None:
+            _checks.check_tolerance(self.power_tolerance)
+        if not 0.0 <= self.alpha < 0.5:
+            raise ValueError(f"alpha must be in [0, 0.5), got {self.alpha}; pass e.g. 0.05.")
+        check_parts({"train_estimator": self.train_estimator, "eval_estimator": self.eval_estimator}, self.solver)
+        self._check_images()
+        if self.context_features and self.branch != "residual":
+            raise ValueError(
+                f"context_features must be 0 for {self.branch} branches, got {self.context_features}; use 'residual'."
+            )
+
+    @property
+    def n_dims(self) -> int:
+        """Number of values in one sample of the data."""
+        return math.prod(self.event_shape)
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the data are images."""
+        return len(self.event_shape) == 3
+
+    def _check_images(self) -> None:
+        if self.is_image:
+            check_kernel_sizes(self.kernel_sizes, self.branch != "dense", self.hidden)
+            n_squeezes = len(self.blocks) - (not self.squeeze_first)
+            _, height, width = self.event_shape
+            if height % 2**n_squeezes or width % 2**n_squeezes:
+                raise ValueError(
+                    f"event_shape must have a height and width divisible by {2**n_squeezes} for {n_squeezes} "
+                    f"squeezes, got {self.event_shape}; pad the images or use fewer scales."
+                )
+            if self.factor_out and len(self.blocks) > 1 and self.event_shape[0] + self.noise_channels == 1:
+                if not self.squeeze_first:
+                    raise ValueError(
+                        "factor_out must be False for images of one channel without squeeze_first, got True; there is "
+                        "no half of it to let go."
+                    )
+        elif len(self.blocks) != 1 or self.squeeze_first or self.factor_out:
+            raise ValueError(
+                f"vectors must have one scale, without squeeze_first and factor_out, got blocks = {self.blocks}; pass "
+                f"one number, or images."
+            )
+
+
+def check_kernel_sizes(kernel_sizes: tuple[int, ...], is_chain: bool, hidden: tuple[int, ...]) -> None:
+    """Raise ValueError unless there is an odd size for each layer, of a branch that is not a chain for the first."""
+    check_counts("kernel_sizes", kernel_sizes, 1, len(hidden) + 1 if is_chain else None)
+    if any(size % 2 == 0 for size in kernel_sizes):
+        raise ValueError(f"kernel_sizes must be odd, got {kernel_sizes}; change them.")

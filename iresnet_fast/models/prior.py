@@ -1,0 +1,82 @@
+"""The prior of a flow: independent normal variables."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import _checks
+from ..nn._layer import plainly
+from ..nn.actnorm import _sum_over_ranks as sum_over_ranks
+
+# A dimension that hardly varies over the first batch does not get a prior sharper than this.
+_LEAST_SCALE = 0.01
+
+
+class DiagonalNormal(nn.Module):
+    """Normal variables z [B, d] with a mean and a scale each, learned (i-ResNet's `learn_prior`) or 0 and 1.
+
+    Args:
+        n_dims: d.
+        learned: whether `mean` [d] and `log_scale` [d] are parameters; otherwise they are buffers of zeros.
+        device: of both.
+        dtype: of both.
+
+    Raises:
+        ValueError: n_dims is not positive.
+        TypeError: n_dims is not an integer.
+    """
+
+    mean: Tensor
+    log_scale: Tensor
+
+    def __init__(self, n_dims: int, learned: bool = True, device: Any = None, dtype: Any = None) -> None:
+        """Build the prior; the arguments are those of the class."""
+        super().__init__()
+        _checks.check_count("n_dims", n_dims, 1)
+        for name in ("mean", "log_scale"):
+            zeros = torch.zeros(n_dims, device=device, dtype=dtype)
+            if learned:
+                self.register_parameter(name, nn.Parameter(zeros))
+            else:
+                self.register_buffer(name, zeros)
+        self.n_dims, self.learned = n_dims, learned
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Return the log-density [B] of z [B, d]."""
+        standard = (z - self.mean) * (-self.log_scale).exp()
+        return (-0.5 * (standard.square() + math.log(2.0 * math.pi)) - self.log_scale).sum(1)
+
+    def sample(self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+        """Return n samples [n, d], the scale times `temperature`; differentiable in mean and scale."""
+        mean = self.mean
+        noise = torch.randn(n, self.n_dims, device=mean.device, dtype=mean.dtype, generator=generator)
+        return mean + self.log_scale.exp() * (temperature * noise)
+
+    def fit(self, z: Tensor) -> None:
+        """Set mean and scale to those of z [N, d], of all ranks together; does nothing if the prior is not learned.
+
+        Raises:
+            ValueError: z has no sample, or is not finite.
+        """
+        if not self.learned:
+            return
+        with plainly():
+            z = z.detach().to(torch.promote_types(z.dtype, torch.float32))
+            total = sum_over_ranks(torch.cat((z.sum(0), z.new_tensor([z.shape[0]]))))
+            mean = total[:-1] / total[-1]
+            variance = sum_over_ranks((z - mean).square().sum(0)) / total[-1]
+            if not bool((mean + variance).isfinite().all()):
+                raise ValueError(
+                    f"the samples for a prior must be finite and at least one, got {z.shape[0]} with NaN or infinity "
+                    f"in them or none; check the data."
+                )
+            self.mean.copy_(mean)
+            self.log_scale.copy_(variance.sqrt().clamp(min=_LEAST_SCALE).log())
+
+    def extra_repr(self) -> str:
+        """Describe the prior in its repr."""
+        return f"{self.n_dims}, learned={self.learned}"
