@@ -49,6 +49,12 @@ def test_matches_reference(isa, dtype, sigma_gradient):
         assert error <= 2.0 * yardstick + 33 * torch.finfo(dtype).eps * max(1.0, exact.abs().max().item())
 
 
+@pytest.mark.parametrize("package", [ops, reference])
+def test_a_norm_that_is_not_a_number_is_not_hidden(package):
+    layers, sigmas = prepare(["matrix"])
+    assert normalize(package, layers, sigmas.fill_(torch.nan))[0].isnan().all()
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_gradient_is_that_of_sigma_at_constant_vectors(name):
     """sigma(W) = <u, A(W) v>, by autograd through the operator."""

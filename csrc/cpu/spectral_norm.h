@@ -17,7 +17,7 @@ T length(const T* a, int64_t size) {
 template <class T>
 bool settled(T sigma, T before, T tolerance) {
   const T change = sigma > before ? sigma - before : before - sigma;
-  return change <= tolerance * sigma;
+  return tolerance >= T(0) && change <= tolerance * sigma;
 }
 
 // One pass over the rows of W gives A v and A^T (A v) together, so an iteration reads the matrix once, not twice.

@@ -11,7 +11,7 @@ namespace {
 
 template <class T>
 T normalizer(T sigma, T coeff) {
-  return sigma > coeff ? sigma / coeff : T(1);
+  return sigma <= coeff ? T(1) : sigma / coeff;  // so that a NaN is not lost
 }
 
 template <class T>

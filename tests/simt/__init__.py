@@ -3,11 +3,9 @@
 | file | idea |
 |---|---|
 | `translate.py` | rewrites launches and `__shared__` variables; the rest of a kernel is C++ that g++ takes as it is |
-| `shim/simt.h`, `device_functions.h`, `cuda_api.h` | CUDA C++ for kernels and their launch functions |
-| `shim/scheduler.cpp`, `memory.cpp` | one fiber per thread, one block at a time; barriers, shuffles, shared memory |
-| `shim/checker.cpp` | bounds, alignment, initialisation, races: g++ -fsanitize=thread calls it at every access |
-| `shim/counters.cpp` | sectors, bank conflicts and bytes per source line |
-| `shim/cuda_api.cpp` | the CUDA runtime: every call is recorded, what allocates or waits fails |
+| `shim/simt.h`, `cuda_api.h` | CUDA C++ for kernels and their launch functions |
+| `shim/runtime.cpp` | one fiber per thread, one block at a time: barriers, shuffles, launches; every call is recorded |
+| `shim/memory.cpp` | shared memory and copies; bounds, initialisation, races: g++ -fsanitize=thread calls it at every access; counters |
 | `builder.py`, `emulator.py`, `shim/python_api.cpp` | compile it all, call it with tensors as device memory |
 | `entries/`, `operands.py` | every launch function of csrc/cuda/ops.h, as the raw op of csrc/library.cpp |
 | `kernels/`, `test_shim.py` | planted bugs, known traffic: the tests of the emulator itself |

@@ -1,56 +1,40 @@
-// The C side of emulator.py.
+// The C side of emulator.py; the rest lies with what it reads.
 #include "python_api.h"
 
-#include <cstdlib>
 #include <exception>
 
 #include "runtime.h"
 
 namespace simt {
-namespace {
-std::string returned;  // what Python reads until its next call
+
+Config config;
+
+extern "C" SIMT_EXPORT void simt_configure(int order, uint64_t seed, size_t shared_limit, bool counting) {
+  config = {static_cast<Order>(order), seed, shared_limit, counting, nullptr};
 }
 
 const char* guarded(const std::function<void()>& body) {
+  static std::string message;
   begin_call();
   try {
     body();
     return nullptr;
-  } catch (const std::exception& e) {
-    return (returned = e.what()).c_str();
-  }
+  } catch (const std::exception& e) { return (message = e.what()).c_str(); }
 }
 
-Workspace::Workspace(size_t bytes) : data_(bytes ? std::aligned_alloc(256, (bytes + 255) / 256 * 256) : nullptr) {
-  if (!bytes) return;
-  std::memset(data_, kPoison, bytes);
-  add_buffer(data_, bytes, "workspace", true, false);
+Workspace::Workspace(size_t bytes) : memory(bytes ? std::aligned_alloc(256, (bytes + 255) / 256 * 256) : nullptr) {
+  if (bytes) std::memset(memory, kPoison, bytes);
+  simt_add_buffer(memory, bytes, "workspace", true, false);
 }
 Workspace::~Workspace() {
-  remove_buffer(data_);
-  std::free(data_);
+  simt_remove_buffer(memory);
+  std::free(memory);
 }
 
-OnStream::OnStream(size_t shared_limit) : stream(reinterpret_cast<cudaStream_t>(&returned)) {
+OnStream::OnStream(size_t shared_limit) : stream(reinterpret_cast<cudaStream_t>(&config)) {
   config.shared_limit = shared_limit;
   config.stream = stream;
 }
 OnStream::~OnStream() { config.stream = nullptr; }
-
-extern "C" {
-SIMT_EXPORT void simt_configure(int order, uint64_t seed, size_t shared_limit, bool counting) {
-  config.order = static_cast<Order>(order);
-  config.seed = seed;
-  config.shared_limit = shared_limit;
-  config.counting = counting;
-}
-SIMT_EXPORT void simt_add_buffer(const void* p, size_t bytes, const char* name, bool writable, bool initialised) {
-  if (bytes) add_buffer(p, bytes, name, writable, initialised);
-}
-SIMT_EXPORT void simt_remove_buffer(const void* p) { remove_buffer(p); }
-SIMT_EXPORT const char* simt_unwritten() { return (returned = unwritten()).c_str(); }
-SIMT_EXPORT const char* simt_calls() { return recorded_calls().c_str(); }
-SIMT_EXPORT const char* simt_take_counters() { return (returned = take_counters()).c_str(); }
-}
 
 }  // namespace simt

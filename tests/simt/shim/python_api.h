@@ -13,22 +13,19 @@ namespace simt {
 const char* guarded(const std::function<void()>& body);
 
 // Device memory of exactly this size, uninitialised, while the object lives.
-class Workspace {
- public:
+struct Workspace {
   explicit Workspace(size_t bytes);
-  ~Workspace();
   Workspace(const Workspace&) = delete;
-  void* data() const { return data_; }
-
- private:
-  void* data_;
+  ~Workspace();
+  void* data() const { return memory; }
+  void* const memory;
 };
 
 // The card has this much shared memory for a block, and `stream` is the only one that may be used.
 struct OnStream {
-  cudaStream_t stream;
   explicit OnStream(size_t shared_limit);
   ~OnStream();
+  const cudaStream_t stream;
 };
 
 }  // namespace simt

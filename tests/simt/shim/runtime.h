@@ -1,96 +1,70 @@
-// What the parts of the emulator share: the fibers of the running block, its shared memory, checker and counters.
+// What the runtime and the memory of the emulator share: the fibers of the running block, texts.
 #pragma once
 
-#include <deque>
-#include <string>
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <list>
+#include <map>
+#include <sstream>
 #include <vector>
 
+#include "python_api.h"
 #include "simt.h"
-
-#undef threadIdx
-#undef blockIdx
-#undef blockDim
-#undef gridDim
 
 namespace simt {
 
 constexpr bool kChecked = SIMT_CHECKED;  // kernels are instrumented: every load and store reaches access()
-constexpr size_t kStackBytes = 256 << 10, kArenaBytes = 512 << 10, kRedzone = 64;
+constexpr size_t kStackBytes = 256 << 10, kDefaultShared = 48 << 10;  // what kernels get without an attribute
 constexpr unsigned kMaxThreads = 1024, kWarp = 32;
-constexpr int kPoison = 0xff;                // a NaN, or -1
-constexpr size_t kDefaultShared = 48 << 10;  // what a kernel gets without cudaFuncSetAttribute
+constexpr int kPoison = 0xff;  // a NaN, or -1
 
 enum class Order { kForward, kReverse, kRandom };
-struct Config {
-  Order order = Order::kForward;
-  uint64_t seed = 0;
-  size_t shared_limit = 227 << 10;  // what the card allows a block
-  cudaStream_t stream = nullptr;    // if set, the only stream that may be used
-  bool counting = false;
-};
-extern Config config;
+extern struct Config {
+  Order order;
+  uint64_t seed;
+  size_t shared_limit;  // what the card allows a block
+  bool counting;
+  cudaStream_t stream;  // if set, the only stream that may be used
+} config;
 
-struct Copy {
-  void* target;
-  const void* source;
-  size_t bytes, zeros;
-  uint32_t pc;
-};
-std::string text(Place place);
-enum class State { kReady, kAtBarrier, kAtExchange, kDone };
-struct Fiber : Indices {
-  void* stack_pointer;
+using Out = std::ostream&;
+inline Out operator<<(Out out, Code code) { return out << "<" << reinterpret_cast<void*>(uintptr_t(code)) << ">"; }
+inline Out operator<<(Out out, Access kind) { return out << (kind == Access::kRead ? "read" : "write"); }
+inline Out operator<<(Out out, Place place) { return out << place.file_name() << ":" << place.line(); }
+inline Out operator<<(Out out, dim3 v) { return out << "(" << v.x << "," << v.y << "," << v.z << ")"; }
+template <class... P> std::string text(const P&... pieces) {
+  std::ostringstream out;
+  (out << ... << pieces);
+  return out.str();
+}
+template <class... P> [[noreturn]] void fail(const P&... pieces) { fail(text(pieces...)); }
+
+struct Fiber {
+  dim3 thread;
   char* stack = nullptr;
-  unsigned id, lane, warp;
-  State state;
-  bool muted;   // its accesses are those of the emulator
-  Place place;  // where it waits, for which exchange of which lanes, with which number
-  const char* what;
-  unsigned mask;
-  uint64_t value;
-  Lanes lanes;            // the result
-  uint32_t clock[kWarp];  // per lane of the warp: how many of its __syncwarp are known to have happened
-  std::vector<Copy> copies;
-  std::deque<std::vector<Copy>> groups;
+  unsigned id = 0, lane = 0, warp = 0;
+  void* stack_pointer = nullptr;
+  Place place = {};            // where it waits
+  const char* what = nullptr;  // for which exchange: of which lanes, what it gives and takes; which lanes gave
+  unsigned mask = 0, gave = 0;
+  size_t bytes = 0;
+  const void* given = nullptr;
+  void* taken = nullptr;
+  uint32_t clock[kWarp] = {};  // per lane of the warp: how many of its __syncwarp are known to have happened
+  std::list<std::pair<unsigned, std::function<void()>>> copies = {};  // not yet waited for, with their group
+  unsigned groups = 0;                                                // committed so far
 };
-extern Fiber* me;      // null: the host runs
-extern Launch launch;  // the one that runs
+extern Fiber* me;  // null: the host runs
 // Counts launches, blocks and barriers: accesses in different epochs of a block are ordered. And at the start of each.
 extern uint32_t epoch, launch_epoch, block_epoch;
 
-// The variables lie in the arena, between red zones.
-struct SharedArray {
-  const void* key;  // null: the dynamic shared memory
-  size_t offset, bytes;
-  const char* name;
-  bool holds(size_t at, size_t n) const { return at >= offset && at + n <= offset + bytes; }
-};
-extern char* arena;
-extern std::vector<SharedArray> shared_arrays;
-void clear_shared_memory();
-bool redzones_intact();
-
-// Code addresses relative to the library, as debug information has them. "<0x1a2b>" in a message becomes file:line.
-uint32_t relative(const void* return_address);
-std::string at(uint32_t pc);
-
-enum class Access { kRead, kWrite, kAtomic };
-bool check(const void* address, size_t bytes, Access kind, uint32_t pc);   // false: not a matter of the checker
-void access(const void* address, size_t bytes, Access kind, uint32_t pc);  // check and count
-void check_host_access(const void* address, size_t bytes, Access kind);    // by a copy or fill
-void begin_checking_block();
-void forget_shared(const void* address, size_t bytes);  // is uninitialised again
-void add_buffer(const void* address, size_t bytes, const char* name, bool writable, bool initialised);
-void remove_buffer(const void* address);
-std::string unwritten();  // the first element of a buffer that nobody wrote
-
-void count(const void* address, size_t bytes, Access kind, bool shared, uint32_t pc);
+bool clear_shared_memory();            // whether its red zones were intact
 void close_requests(bool at_barrier);  // accesses before and after this point are different requests
-std::string take_counters();
-
-size_t dynamic_shared_limit(const void* kernel);  // what cudaFuncSetAttribute allowed it, or 48 KB
+bool opted_in();                       // cudaFuncSetAttribute allowed the running kernel more than 48 KB
+void begin_call();                     // forgets the log and the attributes
 void record(const std::string& call);
-void begin_call();  // forgets the log and the attributes
-const std::string& recorded_calls();
+extern "C" void simt_add_buffer(const void* p, size_t bytes, const char* name, bool writable, bool initialised);
+extern "C" void simt_remove_buffer(const void* p);
 
 }  // namespace simt

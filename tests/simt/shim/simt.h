@@ -1,21 +1,19 @@
 // CUDA C++ for g++: what a translated kernel needs to run on the CPU, one fiber per CUDA thread. Included in front of
-// every emulated source (g++ -include); translate.py rewrites what no header can express.
+// every emulated source (g++ -include); translate.py rewrites what no header can express. What no kernel uses is
+// missing: it does not compile.
 #pragma once
 
 #include <math.h>
-#include <stdlib.h>
 
 #include <bit>
-#include <cstddef>
 #include <cstdint>
-#include <cstring>
+#include <source_location>
 #include <string>
 #include <type_traits>
 
 #include "cuda_api.h"
 
 #define SIMT_EMULATED 1
-#define __CUDA_ARCH__ 800
 #define __global__
 #define __device__
 #define __host__
@@ -25,164 +23,139 @@
 #define __launch_bounds__(...)
 #define __grid_constant__
 
-#define SIMT_VECTORS(T, name)                                   \
-  struct alignas(2 * sizeof(T)) name##2 { T x, y; };            \
-  struct alignas(16) name##4 { T x, y, z, w; };                 \
-  constexpr name##2 make_##name##2(T x, T y) { return {x, y}; } \
-  constexpr name##4 make_##name##4(T x, T y, T z, T w) { return {x, y, z, w}; }
-SIMT_VECTORS(float, float)
-SIMT_VECTORS(double, double)
-SIMT_VECTORS(int, int)
-SIMT_VECTORS(unsigned, uint)
+struct alignas(8) float2 { float x, y; };
+struct alignas(16) float4 { float x, y, z, w; };
+constexpr float2 make_float2(float x, float y) { return {x, y}; }
 
 namespace simt {
 
-struct Indices {
-  uint3 thread, block;
-};
-extern const Indices* running;
-extern dim3 block_size, grid_size;
+[[noreturn]] void fail(const std::string& what);  // ends the launch; the message reaches Python
 
-// Ends the launch with an error; the message reaches Python.
-[[noreturn]] void fail(const std::string& what);
-
+extern dim3 threadIdx, blockIdx, blockDim, gridDim;  // of the running thread
 struct Launch {
   const void* kernel;
   const char* name;
   dim3 grid, block;
   size_t shared;
   cudaStream_t stream;
+  void (*body)(void*);
+  void* arguments;
 };
-void run(const Launch& launch, void (*body)(void*), void* arguments);
+extern Launch launch;  // the one that runs
+void run(const Launch& what);
 
 // kernel<<<grid, block, shared, stream>>>(arguments...) becomes launcher(kernel, "kernel", grid, ...)(arguments...).
 // The arguments are evaluated once, on the host, and every thread gets a copy, which is not an access to memory.
-template <class... P>
-auto launcher(void (*kernel)(P...), const char* name, dim3 grid, dim3 block, size_t shared = 0,
-              cudaStream_t stream = nullptr) {
+template <class... P> auto launcher(void (*kernel)(P...), const char* name, dim3 grid, dim3 block, size_t shared = 0,
+                                    cudaStream_t stream = nullptr) {
   return [=](P... arguments) {
     auto body = [&]() __attribute__((no_sanitize("thread"))) { kernel(arguments...); };
-    run(
-        {reinterpret_cast<const void*>(kernel), name, grid, block, shared, stream},
-        [](void* b) { (*static_cast<decltype(body)*>(b))(); }, &body);
+    const auto call = [](void* b) { (*static_cast<decltype(body)*>(b))(); };
+    run({reinterpret_cast<const void*>(kernel), name, grid, block, shared, stream, call, &body});
   };
 }
 
 // The storage of a __shared__ variable; `key` identifies its declaration. Aligned as its type demands and no better.
 void* shared_storage(const void* key, size_t bytes, size_t alignment, const char* name);
 void* dynamic_shared_storage();
-template <class V>
-V& shared(const void* key, const char* name) {
-  return *static_cast<V*>(shared_storage(key, sizeof(V), alignof(V), name));
-}
 
-struct Place {
-  const char* file;
-  int line;
-};
-int barrier(int predicate, Place place);  // how many threads had a true predicate
+using Place = std::source_location;
+int __syncthreads_count(int predicate, Place place = Place::current());
 
-// Every lane of the mask gives a number, and gets those of all.
-struct Lanes {
-  unsigned mask;
-  uint64_t value[32];
-};
-const Lanes& exchange(const char* what, unsigned mask, uint64_t value, Place place);
-uint64_t exchange_with(int source, const char* what, unsigned mask, uint64_t value, Place place);  // that of one lane
-// The same for `bytes` of a whole warp: for the twins of matrix instructions.
-void gather(const void* mine, size_t bytes, void* all, const char* file, int line);
-unsigned lane();
-unsigned active_mask();
+// Every lane of the mask gives `bytes`, and gets those of all in `all`, by lane. Returns the lanes that gave: others
+// have left the kernel. An error if one of `needed` did not give.
+unsigned exchange(const char* what, unsigned mask, const void* given, size_t bytes, void* all, unsigned needed,
+                  Place place);
+int lane();
+unsigned __activemask();
 
-void begin_atomic(void* address, size_t bytes);
-void end_atomic();
-void async_copy(void* target, const void* source, size_t bytes, size_t zeros);
-void async_commit();
-void async_wait(int still_open);
+enum class Access { kRead, kWrite, kAtomic };
+// A code address relative to the library, as debug information has it; null: the host. Python makes file:line of it.
+enum class Code : uint32_t {};
+Code code_at(const void* return_address);
+void access(const void* address, size_t bytes, Access kind, Code code, bool counted = true);
 
-template <class T>
-uint64_t bits(T v) {
-  static_assert(sizeof(T) <= 8);
-  uint64_t word = 0;
-  std::memcpy(&word, &v, sizeof v);
-  return word;
+// cuda_pipeline.h. A copy happens at its wait; until then its target is poisoned and counts as uninitialised.
+void __pipeline_memcpy_async(void* target, const void* source, size_t bytes, size_t zfill = 0);
+void __pipeline_commit();
+void __pipeline_wait_prior(unsigned still_open);
+
+// For the twins of matrix instructions.
+inline void gather(const void* mine, size_t bytes, void* all, const char*, int, Place place = Place::current()) {
+  exchange("gather", ~0u, mine, bytes, all, ~0u, place);
 }
-template <class T>
-T unbits(uint64_t word) {
-  T v;
-  std::memcpy(&v, &word, sizeof v);
-  return v;
-}
-// From a lane outside its segment of `width` lanes a lane gets its own value.
-template <class T>
-T shuffle(const char* what, unsigned mask, T v, int source, int width, Place place) {
-  const int own = lane(), first = own & ~(width - 1);
-  const bool inside = source >= first && source < first + width;
-  return unbits<T>(exchange_with(inside ? source : own, what, mask, bits(v), place));
-}
-template <class T, class Fold>
-T reduce(const char* what, unsigned mask, T v, Place place, Fold fold) {
-  const Lanes& all = exchange(what, mask, bits(v), place);
-  const int first = std::countr_zero(all.mask);
-  T result = unbits<T>(all.value[first]);
-  for (int l = first + 1; l < 32; ++l)
-    if (all.mask >> l & 1) result = fold(result, unbits<T>(all.value[l]));
-  return result;
-}
+inline unsigned bits(float v) { return std::bit_cast<unsigned>(v); }
+template <class T> T unbits(unsigned v) { return std::bit_cast<T>(v); }
 
 }  // namespace simt
 
-#define threadIdx (simt::running->thread)
-#define blockIdx (simt::running->block)
-#define blockDim (simt::block_size)
-#define gridDim (simt::grid_size)
+using simt::__pipeline_commit, simt::__pipeline_memcpy_async, simt::__pipeline_wait_prior;
+using simt::threadIdx, simt::blockIdx, simt::blockDim, simt::gridDim, simt::__activemask, simt::__syncthreads_count;
 constexpr int warpSize = 32;
 
-#define SIMT_PLACE simt::Place place = {__builtin_FILE(), __builtin_LINE()}
-inline int __syncthreads_count(int p, SIMT_PLACE) { return simt::barrier(p, place); }
-inline int __syncthreads_or(int p, SIMT_PLACE) { return simt::barrier(p, place) > 0; }
-inline int __syncthreads_and(int p, SIMT_PLACE) { return simt::barrier(!p, place) == 0; }
-inline void __syncthreads(SIMT_PLACE) { simt::barrier(0, place); }
-inline void __syncwarp(unsigned mask = ~0u, SIMT_PLACE) { simt::exchange("__syncwarp", mask, 0, place); }
-inline void __threadfence() {}
-inline void __threadfence_block() {}
-inline unsigned __activemask() { return simt::active_mask(); }
+#define SIMT_PLACE simt::Place place = simt::Place::current()
+inline int __syncthreads_or(int p, SIMT_PLACE) { return __syncthreads_count(p, place) > 0; }
+inline int __syncthreads_and(int p, SIMT_PLACE) { return __syncthreads_count(!p, place) == 0; }
+inline void __syncthreads(SIMT_PLACE) { __syncthreads_count(0, place); }
+inline void __syncwarp(unsigned mask = ~0u, SIMT_PLACE) {
+  simt::exchange("__syncwarp", mask, nullptr, 0, nullptr, 0, place);
+}
 
-inline auto __shfl_sync(unsigned mask, auto v, int source, int width = 32, SIMT_PLACE) {
-  const int first = simt::lane() & ~(width - 1);
-  return simt::shuffle("__shfl_sync", mask, v, first | (source & (width - 1)), width, place);
-}
-inline auto __shfl_down_sync(unsigned mask, auto v, int delta, int width = 32, SIMT_PLACE) {
-  return simt::shuffle("__shfl_down_sync", mask, v, int(simt::lane()) + delta, width, place);
-}
-inline auto __shfl_up_sync(unsigned mask, auto v, int delta, int width = 32, SIMT_PLACE) {
-  return simt::shuffle("__shfl_up_sync", mask, v, int(simt::lane()) - delta, width, place);
-}
-inline auto __shfl_xor_sync(unsigned mask, auto v, int bits, int width = 32, SIMT_PLACE) {
-  return simt::shuffle("__shfl_xor_sync", mask, v, simt::lane() ^ bits, width, place);
-}
-inline auto __reduce_add_sync(unsigned mask, auto v, SIMT_PLACE) {
-  return simt::reduce("__reduce_add_sync", mask, v, place, [](auto a, auto b) { return a + b; });
-}
-inline auto __reduce_max_sync(unsigned mask, auto v, SIMT_PLACE) {
-  return simt::reduce("__reduce_max_sync", mask, v, place, [](auto a, auto b) { return a > b ? a : b; });
-}
-inline auto __reduce_min_sync(unsigned mask, auto v, SIMT_PLACE) {
-  return simt::reduce("__reduce_min_sync", mask, v, place, [](auto a, auto b) { return a < b ? a : b; });
-}
+// From a lane outside its segment of `width` lanes a lane gets its own value.
+#define SIMT_SHUFFLE(name, from)                                                      \
+  template <class T> T name(unsigned mask, T v, int by, int width = 32, SIMT_PLACE) { \
+    const int own = simt::lane(), first = own & -width, source = from;                \
+    const int inside = source >= first && source < first + width ? source : own;      \
+    T all[32];                                                                        \
+    simt::exchange(#name, mask, &v, sizeof v, all, 1u << inside, place);              \
+    return all[inside];                                                               \
+  }
+SIMT_SHUFFLE(__shfl_sync, first | (by & (width - 1)))
+SIMT_SHUFFLE(__shfl_down_sync, own + by)
+SIMT_SHUFFLE(__shfl_up_sync, own - by)
+SIMT_SHUFFLE(__shfl_xor_sync, own ^ by)
+
+#define SIMT_REDUCE(name, folded)                                                    \
+  template <class T> T name(unsigned mask, T a, SIMT_PLACE) {                        \
+    T all[32];                                                                       \
+    const unsigned lanes = simt::exchange(#name, mask, &a, sizeof a, all, 0, place); \
+    for (int l = 0; l < 32; ++l)                                                     \
+      if (const T b = all[l]; lanes >> l & 1 && l != simt::lane()) a = folded;       \
+    return a;                                                                        \
+  }
+SIMT_REDUCE(__reduce_add_sync, a + b)
+SIMT_REDUCE(__reduce_max_sync, a > b ? a : b)
+SIMT_REDUCE(__reduce_min_sync, a < b ? a : b)
+SIMT_REDUCE(__reduce_or_sync, a | b)
 inline unsigned __ballot_sync(unsigned mask, int p, SIMT_PLACE) {
-  const unsigned mine = unsigned(p != 0) << simt::lane();
-  return simt::reduce("vote", mask, mine, place, [](unsigned a, unsigned b) { return a | b; });
+  return __reduce_or_sync(mask, unsigned(p != 0) << simt::lane(), place);
 }
 inline int __any_sync(unsigned mask, int p, SIMT_PLACE) { return __ballot_sync(mask, p, place) != 0; }
 inline int __all_sync(unsigned mask, int p, SIMT_PLACE) { return __ballot_sync(mask, !p, place) == 0; }
 #undef SIMT_PLACE
 
-// cuda_pipeline.h. A copy happens at its wait; until then its target is poisoned and counts as uninitialised.
-inline void __pipeline_memcpy_async(void* target, const void* source, size_t bytes, size_t zfill = 0) {
-  simt::async_copy(target, source, bytes, zfill);
+// The whole update is one access, marked atomic.
+template <class T> __attribute__((noinline, no_sanitize("thread"))) T atomicAdd(T* p, std::type_identity_t<T> v) {
+  simt::access(p, sizeof(T), simt::Access::kAtomic, simt::code_at(__builtin_return_address(0)));
+  const T old = *p;
+  *p = old + v;
+  return old;
 }
-inline void __pipeline_commit() { simt::async_commit(); }
-inline void __pipeline_wait_prior(int still_open) { simt::async_wait(still_open); }
 
-#include "device_functions.h"
+template <class T> T __ldg(const T* p) { return *p; }
+[[noreturn]] inline void __trap() { simt::fail("__trap()"); }
+inline int __popc(unsigned v) { return std::popcount(v); }
+inline int __clz(unsigned v) { return std::countl_zero(v); }
+inline int __ffs(int v) { return __builtin_ffs(v); }
+inline int __float_as_int(float v) { return std::bit_cast<int>(v); }
+
+// As in CUDA: mixed numbers convert as usual, and of a NaN and a number the number wins.
+template <class A, class B, class T = std::common_type_t<A, B>> constexpr T max(A a, B b) {
+  return T(a) != T(a) || T(a) < T(b) ? T(b) : T(a);
+}
+template <class A, class B, class T = std::common_type_t<A, B>> constexpr T min(A a, B b) {
+  return T(a) != T(a) || T(b) < T(a) ? T(b) : T(a);
+}
+inline double rsqrt(double v) { return 1.0 / sqrt(v); }
+inline float rsqrt(float v) { return float(rsqrt(double(v))); }
+inline void sincos(float v, float* s, float* c) { sincosf(v, s, c); }
