@@ -40,7 +40,7 @@ cuda-static: $(VENV)/.requirements
 	$(BIN)/python tests/static $(ARGS)
 
 # Both libraries, for all architectures, installed beside a CUDA build of torch and tried; a GPU is not needed. Takes
-# 6 GB and the better part of an hour on two cores, so CI leaves it out.
+# 6 GB and half an hour on two cores, so CI leaves it out.
 cuda-install:
 	mkdir -p build
 	test -d $(CUDA_VENV) || test $$(df -Pk build | awk 'NR == 2 { print $$4 }') -gt 8000000 || \

@@ -144,6 +144,8 @@ __device__ __forceinline__ void product_stage(const Block<T>& block, const Rows&
   const int column_tile = tile / stage.row_tiles, first_row = (tile - column_tile * stage.row_tiles) * Tile::kRows;
   const int first_column = column_tile * Tile::kColumns;
   const bool active = column_tile < stage.column_tiles;
+  // The state has more padding than packed weights have columns: a tile beyond them reads the first and stores zeros.
+  const int usable_column = first_column < stage.column_pitch ? first_column : 0;
 
   Tile sums;
   sums.clear();
@@ -156,7 +158,7 @@ __device__ __forceinline__ void product_stage(const Block<T>& block, const Rows&
     }
     const int K = stage.K_padded, radius = stage.kernel / 2;
     for (int first = 0; first < stage.flat_rows; first += stage.chunk) {
-      const T* weights = feed.next(index) + first_column;
+      const T* weights = feed.next(index) + usable_column;
       const int left = stage.flat_rows - first, units = (left < stage.chunk ? left : stage.chunk) / Tile::kDepth;
       int flat = first + units * split / splits * Tile::kDepth;
       const int end = active ? first + units * (split + 1) / splits * Tile::kDepth : 0;

@@ -123,13 +123,16 @@ def test_nan_stays_in_its_sample(emulator):
     assert (terms == 3).all()
 
 
+@pytest.mark.parametrize(("card", "times"), [("h100", 1), ("single", 5)])  # one group of items a block, or more
 @pytest.mark.parametrize("transpose", [True, False])
 @pytest.mark.parametrize("case", [DENSE[14], IMAGES[8]], ids=lambda c: c[0])
-def test_unit_probes_give_rows_of_the_jacobian(emulator, case, transpose):
-    problem = Problem(case[1], probes=4, terms=1, unit_probes=True, first_unit=1).rounded(torch.float32)
-    got, _ = run(emulator, problem, torch.float32, transpose, sums=False, neumann=False)
+def test_unit_probes_give_rows_of_the_jacobian(emulator, case, transpose, card, times):
+    shape = case[1]._replace(batch=times * case[1].batch)
+    problem = Problem(shape, probes=4, terms=1, unit_probes=True, first_unit=1).rounded(torch.float32)
+    got, text = run(emulator, problem, torch.float32, transpose, card=card, sums=False, neumann=False)
     want = problem.solve(torch.float64, transpose).powers
     torch.testing.assert_close(got.powers.double(), want, rtol=1e-5, atol=1e-6)
+    assert ("in 1.0 rounds" in text) == (card == "h100")
 
 
 @named([DENSE[4], IMAGES[3]])

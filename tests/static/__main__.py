@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from cubins import compile_all, sources
+from cubins import compile_all, sources, workers
 from evidence import document
 from plans import planned_rows
 from rules import violations
@@ -29,7 +29,9 @@ def main() -> None:
     print(f"cuda-static: nvcc {nvcc_version()}", file=sys.stderr)
     cubins = compile_all(sources())
     failed = [f"{c.source.name} sm_{c.arch}: does not compile:\n{_errors(c.log)}" for c in cubins if c.failed]
-    kernels = [k for c in cubins if not c.failed for k in read(c.path, c.log, c.source.name, c.arch)]
+    with workers() as pool:  # the disassembler takes a second a file
+        read_all = pool.map(lambda c: read(c.path, c.log, c.source.name, c.arch), [c for c in cubins if not c.failed])
+        kernels = [kernel for group in read_all for kernel in group]
     complaints = failed + list(violations(cubins, kernels))
     if not failed:
         complaints += _publish(document(kernels, planned_rows(kernels)), check)

@@ -36,12 +36,17 @@ def sources() -> list[Path]:
     return sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 
 
+def workers() -> ThreadPoolExecutor:
+    """Return threads for all cores, or MAX_JOBS of them."""
+    return ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", 0)) or os.cpu_count())
+
+
 def compile_all(files: Iterable[Path], architectures: Iterable[int] = ARCHITECTURES, out: Path = BUILD) -> list[Cubin]:
-    """Compile on all cores, or MAX_JOBS of them; the order of the result is that of the arguments."""
+    """Compile; the order of the result is that of the arguments."""
     out.mkdir(parents=True, exist_ok=True)
     nvcc()
     jobs = [(file, arch, out) for file in files for arch in architectures]
-    with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", 0)) or os.cpu_count()) as pool:
+    with workers() as pool:
         return list(pool.map(lambda job: _compile(*job), jobs))
 
 

@@ -8,7 +8,8 @@ from .table import Mutant
 
 _DOUBLE = ("resident_chain_double.cu", "test_resident_chain.py", "test_float64 and (odd or probes or two or tall)")
 _TANGENT = (*_DOUBLE[:2], "test_float64 and False and (odd or probes or two or tall)")
-_GROUPS = ("resident_chain.cu", "test_resident_chain.py", "test_a_block_takes_many_groups and (toy or two)")
+_GROUPS = ("resident_chain.cu", "test_resident_chain.py", "test_unit_probes and single")
+_NO_TERMS = ("resident_chain.cu", "test_resident_chain.py", "test_transposed and terms")
 _STOPS = ("resident_chain.cu", "test_resident_chain.py", "test_items_stop and (probes or two)")
 
 
@@ -38,13 +39,13 @@ def products() -> Iterator[Mutant]:
     yield Mutant(*group, "slot < group.count && x < plan.width;", "slot < group.count;")
     yield Mutant(*group, "i < group.count * size; i += block_threads()", "i < plan.items * size; i += block_threads()")
     yield Mutant(*group, "    if (all_items - first < items) count = static_cast<int>(all_items - first);\n")
-    yield Mutant(*group, "return (first + slot) % batch;", "return first + slot;")
+    yield Mutant(*group, "return (first + slot) / batch;", "return first / batch;")
 
 
 def chain() -> Iterator[Mutant]:
     """Return mutants of the resident chain."""
     group = ("resident_chain.cuh", *_DOUBLE)
-    yield Mutant(*group, "  __syncthreads();  // y is complete\n")
+    yield Mutant("resident_chain.cuh", *_NO_TERMS, "  __syncthreads();  // y is complete\n")
     yield Mutant(
         "resident_chain.cuh", *_GROUPS, "    __syncthreads();  // the previous group", "    // the previous group"
     )
