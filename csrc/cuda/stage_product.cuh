@@ -71,7 +71,7 @@ __device__ __forceinline__ void store_group(typename Tile::Element* to, const ty
 }
 
 template <class Shape, class Epilogue>
-__global__ void __launch_bounds__(Shape::kThreads)
+__global__ void __launch_bounds__(Shape::kThreads, 1)
     stage_product_kernel(const StageProduct<typename Shape::T> product, Epilogue epilogue) {
   using T = typename Shape::T;
   using Tile = typename Shape::Tile;

@@ -22,7 +22,7 @@ template <class Row>
 using TablePage = Page<Row, 16>;
 
 template <class Row>
-__global__ void store_page(const __grid_constant__ TablePage<Row> page, Row* table, int rows) {
+__global__ void __launch_bounds__(kWarp) store_page(const __grid_constant__ TablePage<Row> page, Row* table, int rows) {
   for (int i = threadIdx.x; i < rows; i += blockDim.x) table[i] = page.row[i];
 }
 

@@ -9,6 +9,7 @@ No GPU is needed, only nvcc.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import sys
 
 from cubins import compile_all, sources, workers
@@ -16,7 +17,7 @@ from evidence import document
 from plans import planned_rows
 from rules import violations
 from sass import read
-from toolkit import ROOT, nvcc_version
+from toolkit import BUILD, ROOT, nvcc_version
 
 DOCUMENT = ROOT / "docs" / "cuda-evidence.md"
 
@@ -27,6 +28,13 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="fail if docs/cuda-evidence.md is out of date")
     check = parser.parse_args().check
     print(f"cuda-static: nvcc {nvcc_version()}", file=sys.stderr)
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with (BUILD / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another run would take cubins away to compile them again
+        _judge(check)
+
+
+def _judge(check: bool) -> None:
     cubins = compile_all(sources())
     failed = [f"{c.source.name} sm_{c.arch}: does not compile:\n{_errors(c.log)}" for c in cubins if c.failed]
     with workers() as pool:  # the disassembler takes a second a file

@@ -79,7 +79,7 @@ def _expectations() -> str:
 
 def _file(source: str, kernels: Sequence[Kernel]) -> str:
     by_label = {label: list(group) for label, group in groupby(kernels, key=lambda k: k.label)}
-    parts = [f"## {source}", "", _resources(by_label), _instructions(by_label)]
+    parts = [f"## {source}", "", _kernels(by_label)]
     loops = [
         [f"`{label}`", *(_loops(k) for k in variants if k.arch in INSPECTED)] for label, variants in by_label.items()
     ]
@@ -89,11 +89,12 @@ def _file(source: str, kernels: Sequence[Kernel]) -> str:
     return "\n".join(parts)
 
 
-def _resources(by_label: dict[str, list[Kernel]]) -> str:
+def _kernels(by_label: dict[str, list[Kernel]]) -> str:
     rows = []
     for label, variants in by_label.items():
-        threads = [k.max_threads or 1 for k in variants]
+        threads, mixes = [k.max_threads or 1 for k in variants], [kernel.mix for kernel in variants]
         resident = occupancy([(k, n, 0) for k, n in zip(variants, threads, strict=True)])
+        counts = [f"{op} {_range([mix[op] for mix in mixes])}" for op in SHOWN if any(mix[op] for mix in mixes)]
         rows.append(
             [
                 f"`{label}`",
@@ -102,18 +103,10 @@ def _resources(by_label: dict[str, list[Kernel]]) -> str:
                 _each(k.stack for k in variants),
                 _each(k.static_shared for k in variants),
                 _each(f"{o.share:.0%}" for o in resident),
+                f"{', '.join(counts)} of {_range([mix.total() for mix in mixes])}",
             ]
         )
-    return table(["kernel", "threads", "registers", "stack", "static shared", "occupancy"], rows)
-
-
-def _instructions(by_label: dict[str, list[Kernel]]) -> str:
-    rows = []
-    for label, variants in by_label.items():
-        mixes = [kernel.mix for kernel in variants]
-        cells = [f"{op} {_range([mix[op] for mix in mixes])}" for op in SHOWN if any(mix[op] for mix in mixes)]
-        rows.append([f"`{label}`", ", ".join(cells), _range([mix.total() for mix in mixes])])
-    return table(["kernel", "instructions", "all"], rows)
+    return table(["kernel", "threads", "registers", "stack", "static shared", "occupancy", "instructions"], rows)
 
 
 def _loops(kernel: Kernel) -> str:

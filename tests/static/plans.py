@@ -35,10 +35,11 @@ def planned_rows(kernels: Sequence[Kernel]) -> list[list[str]]:
     answers = iter(run(program, input="\n".join(lines)).splitlines())
     rows = []
     for case in CASES.values():
+        layered = []
         for _ in ARCHITECTURES:
             arch, resident, *plan = map(int, next(answers).split())
             if not resident:
-                rows.append([case.name, f"sm_{arch}", "layer by layer", *[""] * 5])
+                layered.append(f"sm_{arch}")
                 continue
             family, threads, blocks, shared = plan
             label = f"resident_chain_kernel<{FAMILIES[family]}, float>"
@@ -46,4 +47,6 @@ def planned_rows(kernels: Sequence[Kernel]) -> list[list[str]]:
             (fits,) = occupancy([(kernel, threads, shared)])
             figures = (threads, blocks, shared, fits.blocks)
             rows.append([case.name, f"sm_{arch}", f"`{FAMILIES[family]}`", *map(str, figures), f"{fits.share:.0%}"])
+        if layered:
+            rows.append([case.name, " ".join(layered), "layer by layer", *[""] * 5])
     return rows

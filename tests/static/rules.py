@@ -11,13 +11,9 @@ from sass import Kernel
 COMPILE_SECONDS = 60.0
 INSPECTED = (80, 90)  # architectures whose inner loops are held to a share of products
 
-# Kernels made of register tiles, and the least share of FFMA in their innermost loops; the first pattern that matches
-# holds. Kernel size makes no difference: a 1 x 1 stage runs the same loop as a tap of a larger one.
-LOOPS = (
-    # 4 x 4 sums a thread, 64 FFMA of 8 LDS.128: for batches so small that larger tiles leave multiprocessors idle.
-    (r"DenseTiles<float, 4>", 0.75),
-    (r"(Simt|Outer)Tile<float|(Dense|Image)Tiles<float", 0.80),
-)
+# Kernels made of register tiles, and the least share of FFMA in their innermost loops. Kernel size makes no difference:
+# a 1 x 1 stage runs the same loop as a tap of a larger one.
+LOOPS = ((r"(Simt|Outer)Tile<float|(Dense|Image)Tiles<float", 0.80),)
 
 # Pattern of "file: label", what its code must contain, from which architecture on.
 # LDGSTS: copies to shared memory that bypass registers; HMMA: tensor cores.
