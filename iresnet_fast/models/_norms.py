@@ -1,25 +1,36 @@
-"""Let the spectral norms of a model be refreshed in one kernel call, without anybody having to ask."""
+"""Let the spectral layers of a model be iterated and normalised in one kernel call, without anybody having to ask."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..nn import update_spectral_norm
+from ..nn._layer import SpectralLayer
+from ..nn.spectral import normalized_together
 
 
 class GroupsNorms(nn.Module):
     """A model whose spectral layers form a group from its first call on; copies and pickles form their own."""
 
-    _grouped = False
+    _spectral_layers: tuple[SpectralLayer, ...] | None = None
 
-    def _group_norms(self) -> None:
-        if not self._grouped and not torch.compiler.is_compiling():
+    @contextmanager
+    def _grouped_norms(self) -> Iterator[None]:
+        """Run the model inside the block with all its layers normalised."""
+        if torch.compiler.is_compiling():
+            yield
+            return
+        if self._spectral_layers is None:
             update_spectral_norm(self)
-            self._grouped = True
+            self._spectral_layers = tuple(module for module in self.modules() if isinstance(module, SpectralLayer))
+        with normalized_together(self._spectral_layers):
+            yield
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out that the layers form a group: those of a copy do not yet."""
-        return {**self.__dict__, "_grouped": False}
+        """Leave out the group: a copy has layers of its own."""
+        return {**self.__dict__, "_spectral_layers": None}

@@ -62,8 +62,8 @@ class IResNetClassifier(Presets[ClassifierConfig], GroupsNorms):
                 f"x must have shape [B, {', '.join(map(str, self.config.image_shape))}], got {tuple(x.shape)}; reshape "
                 f"it or build the model for it."
             )
-        self._group_norms()
-        features: Tensor = self.body(x)[0]
+        with self._grouped_norms():
+            features: Tensor = self.body(x)[0]
         return features
 
     def invert(self, features: Tensor) -> Tensor:
@@ -80,8 +80,8 @@ class IResNetClassifier(Presets[ClassifierConfig], GroupsNorms):
                 f"features must have shape [B, {', '.join(map(str, self.feature_shape))}], got "
                 f"{tuple(features.shape)}; pass what features returned."
             )
-        self._group_norms()
-        x: Tensor = self.body.inverse(features)[0]
+        with self._grouped_norms():
+            x: Tensor = self.body.inverse(features)[0]
         return x
 
     @torch.no_grad()

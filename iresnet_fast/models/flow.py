@@ -72,13 +72,14 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms):
                 not wanted.
         """
         u, logdet = self._preprocess(x)
-        z, more = self.body(u, self._contexts(context, x.shape[0]))
+        with self._grouped_norms():
+            z, more = self.body(u, self._contexts(context, x.shape[0]))
         return z, logdet + more
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return x [B, *event_shape] and log|det dx/dz| [B]; arguments and errors as in `forward`."""
-        self._group_norms()
-        u, logdet = self.body.inverse(self._latent(z), self._contexts(context, z.shape[0]))
+        with self._grouped_norms():
+            u, logdet = self.body.inverse(self._latent(z), self._contexts(context, z.shape[0]))
         x, more = self.preprocessing.inverse(u)
         return x, logdet + more
 
@@ -148,8 +149,9 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms):
         context = self._contexts(context, x.shape[0])
         with without_logdet(self) as steps:
             u, _ = self._preprocess(x)
-            z, _ = self.body(u, context)
-            again, _ = self.body.inverse(z, context)
+            with self._grouped_norms():
+                z, _ = self.body(u, context)
+                again, _ = self.body.inverse(z, context)
             error = torch.linalg.vector_norm((again - u).flatten(1), dim=1)
             return Reconstruction(self.preprocessing.inverse(again)[0], z, error, *summed(steps, error))
 
@@ -234,7 +236,6 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms):
         return FlowDistribution(self, context)
 
     def _preprocess(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        self._group_norms()
         self._check_event(tuple(x.shape[1:]), "x")
         u, logdet = self.preprocessing(x if x.is_floating_point() else x.to(self.prior.mean.dtype))
         return u, logdet

@@ -97,7 +97,8 @@ class SpectralLayer(nn.Module):
     def _accept(self, sigma: Tensor, u: Tensor, v: Tensor, converged: bool) -> None:
         """Take the result of a refresh: new tensors, since those saved for a backward must survive."""
         weight = plain(self.weight)
-        self.sigma, self.u, self.v = sigma.to(weight.dtype), u.to(weight.dtype), v.to(weight.dtype)
+        for name, value in (("sigma", sigma), ("u", u), ("v", v)):
+            self._buffers[name] = value.to(weight.dtype)  # not setattr, whose checks cost more than the rest
         self._warm = self._warm or converged
         version = 0 if weight.is_inference() else weight._version
         self._last = LastRefresh(weight.detach(), version, self.sigma, converged)

@@ -80,13 +80,13 @@ class InvertibleResidualBlock(nn.Module):
 
         Args:
             x: [B, *event]; [B, d] or [B, C, H, W] for a ResidualBranch.
-        (x,) = widen(x)
             context: passed on to a branch that is not a ResidualBranch, if not None.
 
         Raises:
             ValueError: a shape does not fit, or a ResidualBranch got a context.
             TypeError: a dtype does not fit.
         """
+        (x,) = widen(x)
         return self._path(x, context).forward(x)
 
     def inverse(self, z: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
@@ -96,13 +96,13 @@ class InvertibleResidualBlock(nn.Module):
 
         Args:
             z: [B, *event].
-        (z,) = widen(z)
             context: as in `forward`.
 
         Raises:
             ValueError: the Lipschitz constant is not known, a shape does not fit, or a ResidualBranch got a context.
             TypeError: a dtype does not fit.
         """
+        (z,) = widen(z)
         path = self._path(z, context)
         x, iterations, residual = path.solve(z)
         if may_read(z):

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from .. import _checks, ops
 from ._layer import SpectralLayer, plain, plainly
+from ._sharding import process_group_of, shared_spectral_norm
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup  # not in every build of torch
 
 # The first refresh of a layer, and every one outside training, iterates until sigma changes by less than this.
 _TOLERANCE = 1e-5
@@ -19,6 +26,9 @@ _LOW_PRECISION = (torch.float16, torch.bfloat16)
 # Layer -> the layers of its model, from the last update_spectral_norm; kept outside the modules, so that copies and
 # pickles carry nothing of it.
 _groups: weakref.WeakKeyDictionary[SpectralLayer, list[weakref.ref[SpectralLayer]]] = weakref.WeakKeyDictionary()
+
+# The weights that `normalized_together` has at hand for this thread.
+_at_hand = threading.local()
 
 
 def update_spectral_norm(model: nn.Module, n_iterations: int | None = None, tol: float | None = None) -> Tensor:
@@ -60,6 +70,20 @@ def update_spectral_norm(model: nn.Module, n_iterations: int | None = None, tol:
     return torch.stack([layer.sigma.to(layers[0].sigma) for layer in layers]) if layers else torch.empty(0)
 
 
+@contextmanager
+def normalized_together(layers: Sequence[SpectralLayer]) -> Iterator[None]:
+    """Let `effective_weights` take those of these layers from one call, one node of the graph, inside the block."""
+    if torch.compiler.is_compiling() or not _wants_graph(layers):  # the compiler fuses them; without a graph they last
+        yield
+        return
+    before = getattr(_at_hand, "weights", {})
+    _at_hand.weights = before | dict(zip(layers, effective_weights(layers), strict=True))
+    try:
+        yield
+    finally:
+        _at_hand.weights = before
+
+
 def effective_weights(layers: Sequence[SpectralLayer]) -> list[Tensor]:
     """Return the normalised weights of the layers, fresh, in one call each for sigma and for the weights.
 
@@ -70,9 +94,11 @@ def effective_weights(layers: Sequence[SpectralLayer]) -> list[Tensor]:
             if not layer._warm:
                 raise RuntimeError("sigma must be known before tracing, got none; call update_spectral_norm(model).")
         return _normalize(layers)
+    at_hand: dict[SpectralLayer, Tensor] = getattr(_at_hand, "weights", {})
+    if at_hand and all(layer in at_hand for layer in layers):
+        return [at_hand[layer] for layer in layers]
     refresh(layers)
-    with_graph = torch.is_grad_enabled() and any(layer.weight.requires_grad for layer in layers)
-    if with_graph or torch._C._are_functorch_transforms_active():
+    if _wants_graph(layers) or torch._C._are_functorch_transforms_active():
         return _normalize(layers)
     if not all(_has_baked(layer) for layer in layers):
         with plainly():
@@ -95,6 +121,10 @@ def refresh(layers: Sequence[SpectralLayer]) -> None:
     _iterate([layer for layer in wanted if layer.is_stale()])
 
 
+def _wants_graph(layers: Sequence[SpectralLayer]) -> bool:
+    return torch.is_grad_enabled() and any(layer.weight.requires_grad for layer in layers)
+
+
 def _has_baked(layer: SpectralLayer) -> bool:
     baked = layer._baked
     return baked is not None and baked[0] is layer._last and baked[1] == layer.coeff
@@ -115,8 +145,8 @@ def _normalize(layers: Sequence[SpectralLayer]) -> list[Tensor]:
 
 
 def _iterate(layers: Sequence[SpectralLayer], n_iterations: int | None = None, tol: float | None = None) -> None:
-    """Refresh the layers, those of one dtype, device and number of iterations in one call."""
-    calls: dict[tuple[torch.dtype, torch.device, int, float | None], list[SpectralLayer]] = {}
+    """Refresh the layers, those of one dtype, device, number of iterations and process group in one call."""
+    calls: dict[tuple[Any, ...], list[SpectralLayer]] = {}
     for layer in layers:
         most: int
         limit: float | None
@@ -126,21 +156,30 @@ def _iterate(layers: Sequence[SpectralLayer], n_iterations: int | None = None, t
             most, limit = layer.n_iterations, tol or layer.tol
         else:
             most, limit = n_iterations, tol
-        calls.setdefault((layer.weight.dtype, layer.weight.device, most, limit), []).append(layer)
+        key = (layer.weight.dtype, layer.weight.device, most, limit, process_group_of(layer))
+        calls.setdefault(key, []).append(layer)
     with plainly():
-        for (dtype, _, most, limit), members in calls.items():
-            _iterate_alike(members, torch.float32 if dtype in _LOW_PRECISION else dtype, most, limit)
+        for (dtype, _, most, limit, group), members in calls.items():
+            _iterate_alike(members, torch.float32 if dtype in _LOW_PRECISION else dtype, most, limit, group)
 
 
-def _iterate_alike(layers: Sequence[SpectralLayer], dtype: torch.dtype, most: int, limit: float | None) -> None:
-    sigmas, us, vs, _ = ops.spectral_norm(
+def _iterate_alike(
+    layers: Sequence[SpectralLayer],
+    dtype: torch.dtype,
+    most: int,
+    limit: float | None,
+    group: ProcessGroup | None,
+) -> None:
+    operators = (
         [plain(layer.weight).to(dtype) for layer in layers],
         [layer.u.to(dtype) for layer in layers],
         [layer.v.to(dtype) for layer in layers],
         [layer.geometry for layer in layers],
-        most,
-        limit,
     )
+    if group is None:
+        sigmas, us, vs, _ = ops.spectral_norm(*operators, most, limit)
+    else:
+        sigmas, us, vs = shared_spectral_norm(*operators, most, limit, group)
     converged = most >= _MOST_ITERATIONS and limit is not None and limit <= _TOLERANCE
     if converged:
         # A layer that had converged on these weights keeps its numbers: a copy, or a checkpoint loaded again,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -183,12 +183,9 @@ def raw(activations: Sequence[str], tensors: Sequence[Tensor | None]) -> RawBran
 def split_gradients(packed: Tensor, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     """Return the gradients of `tensors` from the packed result of branch_backward (per stage: weight, bias, beta)."""
     n = len(tensors) // 3
+    order = [i for stage in range(n) for i in (stage, n + stage, 2 * n + stage) if tensors[i] is not None]
+    found = [cast(Tensor, tensors[i]) for i in order]
     gradients: list[Tensor | None] = [None] * len(tensors)
-    offset = 0
-    for stage in range(n):
-        for i in (stage, n + stage, 2 * n + stage):
-            tensor = tensors[i]
-            if tensor is not None:
-                gradients[i] = packed[offset : offset + tensor.numel()].view(tensor.shape)
-                offset += tensor.numel()
+    for i, tensor, piece in zip(order, found, packed.split_with_sizes([t.numel() for t in found]), strict=True):
+        gradients[i] = piece.view(tensor.shape)
     return gradients

@@ -1,0 +1,24 @@
+"""Count what fused optimizers write, as torch counts other writes.
+
+Spectral layers see by `Tensor._version` that their weights changed. The fused steps of torch's optimizers leave it as
+it was (torch 2.13 on the CPU), and norms would drift beyond coeff unseen.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.autograd.graph import increment_version
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+
+def _count(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    for group in optimizer.param_groups:
+        if group.get("fused"):
+            increment_version([p for p in group["params"] if p.grad is not None and not p.is_inference()])
+
+
+def watch_optimizers() -> None:
+    """Count the writes of all fused optimizers from now on."""
+    register_optimizer_step_post_hook(_count)
