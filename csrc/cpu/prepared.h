@@ -83,7 +83,7 @@ struct Prepared {
     const int64_t units = divide_up(branch.batch, unit);
     chunks = static_cast<int>(min_of(int64_t(parallel.threads), units));
     if (branch.dense()) {
-      samples_per_tile = pick_dense_tile<T>(copies == 1 ? divide_up(units, int64_t(chunks)) * unit : copies);
+      samples_per_tile = pick_dense_tile<T>(divide_up(units, int64_t(chunks)) * unit * copies);
       layout = dense_layout<T>(samples_per_tile, workspace);
     } else {
       samples_per_tile = images;

@@ -19,23 +19,26 @@ void jacobian(const Branch<T>& branch, const JacobianOperands<T>& op, const Para
   T** basis = workspace.take<T*>(prepared.chunks);
   for (int i = 0; i < prepared.chunks; ++i) basis[i] = workspace.take<T>(size * prepared.samples_per_tile);
 
-  // A tile of several samples holds as many basis vectors of ONE sample, which stands in all of them.
-  const int copies = prepared.samples_per_tile;
+  // A tile holds as many basis vectors of one sample as it has columns, and those of several samples if they are few.
+  const int64_t span = min_of(int64_t(prepared.samples_per_tile), size), group = prepared.samples_per_tile / span;
   for_each_chunk(prepared, [&](int64_t chunk) {
     Walk<T>& walk = *walks[chunk];
     T* rows = basis[chunk];
-    for (int64_t b = prepared.begin(chunk); b < prepared.begin(chunk + 1); ++b) {
-      for (int k = 0; k < copies; ++k) std::memcpy(rows + k * size, op.x + b * size, sizeof(T) * size);
-      load_events(layout, rows, copies, channels, walk.x);
+    const int64_t end = prepared.begin(chunk + 1);
+    for (int64_t b = prepared.begin(chunk); b < end; b += group) {
+      const int64_t samples = min_of(group, end - b);
+      for (int64_t k = 0; k < samples * span; ++k)
+        std::memcpy(rows + k * size, op.x + (b + k / span) * size, sizeof(T) * size);
+      load_events(layout, rows, static_cast<int>(samples * span), channels, walk.x);
       walk.template forward<Order::kFirst>();
-      std::memset(rows, 0, sizeof(T) * size * copies);
-      for (int64_t row = 0; row < size; row += copies) {
-        const int count = static_cast<int>(min_of(int64_t(copies), size - row));
-        for (int k = 0; k < count; ++k) rows[k * size + row + k] = T(1);
-        load_events(layout, rows, count, channels, walk.state[0]);
-        for (int k = 0; k < count; ++k) rows[k * size + row + k] = T(0);
+      std::memset(rows, 0, sizeof(T) * size * samples * span);
+      for (int64_t row = 0; row < size; row += span) {
+        const int64_t count = samples * min_of(span, size - row);
+        for (int64_t k = 0; k < count; ++k) rows[k * size + row + k % span] = T(1);
+        load_events(layout, rows, static_cast<int>(count), channels, walk.state[0]);
+        for (int64_t k = 0; k < count; ++k) rows[k * size + row + k % span] = T(0);
         walk.vjp();
-        store_events(layout, walk.state[0], count, channels, op.jacobian + (b * size + row) * size);
+        store_events(layout, walk.state[0], static_cast<int>(count), channels, op.jacobian + (b * size + row) * size);
       }
     }
   });
