@@ -1,0 +1,58 @@
+"""One function for every data set there is a name for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from .. import _checks
+from ._files import Root
+from .cifar10 import load_cifar10
+from .dataset import DataError, DataSet
+from .densities import DENSITIES, load_density
+from .digits import load_digits
+from .idx import load_idx
+from .svhn import load_svhn
+from .tabular import SUFFIXES, load_table
+
+_FROM_FILES: dict[str, Callable[[str, Root], DataSet]] = {
+    "mnist": load_idx,
+    "fashion_mnist": load_idx,
+    "cifar10": load_cifar10,
+    "svhn": load_svhn,
+}
+
+NAMES = (*DENSITIES, "digits", *_FROM_FILES)
+
+
+def load(name: str | os.PathLike[str], root: Root = None, seed: int = 0) -> DataSet:
+    """Return a data set, split into a training and a test part.
+
+    Args:
+        name: one of NAMES, or a .npy, .npz or .csv file: a table [N, d] whose rows are the vectors. A .csv file may
+            start with a line of names. A .npz file holds one array, or two called train and test.
+        root: the folder with the files of mnist, fashion_mnist, cifar10 or svhn as they are published; nothing is
+            downloaded. A relative path of a table starts there too.
+        seed: of the points of a density and of the splits that are made here; data that come split stay as they are.
+            The same seed gives the same data; no global generator is used.
+
+    Raises:
+        DataError: the name is unknown, or a file is missing or damaged.
+        ValueError: seed is negative.
+        TypeError: seed is not an integer.
+    """
+    name = os.fspath(name)
+    _checks.check_count("seed", seed, 0)
+    if name in DENSITIES:
+        return load_density(name, seed)
+    if name == "digits":
+        return load_digits(seed)
+    if name in _FROM_FILES:
+        return _FROM_FILES[name](name, root)
+    if Path(name).suffix.lower() in SUFFIXES:
+        return load_table(name, root, seed)
+    raise DataError(
+        f"name must be one of {', '.join(NAMES)}, or a file ending in {', '.join(SUFFIXES)}, got {name!r}; use one of "
+        f"them."
+    )

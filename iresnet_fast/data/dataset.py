@@ -1,0 +1,124 @@
+"""What every data set is: tensors of events, split into a training and a test part, checked once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .. import _checks
+
+
+class DataError(ValueError):
+    """Data that cannot be used: the sentence says which, what was expected, what was got and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """Events to train on and to test on: images [N, C, H, W] or vectors [N, d].
+
+    Args:
+        name: what it is called in logs and errors.
+        train: [N, *event_shape], uint8 or float32, finite.
+        test: the same of other events, [M, *event_shape] of the same dtype.
+        train_labels: classes [N], int64 in 0 .. n_classes - 1; None: there are none.
+        test_labels: likewise [M].
+        n_levels: number of values if the data are the whole numbers 0 .. n_levels - 1, 256 for bytes; None: the data
+            are continuous, hence float32.
+        n_classes: number of classes; None: there are no labels.
+
+    Raises:
+        DataError: the parts contradict each other, or a value is out of range.
+        ValueError: n_levels is below 2, or n_classes below 1.
+        TypeError: one of the parts is no tensor, or one of the numbers no integer.
+    """
+
+    name: str
+    train: Tensor
+    test: Tensor
+    train_labels: Tensor | None = None
+    test_labels: Tensor | None = None
+    n_levels: int | None = None
+    n_classes: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check everything: whoever holds a data set can rely on it."""
+        if self.n_levels is not None:
+            _checks.check_count("n_levels", self.n_levels, 2)
+        if self.n_classes is not None:
+            _checks.check_count("n_classes", self.n_classes, 1)
+        for part in ("train", "test"):
+            self._check_events(part)
+        if self.train.shape[1:] != self.test.shape[1:] or self.train.dtype != self.test.dtype:
+            raise DataError(
+                f"test of {self.name} must hold events of the shape and dtype of train, {self.event_shape} and "
+                f"{self.train.dtype}, got {tuple(self.test.shape[1:])} and {self.test.dtype}; convert one of them."
+            )
+        for part in ("train", "test"):
+            self._check_labels(part)
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """(channels, height, width) of an image, (d,) of a vector."""
+        return tuple(self.train.shape[1:])
+
+    @property
+    def is_image(self) -> bool:
+        """Whether events are images."""
+        return len(self.event_shape) == 3
+
+    def _check_events(self, part: str) -> None:
+        x: Tensor = getattr(self, part)
+        what = f"{part} of {self.name}"
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{what} must be a tensor, got {type(x).__name__}; convert it with torch.as_tensor.")
+        if x.dtype not in (torch.uint8, torch.float32):
+            raise DataError(f"{what} must be of dtype uint8 or float32, got {x.dtype}; convert it with .to().")
+        if x.dim() not in (2, 4) or x.numel() == 0:
+            raise DataError(
+                f"{what} must have shape [N, d] or [N, C, H, W] without a zero, got {tuple(x.shape)}; reshape it."
+            )
+        # An array of bools for every pixel would cost four times the memory of the reduction where all is well.
+        low, high = (float(bound) for bound in x.aminmax())
+        if not (low > -float("inf") and high < float("inf")):
+            n_bad = int((~x.isfinite()).sum())
+            raise DataError(f"{what} must be finite, got {n_bad} values that are NaN or infinite; remove them.")
+        if self.n_levels is None:
+            if x.dtype == torch.uint8:
+                raise DataError(
+                    f"n_levels of {self.name} must be given for whole numbers, got None; pass 256 for bytes, or "
+                    f"convert {part} with .float()."
+                )
+            return
+        if low < 0 or high >= self.n_levels:
+            raise DataError(
+                f"{what} must hold whole numbers from 0 to {self.n_levels - 1}, got {low:g} to {high:g}; "
+                f"rescale the data or change n_levels."
+            )
+        if x.is_floating_point() and bool((x != x.floor()).any()):
+            raise DataError(
+                f"{what} must hold whole numbers since n_levels is {self.n_levels}, got fractions; multiply images in "
+                f"[0, 1] by {self.n_levels - 1} and round, or pass None for continuous data."
+            )
+
+    def _check_labels(self, part: str) -> None:
+        labels: Tensor | None = getattr(self, f"{part}_labels")
+        what, n = f"{part}_labels of {self.name}", len(getattr(self, part))
+        if (labels is None) != (self.n_classes is None):
+            raise DataError(
+                f"{what} must be given if and only if n_classes is, got {'none' if labels is None else 'some'} for "
+                f"n_classes {self.n_classes}; pass both or neither."
+            )
+        if labels is None or self.n_classes is None:
+            return
+        if not isinstance(labels, Tensor):
+            raise TypeError(f"{what} must be a tensor, got {type(labels).__name__}; convert it with torch.as_tensor.")
+        if labels.dtype != torch.int64 or labels.shape != (n,):
+            raise DataError(
+                f"{what} must be int64 of shape ({n},), one for each event, got {labels.dtype} of shape "
+                f"{tuple(labels.shape)}; convert it."
+            )
+        low, high = (int(bound) for bound in labels.aminmax())
+        if low < 0 or high >= self.n_classes:
+            raise DataError(f"{what} must be in 0 .. {self.n_classes - 1}, got {low} to {high}; renumber the classes.")

@@ -1,0 +1,47 @@
+"""The cropped house numbers of SVHN, from the two .mat files they are published as."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import _files
+from ._labels import N_CLASSES, labels_of
+from .dataset import DataError, DataSet
+
+FILES = ("train_32x32.mat", "test_32x32.mat")
+SHAPE = (32, 32, 3)  # of the first three of four dimensions; the last runs over images
+
+
+def load_svhn(name: str, root: _files.Root) -> DataSet:
+    """Return SVHN from its files: images [N, 3, 32, 32] of 256 levels."""
+    folder = _files.root_folder(root, name, ", ".join(FILES))
+    train, test = (_part(path) for path in _files.find([folder / name, folder], FILES))
+    return DataSet(name, train[0], test[0], train[1], test[1], 256, N_CLASSES)
+
+
+def _part(path: Path) -> tuple[Tensor, Tensor]:
+    """Return the images [N, 3, 32, 32] and the labels [N] of a file."""
+    from scipy.io import loadmat  # type: ignore[import-untyped]
+
+    content = io.BytesIO(_files.read(path))
+    try:
+        arrays = loadmat(content, variable_names=["X", "y"])
+    except Exception as error:  # of a damaged file the reader raises whatever it stumbles over
+        raise DataError(
+            f"{path} must be a whole MATLAB 5 file, got one that is not ({error}); {_files.AGAIN}."
+        ) from None
+    if not {"X", "y"} <= set(arrays):
+        names = ", ".join(key for key in ("X", "y") if key not in arrays)
+        raise DataError(f"{path} must hold the arrays X and y, got no {names}; {_files.AGAIN}.")
+    x, y = arrays["X"], arrays["y"]
+    if x.dtype != np.uint8 or x.ndim != 4 or x.shape[:3] != SHAPE:
+        raise DataError(
+            f"{path} must hold bytes of shape {(*SHAPE, 'N')} as X, got {x.dtype} of shape {x.shape}; {_files.AGAIN}."
+        )
+    labels = labels_of(path, y.reshape(-1), x.shape[3], first=1)
+    return torch.from_numpy(np.ascontiguousarray(x.transpose(3, 2, 0, 1))), labels % N_CLASSES  # 10: the digit 0
