@@ -5,7 +5,17 @@ from __future__ import annotations
 import math
 
 from ..estimators import PowerSeries, RussianRoulette
+from ..nn.block import Estimator
 from ._blocks import Block
+
+
+def evaluation_terms(estimator: Estimator | None) -> int | None:
+    """Return how many terms a series has outside training, None if there is no series."""
+    if isinstance(estimator, PowerSeries):
+        return estimator.n_terms
+    if isinstance(estimator, RussianRoulette):
+        return estimator.n_exact + estimator.eval_terms
+    return None
 
 
 def truncation_bound(block: Block) -> float:
@@ -13,12 +23,8 @@ def truncation_bound(block: Block) -> float:
 
     Theorem 3 of arXiv 1811.00995: no eigenvalue of the Jacobian is larger than its Lipschitz constant L.
     """
-    estimator = block.eval_estimator
-    if isinstance(estimator, PowerSeries):
-        n_terms = estimator.n_terms
-    elif isinstance(estimator, RussianRoulette):
-        n_terms = estimator.n_exact + estimator.eval_terms
-    else:
+    n_terms = evaluation_terms(block.eval_estimator)
+    if n_terms is None:
         return 0.0
     lipschitz = block.lipschitz
     if lipschitz is None:

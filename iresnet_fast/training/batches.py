@@ -1,0 +1,121 @@
+"""Which samples a step sees, and how: a function of the seed and the step, so that a run can be resumed anywhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..data import DataSet
+from . import distributed
+from .config import TrainConfig
+
+# Streams of random numbers besides those of the steps, which are (seed, step, rank).
+_EPOCHS, _INITIAL, _TEST = 1, 2, 3
+
+
+class Batches:
+    """The training data of one process, in memory on its device.
+
+    Every epoch has a new order; its last incomplete batch is left out. Of each batch a process takes every
+    world_size-th row.
+
+    Args:
+        dataset: the data.
+        config: of the run.
+        device: of the batches.
+
+    Raises:
+        ValueError: batch_size is larger than the training set, or the processes cannot share it.
+
+    Attributes:
+        per_epoch: steps of an epoch.
+    """
+
+    def __init__(self, dataset: DataSet, config: TrainConfig, device: torch.device) -> None:
+        """Move the data to the device; arguments and errors are those of the class."""
+        n_samples, world = len(dataset.train), distributed.world_size()
+        if config.batch_size > n_samples:
+            raise ValueError(
+                f"batch_size must be at most {n_samples}, the training samples of {dataset.name}, got "
+                f"{config.batch_size}; lower it."
+            )
+        if config.batch_size % world:
+            raise ValueError(
+                f"batch_size must be divisible by {world}, the number of processes, got {config.batch_size}; change it."
+            )
+        if (config.shift or config.flip) and not dataset.is_image:
+            raise ValueError(
+                f"shift and flip must be off for vectors like those of {dataset.name}, got shift = {config.shift} and "
+                f"flip = {config.flip}; leave them out."
+            )
+        self.per_epoch = n_samples // config.batch_size
+        self._x = dataset.train.to(device)
+        self._labels = None if dataset.train_labels is None else dataset.train_labels.to(device)
+        self._config, self._device = config, device
+        self._epoch, self._order = -1, torch.empty(0)
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor | None]:
+        """Return the data [batch_size / world_size, *event_shape] of a step, augmented, and their labels."""
+        epoch, place = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, self._permutation(_EPOCHS, epoch)
+        size = self._config.batch_size
+        rows = self._order[place * size : (place + 1) * size][distributed.rank() :: distributed.world_size()]
+        x = self._x.index_select(0, rows)
+        if self._config.shift:
+            x = _shifted(x, self._config.shift)
+        if self._config.flip:
+            mirrored = torch.rand(x.shape[0], 1, 1, 1, device=x.device) < 0.5
+            x = torch.where(mirrored, x.flip(-1), x)
+        return x, None if self._labels is None else self._labels.index_select(0, rows)
+
+    def initial(self) -> Tensor:
+        """Return the samples that a model starts from, the same in all processes."""
+        return self._x.index_select(0, self._permutation(_INITIAL, 0)[: self._config.initial_samples])
+
+    def _permutation(self, *stream: int) -> Tensor:
+        return permutation(self._x.shape[0], self._config.seed, *stream).to(self._device)
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Make everything random in a step a function of (seed, step, rank)."""
+    _manual_seed(_state(seed, 0, step, distributed.rank()))
+
+
+def seed_initial(seed: int) -> None:
+    """Make everything random before the first step a function of the seed, the same in all processes."""
+    _manual_seed(_state(seed, _INITIAL, 1))
+
+
+def permutation(n: int, seed: int, *stream: int) -> Tensor:
+    """Return a permutation of n samples that depends on nothing but the numbers given."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(_state(seed, *stream)))
+
+
+def test_subset(dataset: DataSet, config: TrainConfig) -> Tensor:
+    """Return the rows of the test samples that evaluations during training look at, the same in all runs."""
+    return permutation(len(dataset.test), 0, _TEST)[: config.eval_samples]
+
+
+def _manual_seed(seed: int) -> None:
+    # What torch.manual_seed does to the CPU and CUDA, without half a millisecond of asking for other devices.
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+
+
+def _state(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def _shifted(x: Tensor, most: int) -> Tensor:
+    """Return images [B, C, H, W], each moved by up to `most` pixels in either direction and filled up with 0."""
+    n, _, height, width = x.shape
+    offsets = torch.randint(0, 2 * most + 1, (2, n, 1), device=x.device)
+    rows = offsets[0] + torch.arange(height, device=x.device)
+    columns = offsets[1] + torch.arange(width, device=x.device)
+    padded = F.pad(x, (most, most, most, most)).movedim(1, -1)  # indexed dimensions next to each other
+    samples = torch.arange(n, device=x.device)[:, None, None]
+    return padded[samples, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)

@@ -1,0 +1,260 @@
+"""Checkpoints: one safetensors file each, of plain tensors and JSON, that can be read whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._version import __version__
+from ..models import (
+    ClassifierConfig,
+    FlowConfig,
+    HybridConfig,
+    HybridIResNet,
+    IDenseNet,
+    IResNetClassifier,
+    IResNetFlow,
+    ResidualFlow,
+)
+from .tasks import set_data_levels
+
+MODEL_FILE = "model.safetensors"
+_PATTERN = "checkpoint-*.safetensors"
+_FORMAT = 1
+_KEY = "iresnet_fast"  # of the metadata
+TEMPORARY = ".writing"
+
+_MODELS: dict[str, tuple[Callable[[Any], nn.Module], type[Any]]] = {
+    "IResNetFlow": (IResNetFlow, FlowConfig),
+    "ResidualFlow": (ResidualFlow, FlowConfig),
+    "IDenseNet": (IDenseNet, FlowConfig),
+    "IResNetClassifier": (IResNetClassifier, ClassifierConfig),
+    "HybridIResNet": (HybridIResNet, HybridConfig),
+}
+
+
+class CheckpointError(ValueError):
+    """A file that is no checkpoint, or not this one: the sentence says which, and what to do."""
+
+
+class DamagedError(CheckpointError):
+    """A file that holds no complete checkpoint."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds.
+
+    Attributes:
+        path: of the file.
+        tensors: "model.<key>" and "average.<key>" of the state_dicts, "optimizer.<parameter>.<key>", "log.<name>".
+        metadata: what JSON can hold: format, version, model, model_config, train_config, data, step, minutes, seed,
+            backend.
+    """
+
+    path: Path
+    tensors: dict[str, Tensor]
+    metadata: dict[str, Any]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """Return the tensors whose names begin with "<prefix>.", without it."""
+        start = f"{prefix}."
+        return {name.removeprefix(start): value for name, value in self.tensors.items() if name.startswith(start)}
+
+
+def load_model(path: str | os.PathLike[str], average: bool = True) -> nn.Module:
+    """Return a trained model in eval mode, on the CPU.
+
+    Torch's global generator is not touched.
+
+    Args:
+        path: a checkpoint, a model file, or the folder of a run: its newest checkpoint.
+        average: take the averaged weights where there are some; False: those of the optimizer.
+
+    Raises:
+        CheckpointError: there is no such file, it is damaged, or it has other weights only.
+    """
+    checkpoint = read(_resolve(path))
+    weights = (checkpoint.part("average") if average else {}) or checkpoint.part("model")
+    if not weights:
+        raise CheckpointError(
+            f"{checkpoint.path} must hold the weights of the optimizer for average=False, got averaged ones only; pass "
+            f"a checkpoint, or average=True."
+        )
+    name = checkpoint.metadata["model"]
+    if name not in _MODELS:
+        raise CheckpointError(
+            f"{checkpoint.path} must hold one of {', '.join(_MODELS)}, got {name!r}; build the model yourself and give "
+            f"it the weights, a state_dict."
+        )
+    build, config = _MODELS[name]
+    with torch.random.fork_rng([]):
+        model = build(config.from_dict(checkpoint.metadata["model_config"]))
+    model.to(next(value.dtype for value in weights.values() if value.is_floating_point()))
+    load_weights(model, weights, checkpoint.path)
+    set_data_levels(model, checkpoint.metadata["data"]["n_levels"])
+    return model.eval()
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the metadata of a file, without its tensors; arguments and errors as in `load_model`."""
+    path = _resolve(path)
+    with _opened(path) as file:
+        return _metadata(path, file)
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    """Load a state_dict that came from a file; raises CheckpointError if it does not fit."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:  # torch lists all the keys
+        raise CheckpointError(
+            f"{path} must hold the weights of this {type(model).__name__}, but {str(error).splitlines()[1].strip()} "
+            f"build the model as it was saved."
+        ) from error
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Return the path of the checkpoint after so many steps."""
+    return folder / f"checkpoint-{step:08d}.safetensors"
+
+
+def paths(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder, the newest first."""
+    return sorted(folder.glob(_PATTERN), reverse=True)
+
+
+def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Write a file: under its name there is the old one or the new one, at any moment.
+
+    Args:
+        path: of the file.
+        tensors: as in Checkpoint; they are not changed.
+        metadata: as in Checkpoint, without format and version.
+    """
+    from safetensors.torch import save
+
+    tensors = {name: value.detach().contiguous() for name, value in tensors.items()}
+    metadata = {"format": _FORMAT, "version": __version__, **metadata}
+    metadata["checksum"] = _checksum(tensors, metadata)
+    temporary = path.with_name(path.name + TEMPORARY)
+    with temporary.open("wb") as file:
+        file.write(save(tensors, {_KEY: json.dumps(metadata)}))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    _sync_names(path.parent)
+
+
+def read(path: Path) -> Checkpoint:
+    """Read a file and check that it is complete.
+
+    Raises:
+        DamagedError: it is not.
+        CheckpointError: there is none, or a later version has written it.
+    """
+    with _opened(path) as file:
+        metadata = _metadata(path, file)
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+    checksum = metadata.pop("checksum")
+    if _checksum(tensors, metadata) != checksum:
+        raise DamagedError(f"{path} must hold what was written, got something else by its checksum.")
+    return Checkpoint(path, tensors, metadata)
+
+
+def read_newest(folder: Path) -> Checkpoint | None:
+    """Return the newest checkpoint of a folder that can be read, None if there are no files; warns of damaged ones.
+
+    Raises:
+        CheckpointError: all of them are damaged, or a later version has written one.
+    """
+    candidates = paths(folder)
+    for path in candidates:
+        try:
+            return read(path)
+        except DamagedError as error:
+            warnings.warn(f"iresnet_fast: {error} Going back to the one before.", RuntimeWarning, stacklevel=2)
+    if candidates:
+        raise CheckpointError(
+            f"{folder} must hold a checkpoint that can be read, got {len(candidates)} damaged ones; start again in "
+            f"another folder."
+        )
+    return None
+
+
+def clean(folder: Path, newest: Path | None) -> None:
+    """Remove what a killed run was writing, and set aside the damaged checkpoints after `newest`."""
+    for path in folder.glob(f"*{TEMPORARY}"):
+        path.unlink()
+    for path in paths(folder):
+        if newest is not None and path > newest:
+            path.rename(path.with_name(path.name + ".damaged"))
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove all checkpoints but the newest `keep`."""
+    for path in paths(folder)[keep:]:
+        path.unlink()
+
+
+def _resolve(path: str | os.PathLike[str]) -> Path:
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    newest = next(iter(paths(path)), path / MODEL_FILE)
+    if not newest.exists():
+        raise CheckpointError(f"{path} must hold a checkpoint or {MODEL_FILE}, got neither; pass the folder of a run.")
+    return newest
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} must be a checkpoint, got no such file; check the path.") from error
+    except (SafetensorError, OSError) as error:
+        raise DamagedError(f"{path} must be a complete safetensors file, got one with {error}.") from error
+
+
+def _metadata(path: Path, file: Any) -> dict[str, Any]:
+    try:
+        metadata: dict[str, Any] = json.loads((file.metadata() or {})[_KEY])
+        written, version = metadata["format"], metadata["version"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedError(f"{path} must have the metadata of iresnet_fast, got a file without.") from error
+    if written != _FORMAT:
+        raise CheckpointError(
+            f"{path} must have format {_FORMAT}, got {written} of version {version}; use that version of iresnet_fast."
+        )
+    return metadata
+
+
+def _checksum(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> int:
+    total = zlib.crc32(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        total = zlib.crc32(name.encode(), total)
+        total = zlib.crc32(tensors[name].cpu().reshape(-1).view(torch.uint8).numpy().data, total)
+    return total
+
+
+def _sync_names(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,247 @@
+"""The state of a run, and what a step, a report and a checkpoint do with it."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data import DataSet
+from ..models import certified_lipschitz
+from . import checkpoint, distributed, schedule
+from .batches import Batches, seed_initial, seed_step, test_subset
+from .checkpoint import Checkpoint
+from .config import TrainConfig
+from .evaluate import Evaluation, evaluate
+from .log import Log
+from .optimization import Optimization
+from .progress import make_progress
+from .resume import check_identity, identity
+from .tasks import LossModule, flow_of, set_data_levels, task_of
+
+
+class Trainer:
+    """A run that can take steps, report and write checkpoints.
+
+    Args:
+        model: trained in place.
+        dataset: what on.
+        config: how.
+        folder: of the run; it exists.
+        found: the checkpoint to go on from; None: start.
+        show_progress: whether to show it.
+
+    Raises:
+        ValueError: the parts do not fit each other, or the checkpoint is of another run.
+
+    Attributes:
+        step: number of steps taken.
+        minutes: wall-clock time of them and of what was in between.
+        log: of the main process, else None.
+        evaluation: the one at the end, of the main process, else None.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: DataSet,
+        config: TrainConfig,
+        folder: Path,
+        found: Checkpoint | None,
+        show_progress: bool,
+    ) -> None:
+        """Start or go on; arguments and errors are those of the class."""
+        self._model, self._dataset, self._config, self._folder = model, dataset, config, folder
+        self._task = task_of(model, config.density_weight)
+        self._task.check(dataset)
+        self._batches = Batches(dataset, config, next(model.parameters()).device)
+        self._identity = identity(model, dataset, config)
+        if found is not None:
+            check_identity(found, self._identity)
+        set_data_levels(model, dataset.n_levels)
+        model.train()
+        if found is None:
+            self._initialize()
+        self.optimization = Optimization(model, config)
+        self.step, self.minutes = 0, 0.0
+        # The last losses and gradient norms, whose means are in the log: no waiting for a value at every step.
+        self._losses: deque[Tensor] = deque(maxlen=config.log_steps)
+        self._norms: deque[Tensor] = deque(maxlen=config.log_steps)
+        if found is not None:
+            self._restore(found)
+        self._loss = distributed.wrap(LossModule(model, self._task))
+        self._rate = 0.0
+        self._begin = time.monotonic() - 60.0 * self.minutes
+        self._evaluated = self._saved = self.minutes
+        self._reported = (self.step, time.monotonic())
+        is_main = distributed.is_main()
+        self.log = Log(folder, self._task.metrics, self.step) if is_main else None
+        self._progress = make_progress(show_progress and is_main, self.progress)
+        self.evaluation: Evaluation | None = None
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the budget that is used, from 0; the run is over at 1."""
+        return schedule.progress(self._config, self.step, self._batches.per_epoch, self.minutes)
+
+    @property
+    def best(self) -> nn.Module:
+        """The model with averaged weights if there is one, else the model."""
+        average = self.optimization.average
+        return self._model if average is None else average
+
+    def advance(self) -> None:
+        """Take a step."""
+        self._rate = schedule.learning_rate(self._config, self.step, self.progress)
+        seed_step(self._config.seed, self.step)
+        x, labels = self._batches(self.step)
+        self.optimization.optimizer.zero_grad(set_to_none=True)
+        loss: Tensor = self._loss(self._task.inputs(x), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._norms.append(self.optimization.step(self.step, self._rate))
+        self._losses.append(loss.detach())
+        self.step += 1
+        self.minutes = distributed.agreed((time.monotonic() - self._begin) / 60.0)
+
+    def report(self, interrupted: bool) -> None:
+        """Log, evaluate and write a checkpoint where that is due, all of them at the end.
+
+        Raises:
+            ValueError: a loss or a gradient since the last report was not finite.
+        """
+        config, is_over = self._config, self.progress >= 1.0
+        must_evaluate = is_over or _is_due(
+            self.step, config.eval_steps, self.minutes - self._evaluated, config.eval_minutes
+        )
+        must_save = (
+            is_over
+            or interrupted
+            or _is_due(self.step, config.checkpoint_steps, self.minutes - self._saved, config.checkpoint_minutes)
+        )
+        if not (must_evaluate or must_save or self.step % config.log_steps == 0):
+            return
+        loss, norm = self._means()
+        if self.log is not None:
+            row = self._row(loss, norm)
+            if must_evaluate or must_save:
+                row |= self._norms_now()
+            if must_evaluate:
+                row |= self._evaluate(None if is_over else test_subset(self._dataset, config))
+            self.log.write(row)
+            if must_save:
+                self._save()
+            self._progress.update(self.log.rows[-1], self.progress, self.minutes)
+        now = distributed.agreed((time.monotonic() - self._begin) / 60.0)  # the next reports too are due for all
+        self._evaluated = now if must_evaluate else self._evaluated
+        self._saved = now if must_save else self._saved
+        self._reported = (self.step, time.monotonic())
+
+    def finish(self) -> None:
+        """Write the file of the best model, at the end of a run."""
+        if self.log is None:
+            return
+        if self.evaluation is None:  # the run was over when it was resumed
+            self._evaluate(None)
+        kind = "model" if self._config.ema is None else "average"
+        checkpoint.write(self._folder / checkpoint.MODEL_FILE, _named(kind, self.best), self._metadata())
+
+    def close(self) -> None:
+        """Close the log and the progress bar."""
+        self._progress.close()
+        if self.log is not None:
+            self.log.close()
+
+    def _initialize(self) -> None:
+        seed_initial(self._config.seed)
+        with torch.no_grad():
+            flow = flow_of(self._model)
+            if flow is not None and flow.config.preprocess == "standardize":
+                flow.fit_preprocessing(self._task.inputs(self._dataset.train.to(flow.prior.mean.device)))
+            self._task.initialize(self._task.inputs(self._batches.initial()))
+
+    def _restore(self, found: Checkpoint) -> None:
+        checkpoint.load_weights(self._model, found.part("model"), found.path)
+        average = self.optimization.average
+        if average is not None:
+            checkpoint.load_weights(average, found.part("average"), found.path)
+        self.step, self.minutes = found.metadata["step"], found.metadata["minutes"]
+        self.optimization.restore(found.part("optimizer"))
+        log = found.part("log")
+        self._losses.extend(log["loss"].unbind())
+        self._norms.extend(log["grad_norm"].unbind())
+
+    def _save(self) -> None:
+        average = self.optimization.average
+        tensors = {
+            **_named("model", self._model),
+            **({} if average is None else _named("average", average)),
+            **{f"optimizer.{name}": value for name, value in self.optimization.state().items()},
+            "log.loss": torch.stack(list(self._losses)),
+            "log.grad_norm": torch.stack(list(self._norms)),
+        }
+        checkpoint.write(checkpoint.path_of(self._folder, self.step), tensors, self._metadata())
+        checkpoint.prune(self._folder, self._config.keep)
+
+    def _metadata(self) -> dict[str, Any]:
+        return {**self._identity, "step": self.step, "minutes": self.minutes}
+
+    def _means(self) -> tuple[float, float]:
+        """Return the means of the last losses and gradient norms over all processes."""
+        values = torch.stack([torch.stack(list(self._losses)), torch.stack(list(self._norms))]).double().cpu()
+        values = distributed.mean(values)
+        for kept, means in zip((self._losses, self._norms), values.to(self._losses[0].device), strict=True):
+            kept.clear()
+            kept.extend(means.unbind())  # checkpoints, which all processes read, hold those of all
+        bad = (~values.isfinite()).any(0).nonzero()
+        if len(bad):
+            step = self.step - values.shape[1] + int(bad[0]) + 1
+            loss, norm = values[:, int(bad[0])].tolist()
+            raise ValueError(
+                f"loss and gradient norm must be finite, got {loss} and {norm} in step {step}; lower the learning rate "
+                f"or check the data, then {distributed.how_to_resume(self._folder)}"
+            )
+        loss, norm = values.mean(1).tolist()
+        return loss, norm
+
+    def _row(self, loss: float, norm: float) -> dict[str, Any]:
+        steps, seconds = self.step - self._reported[0], time.monotonic() - self._reported[1]
+        return {
+            "step": self.step,
+            "epoch": self.step / self._batches.per_epoch,
+            "minutes": self.minutes,
+            "loss": loss,
+            "grad_norm": norm,
+            "learning_rate": self._rate,
+            "samples_per_second": steps * self._config.batch_size / seconds,
+        }
+
+    def _norms_now(self) -> dict[str, float]:
+        """Return the Lipschitz constants of the model as the next step will see it: of a copy, to leave it as it is."""
+        table = certified_lipschitz(copy.deepcopy(self._model))
+        return {"lipschitz": table.worst, "worst_norm": table.worst_layer}
+
+    def _evaluate(self, rows: Tensor | None) -> dict[str, float]:
+        """Evaluate on some rows of the test set, or on all of it: a copy, since training must not notice."""
+        x, labels = self._dataset.test, self._dataset.test_labels
+        if rows is not None:
+            x, labels = x[rows], None if labels is None else labels[rows]
+        model = copy.deepcopy(self.best).eval()
+        evaluation = evaluate(model, x, labels)
+        if rows is None:
+            self.evaluation = evaluation
+        if self.log is not None:
+            self.log.add_samples(model, self.step)
+        return {f"test_{name}": value for name, value in evaluation.metrics.items()}
+
+
+def _is_due(step: int, every: int | None, minutes: float, every_minutes: float | None) -> bool:
+    return (every is not None and step % every == 0) or (every_minutes is not None and minutes >= every_minutes)
+
+
+def _named(prefix: str, module: nn.Module) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": value for name, value in module.state_dict().items()}
