@@ -1,0 +1,49 @@
+"""Measure a trained model on test data: bits/dim, nats or error, how exact that is, and the Lipschitz constants."""
+
+from __future__ import annotations
+
+import argparse
+
+from torch import nn
+
+from .. import _checks
+from ..models import certified_lipschitz
+from ..training.batches import permutation
+from ..training.evaluate import Evaluation, evaluate
+from ..training.tasks import flow_of
+from ._options import add_data_options, add_machine_options, add_run_argument, machine, open_data, open_run
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    add_run_argument(parser)
+    add_data_options(parser, None)
+    parser.add_argument("--samples", type=int, metavar="N", help="so many test samples, drawn at random (default: all)")
+    parser.add_argument("--batch-size", type=int, default=200, metavar="N", help="samples at a time (default: 200)")
+    add_machine_options(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print what is measured; errors as of `evaluate`."""
+    with machine(options) as device:
+        model, metadata = open_run(options, device)
+        dataset = open_data(options, model, metadata)
+        x, labels = dataset.test, dataset.test_labels
+        if options.samples is not None:
+            _checks.check_count("--samples", options.samples, 1)
+            rows = permutation(len(x), 0)[: options.samples]
+            x, labels = x[rows], None if labels is None else labels[rows]
+        print(describe(model, evaluate(model, x, labels, options.batch_size)))
+
+
+def describe(model: nn.Module, found: Evaluation) -> str:
+    """Return what was found, how exact it is, and how invertible the model, in three lines at most."""
+    lines = [str(found)]
+    if found.truncation_bound > 0.0:
+        unit = next(iter(found.metrics)).replace("_per_", "/")
+        lines.append(f"log-determinants: truncated, off by {found.truncation_bound:.1e} {unit} at most")
+    elif flow_of(model) is not None:
+        lines.append("log-determinants: exact")
+    table = certified_lipschitz(model)
+    lines.append(f"largest Lipschitz constant of a branch {table.worst:.5f}, norm of a layer {table.worst_layer:.5f}")
+    return "\n".join(lines)

@@ -1,0 +1,127 @@
+"""The command line when something is wrong: one sentence on stderr, and an exit code."""
+
+import builtins
+import sys
+
+import pytest
+
+from iresnet_fast import _library
+from iresnet_fast.cli import main
+from iresnet_fast.training import distributed
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def sentence(capsys, arguments, code=2):
+    """What a command says that fails."""
+    assert main(arguments) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("iresnet-fast: ")
+    assert captured.err.endswith(".\n")
+    assert captured.err.count("\n") == 1
+    return captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--data", "nothing"], "name must be one of swissroll"),
+        (["--data", "mnist"], "root"),
+        (["--data", "mnist", "--data-root", "no/such/folder"], "no/such/folder"),
+        (["--data", "none.csv"], "none.csv"),
+        (["--preset", "big"], "name must be one of toy, tabular, digits"),
+        (["--set", "blocks"], "--set must be FIELD=VALUE with a value in JSON, got 'blocks'"),
+        (["--set", "activation=elu"], "got 'activation=elu'"),
+        (["--set", "depths=3"], "FlowConfig must have keys of"),
+        (["--set", "coeff=2"], "coeff must be in (0, 1), got 2"),
+        (["--set", 'coeff="big"'], "coeff must be a number, got 'big'"),
+        (["--data", "moons", "--model", "classifier"], "a classifier needs images with labels, got vectors"),
+        (["--data", "moons", "--flip"], "shift and flip must be off for vectors"),
+        (["--model", "gan"], "argument --model: invalid choice: 'gan'"),
+        (["--clip", "much"], "argument --clip: invalid number, or none value: 'much'"),
+        (["--max-steps", "0"], "max_steps must be at least 1"),
+        (["--threads", "0"], "--threads must be at least 1, got 0"),
+        (["--device", "toaster"], "--device must be a device of torch, got 'toaster'"),
+        (["--batch-size", "2000"], "batch_size must be at most 1437"),
+        (["--verbose"], "unrecognized arguments: --verbose; see iresnet-fast --help"),
+    ],
+)
+def test_train(capsys, monkeypatch, tmp_path, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    error = main(["train", "--quiet", "--max-steps", "1", *arguments])
+    captured = capsys.readouterr()
+    assert error == 2
+    assert captured.err.startswith("iresnet-fast: ")
+    assert captured.err.count("\n") == 1
+    assert said in captured.err
+
+
+@pytest.mark.parametrize("command", ["evaluate", "sample", "reconstruct", "info"])
+def test_no_run(capsys, tmp_path, command):
+    assert "got neither" in sentence(capsys, [command, str(tmp_path)])
+    assert "got no such file" in sentence(capsys, [command, str(tmp_path / "none.safetensors")])
+    (tmp_path / "checkpoint-00000001.safetensors").write_bytes(b"not a checkpoint")
+    assert "checkpoint-00000001.safetensors must be" in sentence(capsys, [command, str(tmp_path)])
+
+
+def test_no_command(capsys):
+    assert "required: COMMAND" in sentence(capsys, [])
+    assert "invalid choice: 'fly'" in sentence(capsys, ["fly"])
+    assert "required: RUN" in sentence(capsys, ["sample"])
+
+
+def test_counts(capsys, tmp_path):
+    assert "--n must be at least 1, got 0" in sentence(capsys, ["sample", str(tmp_path), "--n", "0"])
+    assert "--n must be at least 1, got -1" in sentence(capsys, ["reconstruct", str(tmp_path), "--n", "-1"])
+
+
+def test_kernels_that_are_not_there(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(_library, "HAS_EXTENSION", False)
+    monkeypatch.setattr(_library, "EXTENSION_ERROR", "they were not built")
+    said = sentence(capsys, ["evaluate", str(tmp_path), "--backend", "kernels"])
+    assert "--backend must be reference where the kernels are unavailable (they were not built)" in said
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (KeyboardInterrupt(), "iresnet-fast: interrupted.\n"),
+        (distributed.TrainingInterrupted("go on with --resume."), "iresnet-fast: go on with --resume.\n"),
+    ],
+)
+def test_interrupted(capsys, monkeypatch, tmp_path, error, said):
+    def fit(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr("iresnet_fast.cli.train.fit", fit)
+    assert main(["train", "--set", "blocks=[1]", "--folder", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == said
+
+
+def test_a_library_that_is_not_there(capsys, monkeypatch, tmp_path):
+    original = builtins.__import__
+
+    def without_matplotlib(name, *arguments, **options):
+        if name.split(".")[0] == "matplotlib":
+            raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
+        return original(name, *arguments, **options)
+
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(builtins, "__import__", without_matplotlib)
+    folder = ["--set", "blocks=[1]", "--set", "hidden=[4,4]", "--max-steps", "1", "--quiet", "--folder", str(tmp_path)]
+    assert main(["train", *folder]) == 2
+    assert (
+        capsys.readouterr().err
+        == "iresnet-fast: the module matplotlib must be installed, got none; pip install matplotlib.\n"
+    )
+
+
+def test_a_bug_is_not_hidden(monkeypatch, tmp_path):
+    def fit(*arguments, **options):
+        raise AttributeError("a bug")
+
+    monkeypatch.setattr("iresnet_fast.cli.train.fit", fit)
+    with pytest.raises(AttributeError, match="a bug"):
+        main(["train", "--set", "blocks=[1]", "--folder", str(tmp_path)])
