@@ -1,0 +1,192 @@
+"""The examples run, write what they promise, and are short; the figures themselves come from their full runs."""
+
+import copy
+import gzip
+import importlib
+import json
+import math
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from iresnet_fast import data, reference
+from iresnet_fast.models import IResNetFlow
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+NAMES = ("digits_density", "inverse_error", "logdet_bias", "mnist_classify", "mnist_density", "toy_densities")
+
+
+@pytest.fixture
+def module(monkeypatch, one_thread):
+    """Import a module of examples/ by name, as its scripts do."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    return importlib.import_module
+
+
+@pytest.fixture
+def run(module, monkeypatch, tmp_path, capsys):
+    """Run an example with --quick in this process; returns its results, checked for what all of them promise."""
+
+    def run(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, "--quick", "--threads", "1", "--out", str(tmp_path), *arguments])
+        if name != "inverse_error":
+            sys.argv += ["--runs", str(tmp_path / "runs")]
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+        results = json.loads((tmp_path / f"{name}.json").read_text())
+        numbers = list(leaves(results))
+        assert len(numbers) > 10
+        assert all(math.isfinite(number) for number in numbers)
+        page = (tmp_path / f"{name}.md").read_text()
+        assert page in capsys.readouterr().out
+        assert f"({name}.png)" in page
+        assert torch.__version__ in page  # the machine line
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        return results
+
+    return run
+
+
+@pytest.fixture
+def mnist(tmp_path):
+    """A folder of MNIST's four files, of noise."""
+    rng = np.random.default_rng(0)
+    for part, n in (("train", 130), ("t10k", 70)):
+        for kind, shape, top in (("images-idx3", (n, 28, 28), 256), ("labels-idx1", (n,), 10)):
+            head = bytes((0, 0, 8, len(shape))) + np.array(shape, ">u4").tobytes()
+            content = head + rng.integers(0, top, shape, dtype=np.uint8).tobytes()
+            (tmp_path / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(content))
+    return str(tmp_path)
+
+
+def leaves(value):
+    """All numbers in a JSON value."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for entry in value:
+            yield from leaves(entry)
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield value
+
+
+def test_digits_density_merges_the_backends(run, capsys):
+    alone = run("digits_density", "--backend", "kernels")
+    assert set(alone["runs"]) == {"kernels"}
+    assert alone["speed"] is None
+    both = run("digits_density", "--backend", "reference")
+    kernels, plain = both["runs"]["kernels"], both["runs"]["reference"]
+    assert kernels == alone["runs"]["kernels"]
+    # One recipe, one seed: after so few steps only rounding tells them apart.
+    assert kernels["train_config"] == plain["train_config"]
+    assert plain["bits_per_dim"] == pytest.approx(kernels["bits_per_dim"], abs=1e-3)
+    for one in (kernels, plain):
+        assert [point["step"] for point in one["curve"]] == [2, 4]
+        assert [row["terms"] for row in one["bias"]] == [5, 10, 20]
+        assert one["truncation_bound"] > 0  # 20 terms, although 64 dimensions could be exact
+        assert abs(one["bias"][-1]["mean"]) <= one["truncation_bound"]
+        assert one["steps"] == 4
+    with pytest.raises(SystemExit):
+        run("digits_density", "--backend", "kernels", "--seed", "1")
+    assert "choose another --out" in capsys.readouterr().err
+
+
+def test_mnist_density(run, mnist):
+    results = run("mnist_density", "--backend", "kernels", "--data-root", mnist, "--exact-images", "1")
+    one = results["runs"]["kernels"]
+    assert one["train_config"]["learning_rate"] == 5e-3
+    assert one["train_config"]["batch_size"] == 32
+    assert one["bias_images"] == 1
+    assert 7.5 < one["bits_per_dim"] < 9  # noise has 8
+
+
+def test_mnist_classify_keeps_the_other_bounds(run, mnist):
+    run("mnist_classify", "--coeff", "none", "--data-root", mnist)
+    results = run("mnist_classify", "--coeff", "0.9", "--data-root", mnist)
+    assert list(results["runs"]) == ["0.9", "none"]
+    bounded, free = results["runs"].values()
+    assert 0.8 < bounded["largest_norm"] <= 0.9 * (1 + 1e-4)
+    assert free["largest_norm"] > 1
+    assert bounded["largest_pixel_error"] < 1e-5
+    assert bounded["model_config"]["coeff"] == 0.9
+    assert free["model_config"]["coeff"] is None
+
+
+def test_toy_densities(run):
+    results = run("toy_densities", "--sets", "moons", "checkerboard")
+    kernels, plain = (results["runs"][backend]["sets"] for backend in ("kernels", "reference"))
+    for name in ("moons", "checkerboard"):
+        assert plain[name]["nats"] == pytest.approx(kernels[name]["nats"], abs=1e-3)
+        assert 0.8 < kernels[name]["mass_in_picture"] < 1.05
+
+
+def test_inverse_error_attains_the_bound(run):
+    for one in run("inverse_error")["runs"]:
+        if one["branch"] == "worst" and one["dtype"] == "float64":
+            assert one["errors"] == pytest.approx(one["bounds"], rel=1e-9)
+        if one["branch"] == "random":
+            assert one["errors"][0] > 1e-2
+            assert one["errors"][10] < 1e-4 * one["errors"][0]
+        assert one["solver_iterations_most"] > 3
+
+
+def test_inverse_error_notices_a_violation(module):
+    example = module("inverse_error")
+    stages = example.worst_branch(0.9)
+    with pytest.raises(AssertionError, match="above Banach's bound"):
+        example.measure(torch.float64, torch.randn(2, 4, 14, 14, dtype=torch.float64), stages, 0.6, 20)
+
+
+def test_logdet_bias(run):
+    for found in run("logdet_bias")["found"].values():
+        first, last = found["rows"][0], found["rows"][-1]
+        assert [row["terms"] for row in found["rows"]] == list(range(1, 21))
+        assert all(abs(row["bias"]) <= row["bound_of_measured_norms"] <= 1.001 * row["bound"] for row in found["rows"])
+        assert abs(last["bias"]) < 0.1 * abs(first["bias"])
+        assert 1e-4 < last["spread"] < 1
+
+
+def test_the_bias_is_that_of_the_jacobians(module):
+    """Against the eigenvalues of the Jacobians that automatic differentiation gives."""
+    bias = module("_bias")
+    flow = IResNetFlow.preset("digits", blocks=(2,), hidden=(6, 6))
+    images = data.load("digits").test[:2]
+    flow.initialize(images)
+    flow = copy.deepcopy(flow).double().eval()
+    expected = torch.zeros(2, 2, dtype=torch.float64)
+    for block, u in bias.block_inputs(flow, images):
+        with torch.no_grad():
+            stages = block.branch.stages(u.shape[2:])[:3]
+        for i in range(2):
+            jacobian = torch.func.jacrev(lambda v, stages=stages: reference.branch(v[None], *stages)[0])(u[i])
+            eigenvalues = torch.linalg.eigvals(jacobian.detach().reshape(64, 64))
+            for row, n in zip(expected, (1, 4), strict=True):
+                terms = sum((-1) ** (k + 1) / k * eigenvalues**k for k in range(1, n + 1))
+                row[i] += (terms - torch.log(1 + eigenvalues)).sum().real
+    found = bias.series_bias(flow, images, (1, 4))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-11)
+    assert found[0].abs().min() > 1e-5
+
+
+@pytest.mark.parametrize(
+    ("kernels", "minutes", "ratio"),
+    [([3.0, 2.0, 1.0], 2.0, 2.0), ([3.0, 2.9, 2.5], None, None), ([1.9, 2.1, 1.0], 1.0, 4.0)],
+)
+def test_speed_is_the_first_point_as_good_as_the_end_of_the_reference(module, kernels, minutes, ratio):
+    curve = [{"minutes": i + 1.0, "test_bits_per_dim": value} for i, value in enumerate(kernels)]
+    end = [{"minutes": 1.0, "test_bits_per_dim": 1.5}, {"minutes": 4.0, "test_bits_per_dim": 2.0}]
+    found = module("_density").speed({"kernels": {"curve": curve}, "reference": {"curve": end}})
+    assert found == {"goal": 2.0, "minutes": minutes, "ratio": ratio}
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_examples_are_short(path):
+    assert len(path.read_text().splitlines()) < 150
+
+
+def test_the_readme_names_every_example():
+    readme = (EXAMPLES / "README.md").read_text()
+    assert all(f"{name}.py" in readme for name in NAMES)
