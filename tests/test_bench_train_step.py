@@ -1,0 +1,190 @@
+"""The benchmark of a whole training step runs, compares like with like and accounts for all of the time."""
+
+import copy
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from iresnet_fast import ops
+from iresnet_fast.estimators import PowerSeries
+from iresnet_fast.models import IResNetFlow
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """Import a module of benchmarks/ by name, as its scripts do."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
+
+
+@pytest.fixture
+def flow():
+    """A small model of the same kind: two scales of one block."""
+    torch.manual_seed(0)
+    model = IResNetFlow.preset(
+        "mnist", event_shape=(1, 8, 8), blocks=(1, 1), hidden=(6, 6), train_estimator=PowerSeries(n_terms=3)
+    )
+    model.initialize(images())
+    model.train()
+    return model
+
+
+def images():
+    return torch.randint(0, 256, (16, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def test_the_program_writes_table_json_markdown_and_plot(tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "bench_train_step.py"), "--quick", "--threads", "1", "--batch", "2"]
+    done = subprocess.run(
+        [*command, "--output", str(tmp_path / "new")], capture_output=True, text=True, check=False, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    names = {path.name for path in (tmp_path / "new").iterdir()}
+    assert names == {f"bench_train_step_quick.{ending}" for ending in ("json", "md", "png")}
+    assert (tmp_path / "new" / "bench_train_step_quick.png").read_bytes().startswith(b"\x89PNG")
+    text = (tmp_path / "new" / "bench_train_step_quick.md").read_text()
+    rows = ("(i) series", "(ii) Neumann", "(iii) explicit", "spectral norm", "Python and glue")
+    for part in (*(f"| {row} " for row in rows), "two photographs; medians of 2 interleaved steps"):
+        assert part in text
+        assert part in done.stdout
+    (record,) = json.loads((tmp_path / "new" / "bench_train_step_quick.json").read_text())
+    assert set(record["baselines"]) == {"series", "neumann", "explicit"}
+    assert (record["batch"], record["threads"], record["terms"], record["rounds"]) == (2, 1, 5, 2)
+    assert (record["power_iterations"], record["power_tolerance"]) == (50, 1e-5)
+    assert record["sgemm_peak_gflops"] > 0
+    # All of the time is in a section or is glue, and no section is a share of nothing.
+    assert sum(record["sections_ms"].values()) + record["glue_ms"] == pytest.approx(record["ours_ms"], rel=1e-9)
+    assert min(record["sections_ms"].values()) > 0
+    assert max(record["gradient_errors"].values()) < 1e-3
+    for name, phases in record["phases_ms"].items():
+        assert len(phases) == 5
+        total = record["ours_ms"] if name == "ours" else record["baselines"][name]
+        assert sum(phases.values()) == pytest.approx(total, rel=0.2)  # medians of two calls each
+
+
+@pytest.mark.parametrize("name", ["series", "neumann", "explicit"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_baselines_compute_what_ours_does(module, flow, name, memory_format):
+    plain, (loss, gradient) = module("train_steps").agreeing(flow, images(), name, memory_format=memory_format)
+    assert loss < 1e-6
+    assert gradient < 1e-4
+    assert [p.shape for p in plain.parameters] == [p.shape for p in plain.sources]
+    assert sum(p.numel() for p in plain.parameters) == sum(p.numel() for p in flow.parameters())
+
+
+def test_a_baseline_that_computes_something_else_is_refused(module, flow, monkeypatch):
+    train_steps = module("train_steps")
+    with monkeypatch.context() as patch:
+        patch.setattr(train_steps, "replace", lambda estimator, **_: estimator)  # ours stays at the Neumann gradient
+        with pytest.raises(RuntimeError, match="series must compute what ours computes"):
+            train_steps.agreeing(flow, images(), "series")
+    original = train_steps.PlainFlow.__init__
+
+    def without_norms(self, *arguments, **options):
+        original(self, *arguments, **options)
+        self.sigmas = torch.zeros_like(self.sigmas)
+
+    monkeypatch.setattr(train_steps.PlainFlow, "__init__", without_norms)
+    with pytest.raises(RuntimeError, match="explicit must compute what ours computes"):
+        train_steps.agreeing(flow, images(), "explicit")
+
+
+@pytest.mark.parametrize("tol", [None, 1e-5])
+def test_the_plain_power_iteration_is_ours(module, flow, tol):
+    plain = module("plain_flow").PlainFlow(flow, "explicit")
+    plain.tol = tol
+    with torch.no_grad():
+        for i, weight in enumerate(plain.weights):
+            weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(i))
+    weights = [weight.detach() for weight in plain.weights]
+    sigmas, us, vs, iterations = ops.spectral_norm(weights, plain.us, plain.vs, plain.geometry, plain.most, tol)
+    plain.iterate()
+    # With a tolerance rounding may decide on one iteration more or less, each a change of sigma by at most 1e-5.
+    torch.testing.assert_close(plain.sigmas, sigmas, rtol=2e-5, atol=0.0)
+    if tol is None:
+        torch.testing.assert_close((plain.us, plain.vs), (us, vs), rtol=0.0, atol=1e-3)
+    else:
+        assert int(iterations.min()) < plain.most  # else this would be the other case
+
+
+def test_every_model_trains(module, flow):
+    train_steps = module("train_steps")
+    for model in (train_steps.OurFlow(copy.deepcopy(flow)), module("plain_flow").PlainFlow(flow, "explicit")):
+        before = [p.detach().clone() for p in model.parameters]
+        step = train_steps.TrainStep(model, images(), 4)
+        step()
+        step()
+        # Adam moves an entry with a gradient by about the rate at each step.
+        moved = max((a - b.detach()).abs().max().item() for a, b in zip(before, model.parameters, strict=True))
+        assert 1.5 * train_steps.LEARNING_RATE < moved < 2.1 * train_steps.LEARNING_RATE
+        assert {phase: len(times) for phase, times in step.clock.seconds.items()} == dict.fromkeys(
+            train_steps.PHASES, 2
+        )
+        assert all(p.grad is None for p in model.parameters)
+
+
+def test_the_operators_of_a_step_are_recorded_by_section(module, flow):
+    sections = module("sections")
+    recorder = module("bench_train_step").recorded(flow, images(), 4)
+    names = {section: [] for section in sections.SECTIONS}
+    for section, func, *_ in recorder.calls:
+        names[section].append(func._schema.name)
+    assert names[sections.FORWARD] == ["iresnet_fast::residual_logdet"] * 2
+    assert names[sections.BACKWARD] == ["iresnet_fast::branch_backward"] * 2
+    assert "iresnet_fast::spectral_norm" in names[sections.SPECTRAL]
+    assert "iresnet_fast::spectral_normalize_backward" in names[sections.SPECTRAL]
+    assert "aten::_fused_adam_" in names[sections.OPTIMIZER]
+    assert {"aten::index", "aten::rand"} <= set(names[sections.DATA])
+    assert "aten::logit" in names[sections.LAYERS]
+    assert not any("aten::index" in names[section] for section in sections.SECTIONS if section != sections.DATA)
+
+
+def test_calling_an_operator_is_not_its_work(module):
+    sections = module("sections")
+    recorder = sections.Recorder()
+    recorder("")
+    with recorder:
+        torch.zeros(2).add(1.0).view(1, 2)
+    assert [func._schema.name for _, func, *_ in recorder.calls] == ["aten::zeros", "aten::add", "aten::view"]
+    seconds = dict.fromkeys(sections.SECTIONS, 0.0) | {sections.LAYERS: 5.0, "": 1000.0}  # one second a call
+    assert sections.work(recorder, seconds) == dict.fromkeys(sections.SECTIONS, 0.0) | {sections.LAYERS: 2.0}
+
+
+def test_photographs_stand_in_for_mnist(module):
+    pictures, source = module("bench_train_step").images_of(None)
+    assert (pictures.dtype, pictures.shape[1:]) == (torch.uint8, (1, 28, 28))
+    assert len(pictures) > 500
+    assert "photographs" in source
+    # Neighbours in a photograph are alike; those of noise differ by 85 on average.
+    assert (pictures[..., 1:].float() - pictures[..., :-1].float()).abs().mean() < 25.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stem"),
+    [
+        ((), "bench_train_step"),
+        (("--data-root", "folder", "--seconds", "5"), "bench_train_step"),
+        (("--quick",), "bench_train_step_quick"),
+        (("--threads", "1"), "bench_train_step_quick"),
+        (("--batch", "8"), "bench_train_step_quick"),
+        (("--power-iterations", "5"), "bench_train_step_quick"),
+    ],
+)
+def test_only_the_recipe_as_it_is_gets_published(module, arguments, stem):
+    assert module("bench_train_step").parse(arguments).stem == stem
+
+
+def test_errors_are_sentences(module, capsys, tmp_path):
+    program = module("bench_train_step")
+    with pytest.raises(SystemExit):
+        program.parse(["--batch", "0"])
+    assert "expected a positive whole number, got '0'" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=r"bench_train_step: .*train-images"):
+        program.main(["--quick", "--data-root", str(tmp_path)])
