@@ -44,7 +44,7 @@ class PlainFlow:
         self.blocks: list[Block | None] = []  # None: a squeeze
         self.parameters: list[nn.Parameter] = []
         self.sources: list[Tensor] = []  # those of the flow that they are copies of
-        self.layers, norm = [], None
+        layers, norm = [], None
         for module in flow.body:
             if isinstance(module, Squeeze):
                 self.blocks.append(None)
@@ -55,19 +55,15 @@ class PlainFlow:
                 self.activations = module.branch.activations
                 for i, layer in enumerate(module.branch.layers):
                     norm |= {f"weight{i}": self._own(layer.weight), f"bias{i}": self._own(layer.bias)}
-                    self.layers.append(layer)
+                    layers.append(layer)
                 self.blocks.append(norm)
         self.mean, self.log_scale = self._own(flow.prior.mean), self._own(flow.prior.log_scale)
-        self.geometry = [layer.geometry for layer in self.layers]
-        self.take_vectors()
+        self.geometry = [layer.geometry for layer in layers]
+        self.us, self.vs = ([getattr(layer, name).clone() for layer in layers] for name in ("u", "v"))
+        self.sigmas = torch.stack([layer.sigma for layer in layers])
         if compiled:
             torch._dynamo.reset()
             self._loss = torch.compile(self._loss, fullgraph=True, dynamic=False)  # type: ignore[method-assign]
-
-    def take_vectors(self) -> None:
-        """Go on from the power-iteration vectors and norms of the flow."""
-        self.us, self.vs = ([getattr(layer, name).clone() for layer in self.layers] for name in ("u", "v"))
-        self.sigmas = torch.stack([layer.sigma for layer in self.layers])
 
     @property
     def weights(self) -> list[nn.Parameter]:

@@ -102,7 +102,7 @@ def test_subset(dataset: DataSet, config: TrainConfig) -> Tensor:
 def _manual_seed(seed: int) -> None:
     # What torch.manual_seed does to the CPU and CUDA, without half a millisecond of asking for other devices.
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(seed)
 
 

@@ -1,0 +1,93 @@
+"""What models are trained for, and what they ask of the data."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from training_examples import make_data, make_model
+
+from iresnet_fast import training
+from iresnet_fast.models import FlowConfig, IResNetFlow
+from iresnet_fast.training.tasks import set_data_levels
+
+
+@pytest.mark.filterwarnings("ignore:iresnet_fast. evaluation of an ActNorm")
+def test_losses_are_those_of_their_definition():
+    plane, images = make_data(), make_data("images")
+    x, labels = images.train[:8], images.train_labels[:8]
+
+    flow = make_model().eval()
+    task = training.task_of(flow)
+    assert task.metrics == ("nats",)
+    torch.testing.assert_close(task.loss(task.inputs(plane.train), None), -flow.log_prob(plane.train).mean())
+
+    flow = make_model("flow").eval()
+    task = training.task_of(flow)
+    assert task.metrics == ("bits_per_dim",)
+    expected = -flow.log_prob(x).mean() / 64 / np.log(2.0)
+    torch.testing.assert_close(task.loss(task.inputs(x), None), expected)
+
+    classifier = make_model("classifier").eval()
+    set_data_levels(classifier, images.n_levels)
+    task = training.task_of(classifier)
+    assert task.metrics == ("error_percent",)
+    expected = F.cross_entropy(classifier(x.float() / 16.0 - 0.5), labels)
+    torch.testing.assert_close(task.loss(task.inputs(x), labels), expected)
+
+    hybrid = make_model("hybrid").eval()
+    task = training.task_of(hybrid, 0.25)
+    assert task.metrics == ("bits_per_dim", "error_percent")
+    logits, log_prob = hybrid(x)
+    expected = (F.cross_entropy(logits, labels) - 0.25 * log_prob.mean()) / np.log(2.0)
+    torch.testing.assert_close(task.loss(task.inputs(x), labels), expected)
+
+
+def test_a_classifier_must_know_the_levels_of_whole_numbers():
+    classifier = make_model("classifier")
+    x = torch.rand(2, 1, 8, 8)
+    assert torch.equal(training.task_of(classifier).inputs(x), x)
+    with pytest.raises(
+        ValueError, match="x must be of floating point for a classifier that comes neither from fit nor"
+    ):
+        training.task_of(classifier).inputs(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+
+
+def test_models_without_a_task():
+    with pytest.raises(
+        TypeError, match="model must be an IResNetFlow, IResNetClassifier or HybridIResNet, got Linear; p"
+    ):
+        training.task_of(torch.nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="context_features must be 0, got 3; a data set has no context: write"):
+        training.task_of(IResNetFlow(FlowConfig((2,), blocks=(1,), context_features=3)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "message"),
+    [
+        (
+            "plane",
+            "images",
+            r"event_shape of the model must be \(1, 8, 8\), that of stripes, got \(2,\); build the model",
+        ),
+        ("classifier", "plane", r"image_shape of the model must be \(2,\), that of curve, got \(1, 8, 8\); build"),
+        ("levels", "images", "n_levels of the model must be 17, that of stripes, got 256; build"),
+        ("classes", "images", "n_classes of the model must be 3, that of stripes, got 10; build"),
+        ("hybrid", "unlabelled", "n_classes of the model must be None, that of stripes, got 3; build"),
+    ],
+)
+def test_a_model_for_other_data_is_a_sentence(kind, data, message):
+    data = make_data("plane" if data == "plane" else "images") if data != "unlabelled" else unlabelled()
+    if kind == "levels":
+        model = IResNetFlow.preset("digits", blocks=(1,), n_levels=256)
+    elif kind == "classes":
+        model = type(make_model("classifier")).preset("digits", blocks=(1, 1))
+    else:
+        model = make_model(kind)
+    with pytest.raises(ValueError, match=message):
+        training.task_of(model).check(data)
+
+
+def unlabelled():
+    return dataclasses.replace(make_data("images"), train_labels=None, test_labels=None, n_classes=None)
