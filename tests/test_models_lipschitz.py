@@ -78,6 +78,20 @@ def test_it_sees_norms_that_training_let_grow():
     assert certified_lipschitz(block).worst_layer == pytest.approx(0.5, rel=1e-3)
 
 
+def test_it_sees_a_norm_that_the_vectors_of_the_layer_miss():
+    """Power iteration that has settled on a singular vector stays there when another one becomes the first."""
+    branch = nn.ResidualBranch.dense([2, 2], coeff=0.4, n_iterations=5, tol=None)
+    block = nn.InvertibleResidualBlock(branch)
+    (layer,) = branch.layers
+    with torch.no_grad():
+        layer.weight.copy_(torch.diag(torch.tensor([0.1, 0.5])))
+        block(torch.randn(4, 2))
+        layer.u.copy_(torch.tensor([0.0, 1.0]))
+        layer.v.copy_(torch.tensor([0.0, 1.0]))
+        layer.weight[0, 0] = 1.0
+    assert certified_lipschitz(block).worst_layer == pytest.approx(0.8, rel=1e-4)  # W / (0.5 / 0.4)
+
+
 def test_unbounded_blocks_are_measured():
     model, _ = make_classifier("small", coeff=None)
     table = certified_lipschitz(model, tol=1e-7)

@@ -189,7 +189,7 @@ def test_a_used_folder_is_not_written_over(tmp_path):
     run("plane", tmp_path)
     written = {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
     with pytest.raises(
-        ValueError, match=r"folder must hold no checkpoints, got some in .*; pass resume=True or another"
+        ValueError, match=r"folder must hold no checkpoints, got some in .*; pass resume=True .--resume., or another"
     ):
         run("plane", tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*.*")} == written

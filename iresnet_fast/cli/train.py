@@ -18,7 +18,6 @@ from ..models import IResNetFlow
 from ..training import distributed, pictures
 from ..training.checkpoint import MODEL_FILE
 from ..training.config import OPTIMIZERS
-from ..training.evaluate import check_estimators
 from ..training.fit import Run, fit
 from ..training.recipes import MODELS, recipe
 from ..training.tasks import flow_of
@@ -92,7 +91,6 @@ def run(options: argparse.Namespace) -> None:
         with torch.random.fork_rng([]):
             torch.manual_seed(given.get("seed", 0))
             model, training = recipe(dataset, options.model, options.preset, changes)
-        check_estimators(model)
         if any(budget in given for budget in _BUDGETS):
             given = {**dict.fromkeys(_BUDGETS), **given}
         training = training.replace(**given)

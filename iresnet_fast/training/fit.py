@@ -124,7 +124,9 @@ def _prepare(folder: Path, resume: bool) -> checkpoint.Checkpoint | None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"folder must be a folder, got the file {folder}; pass another one.")
     if not resume and checkpoint.paths(folder):
-        raise ValueError(f"folder must hold no checkpoints, got some in {folder}; pass resume=True or another folder.")
+        raise ValueError(
+            f"folder must hold no checkpoints, got some in {folder}; pass resume=True (--resume), or another folder."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     found = checkpoint.read_newest(folder)
     distributed.barrier()  # all have read
