@@ -27,7 +27,7 @@ from iresnet_fast.solvers import FixedPoint
 
 COEFFS = {"0.5": 0.5, "0.7": 0.7, "0.9": 0.9, "none": None}
 # Layers are normalised to a little below c: power iteration follows their norms from below, in training with some lag.
-MARGIN = 0.995
+MARGIN = 0.99
 ERRORS = ("largest_pixel_error", "mean_pixel_error")
 
 

@@ -45,3 +45,22 @@ def test_links_in_the_documents_lead_somewhere():
     for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_readme_quotes_the_experiments():
+    quoted = [line for line in README.splitlines() if "bits/dim |" in line]
+    assert len(quoted) == 2
+    for name, line in zip(("digits", "mnist"), quoted, strict=True):
+        found = json.loads((ROOT / f"docs/results/{name}_density.json").read_text())
+        kernels, reference = (found["runs"][backend] for backend in ("kernels", "reference"))
+        for run in (kernels, reference):
+            assert f"{run['bits_per_dim']:.3f} ± {run['standard_error']:.3f}" in line
+        assert f"{found['settings']['minutes']:g} minutes" in line
+        assert f"{found['speed']['ratio']:.1f} times sooner" in line
+
+
+def test_readme_quotes_the_classifier():
+    (line,) = (line for line in README.splitlines() if "error |" in line)
+    run = json.loads((ROOT / "docs/results/mnist_classify.json").read_text())["runs"]["0.9"]
+    assert f"{run['error_percent']:.2f} % error" in line
+    assert f"{run['largest_pixel_error']:.0e}" in line

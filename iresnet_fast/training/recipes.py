@@ -28,7 +28,7 @@ _IMAGES: dict[tuple[int, ...], str] = {(1, 8, 8): "digits", (1, 28, 28): "mnist"
 _TOY = TrainConfig(batch_size=500, learning_rate=1e-3, max_minutes=5.0)
 _TABULAR = TrainConfig(batch_size=1000, learning_rate=1e-3, max_minutes=10.0)
 _DIGITS = TrainConfig(batch_size=64, learning_rate=5e-3, max_minutes=2.0)
-_MNIST = TrainConfig(batch_size=32, learning_rate=5e-3, max_minutes=20.0)
+_MNIST = TrainConfig(batch_size=32, learning_rate=5e-3, decay_start=0.4, max_minutes=20.0)
 _CLASSIFIER = TrainConfig(optimizer="adamw", learning_rate=3e-3, weight_decay=0.01, decay_start=0.3, max_minutes=10.0)
 
 # i-ResNet, arXiv 1811.00995, and the scripts published with it, whose steps at 60, 120 and 160 of 200 epochs are a
