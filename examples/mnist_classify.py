@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--backend", choices=("kernels", "reference"), help="default: kernels, if they are built")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the training runs (default: runs)")
     options = parser.parse_args()
-    settings = {"minutes": options.minutes, "seed": options.seed, "quick": options.quick}
+    settings = {"seed": options.seed, "quick": options.quick}
     results = _common.earlier(parser, options.out / "mnist_classify.json", settings, options.coeff is not None)
     for name in [options.coeff] if options.coeff else COEFFS:
         _common.start(options)
@@ -101,7 +101,7 @@ def packed(x: Tensor) -> list[str]:
 
 def text(results: dict[str, Any]) -> str:
     """Return the results as Markdown."""
-    header = ["c", "test error %", "largest norm in training", "max pixel error", "mean pixel error", "steps a block"]
+    header = "c|minutes|test error %|largest norm in training|max pixel error|mean pixel error|steps a block".split("|")
     rows = []
     for name, run in results["runs"].items():
         coeff = COEFFS[name]
@@ -109,18 +109,18 @@ def text(results: dict[str, Any]) -> str:
         rows.append(
             [
                 name,
+                f"{run['minutes']:.1f}",
                 f"{run['error_percent']:.2f} +- {run['standard_error']:.2f}",
                 f"{run['largest_norm']:.5f}{held}",
                 *("diverged" if run[key] is None else f"{run[key]:.1e}" for key in ERRORS),
                 f"{run['iterations_a_block']:.1f}",
             ]
         )
-    run = next(iter(results["runs"].values()))
+    run, measured = next(iter(results["runs"].values())), min(run["norms_measured"] for run in results["runs"].values())
     note = (
-        f"{results['settings']['minutes']:g} minutes each; error on {run['test_images']} test images; norms of all "
-        f"layers, normalised to {MARGIN:g} c, measured {run['norms_measured']} times during training, held: at most c; "
-        f"{run['reconstructed_images']} test images led to features and back in float32, pixels in [-0.5, 0.5]. "
-        f"{run['machine']}."
+        f"Error on {run['test_images']} test images. Norms of all layers, which are normalised to {MARGIN:g} c, were "
+        f"measured {measured} times or more during training; held: at most c. {run['reconstructed_images']} test images"
+        f" led to features and back in float32, pixels in [-0.5, 0.5]. {run['machine']}."
     )
     drawn = "![Images and what the inverse makes of their features](mnist_classify.png)"
     return _common.page("MNIST classifiers and their inverses", _common.table(header, rows), note, drawn)
