@@ -56,7 +56,7 @@ def test_the_program_writes_table_json_markdown_and_plot(tmp_path):
         assert part in done.stdout
     (record,) = json.loads((tmp_path / "new" / "bench_train_step_quick.json").read_text())
     assert set(record["baselines"]) == {"series", "neumann", "explicit"}
-    assert (record["batch"], record["threads"], record["terms"], record["rounds"]) == (2, 1, 5, 2)
+    assert (record["batch"], record["threads"], record["terms"], record["rounds"]) == (2, 1, 8, 2)
     assert (record["power_iterations"], record["power_tolerance"]) == (10, None)
     assert record["sgemm_peak_gflops"] > 0
     # All of the time is in a section or is glue, and no section is a share of nothing.

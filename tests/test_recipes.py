@@ -40,7 +40,7 @@ def images(shape, n_levels=256, n_classes=10):
             "flow",
             {"blocks": (1, 1), "hidden": (4, 4)},
             IResNetFlow,
-            {"batch_size": 32, "optimizer": "adam", "learning_rate": 5e-3, "clip": 1.0, "decay_start": 0.6},
+            {"batch_size": 32, "optimizer": "adam", "learning_rate": 5e-3, "clip": 1.0, "decay_start": 0.4},
         ),
         (
             images((1, 28, 28)),
