@@ -151,7 +151,7 @@ def _norms(maps: list[Map], tol: float) -> list[float]:
 
 def _unit(like: Tensor, generator: torch.Generator) -> Tensor:
     vector = torch.randn(like.shape, generator=generator)
-    return (vector / vector.norm()).to(like)
+    return (vector / torch.linalg.vector_norm(vector)).to(like)
 
 
 def _norms_from(maps: list[Map], tol: float) -> list[float]:
