@@ -151,7 +151,8 @@ def _norms(maps: list[Map], tol: float) -> list[float]:
 
 def _unit(like: Tensor, generator: torch.Generator) -> Tensor:
     vector = torch.randn(like.shape, generator=generator)
-    return (vector / torch.linalg.vector_norm(vector)).to(like)
+    unit: Tensor = (vector / torch.linalg.vector_norm(vector)).to(like)
+    return unit
 
 
 def _norms_from(maps: list[Map], tol: float) -> list[float]:
