@@ -64,3 +64,12 @@ def test_readme_quotes_the_classifier():
     run = json.loads((ROOT / "docs/results/mnist_classify.json").read_text())["runs"]["0.9"]
     assert f"{run['error_percent']:.2f} % error" in line
     assert f"{run['largest_pixel_error']:.0e}" in line
+
+
+def test_readme_quotes_the_training_step():
+    (found,) = json.loads((ROOT / "benchmarks/results/bench_train_step.json").read_text())
+    times, ours = found["baselines"], found["ours_ms"]
+    assert min(times, key=times.get) == "compiled"
+    text = " ".join(README.split())
+    assert f"takes {ours:.0f} ms: {times['series'] / ours:.1f} times as fast as through the autograd series" in text
+    assert f"{times['compiled'] / ours:.1f} times as fast as our own formula compiled by torch" in text

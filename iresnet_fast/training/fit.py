@@ -13,7 +13,7 @@ from ..data import DataSet
 from . import checkpoint, distributed
 from .config import TrainConfig
 from .distributed import TrainingInterrupted
-from .evaluate import Evaluation
+from .evaluate import Evaluation, check_estimators
 from .interrupts import Interrupts
 from .log import Row
 from .trainer import Trainer
@@ -87,6 +87,7 @@ def fit(
         raise TypeError(f"config must be a TrainConfig, got {type(config).__name__}; pass one.")
     if not isinstance(dataset, DataSet):
         raise TypeError(f"dataset must be a data.DataSet, got {type(dataset).__name__}; pass what data.load returned.")
+    check_estimators(model)  # now, not at the evaluation after hours of training
     folder = Path(folder)
     devices = [parameter.device for parameter in model.parameters() if parameter.is_cuda][:1]
     with distributed.setup(), distributed.translate_errors(folder), torch.random.fork_rng(devices), Interrupts() as end:

@@ -17,7 +17,7 @@ from . import checkpoint, distributed, schedule
 from .batches import Batches, seed_initial, seed_step, test_subset
 from .checkpoint import Checkpoint
 from .config import TrainConfig
-from .evaluate import Evaluation, check_estimators, evaluate
+from .evaluate import Evaluation, evaluate
 from .log import Log
 from .optimization import Optimization
 from .progress import make_progress
@@ -59,7 +59,6 @@ class Trainer:
         self._model, self._dataset, self._config, self._folder = model, dataset, config, folder
         self._task = task_of(model, config.density_weight)
         self._task.check(dataset)
-        check_estimators(model)  # now, not after hours
         self._batches = Batches(dataset, config, next(model.parameters()).device)
         self._identity = identity(model, dataset, config)
         if found is not None:
