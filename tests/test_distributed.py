@@ -14,7 +14,6 @@ from iresnet_fast.training import distributed
 from iresnet_fast.training.tasks import LossModule, task_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-gloo = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +30,6 @@ def same_bits(one, other):
 
 
 @pytest.mark.slow  # two processes import torch
-@gloo
 @pytest.mark.parametrize("name", ranks.CONFIGS)
 def test_gradients_are_those_of_the_joined_batch(both, name):
     state, loss, gradients = ranks.gradients(name)
@@ -47,7 +45,6 @@ def test_gradients_are_those_of_the_joined_batch(both, name):
 
 
 @pytest.mark.slow
-@gloo
 def test_processes_hold_the_same_bits_after_training(both):
     first, second = (results["train"]["state"] for results in both)
     assert first.keys() == second.keys()
@@ -56,7 +53,6 @@ def test_processes_hold_the_same_bits_after_training(both):
 
 
 @pytest.mark.slow
-@gloo
 def test_sharded_norms_are_the_bits_of_unsharded_ones(both):
     for results in (r["train"] for r in both):
         for norms, twins in zip(results["norms"], results["twins"], strict=True):
@@ -65,7 +61,6 @@ def test_sharded_norms_are_the_bits_of_unsharded_ones(both):
 
 
 @pytest.mark.slow
-@gloo
 def test_every_process_iterates_its_share_only(both):
     layers = len(ranks.layers_of(IResNetFlow(ranks.CONFIGS["series"])))
     first, second = (results["train"]["calls"] for results in both)
@@ -74,7 +69,6 @@ def test_every_process_iterates_its_share_only(both):
 
 
 @pytest.mark.slow
-@gloo
 def test_more_processes_than_layers(both):
     for sigmas, expected, norms, twin in (results["lonely"] for results in both):
         assert same_bits(sigmas, expected)
@@ -82,7 +76,6 @@ def test_more_processes_than_layers(both):
 
 
 @pytest.mark.slow
-@gloo
 def test_the_main_process_decides(both):
     assert [results["agreed"] for results in both] == [0.1, 0.1]
     assert [results["main"] for results in both] == [True, False]

@@ -18,7 +18,6 @@ from iresnet_fast.training.batches import Batches
 
 pytestmark = [
     pytest.mark.slow,  # every run of two processes imports torch twice
-    pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo"),
 ]
 KILLED_IN, ENDED_IN = 5, 3  # checkpoints are written after steps 2 and 4
 
