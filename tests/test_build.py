@@ -51,7 +51,8 @@ def test_distribution_metadata():
     distribution = metadata.metadata("iresnet-fast")
     assert distribution["Version"] == iresnet_fast.__version__
     requirements = [line for line in distribution.get_all("Requires-Dist") if "extra ==" not in line]
-    assert sorted(requirements) == ["numpy", "torch>=2.11"]
+    training = ["matplotlib", "rich", "safetensors", "scikit-learn", "tensorboard"]
+    assert sorted(requirements) == sorted(["numpy", "torch>=2.11", *training])
 
 
 def test_development_set_is_pinned():
