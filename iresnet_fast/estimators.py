@@ -12,6 +12,7 @@ from iresnet_fast import _checks
 
 _BITS = 0xFFFFFFFF
 _MULTIPLIER = 0x45D9F3B
+_SIGN, _ONE = -(1 << 31), 0x3F800000  # as 32 bits: the sign of a float32 number, and the number 1.0
 
 
 @dataclass(frozen=True)
@@ -187,10 +188,11 @@ def draw_probe(x: Tensor, n_probes: int, kind: str, generator: torch.Generator |
     if kind == "gaussian":
         return torch.randn(shape, dtype=x.dtype, device=x.device, generator=generator)
     n = n_probes * x.numel()
-    # A random number for every 32 signs: drawing them one by one takes several times as long.
-    words = torch.randint(0, 1 << 32, (-(-n // 32), 1), device=x.device, generator=generator)
-    signs = words >> torch.arange(32, device=x.device) & 1
-    return signs.flatten()[:n].view(shape).to(x.dtype).mul_(2.0).sub_(1.0)
+    # A random number for every 32 signs: each of its bits becomes the sign bit of a float32 one.
+    n_words, shifts = -(-n // 32), torch.arange(32, dtype=torch.int32, device=x.device)
+    words = torch.randint(_SIGN, -_SIGN, (n_words, 1), dtype=torch.int32, device=x.device, generator=generator)
+    signs = words << shifts & _SIGN | _ONE
+    return signs.view(torch.float32).flatten()[:n].view(shape).to(x.dtype)
 
 
 def hashed_probe(x: Tensor, n_probes: int, kind: str, seed: int) -> Tensor:

@@ -16,10 +16,8 @@ class ConvGeometry(NamedTuple):
 
     def output_size(self, kernel_size: tuple[int, int]) -> tuple[int, int]:
         """Return the (height, width) of the output for a kernel (kh, kw); below 1 if the kernel is too large."""
-        height, width = (
-            (size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
-            for size, pad, dilation, kernel, stride in zip(
-                self.image_size, self.padding, self.dilation, kernel_size, self.stride, strict=True
-            )
+        (height, width), (stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w), _ = self
+        return (
+            (height + 2 * pad_h - dilation_h * (kernel_size[0] - 1) - 1) // stride_h + 1,
+            (width + 2 * pad_w - dilation_w * (kernel_size[1] - 1) - 1) // stride_w + 1,
         )
-        return height, width

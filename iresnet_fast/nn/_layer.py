@@ -97,12 +97,12 @@ class SpectralLayer(nn.Module):
     def _accept(self, sigma: Tensor, u: Tensor, v: Tensor, converged: bool) -> None:
         """Take the result of a refresh: new tensors, since those saved for a backward must survive."""
         weight = plain(self.weight)
-        for name, value in (("sigma", sigma), ("u", u), ("v", v)):
-            self._buffers[name] = value.to(weight.dtype)  # not setattr, whose checks cost more than the rest
-        self._warm = self._warm or converged
+        dtype = weight.dtype
+        # Not by setattr, whose checks cost more than the rest.
+        self._buffers.update(sigma=as_dtype(sigma, dtype), u=as_dtype(u, dtype), v=as_dtype(v, dtype))
         version = 0 if weight.is_inference() else weight._version
-        self._last = LastRefresh(weight.detach(), version, self.sigma, converged)
-        self._baked = None
+        last = LastRefresh(weight.detach(), version, self.sigma, converged)
+        self.__dict__.update(_warm=self._warm or converged, _last=last, _baked=None)
 
     def _forget(self) -> None:
         self._last = self._baked = None
@@ -168,6 +168,11 @@ def plainly() -> Iterator[None]:
     """Compute ordinary tensors without a graph, also inside inference mode and inside a torch.func transform."""
     with torch.inference_mode(False), torch.no_grad(), torch._C._DisableFuncTorch():
         yield
+
+
+def as_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return tensor.to(dtype), at the cost of a comparison if that is nothing to do."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def plain(tensor: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..ops._stages import is_eager
+
 
 class Transform(nn.Module):
     """A transform without a context that keeps the shape of its events, unless its class says otherwise.
@@ -57,9 +59,7 @@ def check_range(x: Tensor, low: float, high: float, advice: str, name: str = "x"
 
 def can_look_at(x: Tensor) -> bool:
     """Whether the values of x can be read without waiting for a device, or breaking a trace or a transform."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return False
-    return x.device.type == "cpu"
+    return is_eager() and x.device.type == "cpu"
 
 
 def for_each_sample(logdet: Tensor, x: Tensor) -> Tensor:

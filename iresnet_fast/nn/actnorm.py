@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import warnings
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.autograd import forward_ad
 
 from .. import _checks
+from ..ops._stages import apply, is_eager
 from ._layer import plainly
 from ._transform import Transform, check_channels, for_each_sample
 
@@ -64,8 +67,9 @@ class ActNorm(Transform):
         """
         check_channels(x, self.num_features)
         self._prepare(x)
-        log_scale, bias = self._like(x)
-        return (x + bias) * log_scale.exp(), for_each_sample(self._logdet(x), x)
+        alone = torch.is_grad_enabled() and is_eager() and forward_ad._current_level < 0
+        z, logdet = (partial(apply, _Normalize) if alone else _normalize)(x, self.bias, self.log_scale)
+        return z, logdet
 
     def inverse(self, z: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
         """Return x and the log-determinant of the inverse [B]; context is not used.
@@ -75,25 +79,18 @@ class ActNorm(Transform):
         """
         check_channels(z, self.num_features, "z")
         self._prepare(None)
-        log_scale, bias = self._like(z)
-        return z * (-log_scale).exp() - bias, for_each_sample(-self._logdet(z), z)
+        log_scale, bias = _like(self.log_scale, z), _like(self.bias, z)
+        return z * (-log_scale).exp() - bias, _logdet(-self.log_scale, z)
 
     def extra_repr(self) -> str:
         """Describe the layer in its repr."""
         return f"{self.num_features}"
 
-    def _like(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        shape = (self.num_features,) + (1,) * (x.dim() - 2)
-        return self.log_scale.view(shape), self.bias.view(shape)
-
-    def _logdet(self, x: Tensor) -> Tensor:
-        return self.log_scale.sum() * math.prod(x.shape[2:])
-
     def _prepare(self, x: Tensor | None) -> None:
         """See that the layer is initialised: from x in training, else warn."""
         if self._is_known:
             return
-        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        if not is_eager():
             raise RuntimeError(
                 "ActNorm must be initialised before it is traced or transformed by torch.func, got a first call "
                 "there; run the model once on a batch before."
@@ -133,6 +130,39 @@ class ActNorm(Transform):
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)
         self._is_known = not self.initialized.is_meta and bool(self.initialized)
+
+
+class _Normalize(torch.autograd.Function):
+    """`_normalize` as one node of the graph where plain torch has nine."""
+
+    @staticmethod
+    def forward(x: Tensor, bias: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
+        return _normalize(x, bias, log_scale)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.save_for_backward(output[0], inputs[2])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, grad_logdet: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        z, log_scale = ctx.saved_tensors
+        scale, all_but_channels = log_scale.exp(), [0, *range(2, z.dim())]
+        by_log_scale = (grad * z).sum(all_but_channels) + grad_logdet.sum() * math.prod(z.shape[2:])
+        by_x = grad * _like(scale, z) if ctx.needs_input_grad[0] else None
+        return by_x, grad.sum(all_but_channels) * scale, by_log_scale
+
+
+def _normalize(x: Tensor, bias: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
+    return (x + _like(bias, x)) * _like(log_scale.exp(), x), _logdet(log_scale, x)
+
+
+def _like(values: Tensor, x: Tensor) -> Tensor:
+    """Return values [C] so that they broadcast over x [B, C, ...]."""
+    return values.view(values.shape + (1,) * (x.dim() - 2))
+
+
+def _logdet(log_scale: Tensor, x: Tensor) -> Tensor:
+    return for_each_sample(log_scale.sum() * math.prod(x.shape[2:]), x)
 
 
 def _sum_over_ranks(values: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _checks, ops
-from ._layer import SpectralLayer, plain, plainly
+from ._layer import SpectralLayer, as_dtype, plain, plainly
 from ._sharding import process_group_of, shared_spectral_norm
 
 if TYPE_CHECKING:
@@ -113,8 +113,9 @@ def refresh(layers: Sequence[SpectralLayer]) -> None:
     if not any(layer.is_stale() for layer in layers):
         return
     wanted = dict.fromkeys(layers)
-    for layer in layers:
-        for reference in _groups.get(layer, ()):
+    groups = {id(members): members for layer in layers if (members := _groups.get(layer)) is not None}
+    for members in groups.values():
+        for reference in members:
             member = reference()
             if member is not None and member.is_ready:
                 wanted[member] = None
@@ -171,9 +172,9 @@ def _iterate_alike(
     group: ProcessGroup | None,
 ) -> None:
     operators = (
-        [plain(layer.weight).to(dtype) for layer in layers],
-        [layer.u.to(dtype) for layer in layers],
-        [layer.v.to(dtype) for layer in layers],
+        [as_dtype(plain(layer.weight), dtype) for layer in layers],
+        [as_dtype(layer.u, dtype) for layer in layers],
+        [as_dtype(layer.v, dtype) for layer in layers],
         [layer.geometry for layer in layers],
     )
     if group is None:

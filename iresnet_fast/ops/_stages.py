@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
+from torch._functorch.utils import unwrap_dead_wrappers
+from torch._utils import _unflatten_dense_tensors
 
 from .. import _library
 from .. import activations as registry
@@ -129,17 +130,15 @@ class Stages(NamedTuple):
 
 
 def apply(function: Any, *arguments: Any) -> Any:
-    """Call an autograd.Function, whose own `apply` has no types."""
-    return function.apply(*arguments)
+    """Call an autograd.Function whose forward has no defaults: its own `apply` looks for them in every call."""
+    if not is_eager():
+        return function.apply(*arguments)
+    return super(torch.autograd.Function, function).apply(*unwrap_dead_wrappers(arguments))
 
 
-_Function = TypeVar("_Function", bound=type[torch.autograd.Function])
-
-
-def with_signature(function: _Function) -> _Function:
-    """Remember the signature of an autograd.Function's forward, which torch otherwise works out in every call."""
-    function.forward.__signature__ = inspect.signature(function.forward)  # type: ignore[attr-defined]
-    return function
+def is_eager() -> bool:
+    """Whether neither a compiler nor a transform of torch.func looks on."""
+    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
 
 
 def wants_graph() -> bool:
@@ -186,6 +185,11 @@ def split_gradients(packed: Tensor, tensors: Sequence[Tensor | None]) -> list[Te
     order = [i for stage in range(n) for i in (stage, n + stage, 2 * n + stage) if tensors[i] is not None]
     found = [cast(Tensor, tensors[i]) for i in order]
     gradients: list[Tensor | None] = [None] * len(tensors)
-    for i, tensor, piece in zip(order, found, packed.split_with_sizes([t.numel() for t in found]), strict=True):
-        gradients[i] = piece.view(tensor.shape)
+    for i, gradient in zip(order, unpack(packed, found), strict=True):
+        gradients[i] = gradient
     return gradients
+
+
+def unpack(packed: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Return the pieces of a packed tensor in the shapes of `like`, in one call: a view each would cost three times."""
+    return list(_unflatten_dense_tensors(packed, like))  # type: ignore[no-untyped-call]

@@ -20,7 +20,6 @@ from ._stages import (
     split_gradients,
     wants_graph,
     widen,
-    with_signature,
 )
 
 _Settings = tuple[tuple[str, ...], int]  # activations, precision
@@ -69,7 +68,6 @@ def _forward(settings: _Settings, x: Tensor, tensors: Sequence[Tensor | None]) -
     return result
 
 
-@with_signature
 class _Branch(torch.autograd.Function):
     @staticmethod
     def forward(settings: _Settings, x: Tensor, *tensors: Tensor | None) -> Tensor:

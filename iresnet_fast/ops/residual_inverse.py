@@ -21,7 +21,6 @@ from ._stages import (
     raw,
     split_gradients,
     widen,
-    with_signature,
 )
 
 _Outputs = tuple[Tensor, Tensor, Tensor]  # x, iterations, residual
@@ -88,7 +87,6 @@ def _forward(settings: _Settings, z: Tensor, tensors: Sequence[Tensor | None]) -
     return result
 
 
-@with_signature
 class _ResidualInverse(torch.autograd.Function):
     @staticmethod
     def forward(settings: _Settings, z: Tensor, *tensors: Tensor | None) -> _Outputs:

@@ -23,7 +23,6 @@ from ._stages import (
     split_gradients,
     wants_graph,
     widen,
-    with_signature,
 )
 
 __all__ = ["LogdetInfo", "residual_logdet"]
@@ -128,7 +127,6 @@ def _forward(
     return result
 
 
-@with_signature
 class _ResidualLogdet(torch.autograd.Function):
     @staticmethod
     def forward(

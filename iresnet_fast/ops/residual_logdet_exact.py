@@ -21,7 +21,6 @@ from ._stages import (
     split_gradients,
     wants_graph,
     widen,
-    with_signature,
 )
 
 _Outputs = tuple[Tensor, Tensor, Tensor]  # z, logdet, I + J
@@ -75,7 +74,6 @@ def _forward(settings: _Settings, x: Tensor, tensors: Sequence[Tensor | None]) -
     return x + torch.ops.iresnet_fast.branch(x, *branch, precision), torch.linalg.slogdet(full)[1], full
 
 
-@with_signature
 class _ResidualLogdetExact(torch.autograd.Function):
     @staticmethod
     def forward(settings: _Settings, x: Tensor, *tensors: Tensor | None) -> _Outputs:

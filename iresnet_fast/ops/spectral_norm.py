@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import _checks, _library, reference
 from ..geometry import ConvGeometry
-from ._stages import kernels_serve
+from ._stages import kernels_serve, unpack
 
 
 @torch.no_grad()
@@ -60,11 +60,6 @@ def spectral_norm(
 def same_kind(weights: Sequence[Tensor]) -> bool:
     """Whether there are weights, all of one dtype and device, as one kernel call needs."""
     return len({(w.dtype, w.device) for w in weights}) == 1
-
-
-def unpack(packed: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """Return the pieces of a packed tensor in the shapes of `like`."""
-    return [piece.view(t.shape) for piece, t in zip(torch.split(packed, [t.numel() for t in like]), like, strict=True)]
 
 
 def flat_geometry(weights: Sequence[Tensor], geometry: Sequence[ConvGeometry | None]) -> list[int]:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .. import _checks, _library, reference
 from ..geometry import ConvGeometry
-from ._stages import apply, constants, differentiable_gradients, kernels_serve, wants_graph, with_signature
-from .spectral_norm import flat_geometry, same_kind, unpack
+from ._stages import apply, constants, differentiable_gradients, kernels_serve, unpack, wants_graph
+from .spectral_norm import flat_geometry, same_kind
 
 
 def spectral_normalize(
@@ -64,7 +64,6 @@ def _forward(sigmas: Tensor, limits: Tensor, weights: Sequence[Tensor]) -> list[
     return unpack(torch.ops.iresnet_fast.spectral_normalize(weights, sigmas, limits), weights)
 
 
-@with_signature
 class _SpectralNormalize(torch.autograd.Function):
     @staticmethod
     def forward(
