@@ -43,6 +43,7 @@ RESULTS = Path(__file__).parent / "results"
 BATCH, INITIAL = 32, 1024
 # Seconds for the rounds, least number of rounds, steps of training before anything is compared or timed.
 TIME, QUICK_TIME = (60.0, 10, 100), (0.0, 2, 3)
+SLICE = 0.4  # seconds: steps of training follow each other, so they are timed that way
 _SGEMM = "sgemm"
 Record = dict[str, Any]
 
@@ -159,7 +160,7 @@ def measure(options: argparse.Namespace, say: Callable[[str], object]) -> Record
     recorder = recorded(flow, images, options.batch)
     again = replays(recorder)
     everything = steps | {f"replay {section}": run for section, run in again.items()} | {_SGEMM: sgemm()}
-    times = medians(interleave(everything, options.seconds, options.rounds, slice_seconds=0.0))
+    times = medians(interleave(everything, options.seconds, options.rounds, SLICE))
     sections = work(recorder, {section: times[f"replay {section}"] for section in again})
     forward, backward = branch_flops(flow, options.batch)
     return {

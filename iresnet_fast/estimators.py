@@ -191,7 +191,7 @@ def draw_probe(x: Tensor, n_probes: int, kind: str, generator: torch.Generator |
     # A random number for every 32 signs: each of its bits becomes the sign bit of a float32 one.
     n_words, shifts = -(-n // 32), torch.arange(32, dtype=torch.int32, device=x.device)
     words = torch.randint(_SIGN, -_SIGN, (n_words, 1), dtype=torch.int32, device=x.device, generator=generator)
-    signs = words << shifts & _SIGN | _ONE
+    signs = (words << shifts).bitwise_and_(_SIGN).bitwise_or_(_ONE)
     return signs.view(torch.float32).flatten()[:n].view(shape).to(x.dtype)
 
 

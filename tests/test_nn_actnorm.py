@@ -128,6 +128,36 @@ def test_tracing_an_uninitialised_layer_is_refused():
     torch.func.jacrev(lambda a: layer(a)[0])(x)
 
 
+def started(kind):
+    layer = nn.ActNorm(5).double()
+    x = torch.randn(SHAPES[kind], dtype=torch.float64)[:3]
+    layer(x * 2.0 + 1.0)
+    return layer, x, (x, layer.bias.detach().clone(), layer.log_scale.detach().clone())
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_gradients_and_theirs(kind):
+    layer, _, inputs = started(kind)
+
+    def outputs(x, bias, log_scale):
+        return torch.func.functional_call(layer, {"bias": bias, "log_scale": log_scale}, (x,))
+
+    inputs = [t.requires_grad_() for t in inputs]
+    assert torch.autograd.gradcheck(outputs, inputs)
+    assert torch.autograd.gradgradcheck(outputs, inputs)
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_forward_mode(kind):
+    layer, x, _ = started(kind)
+    tangent = torch.randn_like(x)
+    with torch.autograd.forward_ad.dual_level():
+        z, _ = layer(torch.autograd.forward_ad.make_dual(x, tangent))
+        found = torch.autograd.forward_ad.unpack_dual(z).tangent
+    torch.testing.assert_close(found, torch.func.jvp(lambda a: layer(a)[0], (x,), (tangent,))[1])
+    torch.testing.assert_close(layer(x + tangent)[0] - layer(x)[0], found)  # it is affine
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [

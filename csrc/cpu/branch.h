@@ -37,7 +37,7 @@ struct BackwardWalk : Walk<T> {
   using Walk<T>::h;
   using Walk<T>::d;
   using Walk<T>::e;
-  T **t, **dt;  // [L] tangents t_i and D_i t_i
+  T **t, **dt;  // [L] tangents t_i (null: e_i holds E_i t_i) and D_i t_i
   T** r;        // [L + 1] cotangents
   T** u;        // [L] sum over pairs of E_i t_i (A_i^T r_{i+1})
   T** s;        // [L + 1] ordinary backward
@@ -81,11 +81,17 @@ struct BackwardWalk : Walk<T> {
               t[i + 1]);
   }
 
-  // The same from a_i and t_i that the forward pass kept, with the derivatives: no product is computed again.
+  // The same from what the forward pass kept, with the derivatives: no product is computed again.
   void recall() {
     for (int i = 0; i < stages; ++i) {
+      const Stage<T>& stage = prepared.branch.stage[i];
+      if (i > 0 && known_from_value(stage.activation)) {
+        derivatives(stage.activation, layout, h[i], dt[i], stage.in_channels, d[i], e[i]);
+        t[i] = nullptr;  // in e
+        continue;
+      }
       this->template activate_stage<Order::kSecond>(i);
-      this->multiply(d[i], t[i], prepared.branch.stage[i].in_channels, dt[i]);
+      this->multiply(d[i], t[i], stage.in_channels, dt[i]);
     }
   }
 
@@ -201,7 +207,7 @@ void branch_backward(const Branch<T>& branch, const BranchBackwardOperands<T>& o
     for_each_tile(prepared, chunk, [&](int64_t first, int samples) {
       load_events(layout, op.x + first * in_size, samples, in_channels, walk.x);
       if (recall)
-        kept.point(const_cast<T*>(op.kept), chunk, first, walk.a, walk.t);  // the walk only reads them
+        kept.point(const_cast<T*>(op.kept), chunk, first, walk.a, walk.h, walk.t, walk.dt);  // only read
       else
         walk.template forward<Order::kSecond>();
       for (int s = 0; op.pairs > 0 && s < samples; ++s) weight[s] = op.weight[first + s] / static_cast<T>(op.pairs);

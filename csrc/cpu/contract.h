@@ -142,13 +142,16 @@ void contract(const WeightSums<T>& target, const OperandPair<T>* pair, int pairs
   constexpr int kBlockBytes = 256 << 10;
   const int row_bytes = pairs * layout.stride * static_cast<int>(sizeof(T));
   const int block = max_of(1, kBlockBytes / (row_bytes * kContractRows)) * kContractRows;
+  // Strips of nearly equal width: 32 channels in sixes go as 6 6 5 5 5 5, not 6 6 6 6 6 2.
+  const int strips = divide_up(target.channels, kContractChannels);
   for (int first = 0; first < target.rows; first += block)
     for (int tap = 0; tap < target.taps; ++tap)
-      for (int channel = 0; channel < target.channels; channel += kContractChannels)
+      for (int strip = 0, channel = 0, count; strip < strips; ++strip, channel += count) {
+        count = divide_up(target.channels - channel, strips - strip);
         for (int row = first; row < min_of(first + block, target.rows); row += kContractRows)
-          contract_rows<T>(min_of(kContractRows, target.rows - row),
-                           min_of(kContractChannels, target.channels - channel), target, pair, pairs, layout, row,
-                           channel, tap);
+          contract_rows<T>(min_of(kContractRows, target.rows - row), count, target, pair, pairs, layout, row, channel,
+                           tap);
+      }
 }
 
 // out[m] += sum over columns of a[m][p].

@@ -1,7 +1,7 @@
-// What the forward pass of a training step leaves for the backward pass: the pre-activations a_i and the tangents t_i
-// of every inner stage, tile by tile as the walks hold them, so that neither pass copies. A few words in front say
-// which tiles: the number of threads or the instruction set may change in between, and the backward pass then computes
-// everything again.
+// What the forward pass of a training step leaves for the backward pass, tile by tile as the walks hold it, so that
+// neither pass copies: h_i and D t_i of every inner stage, or a_i and t_i where h_i does not tell the derivatives. A
+// few words in front say which tiles: the number of threads or the instruction set may change in between, and the
+// backward pass then computes everything again.
 #pragma once
 
 #include "cpu/walk.h"
@@ -30,15 +30,29 @@ class Kept {
     return kept_size == size() && std::memcmp(kept, &header, sizeof header) == 0;
   }
 
-  // Points a[1 .. L-1] and t[1 .. L-1] into `kept` for the tile of `chunk` that begins with sample `first`.
-  void point(T* kept, int64_t chunk, int64_t first, T** a, T** t) const {
+  // Points a, h, t and dt of stages 1 .. L-1 into `kept`, for the tile of `chunk` that begins with sample `first`.
+  // Where h_i is enough, it may overwrite a_i.
+  void point(T* kept, int64_t chunk, int64_t first, T** a, T** h, T** t, T** dt) const {
     const int64_t tile = tiles_before(chunk) + (first - prepared_.begin(chunk)) / prepared_.samples_per_tile;
     T* piece = kept + kHeader + tile * tile_size_;
     for (int i = 1; i < prepared_.branch.stages; ++i) {
-      const int64_t size = prepared_.layout.size(prepared_.branch.stage[i].in_channels);
+      const Stage<T>& stage = prepared_.branch.stage[i];
+      const int64_t size = prepared_.layout.size(stage.in_channels);
+      const bool value = known_from_value(stage.activation);
       a[i] = piece;
-      t[i] = piece + size;
+      if (value) h[i] = piece;
+      (value ? dt : t)[i] = piece + size;
       piece += 2 * size;
+    }
+  }
+
+  // Products read h_i and D t_i beyond what is written there.
+  void clear_pads(T* const* h, T* const* dt) const {
+    for (int i = 1; i < prepared_.branch.stages; ++i) {
+      const Stage<T>& stage = prepared_.branch.stage[i];
+      if (!known_from_value(stage.activation)) continue;
+      zero_uncovered(prepared_.layout, h[i], stage.in_channels);
+      zero_uncovered(prepared_.layout, dt[i], stage.in_channels);
     }
   }
 

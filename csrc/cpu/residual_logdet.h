@@ -99,7 +99,10 @@ void residual_logdet(const Branch<T>& branch, const ResidualLogdetOperands<T>& o
     Walk<T>& walk = *walks[chunk];
     SeriesState<T>& state = *states[chunk];
     for_each_tile(prepared, chunk, [&](int64_t first, int samples) {
-      if (op.kept) kept.point(op.kept, chunk, first, walk.a, t[chunk]);
+      if (op.kept) {
+        kept.point(op.kept, chunk, first, walk.a, walk.h, t[chunk], t[chunk]);
+        kept.clear_pads(walk.h, t[chunk]);
+      }
       load_events(layout, op.x + first * size, samples, channels, walk.x);
       walk.template forward<Order::kFirst>();
       if (op.z) store_events(layout, walk.g, samples, channels, op.z + first * size, op.x + first * size);

@@ -2,6 +2,7 @@
 // and `jvp` then apply J^T and J without evaluating an activation again.
 #pragma once
 
+#include "cpu/from_value.h"
 #include "cpu/prepared.h"
 #include "cpu/tile_io.h"
 #include "cpu/vector_math.h"
@@ -99,18 +100,25 @@ struct Walk {
     }
   }
 
-  // state[0] <- J state[0]; t, if given, takes the tangents [1 .. L-1] on the way.
-  void jvp(T* const* t = nullptr) {
+  // state[0] <- J state[0]; `kept`, if given, takes what `Kept` keeps of the tangents of stages 1 .. L-1 on the way.
+  void jvp(T* const* kept = nullptr) {
     multiply(d[0], state[0], prepared.branch.stage[0].in_channels);
+    const T* in = state[0];
     for (int i = 0; i + 1 < stages; ++i) {
-      if (t)
-        product(prepared.forward[i], state[0], layout, {.kind = Epilogue::kTangent, .d = d[i + 1], .second = state[1]},
-                t[i + 1]);
+      if (kept && known_from_value(prepared.branch.stage[i + 1].activation)) {
+        product(prepared.forward[i], in, layout, {.kind = Epilogue::kScale, .d = d[i + 1]}, kept[i + 1]);
+        in = kept[i + 1];
+        continue;
+      }
+      if (kept)
+        product(prepared.forward[i], in, layout, {.kind = Epilogue::kTangent, .d = d[i + 1], .second = state[1]},
+                kept[i + 1]);
       else
-        product(prepared.forward[i], state[0], layout, {.kind = Epilogue::kScale, .d = d[i + 1]}, state[1]);
+        product(prepared.forward[i], in, layout, {.kind = Epilogue::kScale, .d = d[i + 1]}, state[1]);
       swap_state();
+      in = state[0];
     }
-    product(prepared.forward[stages - 1], state[0], layout, {.kind = Epilogue::kBias}, state[1]);
+    product(prepared.forward[stages - 1], in, layout, {.kind = Epilogue::kBias}, state[1]);
     swap_state();
     if (layout.masked) clear_pads(state[0], prepared.branch.stage[stages - 1].out_channels);
   }

@@ -54,27 +54,30 @@ class Sequential(nn.Sequential):
             ValueError: there is a context and no transform takes one, or a transform refuses its input.
         """
         self._check_context(context)
-        total = _zeros(x)
+        logdets = []
         for module in self:
             x, logdet = module(x, context) if takes_context(module) else module(x)
-            total = total + logdet
-        return x, total
+            logdets.append(logdet)
+        return x, _total(logdets, x)
 
     def inverse(self, z: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
         """Return x and the log-determinant [B] of the inverse; arguments and errors as in `forward`."""
         self._check_context(context)
-        total = _zeros(z)
+        logdets = []
         for module in reversed(list(self)):
             inverse: Any = module.inverse
             z, logdet = inverse(z, context) if takes_context(module) else inverse(z)
-            total = total + logdet
-        return z, total
+            logdets.append(logdet)
+        return z, _total(logdets, z)
 
     def _check_context(self, context: Any) -> None:
         if context is not None and not self.takes_context:
             raise ValueError("context must be None since no transform here takes one, got one; use ConditionalBranch.")
 
 
-def _zeros(x: Tensor) -> Tensor:
+def _total(logdets: list[Tensor], x: Tensor) -> Tensor:
+    """Return the sum of log-determinants [B], in one node of the graph; zeros if there are none."""
+    if logdets:
+        return torch.stack(logdets).sum(0)
     dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
     return torch.zeros(x.shape[0], dtype=dtype, device=x.device)
