@@ -4,7 +4,7 @@
     python benchmarks/bench_train_step.py --quick     without the compiled one, under 20 s
 
 The model is IResNetFlow.preset("mnist"): 1x28x28, logit, squeeze to 4x14x14, 2 scales of 4 blocks, 32 channels, ELU,
-5 terms, a Rademacher probe, a learned prior; Adam at 5e-3, clipping to norm 1, batch 32. Glue is the time of our step
+8 terms, a Rademacher probe, a learned prior; Adam at 5e-3, clipping to norm 1, batch 32. Glue is the time of our step
 that its operators do not explain: its median less the medians of the recorded operators, called again in the same
 rounds on the same tensors, without what calling them costs (sections.py). Views, autograd's bookkeeping, dispatch and
 Python are glue. benchmarks/README.md says more.
@@ -43,7 +43,7 @@ RESULTS = Path(__file__).parent / "results"
 BATCH, INITIAL = 32, 1024
 # Seconds for the rounds, least number of rounds, steps of training before anything is compared or timed.
 TIME, QUICK_TIME = (60.0, 10, 100), (0.0, 2, 3)
-SLICE = 0.4  # seconds: steps of training follow each other, so they are timed that way
+SLICE, QUICK_SLICE = 0.4, 0.0  # seconds: steps of training follow each other, so they are timed that way
 _SGEMM = "sgemm"
 Record = dict[str, Any]
 
@@ -65,6 +65,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     changed = options.quick or options.threads or options.batch != BATCH or options.power_iterations
     options.stem = "bench_train_step_quick" if changed else "bench_train_step"
     seconds, options.rounds, options.warm_up = QUICK_TIME if options.quick else TIME
+    options.slice = QUICK_SLICE if options.quick else SLICE
     if options.seconds is None:
         options.seconds = seconds
     return options
@@ -160,7 +161,7 @@ def measure(options: argparse.Namespace, say: Callable[[str], object]) -> Record
     recorder = recorded(flow, images, options.batch)
     again = replays(recorder)
     everything = steps | {f"replay {section}": run for section, run in again.items()} | {_SGEMM: sgemm()}
-    times = medians(interleave(everything, options.seconds, options.rounds, SLICE))
+    times = medians(interleave(everything, options.seconds, options.rounds, options.slice))
     sections = work(recorder, {section: times[f"replay {section}"] for section in again})
     forward, backward = branch_flops(flow, options.batch)
     return {
@@ -170,7 +171,7 @@ def measure(options: argparse.Namespace, say: Callable[[str], object]) -> Record
         "terms": flow.config.train_estimator.n_terms,
         "power_iterations": flow.config.power_iterations,
         "power_tolerance": flow.config.power_tolerance,
-        "rounds": len(steps[OURS].clock.seconds["forward"]),
+        "steps": len(steps[OURS].clock.seconds["forward"]),
         "ours_ms": 1e3 * times[OURS],
         "baselines": {name: 1e3 * times[name] for name in steps if name != OURS},
         "channels_last": channels_last,

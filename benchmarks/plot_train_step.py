@@ -36,7 +36,7 @@ def draw(record: Record, path: Path) -> None:
             f"One training step of the MNIST density model, batch {record['batch']}",
             x=0.02, y=0.985, ha="left", fontsize=14, fontweight="bold",
         )  # fmt: skip
-        figure.text(0.02, 0.015, f"Medians of interleaved steps. {setting([record])}", color=_GREY, fontsize=8)
+        figure.text(0.02, 0.015, f"Medians of steps, all in turn. {setting([record])}", color=_GREY, fontsize=8)
         figure.subplots_adjust(left=0.22, right=0.97, top=0.83, bottom=0.09, hspace=0.42)
         figure.savefig(path, dpi=160)
         plt.close(figure)

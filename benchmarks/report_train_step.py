@@ -41,7 +41,7 @@ def _setting(record: Record) -> str:
     )
     return (
         f"{setting([record])}\nbatch {record['batch']}, {record['terms']} terms, {iterations}; {record['images']}; "
-        f"medians of {record['rounds']} interleaved steps; sgemm {record['sgemm_peak_gflops']:.0f} GFLOP/s"
+        f"medians, of ours of {record['steps']} steps; sgemm {record['sgemm_peak_gflops']:.0f} GFLOP/s"
     )
 
 

@@ -51,12 +51,12 @@ def test_the_program_writes_table_json_markdown_and_plot(tmp_path):
     assert (tmp_path / "new" / "bench_train_step_quick.png").read_bytes().startswith(b"\x89PNG")
     text = (tmp_path / "new" / "bench_train_step_quick.md").read_text()
     rows = ("(i) series", "(ii) Neumann", "(iii) explicit", "spectral norm", "Python and glue")
-    for part in (*(f"| {row} " for row in rows), "two photographs; medians of 2 interleaved steps"):
+    for part in (*(f"| {row} " for row in rows), "two photographs; medians, of ours of 2 steps"):
         assert part in text
         assert part in done.stdout
     (record,) = json.loads((tmp_path / "new" / "bench_train_step_quick.json").read_text())
     assert set(record["baselines"]) == {"series", "neumann", "explicit"}
-    assert (record["batch"], record["threads"], record["terms"], record["rounds"]) == (2, 1, 8, 2)
+    assert (record["batch"], record["threads"], record["terms"], record["steps"]) == (2, 1, 8, 2)
     assert (record["power_iterations"], record["power_tolerance"]) == (10, None)
     assert record["sgemm_peak_gflops"] > 0
     # All of the time is in a section or is glue, and no section is a share of nothing.

@@ -76,6 +76,46 @@ def test_train_on_a_plane_and_resume(tmp_path, capsys):
     assert not (tmp_path / "none.png").exists()  # points have no picture of pairs
 
 
+def test_the_recipe_is_changed_by_options(tmp_path):
+    given = {
+        "accumulate": 2,
+        "optimizer": "rmsprop",
+        "decay": "steps",
+        "decay_at": (0.25, 0.5),
+        "decay_factor": 0.5,
+        "shift": 2,
+        "shift_padding": "reflect",
+    }
+    options = {field: ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for field, v in given.items()}
+    arguments = [word for field, v in options.items() for word in (f"--{field.replace('_', '-')}", v)]
+    assert main(["train", *TINY, *arguments, "--folder", str(tmp_path)]) == 0
+    config = TrainConfig.from_dict(training.read_metadata(tmp_path)["train_config"])
+    assert {field: getattr(config, field) for field in given} == given
+
+
+@pytest.mark.parametrize(
+    ("arguments", "optimizer", "betas"),
+    [
+        ([], "adam", (0.9, 0.99)),
+        (["--optimizer", "adam"], "adam", (0.9, 0.99)),
+        (["--betas", "0.8,0.9"], "adam", (0.8, 0.9)),
+        (["--optimizer", "sgd"], "sgd", None),
+        (["--optimizer", "adamax", "--betas", "0.8,0.9"], "adamax", (0.8, 0.9)),
+    ],
+)
+def test_betas_of_a_recipe_belong_to_its_optimizer(monkeypatch, arguments, optimizer, betas):
+    seen = []
+
+    def stop(model, dataset, config, *_, **__):
+        seen.append((config.optimizer, config.betas))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "fit", stop)
+    small = ["--set", "blocks=[1]", "--set", "hidden=[4,4]", "--set", "fc_blocks=0"]
+    assert main(["train", "--model", "residual_flow", "--preset", "mnist", *small, *arguments]) == 130
+    assert seen == [(optimizer, betas)]
+
+
 def test_a_table(tmp_path, capsys):
     rows = np.random.default_rng(0).normal(size=(200, 3)).astype(np.float32)
     np.save(tmp_path / "rows.npy", rows)

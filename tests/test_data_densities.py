@@ -184,10 +184,11 @@ def test_digits(seed):
 
 
 def test_names():
-    assert data.NAMES == (*DENSITIES, "digits", "mnist", "fashion_mnist", "cifar10", "svhn")
+    images = ("mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "imagenet32", "imagenet64", "celeba")
+    assert data.NAMES == (*DENSITIES, "digits", *images)
 
 
 def test_importing_is_light():
-    code = "import sys, iresnet_fast.data as d; print(*({'sklearn', 'scipy'} & set(sys.modules)))"
+    code = "import sys, iresnet_fast.data as d; print(*({'sklearn', 'scipy', 'PIL'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "\n"

@@ -124,8 +124,9 @@ DAMAGES = {
     "tar: missing": ("bin", archive(without="data_batch_3"), "cifar-10-binary.tar.gz", ["got no data_batch_3.bin"]),
     "py: truncated": ("py", edit(BATCH, lambda b: b[:-1]), BATCH, ["whole pickle", "damaged"]),
     "py: empty": ("py", put(BATCH, b""), BATCH, ["whole pickle", "Ran out of input"]),
-    "py: a list": ("py", put(BATCH, pickle.dumps([1, 2])), BATCH, ["a dictionary with data and labels"]),
-    "py: no labels": ("py", batch(labels=None), BATCH, ["a dictionary with data and labels"]),
+    "py: of two lines": ("py", put(BATCH, b"\x89PNG" * 9), BATCH, ["whole pickle", "persistent_load function"]),
+    "py: a list": ("py", put(BATCH, pickle.dumps([1, 2])), BATCH, ["a dictionary with data and labels", "got list"]),
+    "py: no labels": ("py", batch(labels=None), BATCH, ["a dictionary with data and labels", "got no labels"]),
     "py: floats": ("py", batch(data=np.zeros((2, 3072))), BATCH, ["(N, 3072)", "got float64 of shape (2, 3072)"]),
     "py: grey": ("py", batch(data=np.zeros((2, 1024), np.uint8)), BATCH, ["(N, 3072)", "got uint8 of shape (2, 1024)"]),
     "py: no array": ("py", batch(data=[1, 2]), BATCH, ["(N, 3072)", "got list"]),
@@ -188,7 +189,11 @@ def test_pickle_calls_nothing(tmp_path):
         ("mnist", data_files.IDX),
         ("fashion_mnist", data_files.IDX),
         ("cifar10", ["cifar-10-batches-bin", "cifar-10-binary.tar.gz", "cifar-10-python.tar.gz"]),
+        ("cifar100", ["cifar-100-python", "cifar-100-python.tar.gz"]),
         ("svhn", ["train_32x32.mat", "test_32x32.mat"]),
+        ("imagenet32", ["train_data_batch_1", "train_data_batch_10", ".npz"]),
+        ("imagenet64", ["train_data_batch_1", "train_data_batch_10", ".npz"]),
+        ("celeba", ["list_eval_partition.txt"]),
     ],
 )
 def test_no_files(tmp_path, name, files):

@@ -9,8 +9,8 @@ from iresnet_fast import data
 from iresnet_fast.data import idx
 
 
-def check(loaded, expected, name):
-    assert (loaded.name, loaded.n_levels, loaded.n_classes, loaded.is_image) == (name, 256, 10, True)
+def check(loaded, expected, name, n_classes=10):
+    assert (loaded.name, loaded.n_levels, loaded.n_classes, loaded.is_image) == (name, 256, n_classes, True)
     assert loaded.event_shape == expected.train.shape[1:]
     for part in ("train", "test"):
         images, labels = getattr(loaded, part), getattr(loaded, f"{part}_labels")

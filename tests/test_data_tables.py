@@ -116,6 +116,7 @@ BAD = {
     "trailing": ("a.npy", damaged(npy(GOOD), lambda b: b + b"\0"), ["224 bytes long", "got 225"]),
     "no .npy": ("a.npy", text("1, 2"), ["whole .npy file", "got one that is not"]),
     "empty .npy": ("a.npy", text(""), ["whole .npy file", "got one that is not"]),
+    "header too large": ("a.npy", text(b"\x93NUMPY\1\0\x20\x4e" + b" " * 20000), ["of numbers", "Header info length"]),
     "no .npz": ("a.npz", text("1, 2"), ["whole .npz file", "not a zip file"]),
     "truncated .npz": ("a.npz", damaged(npz(a=GOOD), lambda b: b[:-9]), ["whole .npz file", "not a zip file"]),
     "flipped .npz": (

@@ -7,6 +7,7 @@ from iresnet_fast.data import DataSet
 from iresnet_fast.models import HybridIResNet, IDenseNet, IResNetClassifier, IResNetFlow, ResidualFlow
 from iresnet_fast.training.config import TrainConfig
 from iresnet_fast.training.recipes import _TRAINING, MODELS, recipe
+from iresnet_fast.training.schedule import learning_rate
 
 SMALL = {"blocks": (1,), "hidden": (4, 4)}
 
@@ -25,7 +26,7 @@ def images(shape, n_levels=256, n_classes=10):
     ("dataset", "kind", "changes", "model_class", "expected"),
     [
         (vectors(2), "flow", SMALL, IResNetFlow, {"batch_size": 500, "learning_rate": 1e-3}),
-        (vectors(2), "residual_flow", SMALL, ResidualFlow, {"batch_size": 500, "max_steps": 50_000, "ema": None}),
+        (vectors(2), "residual_flow", SMALL, ResidualFlow, {"batch_size": 500, "max_steps": 50_000, "betas": None}),
         (vectors(2), "idensenet", {"blocks": (1,)}, IDenseNet, {"batch_size": 500}),
         (vectors(5), "flow", SMALL, IResNetFlow, {"batch_size": 1000, "learning_rate": 1e-3}),
         (
@@ -61,7 +62,7 @@ def images(shape, n_levels=256, n_classes=10):
             "residual_flow",
             {**SMALL, "fc_blocks": 0},
             ResidualFlow,
-            {"batch_size": 64, "optimizer": "adam", "learning_rate": 1e-3, "warmup_steps": 1000, "ema": 0.999},
+            {"batch_size": 64, "optimizer": "adam", "betas": (0.9, 0.99), "warmup_steps": 1000, "ema": 0.999},
         ),
         (
             images((1, 8, 8), 17, 4),
@@ -97,6 +98,16 @@ def test_model_and_training_fit_the_data(dataset, kind, changes, model_class, ex
 def test_a_preset_brings_its_own_recipe():
     _, training = recipe(images((1, 28, 28)), "flow", "mnist_paper", {"blocks": (1, 1), "hidden": (4, 4)})
     assert training.optimizer == "adamax"
+
+
+def test_the_papers_classifiers_train_as_published():
+    mnist, cifar10 = (_TRAINING["classifier"][preset] for preset in ("mnist_paper", ""))
+    for training in (mnist, cifar10):
+        assert (training.optimizer, training.learning_rate, training.max_epochs) == ("sgd", 0.1, 200)
+        rates = [learning_rate(training, 10_000, epoch / 200) for epoch in (0, 60, 120, 160)]
+        assert rates == pytest.approx([0.1, 0.02, 0.004, 0.0008], rel=1e-12)
+    assert (cifar10.shift, cifar10.shift_padding, cifar10.flip) == (4, "reflect", True)
+    assert (mnist.shift, mnist.flip) == (0, False)
 
 
 def test_every_preset_of_every_model_has_a_recipe():

@@ -31,6 +31,18 @@ def test_an_epoch_shows_every_sample_once_but_the_last_incomplete_batch():
     assert not torch.equal(other(0)[0], made(0)[0])
 
 
+def test_the_parts_of_a_step_are_batches_of_their_own():
+    """23 samples are two steps of two batches of five: three samples are left out, as with one batch of ten."""
+    made = batches.Batches(numbered(23), make_config(batch_size=5, accumulate=2), torch.device("cpu"))
+    assert made.per_epoch == 2
+    epochs = [torch.stack([made(number)[0][:, 0] for number in range(4 * e, 4 * e + 4)]) for e in range(2)]
+    assert [epoch.shape for epoch in epochs] == [(4, 5)] * 2
+    assert all(len(set(epoch.flatten().tolist())) == 20 for epoch in epochs)
+    joined = batches.Batches(numbered(23), make_config(batch_size=10), torch.device("cpu"))
+    assert joined.per_epoch == 2
+    assert torch.equal(torch.cat([joined(step)[0][:, 0] for step in range(4)]), torch.cat(epochs).flatten())
+
+
 def test_labels_go_with_their_samples():
     data = make_data("images")
     x, labels = batches.Batches(data, make_config(), torch.device("cpu"))(1)
@@ -53,15 +65,15 @@ def test_processes_share_a_batch(world, monkeypatch):
         batches.Batches(numbered(23), make_config(batch_size=7), torch.device("cpu"))
 
 
-def test_random_numbers_differ_between_steps_seeds_and_ranks(monkeypatch):
+def test_random_numbers_differ_between_batches_seeds_and_ranks(monkeypatch):
     drawn = []
     for seed in (0, 1):
         for step in (0, 1):
             for rank in (0, 1):
                 monkeypatch.setattr(batches.distributed, "rank", lambda rank=rank: rank)
-                batches.seed_step(seed, step)
+                batches.seed_batch(seed, step)
                 drawn.append(torch.rand(()).item())
-                batches.seed_step(seed, step)
+                batches.seed_batch(seed, step)
                 assert torch.rand(()).item() == drawn[-1]
     assert len(set(drawn)) == len(drawn)
 
@@ -82,7 +94,7 @@ def moved(image, down, right):
 
 def test_shifts_move_images_and_fill_up_with_zero():
     x = torch.randint(1, 200, (64, 3, 5, 4), dtype=torch.uint8)
-    made = batches._shifted(x, 2)
+    made = batches._shifted(x, 2, "zeros")
     assert made.dtype == torch.uint8
     seen = set()
     for before, after in zip(x.numpy(), made.numpy(), strict=True):
@@ -90,6 +102,43 @@ def test_shifts_move_images_and_fill_up_with_zero():
         assert len(fits) == 1
         seen.add(fits[0])
     assert len(seen) > 15  # of 25
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("most", [1, 3])
+def test_shifts_move_images_and_fill_up_by_mirroring(dtype, most):
+    """By numpy's and torch's meaning of reflect: the outermost pixels are not repeated."""
+    x = torch.randint(1, 200, (64, 3, 5, 4)).to(dtype)
+    made = batches._shifted(x, most, "reflect")
+    assert made.dtype == dtype
+    seen = set()
+    for before, after in zip(x.numpy(), made.numpy(), strict=True):
+        big = np.pad(before, ((0, 0), (most, most), (most, most)), mode="reflect")
+        places = [(i, j) for i in range(2 * most + 1) for j in range(2 * most + 1)]
+        fits = [(i, j) for i, j in places if np.array_equal(big[:, i : i + 5, j : j + 4], after)]
+        assert fits  # two for a width of 4 that moved by 3 to the left or to the right
+        seen.add(fits[0])
+    assert len(seen) > 7  # of 9, or of 49
+    torch.manual_seed(1)
+    mirrored = batches._shifted(x, most, "reflect")
+    torch.manual_seed(1)
+    zeros = batches._shifted(x, most, "zeros")
+    assert torch.equal(mirrored[zeros != 0], zeros[zeros != 0])  # moved alike
+    assert bool((mirrored != 0).all())
+
+
+def test_the_padding_is_the_one_asked_for():
+    data = make_data("images")
+    data = dataclasses.replace(data, train=torch.randint(1, 17, data.train.shape, dtype=torch.uint8))
+    config = make_config(shift=3)
+    assert bool((batches.Batches(data, config, torch.device("cpu"))(0)[0] == 0).any())
+    config = config.replace(shift_padding="reflect")
+    assert bool((batches.Batches(data, config, torch.device("cpu"))(0)[0] != 0).all())
+    batches.Batches(data, config.replace(shift=7), torch.device("cpu"))(0)
+    with pytest.raises(
+        ValueError, match=r"shift must be less than 8 for shift_padding 'reflect' and the images of stripes, got 8; lo"
+    ):
+        batches.Batches(data, config.replace(shift=8), torch.device("cpu"))
 
 
 def test_flips_mirror_about_half_of_the_images():
@@ -118,6 +167,14 @@ def test_a_batch_larger_than_the_data_is_a_sentence():
         ValueError, match="batch_size must be at most 50, the training samples of curve, got 51; lower it"
     ):
         batches.Batches(make_data(), make_config(batch_size=51), torch.device("cpu"))
+
+
+def test_a_step_larger_than_the_data_is_a_sentence():
+    assert batches.Batches(make_data(), make_config(batch_size=25, accumulate=2), torch.device("cpu")).per_epoch == 1
+    with pytest.raises(
+        ValueError, match=r"batch_size \* accumulate must be at most 50, the training samples of curve, got 51; lower"
+    ):
+        batches.Batches(make_data(), make_config(batch_size=17, accumulate=3), torch.device("cpu"))
 
 
 def test_evaluations_look_at_the_same_test_samples_in_all_runs():

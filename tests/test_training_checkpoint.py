@@ -185,6 +185,23 @@ def rewrite(path, **changes):
     checkpoint.write(path, found.tensors, {**found.metadata, **changes})
 
 
+def test_a_checkpoint_from_before_a_field_goes_on(folder, runs):
+    """The run had what is the default now; with another value it is another run."""
+    newer = ("betas", "accumulate", "decay", "decay_at", "decay_factor", "restarts", "shift_padding")
+    for path in folder.glob("*.safetensors"):
+        config = checkpoint.read(path).metadata["train_config"]
+        rewrite(path, train_config={name: value for name, value in config.items() if name not in newer})
+    config = training.TrainConfig.from_dict(training.read_metadata(folder)["train_config"])
+    assert config == make_config(max_steps=3, checkpoint_steps=1, decay_start=1.0)
+    training.load_model(folder)
+    with pytest.raises(
+        training.CheckpointError, match="a TrainConfig with decay = 'steps' to go on from, got 'linear'"
+    ):
+        run(folder, resume=True, max_steps=5, decay_start=1.0, decay="steps")
+    again = run(folder, resume=True, max_steps=5, decay_start=1.0)
+    assert same_bits(again.best.state_dict(), runs[1].best.state_dict())
+
+
 def test_a_later_format_is_said(folder):
     rewrite(newest(folder), format=2)
     with pytest.raises(training.CheckpointError, match=r"must have format 1, got 2 of version .*; use that version"):

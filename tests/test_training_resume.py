@@ -55,9 +55,12 @@ def assert_same(again, whole, extra_steps=()):
     [
         ("plane", {}),
         ("plane", {"optimizer": "sgd", "ema": None, "clip": None}),
-        ("plane", {"optimizer": "adamax"}),
+        ("plane", {"optimizer": "adamax", "betas": (0.8, 0.9)}),
+        ("plane", {"optimizer": "rmsprop"}),
+        ("plane", {"decay": "cosine", "restarts": 2}),
         ("plane", {"optimizer": "adamw", "weight_decay": 0.1}),
         ("flow", {"shift": 1, "flip": True}),
+        ("flow", {"shift": 1, "flip": True, "accumulate": 2, "shift_padding": "reflect"}),
         ("classifier", {"shift": 1}),
         ("hybrid", {"density_weight": 0.5}),
     ],
@@ -199,6 +202,12 @@ def test_a_used_folder_is_not_written_over(tmp_path):
     ("kind", "changes", "message"),
     [
         ("plane", {"batch_size": 10}, "must be of a TrainConfig with batch_size = 10 to go on from, got 12; pass"),
+        ("plane", {"accumulate": 2}, "must be of a TrainConfig with accumulate = 2 to go on from, got 1; pass"),
+        (
+            "plane",
+            {"betas": (0.9, 0.99)},
+            r"must be of a TrainConfig with betas = \[0.9, 0.99\] to go on from, got None",
+        ),
         ("plane", {"seed": 1}, "must be of a TrainConfig with seed = 1 to go on from, got 0; pass"),
         ("wider", {}, r"must be of a model with hidden = \[8\] to go on from, got \[16, 16\]; pass"),
         ("flow", {}, "must be of a model with event_shape"),

@@ -17,7 +17,7 @@ from .. import data
 from ..models import IResNetFlow
 from ..training import distributed, pictures
 from ..training.checkpoint import MODEL_FILE
-from ..training.config import OPTIMIZERS
+from ..training.config import DECAYS, OPTIMIZERS, SHIFT_PADDINGS
 from ..training.fit import Run, fit
 from ..training.recipes import MODELS, recipe
 from ..training.tasks import flow_of
@@ -31,7 +31,12 @@ def _or_none(text: str) -> float | None:
     return None if text == "none" else float(text)
 
 
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(map(float, text.split(",")))
+
+
 _or_none.__name__ = "number, or none"  # as argparse calls it in errors
+_numbers.__name__ = "numbers, separated by commas"
 
 _OF_RECIPE = "that of the recipe"
 # Field of TrainConfig: the type of its option, what it is, and its default.
@@ -39,12 +44,17 @@ _RECIPE: dict[str, tuple[Callable[[str], Any], str, str]] = {
     "max_minutes": (float, "budget in minutes; any of the three budgets replaces that of the recipe", _OF_RECIPE),
     "max_steps": (int, "budget in steps", _OF_RECIPE),
     "max_epochs": (int, "budget in passes over the training data", _OF_RECIPE),
-    "batch_size": (int, "samples of a step, over all processes together", _OF_RECIPE),
+    "batch_size": (int, "samples of a backward pass, over all processes together", _OF_RECIPE),
+    "accumulate": (int, "backward passes whose gradients are averaged for a step", _OF_RECIPE),
     "learning_rate": (float, "of the optimizer, after the warm-up and before the decay", _OF_RECIPE),
+    "betas": (_numbers, "of adam, adamw and adamax, such as 0.9,0.99; another optimizer has torch's", _OF_RECIPE),
     "weight_decay": (float, "of the optimizer", _OF_RECIPE),
     "clip": (_or_none, "largest norm of the whole gradient, or none", _OF_RECIPE),
     "warmup_steps": (int, "steps over which the learning rate rises", _OF_RECIPE),
-    "decay_start": (float, "fraction of the budget from which the learning rate falls to 0; 1: never", _OF_RECIPE),
+    "decay_start": (float, "fraction of the budget from which linear and cosine fall to 0; 1: never", _OF_RECIPE),
+    "decay_at": (_numbers, "fractions of the budget at which steps lowers the rate, such as 0.5,0.8", _OF_RECIPE),
+    "decay_factor": (float, "what steps multiplies the rate by", _OF_RECIPE),
+    "restarts": (int, "equal periods of cosine", _OF_RECIPE),
     "ema": (_or_none, "decay of the moving average of the weights, or none", _OF_RECIPE),
     "shift": (int, "move training images by up to so many pixels, at random", _OF_RECIPE),
     "seed": (int, "of everything random", "0"),
@@ -52,6 +62,12 @@ _RECIPE: dict[str, tuple[Callable[[str], Any], str, str]] = {
     "checkpoint_minutes": (float, "minutes from one checkpoint to the next", "1"),
     "checkpoint_steps": (int, "and steps from one checkpoint to the next", "only by minutes"),
     "keep": (int, "number of checkpoints to keep", "3"),
+}
+# And those with a choice.
+_CHOICES: dict[str, tuple[tuple[str, ...], str]] = {
+    "optimizer": (OPTIMIZERS, "method; sgd has momentum 0.9"),
+    "decay": (DECAYS, "how the learning rate falls"),
+    "shift_padding": (SHIFT_PADDINGS, "what fills up the images that shift moves"),
 }
 
 
@@ -76,8 +92,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     for field, (kind, text, default) in _RECIPE.items():
         option, text = f"--{field.replace('_', '-')}", f"{text} (default: {default})"
         group.add_argument(option, type=kind, default=argparse.SUPPRESS, metavar="N", help=text)
-    text = f"method; sgd has momentum 0.9 (default: {_OF_RECIPE})"
-    group.add_argument("--optimizer", choices=OPTIMIZERS, default=argparse.SUPPRESS, help=text)
+    for field, (choices, text) in _CHOICES.items():
+        option, text = f"--{field.replace('_', '-')}", f"{text} (default: {_OF_RECIPE})"
+        group.add_argument(option, choices=choices, default=argparse.SUPPRESS, help=text)
     text = f"mirror training images at random (default: {_OF_RECIPE})"
     group.add_argument("--flip", action="store_true", default=argparse.SUPPRESS, help=text)
 
@@ -87,12 +104,14 @@ def run(options: argparse.Namespace) -> None:
     with distributed.setup(), machine(options) as device:
         dataset = data.load(options.data, options.data_root)
         changes = dict(map(_change, options.set))
-        given = {field: getattr(options, field) for field in (*_RECIPE, "optimizer", "flip") if hasattr(options, field)}
+        given = {field: getattr(options, field) for field in (*_RECIPE, *_CHOICES, "flip") if hasattr(options, field)}
         with torch.random.fork_rng([]):
             torch.manual_seed(given.get("seed", 0))
             model, training = recipe(dataset, options.model, options.preset, changes)
         if any(budget in given for budget in _BUDGETS):
             given = {**dict.fromkeys(_BUDGETS), **given}
+        if given.get("optimizer", training.optimizer) != training.optimizer:  # the recipe's betas are not for it
+            given = {"betas": None, **given}
         training = training.replace(**given)
         folder = options.folder or Path("runs", f"{Path(options.data).stem}-{options.model}")
         if distributed.is_main():

@@ -70,6 +70,11 @@ def read(path: Path) -> bytes:
         raise DataError(f"{path} must be a whole gzip file, got one that is not ({error}); {AGAIN}.") from None
 
 
+def said(error: Exception) -> str:
+    """Return what an error of a library says on one line: some say it on several."""
+    return " ".join(str(error).split())
+
+
 def _first(paths: Sequence[Path]) -> Path | None:
     """Return the first path that is a file, else the first that is anything."""
     return next(filter(Path.is_file, paths), None) or next(filter(Path.exists, paths), None)

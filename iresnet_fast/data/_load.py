@@ -8,19 +8,25 @@ from pathlib import Path
 
 from .. import _checks
 from ._files import Root
-from .cifar10 import load_cifar10
+from .celeba import load_celeba
+from .cifar import load_cifar
 from .dataset import DataError, DataSet
 from .densities import DENSITIES, load_density
 from .digits import load_digits
 from .idx import load_idx
+from .imagenet import load_imagenet
 from .svhn import load_svhn
 from .tabular import SUFFIXES, load_table
 
 _FROM_FILES: dict[str, Callable[[str, Root], DataSet]] = {
     "mnist": load_idx,
     "fashion_mnist": load_idx,
-    "cifar10": load_cifar10,
+    "cifar10": load_cifar,
+    "cifar100": load_cifar,
     "svhn": load_svhn,
+    "imagenet32": load_imagenet,
+    "imagenet64": load_imagenet,
+    "celeba": load_celeba,
 }
 
 NAMES = (*DENSITIES, "digits", *_FROM_FILES)
@@ -32,7 +38,7 @@ def load(name: str | os.PathLike[str], root: Root = None, seed: int = 0) -> Data
     Args:
         name: one of NAMES, or a .npy, .npz or .csv file: a table [N, d] whose rows are the vectors. A .csv file may
             start with a line of names. A .npz file holds one array, or two called train and test.
-        root: the folder with the files of mnist, fashion_mnist, cifar10 or svhn as they are published; nothing is
+        root: the folder with the files of an image set other than digits as they are published; nothing is
             downloaded. A relative path of a table starts there too.
         seed: of the points of a density and of the splits that are made here; data that come split stay as they are.
             The same seed gives the same data; no global generator is used.

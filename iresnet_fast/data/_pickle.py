@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ._files import AGAIN
+from ._files import AGAIN, said
 from .dataset import DataError
 
 _ALLOWED = {
@@ -43,5 +43,5 @@ def loads(where: str, content: bytes) -> Any:
     except Exception as error:  # a damaged pickle ends in whatever its instructions happen to do
         raise DataError(
             f"{where} must be a whole pickle of arrays and numbers, got one that is damaged or holds more "
-            f"({error}); {AGAIN}."
+            f"({said(error)}); {AGAIN}."
         ) from None

@@ -33,7 +33,7 @@ def _part(path: Path) -> tuple[Tensor, Tensor]:
         arrays = loadmat(content, variable_names=["X", "y"])
     except Exception as error:  # of a damaged file the reader raises whatever it stumbles over
         raise DataError(
-            f"{path} must be a whole MATLAB 5 file, got one that is not ({error}); {_files.AGAIN}."
+            f"{path} must be a whole MATLAB 5 file, got one that is not ({_files.said(error)}); {_files.AGAIN}."
         ) from None
     if not {"X", "y"} <= set(arrays):
         names = ", ".join(key for key in ("X", "y") if key not in arrays)

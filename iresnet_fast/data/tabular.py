@@ -85,7 +85,7 @@ def _array(where: str, content: bytes) -> Array:
         array: Array = np.lib.format.read_array(buffer, allow_pickle=False)
     except Exception as error:  # of a damaged file the reader raises whatever it stumbles over
         raise DataError(
-            f"{where} must be a whole .npy file of numbers, got one that is not ({error}); save it anew."
+            f"{where} must be a whole .npy file of numbers, got one that is not ({_files.said(error)}); save it anew."
         ) from None
     if buffer.tell() != len(content):
         raise DataError(

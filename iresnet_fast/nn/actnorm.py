@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 from .. import _checks
 from ..ops._stages import apply, is_eager
 from ._layer import plainly
-from ._transform import Transform, check_channels, for_each_sample
+from ._transform import Transform, check_channels
 
 
 class ActNorm(Transform):
@@ -147,7 +147,7 @@ class _Normalize(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, grad_logdet: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         z, log_scale = ctx.saved_tensors
         scale, all_but_channels = log_scale.exp(), [0, *range(2, z.dim())]
-        by_log_scale = (grad * z).sum(all_but_channels) + grad_logdet.sum() * math.prod(z.shape[2:])
+        by_log_scale = torch.add((grad * z).sum(all_but_channels), grad_logdet.sum(), alpha=math.prod(z.shape[2:]))
         by_x = grad * _like(scale, z) if ctx.needs_input_grad[0] else None
         return by_x, grad.sum(all_but_channels) * scale, by_log_scale
 
@@ -162,7 +162,7 @@ def _like(values: Tensor, x: Tensor) -> Tensor:
 
 
 def _logdet(log_scale: Tensor, x: Tensor) -> Tensor:
-    return for_each_sample(log_scale.sum() * math.prod(x.shape[2:]), x)
+    return log_scale.expand(x.shape[0], -1).sum(1) * math.prod(x.shape[2:])
 
 
 def _sum_over_ranks(values: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class Dequantize(Transform):
         """
         advice = f"multiply images in [0, 1] by {self.n_levels - 1}, and check the data for NaN"
         check_range(x, 0, self.n_levels - 1, advice)
-        if x.is_floating_point() and can_look_at(x) and bool((x != x.floor()).any()):
+        if x.is_floating_point() and can_look_at(x) and not torch.equal(x, x.floor()):
             raise ValueError(f"x must hold whole numbers, got fractions; {advice}.")
         x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
         return (x + self._noise(x)) / self.n_levels, self._logdet(x, 1.0)

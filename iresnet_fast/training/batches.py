@@ -11,15 +11,15 @@ from ..data import DataSet
 from . import distributed
 from .config import TrainConfig
 
-# Streams of random numbers besides those of the steps, which are (seed, step, rank).
+# Streams of random numbers besides those of the batches, which are (seed, number, rank).
 _EPOCHS, _INITIAL, _TEST = 1, 2, 3
 
 
 class Batches:
     """The training data of one process, in memory on its device.
 
-    Every epoch has a new order; its last incomplete batch is left out. Of each batch a process takes every
-    world_size-th row.
+    Batches are counted through from the start of the run: part p of step s is number s * accumulate + p. Every epoch
+    has a new order; its last incomplete step is left out. Of each batch a process takes every world_size-th row.
 
     Args:
         dataset: the data.
@@ -27,7 +27,8 @@ class Batches:
         device: of the batches.
 
     Raises:
-        ValueError: batch_size is larger than the training set, or the processes cannot share it.
+        ValueError: a step needs more than the training set, the processes cannot share a batch, or the data cannot be
+            augmented as asked for.
 
     Attributes:
         per_epoch: steps of an epoch.
@@ -36,10 +37,11 @@ class Batches:
     def __init__(self, dataset: DataSet, config: TrainConfig, device: torch.device) -> None:
         """Move the data to the device; arguments and errors are those of the class."""
         n_samples, world = len(dataset.train), distributed.world_size()
-        if config.batch_size > n_samples:
+        of_step = config.batch_size * config.accumulate
+        if of_step > n_samples:
+            what = "batch_size" if config.accumulate == 1 else "batch_size * accumulate"
             raise ValueError(
-                f"batch_size must be at most {n_samples}, the training samples of {dataset.name}, got "
-                f"{config.batch_size}; lower it."
+                f"{what} must be at most {n_samples}, the training samples of {dataset.name}, got {of_step}; lower it."
             )
         if config.batch_size % world:
             raise ValueError(
@@ -50,22 +52,29 @@ class Batches:
                 f"shift and flip must be off for vectors like those of {dataset.name}, got shift = {config.shift} and "
                 f"flip = {config.flip}; leave them out."
             )
-        self.per_epoch = n_samples // config.batch_size
+        # A larger shift would mirror what is mirrored already.
+        size = min(dataset.event_shape[1:], default=1)
+        if config.shift_padding == "reflect" and config.shift >= size:
+            raise ValueError(
+                f"shift must be less than {size} for shift_padding 'reflect' and the images of {dataset.name}, got "
+                f"{config.shift}; lower it."
+            )
+        self.per_epoch = n_samples // of_step
         self._x = dataset.train.to(device)
         self._labels = None if dataset.train_labels is None else dataset.train_labels.to(device)
         self._config, self._device = config, device
         self._epoch, self._order = -1, torch.empty(0)
 
-    def __call__(self, step: int) -> tuple[Tensor, Tensor | None]:
-        """Return the data [batch_size / world_size, *event_shape] of a step, augmented, and their labels."""
-        epoch, place = divmod(step, self.per_epoch)
+    def __call__(self, number: int) -> tuple[Tensor, Tensor | None]:
+        """Return the data [batch_size / world_size, *event_shape] of a batch, augmented, and their labels."""
+        epoch, place = divmod(number, self.per_epoch * self._config.accumulate)
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self._permutation(_EPOCHS, epoch)
         size = self._config.batch_size
         rows = self._order[place * size : (place + 1) * size][distributed.rank() :: distributed.world_size()]
         x = self._x.index_select(0, rows)
         if self._config.shift:
-            x = _shifted(x, self._config.shift)
+            x = _shifted(x, self._config.shift, self._config.shift_padding)
         if self._config.flip:
             mirrored = torch.rand(x.shape[0], 1, 1, 1, device=x.device) < 0.5
             x = torch.where(mirrored, x.flip(-1), x)
@@ -79,9 +88,9 @@ class Batches:
         return permutation(self._x.shape[0], self._config.seed, *stream).to(self._device)
 
 
-def seed_step(seed: int, step: int) -> None:
-    """Make everything random in a step a function of (seed, step, rank)."""
-    _manual_seed(_state(seed, 0, step, distributed.rank()))
+def seed_batch(seed: int, number: int) -> None:
+    """Make everything random that is done with a batch a function of (seed, number, rank)."""
+    _manual_seed(_state(seed, 0, number, distributed.rank()))
 
 
 def seed_initial(seed: int) -> None:
@@ -110,12 +119,22 @@ def _state(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
-def _shifted(x: Tensor, most: int) -> Tensor:
-    """Return images [B, C, H, W], each moved by up to `most` pixels in either direction and filled up with 0."""
+def _shifted(x: Tensor, most: int, padding: str) -> Tensor:
+    """Return images [B, C, H, W], each moved by up to `most` pixels in either direction and filled up."""
     n, _, height, width = x.shape
     offsets = torch.randint(0, 2 * most + 1, (2, n, 1), device=x.device)
     rows = offsets[0] + torch.arange(height, device=x.device)
     columns = offsets[1] + torch.arange(width, device=x.device)
-    padded = F.pad(x, (most, most, most, most)).movedim(1, -1)  # indexed dimensions next to each other
+    padded = F.pad(x, (most, most, most, most)) if padding == "zeros" else _mirrored(x, most)
+    padded = padded.movedim(1, -1)  # indexed dimensions next to each other
     samples = torch.arange(n, device=x.device)[:, None, None]
     return padded[samples, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
+
+
+def _mirrored(x: Tensor, most: int) -> Tensor:
+    """Return images [B, C, H, W] with a margin of `most` pixels that mirrors them: F.pad does so with floats only."""
+    for dim in (2, 3):
+        last = x.shape[dim] - 1
+        places = torch.arange(-most, last + most + 1, device=x.device).abs()
+        x = x.index_select(dim, last - (last - places).abs())
+    return x

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from .. import _checks
 from ..models._config import Config, check_choice, register
 
-OPTIMIZERS = ("adam", "adamw", "adamax", "sgd")
+OPTIMIZERS = ("adam", "adamw", "adamax", "rmsprop", "sgd")
+_WITH_BETAS = ("adam", "adamw", "adamax")
+DECAYS = ("linear", "steps", "cosine")
+SHIFT_PADDINGS = ("zeros", "reflect")
 
 
 @register
@@ -20,19 +23,27 @@ class TrainConfig(Config):
     progress is the largest of their fractions.
 
     Attributes:
-        batch_size: samples of a step, over all processes together.
-        optimizer: "adam", "adamw", "adamax" or "sgd" (with momentum 0.9).
+        batch_size: samples of a backward pass, over all processes together.
+        optimizer: "adam", "adamw", "adamax", "rmsprop" or "sgd" (with momentum 0.9).
         learning_rate: after the warm-up and before the decay; never exceeded.
+        betas: of "adam", "adamw" and "adamax", the decay of their two moving averages; None: those of torch.
         weight_decay: added to the gradient, times the weights; decoupled from it for "adamw".
         clip: largest norm of the whole gradient, which is scaled down to it; None: no limit.
+        accumulate: the gradients of so many batches are averaged for a step, which sees batch_size * accumulate
+            samples.
         warmup_steps: the rate rises linearly over so many steps.
-        decay_start: fraction of the budget from which the rate falls linearly to 0; 1.0: never.
+        decay: how the rate falls: "linear" or along a "cosine" from decay_start to 0 at the end, or in "steps".
+        decay_start: fraction of the budget from which "linear" and "cosine" fall; 1.0: never.
+        decay_at: fractions of the budget at which "steps" multiplies the rate.
+        decay_factor: what "steps" multiplies it by.
+        restarts: equal periods of "cosine", each of which begins at the whole rate.
         ema: decay of the exponential moving average of the weights, at step s at most (1 + s) / (10 + s); None: no
             average.
         max_steps: budget in steps.
-        max_epochs: budget in passes over the training data; the last incomplete batch of each is left out.
+        max_epochs: budget in passes over the training data; the last incomplete step of each is left out.
         max_minutes: budget in minutes of wall-clock time, evaluations and checkpoints included, resumes added up.
-        shift: training images are moved by up to so many pixels, at random, and filled up with 0.
+        shift: training images are moved by up to so many pixels, at random.
+        shift_padding: what fills them up: "zeros", or "reflect", the image mirrored at its outermost pixels.
         flip: training images are mirrored left to right, at random.
         initial_samples: training samples that ActNorms and a learned prior start from.
         eval_minutes: evaluate on test data every so many minutes.
@@ -53,15 +64,22 @@ class TrainConfig(Config):
     batch_size: int = 64
     optimizer: str = "adam"
     learning_rate: float = 1e-3
+    betas: tuple[float, float] | None = None
     weight_decay: float = 0.0
     clip: float | None = 1.0
+    accumulate: int = 1
     warmup_steps: int = 0
+    decay: str = "linear"
     decay_start: float = 0.6
+    decay_at: tuple[float, ...] = (0.3, 0.6, 0.8)
+    decay_factor: float = 0.2
+    restarts: int = 1
     ema: float | None = 0.999
     max_steps: int | None = None
     max_epochs: int | None = None
     max_minutes: float | None = None
     shift: int = 0
+    shift_padding: str = "zeros"
     flip: bool = False
     initial_samples: int = 1024
     eval_minutes: float | None = None
@@ -77,7 +95,7 @@ class TrainConfig(Config):
     def __post_init__(self) -> None:
         """Check the fields."""
         self._freeze()
-        for name in ("batch_size", "initial_samples", "log_steps", "keep"):
+        for name in ("batch_size", "accumulate", "restarts", "initial_samples", "log_steps", "keep"):
             _checks.check_count(name, getattr(self, name), 1)
         for name in ("max_steps", "max_epochs", "eval_steps", "eval_samples", "checkpoint_steps"):
             if getattr(self, name) is not None:
@@ -85,6 +103,21 @@ class TrainConfig(Config):
         for name in ("warmup_steps", "shift", "seed"):
             _checks.check_count(name, getattr(self, name), 0)
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("decay", self.decay, DECAYS)
+        check_choice("shift_padding", self.shift_padding, SHIFT_PADDINGS)
+        if self.betas is not None and self.optimizer not in _WITH_BETAS:
+            raise ValueError(
+                f"betas must be None for {self.optimizer!r}, an optimizer without, got {self.betas}; leave them out."
+            )
+        if self.betas is not None and not (_are_fractions(self.betas) and len(self.betas) == 2):
+            raise ValueError(f"betas must be two numbers in [0, 1) or None, got {self.betas!r}; pass e.g. (0.9, 0.99).")
+        if not (_are_fractions(self.decay_at) and 0 < len(self.decay_at) == len(set(self.decay_at))):
+            raise ValueError(
+                f"decay_at must hold different numbers in [0, 1), one at least, got {self.decay_at!r}; pass e.g. "
+                f"(0.3, 0.6, 0.8)."
+            )
+        if not 0.0 < self.decay_factor < 1.0:
+            raise ValueError(f"decay_factor must be in (0, 1), got {self.decay_factor}; pass e.g. 0.2.")
         for name in ("learning_rate", "clip", "max_minutes", "eval_minutes", "checkpoint_minutes"):
             value = getattr(self, name)
             if value is not None and not 0.0 < value < math.inf:
@@ -100,6 +133,13 @@ class TrainConfig(Config):
             raise ValueError(
                 "max_steps, max_epochs or max_minutes must be given, got none of them; pass e.g. max_minutes=2."
             )
+
+
+def _are_fractions(values: object) -> bool:
+    """Return whether it is a tuple of numbers in [0, 1)."""
+    return isinstance(values, tuple) and all(
+        isinstance(value, (int, float)) and not isinstance(value, bool) and 0.0 <= value < 1.0 for value in values
+    )
 
 
 _EXAMPLES = {"learning_rate": 1e-3, "clip": 1.0, "max_minutes": 2.0, "eval_minutes": 1.0, "checkpoint_minutes": 1.0}

@@ -58,11 +58,11 @@ def fit(
     """Train a model and keep a log, checkpoints and, at the end, the file of the best model in a folder.
 
     A new run begins by starting ActNorms, a learned prior and a standardising preprocessing from the data. Everything
-    random in a step is a function of (config.seed, step, process), so that a run that was killed and resumed ends with
-    the same bits as one that was not, at the same number of threads; only with max_minutes the clock has a part in the
-    learning rate and the end. SIGINT and SIGTERM end a run after the step, with a checkpoint. Torch's global generator
-    and the test set have no part in training; evaluations look at copies. Under torchrun all processes call `fit` with
-    the same arguments.
+    random in a step is a function of (config.seed, step, batch of the step, process), so that a run that was killed and
+    resumed ends with the same bits as one that was not, at the same number of threads; only with max_minutes the clock
+    has a part in the learning rate and the end. SIGINT and SIGTERM end a run after the step, with a checkpoint. Torch's
+    global generator and the test set have no part in training; evaluations look at copies. Under torchrun all processes
+    call `fit` with the same arguments.
 
     Args:
         model: an IResNetFlow, IResNetClassifier or HybridIResNet, trained in place, on its device.

@@ -11,11 +11,12 @@ from torch.optim import swa_utils
 
 from .config import TrainConfig
 
-# The fused ones update all weights in one kernel; Adamax has no such kernel.
+# The fused ones update all weights in one kernel; Adamax and RMSprop have no such kernel.
 _OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "adam": (torch.optim.Adam, {"fused": True}),
     "adamw": (torch.optim.AdamW, {"fused": True}),
     "adamax": (torch.optim.Adamax, {"foreach": True}),
+    "rmsprop": (torch.optim.RMSprop, {"foreach": True}),
     "sgd": (torch.optim.SGD, {"fused": True, "momentum": 0.9}),
 }
 
@@ -36,6 +37,8 @@ class Optimization:
         self._model, self._config = model, config
         self._parameters = list(model.parameters())
         kind, options = _OPTIMIZERS[config.optimizer]
+        if config.betas is not None:
+            options = {**options, "betas": config.betas}
         self.optimizer = kind(self._parameters, lr=config.learning_rate, weight_decay=config.weight_decay, **options)  # type: ignore[call-arg]  # of the subclasses
         self._average = None if config.ema is None else copy.deepcopy(model)
         self._averaged = [] if self._average is None else list(self._average.parameters())

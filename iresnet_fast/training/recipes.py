@@ -31,17 +31,25 @@ _DIGITS = TrainConfig(batch_size=64, learning_rate=5e-3, max_minutes=2.0)
 _MNIST = TrainConfig(batch_size=32, learning_rate=5e-3, decay_start=0.4, max_minutes=20.0)
 _CLASSIFIER = TrainConfig(optimizer="adamw", learning_rate=3e-3, weight_decay=0.01, decay_start=0.3, max_minutes=10.0)
 
-# i-ResNet, arXiv 1811.00995, and the scripts published with it, whose steps at 60, 120 and 160 of 200 epochs are a
-# linear decay here, and whose crops are shifts.
+# i-ResNet, arXiv 1811.00995, and the scripts published with it: the rate is multiplied by 0.2 after 60, 120 and 160 of
+# 200 epochs. Their crops are shifts here, whose mirror does not repeat the outermost pixels as theirs does.
 _PAPER = TrainConfig(128, "adamax", 3e-3, clip=None, warmup_steps=400, decay_start=1.0, ema=None, max_epochs=200)
 _PAPER_CLASSIFIER = _PAPER.replace(
-    optimizer="sgd", learning_rate=0.1, weight_decay=5e-4, warmup_steps=3900, decay_start=0.3
+    optimizer="sgd", learning_rate=0.1, weight_decay=5e-4, warmup_steps=3900, decay="steps", decay_at=(0.3, 0.6, 0.8)
 )
 
-# Residual Flows, arXiv 1906.02735, and the defaults of its code; i-DenseNet, arXiv 2102.02694, trains alike.
-_RESIDUAL_FLOW = TrainConfig(64, "adam", 1e-3, warmup_steps=1000, decay_start=1.0, max_epochs=1000)
+# Residual Flows, arXiv 1906.02735, and the defaults of its code, which sets betas for images only; i-DenseNet, arXiv
+# 2102.02694, trains alike.
+_RESIDUAL_FLOW = TrainConfig(64, "adam", 1e-3, (0.9, 0.99), warmup_steps=1000, decay_start=1.0, max_epochs=1000)
 _RESIDUAL_TOY = _RESIDUAL_FLOW.replace(
-    batch_size=500, weight_decay=1e-5, clip=None, warmup_steps=0, ema=None, max_epochs=None, max_steps=50_000
+    batch_size=500,
+    betas=None,
+    weight_decay=1e-5,
+    clip=None,
+    warmup_steps=0,
+    ema=None,
+    max_epochs=None,
+    max_steps=50_000,
 )
 
 # By the kind of a model and its preset; "" stands for all other presets.
@@ -53,7 +61,7 @@ _TRAINING: dict[str, dict[str, TrainConfig]] = {
         "digits": _CLASSIFIER.replace(max_minutes=2.0),
         "mnist": _CLASSIFIER.replace(shift=2),
         "mnist_paper": _PAPER_CLASSIFIER,
-        "": _PAPER_CLASSIFIER.replace(shift=4, flip=True),
+        "": _PAPER_CLASSIFIER.replace(shift=4, shift_padding="reflect", flip=True),
     },
     "hybrid": {"digits": _DIGITS, "mnist": _MNIST, "": _RESIDUAL_FLOW},
 }

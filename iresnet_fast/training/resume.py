@@ -48,11 +48,14 @@ def identity(model: nn.Module, dataset: DataSet, config: TrainConfig) -> dict[st
 def check_identity(found: Checkpoint, ours: dict[str, Any]) -> None:
     """Raise CheckpointError unless the checkpoint is of the same run; warn if its backend was another."""
     theirs = found.metadata
+    # Fields that are newer than the checkpoint had their defaults.
+    settings = TrainConfig(max_steps=1).to_dict() | theirs["train_config"]
     _check_equal(found, "a model of class", theirs["model"], ours["model"])
     for part, what in (("model_config", "a model with"), ("data", "data with"), ("train_config", "a TrainConfig with")):
         for name, value in ours[part].items():
             if part != "train_config" or name not in _FREE:
-                _check_equal(found, f"{what} {name} =", theirs[part].get(name), value)
+                value_then = (settings if part == "train_config" else theirs[part]).get(name)
+                _check_equal(found, f"{what} {name} =", value_then, value)
     if theirs["backend"] != ours["backend"]:
         warnings.warn(
             f"iresnet_fast: {found.path} was written with backend {theirs['backend']!r}, this is {ours['backend']!r}: "

@@ -5,16 +5,18 @@ from __future__ import annotations
 import copy
 import time
 from collections import deque
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..data import DataSet
 from ..models import certified_lipschitz
 from . import checkpoint, distributed, schedule
-from .batches import Batches, seed_initial, seed_step, test_subset
+from .batches import Batches, seed_batch, seed_initial, test_subset
 from .checkpoint import Checkpoint
 from .config import TrainConfig
 from .evaluate import Evaluation, evaluate
@@ -98,13 +100,10 @@ class Trainer:
     def advance(self) -> None:
         """Take a step."""
         self._rate = schedule.learning_rate(self._config, self.step, self.progress)
-        seed_step(self._config.seed, self.step)
-        x, labels = self._batches(self.step)
         self.optimization.optimizer.zero_grad(set_to_none=True)
-        loss: Tensor = self._loss(self._task.inputs(x), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        losses = [self._backward(part) for part in range(self._config.accumulate)]
         self._norms.append(self.optimization.step(self.step, self._rate))
-        self._losses.append(loss.detach())
+        self._losses.append(torch.stack(losses).mean())
         self.step += 1
         self.minutes = distributed.agreed((time.monotonic() - self._begin) / 60.0)
 
@@ -155,6 +154,19 @@ class Trainer:
         self._progress.close()
         if self.log is not None:
             self.log.close()
+
+    def _backward(self, part: int) -> Tensor:
+        """Add the share of a part of the step to the gradients; returns its loss [], without a graph."""
+        n_parts = self._config.accumulate
+        number = self.step * n_parts + part
+        seed_batch(self._config.seed, number)
+        x, labels = self._batches(number)
+        # Processes exchange gradients once a step: with the last part go those of the others.
+        is_last, module = part == n_parts - 1, self._loss
+        with nullcontext() if is_last or not isinstance(module, DistributedDataParallel) else module.no_sync():
+            loss: Tensor = module(self._task.inputs(x), labels)
+            loss.backward(torch.full_like(loss, 1.0 / n_parts))  # type: ignore[no-untyped-call]
+        return loss.detach()
 
     def _initialize(self) -> None:
         seed_initial(self._config.seed)
@@ -217,7 +229,7 @@ class Trainer:
             "loss": loss,
             "grad_norm": norm,
             "learning_rate": self._rate,
-            "samples_per_second": steps * self._config.batch_size / seconds,
+            "samples_per_second": steps * self._config.accumulate * self._config.batch_size / seconds,
         }
 
     def _norms_now(self) -> dict[str, float]:

@@ -1,11 +1,12 @@
-"""CIFAR-10, from its binary or its Python version, each unpacked or as the archive it is published as."""
+"""CIFAR-10 and CIFAR-100, from their Python versions or CIFAR-10's binary one, unpacked or as published archives."""
 
 from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from . import _files
+from ._batch import read_batch
 from ._labels import N_CLASSES, labels_of
 from ._pickle import loads
 from .dataset import DataError, DataSet
@@ -33,18 +35,10 @@ def _records(where: str, content: bytes) -> tuple[Tensor, Tensor]:
     return _images(records[:, 1:]), labels_of(where, records[:, 0], len(records))
 
 
-def _pickled(where: str, content: bytes) -> tuple[Tensor, Tensor]:
+def _pickled(where: str, content: bytes, key: str = "labels", n_classes: int = N_CLASSES) -> tuple[Tensor, Tensor]:
     """Return the images and labels of the Python version: a pickled dictionary."""
-    batch = loads(where, content)
-    if not isinstance(batch, dict) or not {b"data", b"labels"} <= set(batch):
-        raise DataError(f"{where} must hold a dictionary with data and labels, got something else; {_files.AGAIN}.")
-    pixels, labels = batch[b"data"], batch[b"labels"]
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.shape[1:] != (N_PIXELS,):
-        got = f"{pixels.dtype} of shape {pixels.shape}" if isinstance(pixels, np.ndarray) else type(pixels).__name__
-        raise DataError(f"{where} must hold bytes of shape (N, {N_PIXELS}) as data, got {got}; {_files.AGAIN}.")
-    if not isinstance(labels, list) or not all(isinstance(label, int) for label in labels):
-        raise DataError(f"{where} must hold a list of whole numbers as labels, got something else; {_files.AGAIN}.")
-    return _images(pixels), labels_of(where, np.array(labels), len(pixels))
+    pixels, labels = read_batch(where, loads(where, content), N_PIXELS, key, n_classes)
+    return _images(pixels), labels
 
 
 def _images(pixels: _files.Array) -> Tensor:
@@ -55,27 +49,35 @@ def _images(pixels: _files.Array) -> Tensor:
 class _Version:
     folder: str
     archive: str
-    ending: str
+    files: Sequence[str]  # the last is the one to test on
     decode: Callable[[str, bytes], tuple[Tensor, Tensor]]
 
-    @property
-    def files(self) -> list[str]:
-        return [batch + self.ending for batch in BATCHES]
 
-
+CLASSES = {"cifar10": N_CLASSES, "cifar100": 100}
 # The binary version first: it is read without a pickle.
-VERSIONS = (
-    _Version("cifar-10-batches-bin", "cifar-10-binary.tar.gz", ".bin", _records),
-    _Version("cifar-10-batches-py", "cifar-10-python.tar.gz", "", _pickled),
-)
+VERSIONS = {
+    "cifar10": (
+        _Version("cifar-10-batches-bin", "cifar-10-binary.tar.gz", [f"{batch}.bin" for batch in BATCHES], _records),
+        _Version("cifar-10-batches-py", "cifar-10-python.tar.gz", BATCHES, _pickled),
+    ),
+    "cifar100": (
+        _Version(
+            "cifar-100-python",
+            "cifar-100-python.tar.gz",
+            ("train", "test"),
+            partial(_pickled, key="fine_labels", n_classes=CLASSES["cifar100"]),
+        ),
+    ),
+}
 
 
-def load_cifar10(name: str, root: _files.Root) -> DataSet:
-    """Return CIFAR-10 from its files: images [N, 3, 32, 32] of 256 levels."""
-    expected = " or ".join(f"{version.folder} or {version.archive}" for version in VERSIONS)
+def load_cifar(name: str, root: _files.Root) -> DataSet:
+    """Return "cifar10", or "cifar100" with its fine labels, from its files: images [N, 3, 32, 32] of 256 levels."""
+    versions = VERSIONS[name]
+    expected = " or ".join(f"{version.folder} or {version.archive}" for version in versions)
     folder = _files.root_folder(root, name, expected)
     for place in (folder / name, folder):
-        for version in VERSIONS:
+        for version in versions:
             if (place / version.archive).is_file():
                 return _load(name, version, _unpack(place / version.archive, version))
             for source in (place / version.folder, place):
@@ -91,7 +93,7 @@ def load_cifar10(name: str, root: _files.Root) -> DataSet:
 def _load(name: str, version: _Version, contents: list[tuple[str, bytes]]) -> DataSet:
     *parts, (test, test_labels) = (version.decode(where, content) for where, content in contents)
     train, train_labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    return DataSet(name, train, test, train_labels, test_labels, 256, N_CLASSES)
+    return DataSet(name, train, test, train_labels, test_labels, 256, CLASSES[name])
 
 
 def _unpack(archive: Path, version: _Version) -> list[tuple[str, bytes]]:
