@@ -4,7 +4,7 @@
     python benchmarks/bench_train_step.py --quick     without the compiled one, under 20 s
 
 The model is IResNetFlow.preset("mnist"): 1x28x28, logit, squeeze to 4x14x14, 2 scales of 4 blocks, 32 channels, ELU,
-8 terms, a Rademacher probe, a learned prior; Adam at 5e-3, clipping to norm 1, batch 32. Glue is the time of our step
+8 terms, a Rademacher probe, a learned prior; Adam at 4e-2, clipping to norm 1, batch 32. Glue is the time of our step
 that its operators do not explain: its median less the medians of the recorded operators, called again in the same
 rounds on the same tensors, without what calling them costs (sections.py). Views, autograd's bookkeeping, dispatch and
 Python are glue. benchmarks/README.md says more.

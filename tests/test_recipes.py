@@ -41,7 +41,7 @@ def images(shape, n_levels=256, n_classes=10):
             "flow",
             {"blocks": (1, 1), "hidden": (4, 4)},
             IResNetFlow,
-            {"batch_size": 32, "optimizer": "adam", "learning_rate": 5e-3, "clip": 1.0, "decay_start": 0.4},
+            {"batch_size": 32, "optimizer": "adam", "learning_rate": 4e-2, "clip": 1.0, "decay_start": 0.7},
         ),
         (
             images((1, 28, 28)),
