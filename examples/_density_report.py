@@ -50,7 +50,8 @@ def _speed(results: dict[str, Any]) -> list[str]:
     reached = (
         "the kernels did not reach that"
         if found["minutes"] is None
-        else f"the kernels were there after {found['minutes']:.2f} minutes, {found['ratio']:.2f} times sooner"
+        else f"the kernels passed it between minutes {found['before']:.2f} and {found['minutes']:.2f}, when they were "
+        f"there {found['ratio']:.2f} times sooner"
     )
     return [
         f"The reference ended at {found['goal']:.4f} bits/dim on the {images} test images of the curves; {reached}."

@@ -172,14 +172,14 @@ def test_the_bias_is_that_of_the_jacobians(module):
 
 
 @pytest.mark.parametrize(
-    ("kernels", "minutes", "ratio"),
-    [([3.0, 2.0, 1.0], 2.0, 2.0), ([3.0, 2.9, 2.5], None, None), ([1.9, 2.1, 1.0], 1.0, 4.0)],
+    ("kernels", "before", "minutes", "ratio"),
+    [([3.0, 2.0, 1.0], 1.0, 2.0, 2.0), ([3.0, 2.9, 2.5], 3.0, None, None), ([1.9, 2.1, 1.0], 0.0, 1.0, 4.0)],
 )
-def test_speed_is_the_first_point_as_good_as_the_end_of_the_reference(module, kernels, minutes, ratio):
+def test_speed_is_the_first_point_as_good_as_the_end_of_the_reference(module, kernels, before, minutes, ratio):
     curve = [{"minutes": i + 1.0, "test_bits_per_dim": value} for i, value in enumerate(kernels)]
     end = [{"minutes": 1.0, "test_bits_per_dim": 1.5}, {"minutes": 4.0, "test_bits_per_dim": 2.0}]
     found = module("_density").speed({"kernels": {"curve": curve}, "reference": {"curve": end}})
-    assert found == {"goal": 2.0, "minutes": minutes, "ratio": ratio}
+    assert found == {"goal": 2.0, "before": before, "minutes": minutes, "ratio": ratio}
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
