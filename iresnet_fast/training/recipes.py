@@ -63,7 +63,7 @@ _TRAINING: dict[str, dict[str, TrainConfig]] = {
         "mnist_paper": _PAPER_CLASSIFIER,
         "": _PAPER_CLASSIFIER.replace(shift=4, shift_padding="reflect", flip=True),
     },
-    "hybrid": {"digits": _DIGITS, "mnist": _MNIST, "": _RESIDUAL_FLOW},
+    "hybrid": {"digits": _DIGITS, "mnist": _MNIST.replace(learning_rate=5e-3), "": _RESIDUAL_FLOW},
 }
 
 
