@@ -97,7 +97,7 @@ def test_digits_density_merges_the_backends(run, capsys):
 def test_mnist_density(run, mnist):
     results = run("mnist_density", "--backend", "kernels", "--data-root", mnist, "--exact-images", "1")
     one = results["runs"]["kernels"]
-    assert one["train_config"]["learning_rate"] == 5e-3
+    assert one["train_config"]["learning_rate"] == 4e-2
     assert one["train_config"]["batch_size"] == 32
     assert one["bias_images"] == 1
     assert 7.5 < one["bits_per_dim"] < 9  # noise has 8
