@@ -1,5 +1,6 @@
 """Small branches and inputs for the tests of every op: ragged sizes, all activations, awkward memory layouts."""
 
+import itertools
 import zlib
 from functools import cache
 from typing import NamedTuple
@@ -31,6 +32,13 @@ class Case(NamedTuple):
     per_sample: bool = False  # coefficients [B, n]
     terms: int = 4
     memory: str = "contiguous"
+
+    @property
+    def longest_reduction(self):
+        """Terms of the longest inner product of a walk in either direction."""
+        channels = (self.event[0], *self.hidden, self.event[0])
+        taps = [k * k for k in self.kernels] or [1] * (len(channels) - 1)
+        return max(max(pair) * t for pair, t in zip(itertools.pairwise(channels), taps, strict=True))
 
 
 class Problem(NamedTuple):
