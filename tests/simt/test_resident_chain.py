@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from .chain_cases import Problem, assert_series, run
+from .emulator import project_emulator
 from .resident import BF16, FULL, TF32, Choice, Shape, pack_rows, pack_weight
 
 TOY = (2, 128, 128, 128, 2)
@@ -107,6 +108,18 @@ def test_items_stop_by_themselves(emulator, case, relative):
     for tolerance in (1e-2, 1e3):
         options = {"tail": tail, "tolerance": tolerance, "relative": relative, "powers": False}
         check(emulator, (name, shape, kwargs, choice), **options)
+
+
+def test_a_smaller_plan_does_not_lower_the_limit_of_shared_memory():
+    """The emulator takes any two calls for interleaved: a launch may use no more than each of them has asked for."""
+    emulator, problem = project_emulator("fast"), Problem(Shape(TOY, 5), terms=1).rounded(torch.float32)
+    launches = []
+    for on_chip in (0, 1):
+        run(emulator, problem, torch.float32, choice=Choice(4, 0, on_chip, on_chip))
+        launches += emulator.launches
+    small, large = launches
+    assert small.kernel == large.kernel
+    assert small.shared < large.shared
 
 
 def test_nan_stays_in_its_sample(emulator):

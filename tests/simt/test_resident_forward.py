@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from .emulator import project_emulator
 from .forward_cases import (
     ACTIVATIONS,
     assert_close,
@@ -64,6 +65,18 @@ def test_tensor_cores(emulator, case, precision):
 @named([CASES[3], CASES[8]])
 def test_a_block_takes_many_groups(emulator, case):
     assert "in 1.0 rounds" not in check(emulator, (case[0], case[1]._replace(batch=25), case[2]), card="single")
+
+
+def test_a_smaller_plan_does_not_lower_the_limit_of_shared_memory():
+    """As for chains."""
+    emulator, network = project_emulator("fast"), random_network(CASES[1][1], None, torch.float32)
+    launches = []
+    for on_chip in (0, 1):
+        run_forward(emulator, network, torch.float32, choice=Choice(items=4, weights_shared=on_chip))
+        launches += emulator.launches
+    small, large = launches
+    assert small.kernel == large.kernel
+    assert small.shared < large.shared
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
