@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from iresnet_fast import _checks
+from iresnet_fast import _capture, _checks
 
 _BITS = 0xFFFFFFFF
 _MULTIPLIER = 0x45D9F3B
+# The spacing of uniform float64 numbers in [0, 1): a geometric depth, drawn by inverting one, is no rarer than this.
+_NEVER = 2.0**-53
 _SIGN, _ONE = -(1 << 31), 0x3F800000  # as 32 bits: the sign of a float32 number, and the number 1.0
 
 
@@ -65,6 +67,9 @@ class PowerSeries:
 class RussianRoulette:
     """Unbiased power series of random length (Residual Flows, arXiv 1906.02735, section 3.1).
 
+    In a CUDA graph the number of terms is fixed, `n_exact + n_captured`: each replay draws its own N and the terms
+    beyond have coefficient 0, but are computed.
+
     Attributes:
         n_exact: terms that are always there, with weight 1.
         distribution: of the number N of further terms: "geometric" on {1, 2, ...} or "poisson" on {0, 1, ...}.
@@ -109,17 +114,40 @@ class RussianRoulette:
         elif not 0.0 < self.parameter <= 500.0:
             raise ValueError(f"parameter must be in (0, 500] for poisson, got {self.parameter}; pass e.g. 2.0.")
 
-    def survival(self, n: int) -> Tensor:
-        """Return P(N >= m) for m = 1 .. n, float64 on the CPU, right to about 1e-14 relative at any m."""
+    @property
+    def n_captured(self) -> int:
+        """The smallest m with P(N > m) <= 2^-53, the number of further terms in a CUDA graph.
+
+        Less than one draw in 10^15 goes deeper, so no run can tell the estimate from one without a limit. As a formula:
+        all coefficients keep expectation 1, and the expectation lacks the terms after these. For a geometric N and a
+        branch with Lipschitz constant L^2 < 1 - p, where the variance is finite, L^m < 2^-26.
+        """
         assert self.parameter is not None  # set by __post_init__
         if self.distribution == "geometric":
-            return torch.tensor([(1.0 - self.parameter) ** (m - 1) for m in range(1, n + 1)], dtype=torch.float64)
-        return torch.tensor(_poisson_survival(self.parameter, n), dtype=torch.float64)
+            return math.ceil(math.log(_NEVER) / math.log1p(-self.parameter))
+        depths = range(int(self.parameter), int(self.parameter) + 1000)  # from the mean on the probabilities fall
+        return next(m for m in depths if _poisson_tail(self.parameter, m) <= _NEVER)
+
+    def survival(self, n: int, device: torch.device | str = "cpu") -> Tensor:
+        """Return P(N >= m) for m = 1 .. n, float64, right to about 1e-12 relative at any m.
+
+        Args:
+            n: how many.
+            device: where they are computed.
+        """
+        assert self.parameter is not None  # set by __post_init__
+        if self.distribution == "geometric":
+            return torch.pow(1.0 - self.parameter, torch.arange(n, dtype=torch.float64, device=device))
+        # Sums of positive terms: no digit is lost. From n on, terms fall below rounding within that many more.
+        k = torch.arange(1, n + int(2.0 * self.parameter) + 80, dtype=torch.float64, device=device)
+        mass = (k * math.log(self.parameter) - self.parameter - torch.lgamma(k + 1.0)).exp()
+        return torch.where(k >= k[:n, None], mass, 0.0).sum(1)
 
     def draw(self, x: Tensor, training: bool, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Return the probe, the shape of x (or [n_probes, *x.shape]), and the coefficients [n], or [B, n] per sample.
 
         Depths are drawn on the CPU unless `generator` lives elsewhere, so that their number is known without a wait.
+        While a CUDA graph is captured they are drawn on the device, and n is n_exact + n_captured.
 
         Args:
             x: [B, *event], for its shape, dtype and device.
@@ -130,15 +158,21 @@ class RussianRoulette:
             probe = hashed_probe(x, self.n_probes, self.probe, self.eval_seed)
             return probe, torch.ones(self.n_exact + self.eval_terms, dtype=x.dtype, device=x.device)
         probe = draw_probe(x, self.n_probes, self.probe, generator)
-        depths = self._depths(x.shape[0] if self.per_sample else None, generator).cpu()
-        n_terms = max(self.n_exact + (int(depths.max()) if depths.numel() else 0), 1)
-        coefficients = roulette_coefficients(depths, self.n_exact, self.survival(n_terms - self.n_exact), n_terms)
-        return probe, coefficients.to(device=x.device, dtype=x.dtype)
+        captured = _capture.of(x) is not None
+        device = x.device if captured else torch.device("cpu")
+        depths = self._depths(x.shape[0] if self.per_sample else None, generator, device).to(device)
+        n_random = self.n_captured if captured else int(depths.max()) if depths.numel() else 0
+        n_terms = max(self.n_exact + n_random, 1)
+        survival = self.survival(n_terms - self.n_exact, device)
+        coefficients = roulette_coefficients(depths, self.n_exact, survival, n_terms).to(x.dtype)
+        if x.is_cuda and not captured:
+            coefficients = coefficients.pin_memory()  # a copy from pageable memory would wait for the device
+        return probe, coefficients.to(x.device, non_blocking=True)
 
-    def _depths(self, n_samples: int | None, generator: torch.Generator | None) -> Tensor:
+    def _depths(self, n_samples: int | None, generator: torch.Generator | None, device: torch.device) -> Tensor:
         assert self.parameter is not None  # set by __post_init__
         shape = () if n_samples is None else (n_samples,)
-        device = "cpu" if generator is None else generator.device
+        device = device if generator is None else generator.device
         if self.distribution == "geometric":
             drawn = torch.empty(shape, dtype=torch.float64, device=device).geometric_(
                 self.parameter, generator=generator
@@ -227,16 +261,10 @@ def _scramble(h: Tensor) -> Tensor:
     return h ^ h >> 16
 
 
-def _poisson_survival(rate: float, n: int) -> list[float]:
-    """P(N >= m) = pmf(m) (1 + rate/(m+1) (1 + rate/(m+2) (...))): only sums of positive terms, so no digit is lost."""
-    mass, result = math.exp(-rate), []
-    for m in range(1, n + 1):
-        mass *= rate / m
-        tail = 1.0
-        for j in range(m + int(2.0 * rate) + 80, m, -1):
-            tail = 1.0 + tail * rate / j
-        result.append(mass * tail)
-    return result
+def _poisson_tail(rate: float, m: int) -> float:
+    """Return a bound on P(N > m), m + 2 > rate: its first term and a geometric series, ratio rate / (m + 2)."""
+    first = math.exp((m + 1) * math.log(rate) - rate - math.lgamma(m + 2))
+    return first / (1.0 - rate / (m + 2))
 
 
 def _check_common(n_probes: int, probe: str, gradient: str, eval_seed: int) -> None:

@@ -12,6 +12,7 @@ ROULETTES = [
     RussianRoulette(n_exact=0, parameter=0.3),
     RussianRoulette(distribution="poisson"),
     RussianRoulette(n_exact=1, distribution="poisson", parameter=4.5),
+    RussianRoulette(distribution="poisson", parameter=60.0),
 ]
 
 
@@ -20,7 +21,9 @@ def _exact_survival(roulette, n):
     parameter = Fraction(roulette.parameter)
     if roulette.distribution == "geometric":
         return [(1 - parameter) ** (m - 1) for m in range(1, n + 1)]
-    masses = [parameter**j / math.factorial(j) for j in range(n + 120)]  # times exp(-lambda)
+    masses = [
+        parameter**j / math.factorial(j) for j in range(n + 120 + 2 * int(roulette.parameter))
+    ]  # times exp(-lambda)
     return [sum(masses[m:]) * Fraction(math.exp(-roulette.parameter)) for m in range(1, n + 1)]
 
 
@@ -29,6 +32,12 @@ def test_survival_keeps_its_digits(roulette):
     got, expected = roulette.survival(60), _exact_survival(roulette, 60)
     assert got.dtype == torch.float64
     assert all(abs(Fraction(float(g)) / e - 1) < 1e-12 for g, e in zip(got, expected, strict=True))
+
+
+@pytest.mark.parametrize("roulette", ROULETTES)
+def test_terms_of_a_captured_roulette(roulette):
+    n = roulette.n_captured
+    assert _exact_survival(roulette, n + 1)[-1] <= Fraction(2) ** -53 < _exact_survival(roulette, n)[-1]
 
 
 @pytest.mark.parametrize("roulette", ROULETTES)

@@ -163,3 +163,15 @@ def test_second_derivatives_match_reference(case):
 def test_errors(package, arguments, error, sentence):
     with pytest.raises(error, match=sentence):
         package.residual_logdet_exact(*arguments)
+
+
+def test_a_singular_matrix_spoils_its_own_sample_only():
+    """g(x) = -elu(x): I + J is 0 for x > 0 and 1 - exp(x) for x < 0. No check that would wait for a GPU."""
+    x = torch.tensor([[1.0], [-1.0]], dtype=torch.float64, requires_grad=True)
+    weight = torch.tensor([[-1.0]], dtype=torch.float64)
+    logdet = ops.residual_logdet_exact(x, [weight], [None], ["elu"])[1]
+    (gradient,) = torch.autograd.grad(logdet.sum(), x)
+    assert logdet[0] == -torch.inf
+    assert not gradient[0].isfinite()
+    e = torch.tensor(-1.0, dtype=torch.float64).exp()
+    torch.testing.assert_close(torch.stack((logdet[1], gradient[1, 0])), torch.stack(((1.0 - e).log(), -e / (1.0 - e))))

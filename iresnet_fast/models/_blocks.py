@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..estimators import Exact, PowerSeries
 from ..nn import ConditionalBranch, DenseBranch, InducedNormBranch, InvertibleResidualBlock, ResidualBranch
 from ..nn.block import Estimator
+from ..ops._stages import may_read
 from ..solvers import FixedPoint
 from .flow_config import FlowConfig
 
@@ -62,7 +62,7 @@ class Block(InvertibleResidualBlock):
         if self.estimator is not None:
             return super().inverse(z, context)
         x, iterations, residual = self.solve(z, context)
-        if not torch.compiler.is_compiling():
+        if may_read(z):
             self._warn_unless_reached(z, iterations, residual)
         if self._steps is not None:
             self._steps.append((iterations, residual.detach() / (1.0 - self._known_lipschitz())))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .. import _checks
+from .. import _capture, _checks
 from ..geometry import ConvGeometry
+
+Norm = tuple[Tensor, Tensor, Tensor]  # sigma, u, v
 
 
 class LastRefresh(NamedTuple):
@@ -19,8 +21,10 @@ class LastRefresh(NamedTuple):
 
     weight: Tensor  # an alias: while it lives, no other tensor can have its address
     version: int
-    sigma: Tensor  # the buffer it wrote: a swapped or moved buffer is not it
+    buffer: Tensor  # sigma as it was then: a swapped or moved buffer is not it
+    norm: Norm  # never written again, since what is saved for backward must survive the next refresh
     converged: bool
+    capture: int | None  # of the CUDA graph that computes the norm when it is replayed; None: it is there
 
 
 class SpectralLayer(nn.Module):
@@ -39,6 +43,7 @@ class SpectralLayer(nn.Module):
     sigma_gradient: bool
     # Python state, none of it in the state_dict.
     _warm: bool  # u, v have converged once: a few iterations follow the weights
+    _captured: bool = False  # a CUDA graph reads and writes the buffers, so they must stay where they are
     _last: LastRefresh | None
     _baked: tuple[LastRefresh, float, Tensor] | None  # effective weight without a graph, its refresh and coeff
 
@@ -80,12 +85,20 @@ class SpectralLayer(nn.Module):
         if "u" in self._buffers:
             self._draw()
 
+    @property
+    def may_have_been_replayed(self) -> bool:
+        """Whether a CUDA graph may have changed weight and buffers since anyone looked: a replay leaves no trace."""
+        return self._captured and _capture.of(plain(self.weight)) is None
+
     def is_stale(self) -> bool:
-        """Whether the weights, the buffers or the mode ask for another refresh."""
+        """Whether the weights, the buffers, the mode or a CUDA graph ask for another refresh."""
         last = self._last
-        if last is None or last.sigma is not self.sigma or not (self.training or last.converged):
+        if last is None or last.buffer is not self.sigma or not (self.training or last.converged):
             return True
         weight, seen = plain(self.weight), last.weight
+        # A graph being captured must hold a refresh of its own, since the weight may change between its replays.
+        if self.may_have_been_replayed or last.capture != _capture.of(weight):
+            return True
         return (
             weight.is_inference()  # its changes are not counted
             or weight._version != last.version
@@ -93,16 +106,6 @@ class SpectralLayer(nn.Module):
             or weight.dtype != seen.dtype
             or weight.device != seen.device
         )
-
-    def _accept(self, sigma: Tensor, u: Tensor, v: Tensor, converged: bool) -> None:
-        """Take the result of a refresh: new tensors, since those saved for a backward must survive."""
-        weight = plain(self.weight)
-        dtype = weight.dtype
-        # Not by setattr, whose checks cost more than the rest.
-        self._buffers.update(sigma=as_dtype(sigma, dtype), u=as_dtype(u, dtype), v=as_dtype(v, dtype))
-        version = 0 if weight.is_inference() else weight._version
-        last = LastRefresh(weight.detach(), version, self.sigma, converged)
-        self.__dict__.update(_warm=self._warm or converged, _last=last, _baked=None)
 
     def _forget(self) -> None:
         self._last = self._baked = None
@@ -118,14 +121,21 @@ class SpectralLayer(nn.Module):
             for name, shape in zip(("u", "v"), self._vector_shapes(), strict=True):
                 vector = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
                 unit = vector / torch.linalg.vector_norm(vector).clamp(min=1e-30)
-                setattr(self, name, unit.to(device=weight.device, dtype=weight.dtype))
-            self.sigma = torch.zeros((), device=weight.device, dtype=weight.dtype)
+                self._write(name, unit.to(device=weight.device, dtype=weight.dtype))
+            self._write("sigma", torch.zeros((), device=weight.device, dtype=weight.dtype))
         self._warm = False
         self._forget()
 
+    def _write(self, name: str, value: Tensor) -> None:
+        """Set a buffer: a new tensor, unless a CUDA graph would go on with the old one."""
+        if self._captured:
+            getattr(self, name).copy_(value)
+        else:
+            setattr(self, name, value)
+
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the caches out of copies and pickles."""
-        return {**self.__dict__, "_last": None, "_baked": None}
+        """Leave the caches out of copies and pickles, which no CUDA graph knows."""
+        return {**self.__dict__, "_last": None, "_baked": None, "_captured": False}
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -154,13 +164,40 @@ class SpectralLayer(nn.Module):
             )
             return
         else:
-            self._draw()  # new tensors of the saved shapes; super() copies into them
+            self._draw()  # tensors of the saved shapes; super() copies into them
             self._warm = sigma is not None and not sigma.is_meta and bool(sigma > 0)
         super()._load_from_state_dict(state_dict, prefix, *others)
 
     def _fits(self, u_shape: tuple[int, ...], v_shape: tuple[int, ...]) -> bool:
         """Whether vectors of these shapes belong to this layer; takes over what they tell of its input size."""
         return (u_shape, v_shape) == self._vector_shapes()
+
+
+def accept(
+    layers: Sequence[SpectralLayer], sigmas: Tensor, us: Sequence[Tensor], vs: Sequence[Tensor], converged: bool
+) -> None:
+    """Take the results of a refresh of these layers, new tensors, which nothing else writes."""
+    kept: list[Tensor] = []
+    written: list[Tensor] = []
+    for layer, *found in zip(layers, sigmas.unbind(), us, vs, strict=True):
+        weight = plain(layer.weight)
+        capture = _capture.of(weight)
+        sigma, u, v = (as_dtype(tensor, weight.dtype) for tensor in found)
+        if capture is not None:
+            layer._captured = True
+        if layer._captured:
+            kept += [layer.sigma, layer.u, layer.v]
+            written += [sigma, u, v]
+        else:
+            # Not by setattr, whose checks cost more than the rest.
+            layer._buffers.update(sigma=sigma, u=u, v=v)
+        version = 0 if weight.is_inference() else weight._version
+        last = LastRefresh(weight.detach(), version, layer.sigma, (sigma, u, v), converged, capture)
+        # A capture computes nothing: u and v have not converged before a replay.
+        warm = layer._warm or (converged and capture is None)
+        layer.__dict__.update(_warm=warm, _last=last, _baked=None)
+    if kept:
+        torch._foreach_copy_(kept, written)
 
 
 @contextmanager

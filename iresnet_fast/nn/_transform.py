@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..ops._stages import is_eager
+from ..ops._stages import is_eager, may_read
 
 
 class Transform(nn.Module):
@@ -58,8 +58,8 @@ def check_range(x: Tensor, low: float, high: float, advice: str, name: str = "x"
 
 
 def can_look_at(x: Tensor) -> bool:
-    """Whether the values of x can be read without waiting for a device, or breaking a trace or a transform."""
-    return is_eager() and x.device.type == "cpu"
+    """Whether the values of x can be read without waiting for a device, or breaking a trace, transform or capture."""
+    return is_eager() and x.device.type == "cpu" and may_read(x)
 
 
 def for_each_sample(logdet: Tensor, x: Tensor) -> Tensor:

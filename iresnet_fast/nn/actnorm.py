@@ -12,7 +12,7 @@ from torch import Tensor, distributed, nn
 from torch.autograd import forward_ad
 
 from .. import _checks
-from ..ops._stages import apply, is_eager
+from ..ops._stages import apply, is_eager, may_read
 from ._layer import plainly
 from ._transform import Transform, check_channels
 
@@ -63,7 +63,7 @@ class ActNorm(Transform):
 
         Raises:
             ValueError: x does not fit, or the first batch has values that are not finite.
-            RuntimeError: the first batch comes while tracing or inside torch.func.
+            RuntimeError: the first batch comes while tracing, inside torch.func or while a CUDA graph is captured.
         """
         check_channels(x, self.num_features)
         self._prepare(x)
@@ -90,10 +90,10 @@ class ActNorm(Transform):
         """See that the layer is initialised: from x in training, else warn."""
         if self._is_known:
             return
-        if not is_eager():
+        if not is_eager() or not may_read(self.initialized):
             raise RuntimeError(
-                "ActNorm must be initialised before it is traced or transformed by torch.func, got a first call "
-                "there; run the model once on a batch before."
+                "ActNorm must be initialised before it is traced or transformed by torch.func, or captured in a CUDA "
+                "graph, got a first call there; run the model once on a batch before."
             )
         if not bool(self.initialized) and self.training and x is not None:
             self._initialize(x)

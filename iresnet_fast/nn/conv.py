@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
+from .. import _capture
 from ..geometry import ConvGeometry
 from ._layer import SpectralLayer
 from .spectral import effective_weights
@@ -108,7 +109,8 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
 
         Raises:
             ValueError: the kernel does not fit into the padded image.
-            RuntimeError: it is a change while torch.compile or torch.export traces the layer.
+            RuntimeError: it is a change while torch.compile or torch.export traces the layer, or while or after a CUDA
+                graph captures it.
         """
         if self._is_matrix or image_size == self.image_size:
             return
@@ -119,6 +121,16 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
             raise RuntimeError(
                 f"image_size must be {self.image_size} while tracing, got {(height, width)}; call "
                 f"set_image_size and update_spectral_norm(model), or run the model once, before."
+            )
+        if _capture.of(self.weight) is not None:
+            raise RuntimeError(
+                f"image_size must be {self.image_size} while a CUDA graph is captured, got {(height, width)}; call "
+                f"set_image_size, or run the model once on such images, before."
+            )
+        if self._captured:
+            raise RuntimeError(
+                f"image_size must stay {self.image_size} for a layer that a CUDA graph has captured, got "
+                f"{(height, width)}; use a copy.deepcopy of the model for other images."
             )
         kernel = (self.weight.shape[2], self.weight.shape[3])
         if min(height, width, *self._geometry((height, width)).output_size(kernel)) < 1:
@@ -157,7 +169,7 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
         return (self.out_channels, *output_size), (self.in_channels, *self.image_size)
 
     def _fits(self, u_shape: tuple[int, ...], v_shape: tuple[int, ...]) -> bool:
-        if not self._is_matrix and len(v_shape) == 3:
+        if not self._is_matrix and not self._captured and len(v_shape) == 3:
             before, self.image_size = self.image_size, (v_shape[1], v_shape[2])
             if (u_shape, v_shape) != self._vector_shapes():
                 self.image_size = before

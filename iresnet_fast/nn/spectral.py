@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _checks, ops
-from ._layer import SpectralLayer, as_dtype, plain, plainly
+from ._layer import Norm, SpectralLayer, accept, as_dtype, plain, plainly
 from ._sharding import process_group_of, shared_spectral_norm
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ def update_spectral_norm(model: nn.Module, n_iterations: int | None = None, tol:
     Eager code need not call it: layers follow their weights by themselves, each branch with a call of its own; after
     this call the first layer asked refreshes all of the model. Code under torch.compile uses the stored sigma: call
     this before compiling and after every optimizer step. Call it also after writing weights through `.data` without
-    changing the mode, which no layer can see.
+    changing the mode, which no layer can see. Nor can it see replays of a CUDA graph that has captured it: from then on
+    it is refreshed whenever it is called.
 
     Args:
         model: any module that contains SpectralLinear or SpectralConv2d layers.
@@ -73,7 +74,9 @@ def update_spectral_norm(model: nn.Module, n_iterations: int | None = None, tol:
 @contextmanager
 def normalized_together(layers: Sequence[SpectralLayer]) -> Iterator[None]:
     """Let `effective_weights` take those of these layers from one call, one node of the graph, inside the block."""
-    if torch.compiler.is_compiling() or not _wants_graph(layers):  # the compiler fuses them; without a graph they last
+    # The compiler fuses them; without a graph they last, unless replays of a CUDA graph may change the layers.
+    last = not _wants_graph(layers) and not any(layer.may_have_been_replayed for layer in layers)
+    if torch.compiler.is_compiling() or last:
         yield
         return
     before = getattr(_at_hand, "weights", {})
@@ -93,18 +96,19 @@ def effective_weights(layers: Sequence[SpectralLayer]) -> list[Tensor]:
         for layer in layers:
             if not layer._warm:
                 raise RuntimeError("sigma must be known before tracing, got none; call update_spectral_norm(model).")
-        return _normalize(layers)
+        return _normalize(layers, [(layer.sigma, layer.u, layer.v) for layer in layers])
     at_hand: dict[SpectralLayer, Tensor] = getattr(_at_hand, "weights", {})
     if at_hand and all(layer in at_hand for layer in layers):
         return [at_hand[layer] for layer in layers]
     refresh(layers)
+    refreshes = [layer._last for layer in layers if layer._last is not None]  # all have one now
+    norms = [last.norm for last in refreshes]
     if _wants_graph(layers) or torch._C._are_functorch_transforms_active():
-        return _normalize(layers)
+        return _normalize(layers, norms)
     if not all(_has_baked(layer) for layer in layers):
         with plainly():
-            for layer, weight in zip(layers, _normalize(layers), strict=True):
-                assert layer._last is not None  # refreshed above
-                layer._baked = (layer._last, layer.coeff, weight)
+            for layer, last, weight in zip(layers, refreshes, _normalize(layers, norms), strict=True):
+                layer._baked = (last, layer.coeff, weight)
     return [layer._baked[2] for layer in layers if layer._baked is not None]
 
 
@@ -117,7 +121,8 @@ def refresh(layers: Sequence[SpectralLayer]) -> None:
     for members in groups.values():
         for reference in members:
             member = reference()
-            if member is not None and member.is_ready:
+            # One that may have been replayed is stale at every call: only where it is asked for itself.
+            if member is not None and member.is_ready and not member.may_have_been_replayed:
                 wanted[member] = None
     _iterate([layer for layer in wanted if layer.is_stale()])
 
@@ -131,14 +136,15 @@ def _has_baked(layer: SpectralLayer) -> bool:
     return baked is not None and baked[0] is layer._last and baked[1] == layer.coeff
 
 
-def _normalize(layers: Sequence[SpectralLayer]) -> list[Tensor]:
+def _normalize(layers: Sequence[SpectralLayer], norms: Sequence[Norm]) -> list[Tensor]:
     if len({layer.sigma_gradient for layer in layers}) > 1:
-        return [weight for layer in layers for weight in _normalize([layer])]
+        return [weight for pair in zip(layers, norms, strict=True) for weight in _normalize(pair[:1], pair[1:])]
+    sigmas, us, vs = zip(*norms, strict=True)
     return ops.spectral_normalize(
         [layer.weight for layer in layers],
-        torch.stack([layer.sigma for layer in layers]),
-        [layer.u for layer in layers],
-        [layer.v for layer in layers],
+        torch.stack(sigmas),
+        us,
+        vs,
         [layer.geometry for layer in layers],
         [layer.coeff for layer in layers],
         layers[0].sigma_gradient,
@@ -190,5 +196,4 @@ def _iterate_alike(
         sigmas = torch.where(settled, old, sigmas)
         us = [torch.where(keep, layer.u, u) for keep, layer, u in zip(settled, layers, us, strict=True)]
         vs = [torch.where(keep, layer.v, v) for keep, layer, v in zip(settled, layers, vs, strict=True)]
-    for layer, sigma, u, v in zip(layers, sigmas.unbind(), us, vs, strict=True):
-        layer._accept(sigma, u, v, converged)
+    accept(layers, sigmas, us, vs, converged)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch._utils import _unflatten_dense_tensors
 
-from .. import _library
+from .. import _capture, _library
 from .. import activations as registry
 
 _KERNEL_DTYPES = (torch.float32, torch.float64)
@@ -94,7 +94,7 @@ def constants(values: Sequence[float], like: Tensor) -> Tensor:
 
     On a GPU they are filled in there: a copy from the host would wait for it, and cannot be captured in a CUDA graph.
     """
-    if not like.is_cuda:
+    if not like.is_cuda and _capture.of(like) is None:
         return like.new_tensor(values)
     if len(set(values)) == 1:
         return like.new_full((len(values),), values[0])
@@ -103,9 +103,7 @@ def constants(values: Sequence[float], like: Tensor) -> Tensor:
 
 def may_read(tensor: Tensor) -> bool:
     """Whether the numbers of a tensor can be looked at: not while a graph is being compiled or captured."""
-    if torch.compiler.is_compiling():
-        return False
-    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
+    return not torch.compiler.is_compiling() and _capture.of(tensor) is None
 
 
 class Stages(NamedTuple):

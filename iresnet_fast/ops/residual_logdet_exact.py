@@ -106,7 +106,8 @@ class _ResidualLogdetExact(torch.autograd.Function):
             d = full.shape[-1]
             tangents = torch.eye(d, dtype=x.dtype, device=x.device)[:, None].expand(d, x.shape[0], d)
             tangents = tangents.reshape(d, *x.shape)
-            cotangents = torch.linalg.inv(full).transpose(0, 1).reshape(d, *x.shape)
+            # The check of `inv` would wait for the device; the last row of a singular matrix's inverse is not finite.
+            cotangents = torch.linalg.inv_ex(full)[0].transpose(0, 1).reshape(d, *x.shape)
             weight = grad_logdet * d  # the kernel averages over pairs
         grad_x, packed = torch.ops.iresnet_fast.branch_backward(
             x,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from iresnet_fast import _checks
+from iresnet_fast import _capture, _checks
 from iresnet_fast.reference.fixed_point import inverse_of
 from iresnet_fast.reference.series import (
     LogdetInfo,
@@ -115,7 +115,8 @@ class _Watch:
         if self.tol is None:
             return True
         self.active = self.active & ~(self.bound <= self.tol)
-        return bool(self.active.any())
+        # All terms where the numbers cannot be read: those of samples that have stopped get the weight 0.
+        return _capture.of(self.v_norm) is not None or bool(self.active.any())
 
 
 def _series(vjp: Callable[[Tensor], Tensor], v: Tensor, c: Tensor, watch: _Watch | None) -> Tensor:
@@ -160,7 +161,7 @@ def logdet_exact_of(g: Map, x: Tensor, parameters: Sequence[Tensor] = ()) -> tup
     rows = []
     for i in range(math.prod(x.shape[1:])):
         basis = torch.zeros_like(x, memory_format=torch.contiguous_format)
-        basis.flatten(1)[:, i] = 1.0
+        basis.flatten(1)[:, i].fill_(1.0)
         rows.append(vjp(basis, create_graph=needs_grad).flatten(1))
     return x + gx, slogdet_of_rows(torch.stack(rows, 1))
 
