@@ -29,8 +29,8 @@ const char* run(const irf::Branch<T>& branch, const ForwardCase& c, const simt::
       derivatives[i] = in(c.derivatives[i]);
     }
     const simt::OnStream on(simt::find_card(target.card).shared_per_block);
-    const irf::ResidualInverseOperands<T> inverse{in(c.x),        T(c.residual_limit), c.max_iterations,
-                                                  in(c.solution), c.iterations,        in(c.residual)};
+    const irf::ResidualInverseOperands<T> inverse{
+        in(c.x), T(c.residual_limit), c.max_iterations, c.max_iterations, in(c.solution), c.iterations, in(c.residual)};
     const irf::cuda::ResidentForward<T> forward{branch, weights, in(c.x), derivatives, in(c.z), in(c.g)};
     const cudaError_t error = c.inverse ? irf::cuda::resident_inverse(branch, weights, inverse, plan, on.stream)
                                         : irf::cuda::resident_forward(forward, plan, on.stream);
