@@ -1,5 +1,6 @@
 """On a GPU: CUDA graphs, streams, devices, precision of products, and what is refused. `pytest -m cuda`."""
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import pytest
@@ -93,7 +94,11 @@ def test_the_steps_run(case, step, device):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", **named(CASES))
 def test_a_captured_graph_replays_the_eager_numbers(case, dtype, step, gpu):
-    """A synchronisation, or memory from outside the pool of the graph, would end the capture with an error."""
+    """A synchronisation, or memory from outside the pool of the graph, would end the capture with an error.
+
+    Eager, the inverse of a wide branch waits for its samples; in a graph it is a fixed count of iterations, enough for
+    these samples, so the numbers are the same.
+    """
     problem = make(case, dtype, gpu).requires_grad()
     inputs = [problem.x.detach().clone(), 1.5 * problem.x.detach().flip(0)]
     side = torch.cuda.Stream()
@@ -114,6 +119,11 @@ def test_a_captured_graph_replays_the_eager_numbers(case, dtype, step, gpu):
 @pytest.mark.parametrize("step", [train, evaluate, normalise])
 @pytest.mark.parametrize("case", **named(CASES))
 def test_nothing_waits_for_the_gpu(case, step, gpu):
+    """Nothing that torch sees, which are its own waits.
+
+    Launch functions may wait between the pieces of an inverse or of a long series (tests/simt/test_pieces.py); any
+    other wait of theirs would end a capture with an error, as above.
+    """
     problem = make(case, torch.float32, gpu).requires_grad()
     step(problem)
     torch.cuda.set_sync_debug_mode("error")
@@ -121,6 +131,53 @@ def test_nothing_waits_for_the_gpu(case, step, gpu):
         step(problem)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+WIDE = Case("too wide to stay on chip", (12, 8, 8), (1024, 1024), (3, 1, 3), batch=3)
+
+
+def invert_to_rounding(problem, lipschitz, max_iterations=1000):
+    """x, iterations and residual, to a tolerance that rounding does not allow."""
+    return ops.residual_inverse(problem.x, *problem.branch, lipschitz, 1e-12, max_iterations, problem.parameters)
+
+
+def test_a_graph_records_a_fixed_count_of_iterations(gpu):
+    """Of a branch that takes launches for every iteration: 12 in float32 for a constant of 1/4, too small a one."""
+    problem = make(WIDE, torch.float32, gpu)
+    x, iterations, _ = invert_to_rounding(problem, 0.25)
+    assert (iterations > 12).all()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = invert_to_rounding(problem, 0.25)
+    graph.replay()
+    assert (captured[1] == 12).all()
+    assert_equal(captured, invert_to_rounding(problem, 0.25, 12))
+    assert not torch.equal(captured[0], x)
+
+
+def test_inverses_of_two_threads_and_streams_do_not_meet(device, request):
+    """Each waits for its own samples: the counts of one must not end the other."""
+    if request.config.option.device == "emulated":
+        pytest.skip("the emulator runs one call at a time")
+    problems = [make(WIDE._replace(batch=batch), torch.float32, device) for batch in (1, 3)]
+    problems[0].x.mul_(1e-3)  # ends earlier
+    expected = [invert_to_rounding(problem, LIPSCHITZ) for problem in problems]
+
+    if device == "cuda":
+        torch.cuda.synchronize()  # the inputs are there, whatever stream reads them
+
+    def run(problem):
+        stream = torch.cuda.Stream() if device == "cuda" else None
+        with torch.cuda.stream(stream):
+            results = [invert_to_rounding(problem, LIPSCHITZ) for _ in range(5)]
+        if stream is not None:
+            stream.synchronize()
+        return results
+
+    with ThreadPoolExecutor(2) as pool:
+        for results, wanted in zip(pool.map(run, problems), expected, strict=True):
+            for result in results:
+                assert_equal(result, wanted)
 
 
 @pytest.mark.parametrize("step", STEPS)

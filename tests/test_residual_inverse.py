@@ -144,6 +144,25 @@ def test_a_limit_of_iterations(case):
     assert torch.equal(call(ops, problem, 1e-12, 0)[0], problem.x)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_graph_may_record_the_iterations_that_reach_rounding(dtype, monkeypatch):
+    """The smallest count after which the residual of a contraction is the rounding of the first one."""
+    op, given = torch.ops.iresnet_fast.residual_inverse, {}
+    names = [argument.name for argument in op.default._schema.arguments]
+
+    def record(*arguments):
+        given.update(zip(names, arguments, strict=True))
+        return op(*arguments)
+
+    monkeypatch.setattr(torch.ops.iresnet_fast, "residual_inverse", record)
+    eps = torch.finfo(dtype).eps
+    for lipschitz in (0.0, 1e-30, 0.5, 0.9, 0.99):
+        call(ops, make(TINY[0], dtype), 1e-3, 7, lipschitz)
+        count = given["captured_iterations"]
+        assert given["max_iterations"] == 7
+        assert lipschitz**count <= eps < lipschitz ** (count - 1)
+
+
 @pytest.mark.parametrize("case", **named(TINY))
 def test_gradcheck(case):
     problem = make(case).requires_grad()

@@ -2,6 +2,7 @@
 
 #include "cuda/chain_step.cuh"
 #include "cuda/layered_chain.h"
+#include "cuda/progress.h"
 #include "cuda/rows.cuh"
 
 namespace irf::cuda {
@@ -17,7 +18,8 @@ struct Series {
   T tolerance;
   T *value, *norms, *limit;
   int64_t* terms_used;
-  int* active;  // null without tail
+  int* active;        // null without tail
+  unsigned* stopped;  // how many items have; or null
 };
 
 // Before the first term: |v| sets the limit, and is the norm of an empty series.
@@ -57,7 +59,9 @@ __global__ void __launch_bounds__(kItemThreads)
   series.value[item] = (k == 1 ? T(0) : series.value[item]) + (k % 2 ? q : -q) / static_cast<T>(k) * values[0];
   series.norms[item] = norm;
   series.terms_used[item] = k;
-  if (series.active && norm * series.tail[k - 1] <= series.limit[item]) series.active[item] = 0;
+  if (!series.active || !(norm * series.tail[k - 1] <= series.limit[item])) return;
+  series.active[item] = 0;
+  if (series.stopped) atomicAdd(series.stopped, 1u);
 }
 
 // Sources and sinks of the conversions.
@@ -110,11 +114,14 @@ class LayeredChain {
     const StageProduct<T> product = last_product(chain, context.precision);
     sums_ = ItemSums<T, 2>(scratch.partials, product, product_columns(product, context.precision, context.card));
     active_ = series() && chain.tail ? scratch.active : nullptr;
+    stopped_ = active_ ? watched(scratch.stopped, chain.terms - 1, context) : nullptr;
   }
 
   cudaError_t run() {
     cudaError_t error = start();
-    for (int k = 1; k <= chain_.terms && error == cudaSuccess; ++k) error = term(k);
+    if (error == cudaSuccess)
+      error = in_pieces(chain_.terms - 1, chain_.items(), stopped_, context_,
+                        [this](int64_t step) { return term(static_cast<int>(step) + 1); });
     if (!chain_.neumann || error != cudaSuccess) return error;
     const NeumannRows<T> y{scratch_.y[0], scratch_.y[1], events_.pitch, chain_.terms,
                            active_ ? chain_.terms_used : nullptr};
@@ -136,9 +143,13 @@ class LayeredChain {
   }
 
   Series<T> series_state() const {
-    return {chain_.items(),    chain_.branch.batch, chain_.terms,     chain_.coefficients, chain_.tail,
-            chain_.per_sample, chain_.relative,     chain_.tolerance, chain_.value,        chain_.norms,
-            scratch_.limit,    chain_.terms_used,   active_};
+    return {chain_.items(),  chain_.branch.batch,
+            chain_.terms,    chain_.coefficients,
+            chain_.tail,     chain_.per_sample,
+            chain_.relative, chain_.tolerance,
+            chain_.value,    chain_.norms,
+            scratch_.limit,  chain_.terms_used,
+            active_,         stopped_};
   }
 
   cudaError_t start() {
@@ -202,7 +213,8 @@ class LayeredChain {
   const Context& context_;
   const RowsLayout events_;
   ItemSums<T, 2> sums_;
-  int* active_;         // null: no item stops before the last term
+  int* active_;  // null: no item stops before the last term
+  unsigned* stopped_;
   T* state_ = nullptr;  // the newest product
 };
 
@@ -226,6 +238,7 @@ LayeredChainScratch<T>::LayeredChainScratch(const Chain<T>& chain, Precision pre
       series ? carver.take<T>(ItemSums<T, 2>::size(product, product_columns(product, precision, card))) : nullptr;
   limit = series && chain.tail ? carver.take<T>(items) : nullptr;
   active = series && chain.tail ? carver.take<int>(items) : nullptr;
+  stopped = series && chain.tail ? carver.take<unsigned>(1) : nullptr;
 }
 
 template <class T>

@@ -1,4 +1,5 @@
-// The power chain, layer by layer: one launch per product, and a small one per term for the decisions.
+// The power chain, layer by layer: one launch per product, and a small one per term for the decisions. A series that
+// may stop is enqueued in pieces (progress.h).
 #pragma once
 
 #include "cuda/chain.h"
@@ -10,13 +11,14 @@ namespace irf::cuda {
 // Device memory; rows unless said otherwise.
 template <class T>
 struct LayeredChainScratch {
-  T* start;     // v, or D_0 v for powers of J
-  T* state[2];  // between stages
-  T* power;     // w_k, for powers of J
-  T* y[2];      // Neumann vectors: after term k the newest is y[k % 2]
-  T* partials;  // per row and tile of columns: <w_k, v>, |w_k|^2
-  T* limit;     // [items]: stop at |w_k| tail_k <= limit
-  int* active;  // [items]
+  T* start;           // v, or D_0 v for powers of J
+  T* state[2];        // between stages
+  T* power;           // w_k, for powers of J
+  T* y[2];            // Neumann vectors: after term k the newest is y[k % 2]
+  T* partials;        // per row and tile of columns: <w_k, v>, |w_k|^2
+  T* limit;           // [items]: stop at |w_k| tail_k <= limit
+  int* active;        // [items]
+  unsigned* stopped;  // how many of the items, for in_pieces
 
   LayeredChainScratch(const Chain<T>& chain, Precision precision, const Card& card, Carver& carver);
 };

@@ -3,6 +3,7 @@
 #include "cuda/activate.cuh"
 #include "cuda/item_sums.cuh"
 #include "cuda/layered_inverse.h"
+#include "cuda/progress.h"
 #include "cuda/rows.cuh"
 
 namespace irf::cuda {
@@ -98,6 +99,7 @@ __global__ void __launch_bounds__(kItemThreads) decide_kernel(const InverseState
   const bool stop = !(residual > op.residual_limit) || waited == kPatience || iteration == op.max_iterations;
   state.active[sample] = stop ? 0 : 1;
   op.iterations[sample] = stop ? iteration : iteration + 1;
+  if (stop && state.stopped) atomicAdd(state.stopped, 1u);
 }
 
 template <class T>
@@ -129,15 +131,20 @@ LayeredInverseScratch<T>::LayeredInverseScratch(const Branch<T>& branch, Precisi
   state.best = carver.take<T>(branch.batch);
   state.waited = carver.take<int>(branch.batch);
   state.active = carver.take<int>(branch.batch);
+  state.stopped = carver.take<unsigned>(1);
 }
 
 template <class T>
-cudaError_t layered_inverse(const Branch<T>& branch, const T* const* weights, const ResidualInverseOperands<T>& op,
-                            const LayeredInverseScratch<T>& scratch, const Context& context) {
+cudaError_t layered_inverse(const Branch<T>& branch, const T* const* weights,
+                            const ResidualInverseOperands<T>& operands, const LayeredInverseScratch<T>& scratch,
+                            const Context& context) {
   if (branch.batch == 0) return cudaSuccess;
   const Precision precision = context.precision;
   const RowsLayout events = event_rows(branch, precision);
-  const InverseState<T>& state = scratch.state;
+  ResidualInverseOperands<T> op = operands;
+  if (!context.progress) op.max_iterations = std::min(op.max_iterations, op.captured_iterations);
+  InverseState<T> state = scratch.state;
+  state.stopped = watched(state.stopped, op.max_iterations, context);
   const Activate<T> activate = activation_of(branch, 0, precision, scratch.stages[0]);
   StageProduct<T> product = last_product<T>(branch, weights, scratch.stages.back().h, precision);
   InverseStep<T> step{};
@@ -152,14 +159,17 @@ cudaError_t layered_inverse(const Branch<T>& branch, const T* const* weights, co
 
   cudaError_t error =
       to_rows<T>(events, Events<T>{op.z, events.size()}, StoreRows<T>{state.z, events.pitch}, context.stream);
-  for (int64_t iteration = 0; iteration <= op.max_iterations && error == cudaSuccess; ++iteration) {
+  if (error != cudaSuccess) return error;
+  const auto iterate = [&](int64_t iteration) {
     product.active = iteration > 0 ? state.active : nullptr;
     advance_kernel<T><<<blocks, kRowsThreads, 0, context.stream>>>(state, events, iteration == 0, activate);
-    error = layered_hidden(branch, weights, scratch.stages.data(), product.active, context);
-    if (error == cudaSuccess) error = stage_product(product, step, precision, context.card, context.stream);
-    if (error == cudaSuccess)
+    cudaError_t failed = layered_hidden(branch, weights, scratch.stages.data(), product.active, context);
+    if (failed == cudaSuccess) failed = stage_product(product, step, precision, context.card, context.stream);
+    if (failed == cudaSuccess)
       decide_kernel<T><<<step.sums.blocks(), kItemThreads, 0, context.stream>>>(state, step.sums, op, iteration);
-  }
+    return failed;
+  };
+  error = in_pieces(op.max_iterations, branch.batch, state.stopped, context, iterate);
   if (error != cudaSuccess) return error;
   return from_rows<T>(events, Rows<T>{state.x, events.pitch}, StoreEvents<T>{nullptr, op.x, events.size()},
                       context.stream);

@@ -1,5 +1,6 @@
-// x with x + g(x) = z by fixed-point iterations, layer by layer. All iterations are put on the stream; what is frozen
-// costs empty blocks.
+// x with x + g(x) = z by fixed-point iterations, layer by layer. Iterations are enqueued in pieces (progress.h) until
+// all samples have stopped; in a capture, where nobody can look, captured_iterations of them. What is frozen costs
+// empty blocks.
 #pragma once
 
 #include <vector>
@@ -14,6 +15,7 @@ struct InverseState {
   T *z, *x, *step;
   T *best, *partials;
   int *waited, *active;
+  unsigned* stopped;  // how many samples have; null where nobody looks
 };
 
 template <class T>

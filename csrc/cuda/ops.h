@@ -1,5 +1,6 @@
 // The launch functions of every op: what csrc/torch and the tests call. Each only puts kernels on the stream: no
-// allocation, no synchronisation, no read-back, so a call can be captured in a CUDA graph. Pointers inside the operands
+// allocation, no synchronisation, no read-back, so a call can be captured in a CUDA graph. The exception is what ends
+// early after many launches, and only where the context has a Progress (progress.h). Pointers inside the operands
 // are device pointers; the structs themselves, and the arrays of stages and layers, live on the host and may die after
 // the call. <op>_workspace says how many bytes of device memory `workspace` must offer (256-byte aligned); it looks at
 // sizes and at which pointers are null, never through them. Defined for float and double.
@@ -16,11 +17,14 @@
 
 namespace irf::cuda {
 
+class Progress;
+
 struct Context {
   Card card;
   Precision precision;
   void* workspace;
   cudaStream_t stream;
+  Progress* progress = nullptr;  // null: nothing may wait, as in a capture
 };
 
 // The branch g(x).

@@ -8,7 +8,8 @@ namespace {
 
 std::tuple<Tensor, Tensor, Tensor> residual_inverse(const Tensor& z, const Tensors& weights, const Tensors& biases,
                                                     const Tensors& betas, const std::vector<int64_t>& activations,
-                                                    double residual_limit, int64_t max_iterations, int64_t precision) {
+                                                    double residual_limit, int64_t max_iterations,
+                                                    int64_t captured_iterations, int64_t precision) {
   const BranchArguments arguments(z, weights, biases, betas, activations);
   STD_TORCH_CHECK(arguments.square(), "a residual branch must return the shape it takes");
   Tensor x = make(arguments.event_sizes({arguments.batch()}, z.size(1)), z);
@@ -20,8 +21,9 @@ std::tuple<Tensor, Tensor, Tensor> residual_inverse(const Tensor& z, const Tenso
   }
   with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {
     OnDevice<T>(z, precision)
-        .residual_inverse(branch, {data<T>(arguments.x()), static_cast<T>(residual_limit), max_iterations,
-                                   mutable_data<T>(x), mutable_data<int64_t>(iterations), mutable_data<T>(residual)});
+        .residual_inverse(branch,
+                          {data<T>(arguments.x()), static_cast<T>(residual_limit), max_iterations, captured_iterations,
+                           mutable_data<T>(x), mutable_data<int64_t>(iterations), mutable_data<T>(residual)});
   });
   return {x, iterations, residual};
 }

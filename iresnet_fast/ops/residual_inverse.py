@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks, _library, reference
-from ..reference.fixed_point import differentiable_once, enough_terms
+from ..reference.fixed_point import differentiable_once, enough_terms, iterations_to_rounding
 from ..reference.series import sample_norm
 from ._stages import (
     FULL_PRECISION,
@@ -47,6 +47,14 @@ def residual_inverse(
     On a GPU the products are full float32 whatever TF32 and autocast allow: narrower operands would hold every residual
     above some 1e-3 of z, and no error near `tol` could be certified.
 
+    There, a branch too wide to stay on chip takes a few launches an iteration. They are enqueued 16 iterations at a
+    time, and before the third piece and every later one the call waits for the last but one: it ends at most 32
+    iterations after its last sample. A CUDA graph cannot wait, and records the smaller of `max_iterations` and
+    ceil(log eps / log lipschitz) iterations of such a branch, after which the residual of a contraction is the rounding
+    of the first one (float32: 152 iterations for a constant of 0.9, 1587 for 0.99). A sample for which they were too
+    few is seen by its residual, as always. The terms of the backward pass are enqueued in pieces too; a graph records
+    as many as `lipschitz` and `tol` call for.
+
     Args:
         z: [B, d] or [B, C, H, W].
         weights: L tensors, [out, in] (dense) or [out, in, k, k] (convolution, odd k, stride 1, zero padding k // 2).
@@ -82,7 +90,12 @@ def residual_inverse(
 def _forward(settings: _Settings, z: Tensor, tensors: Sequence[Tensor | None]) -> _Outputs:
     activations, lipschitz, tol, max_iterations = settings
     result: _Outputs = torch.ops.iresnet_fast.residual_inverse(
-        z, *raw(activations, tensors), tol * (1.0 - lipschitz), max_iterations, FULL_PRECISION
+        z,
+        *raw(activations, tensors),
+        tol * (1.0 - lipschitz),
+        max_iterations,
+        iterations_to_rounding(lipschitz, z.dtype),
+        FULL_PRECISION,
     )
     return result
 
@@ -144,6 +157,7 @@ def _residual_inverse_fake(
     activations: list[int],
     residual_limit: float,
     max_iterations: int,
+    captured_iterations: int,
     precision: int,
 ) -> _Outputs:
     return z.new_empty(z.shape), z.new_empty(z.shape[0], dtype=torch.int64), z.new_empty(z.shape[0])

@@ -18,14 +18,16 @@ _LIBRARY = []  # kept: a registration ends with its object
 
 
 def install():
-    """Build the binding, and let the raw ops of the package run it for CPU tensors from now on."""
-    torch.ops.load_library(_build())
+    """Build the binding, let the raw ops of the package run it for CPU tensors from now on, and return its path."""
+    path = _build()
+    torch.ops.load_library(path)
     registration = torch.library.Library("iresnet_fast", "IMPL")
     cuda = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
     for name in _op_names():
         op = getattr(torch.ops.iresnet_fast, name).default
         registration.impl(name, lambda *arguments, op=op: op.redispatch(cuda, *arguments), "CPU", allow_override=True)
     _LIBRARY.append(registration)
+    return path
 
 
 def _op_names():

@@ -86,6 +86,7 @@ class Emulator:
         self._library = ctypes.CDLL(str(self.path))
         self._schedule = (0, 0)
         self._counting = False
+        self._capturing = False
         self.shared_limit = 232448
 
     @contextmanager
@@ -109,6 +110,15 @@ class Emulator:
             self._counting = False
             self._fill(counters, self._text("simt_take_counters"))
 
+    @contextmanager
+    def capturing(self):
+        """Let the stream of every call be one that is captured into a graph: kernels run, but to wait is an error."""
+        self._capturing = True
+        try:
+            yield self
+        finally:
+            self._capturing = False
+
     def call(self, function, *arguments, buffers=()):
         """Call an exported function with `buffers` as the only device memory; raise SimtError if it fails.
 
@@ -119,7 +129,11 @@ class Emulator:
             if buffer.written:
                 _bytes(buffer.tensor).fill_(0xFF)  # NaN, or -1
         self._library.simt_configure(
-            *self._schedule[:1], ctypes.c_uint64(self._schedule[1]), ctypes.c_size_t(self.shared_limit), self._counting
+            *self._schedule[:1],
+            ctypes.c_uint64(self._schedule[1]),
+            ctypes.c_size_t(self.shared_limit),
+            self._counting,
+            self._capturing,
         )
         for name, tensor, written in buffers:
             pointer, size = ctypes.c_void_p(tensor.data_ptr()), ctypes.c_size_t(_bytes(tensor).numel())

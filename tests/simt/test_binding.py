@@ -24,6 +24,31 @@ def test_tests_for_gpus_pass_on_the_emulator(file):
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
 
 
+def test_the_binding_lends_a_call_what_it_waits_with_unless_it_is_captured():
+    """Two pieces of iterations, of which the first was enough; in a graph the count that is passed."""
+    code = (
+        "import ctypes, sys; sys.path.insert(0, 'tests')\n"
+        "from problems import Case, make\n"
+        "from simt import binding\n"
+        "case = Case('layer by layer', (3, 4, 4), (520,), (3, 1), batch=2)\n"
+        "limits = {'residual_limit': 1e-3, 'max_iterations': 1000, 'captured_iterations': 40}\n"
+        "op, arguments = make(case).raw('residual_inverse', **limits)\n"
+        "on_cpu = op(*arguments)\n"
+        "simt = ctypes.CDLL(str(binding.install()))\n"
+        "simt.simt_calls.restype = ctypes.c_char_p\n"
+        "for capturing, evaluations in ((False, 32), (True, 41), (False, 32)):\n"
+        "    simt.simt_configure(0, ctypes.c_uint64(0), ctypes.c_size_t(0), False, capturing)\n"
+        "    x, iterations, residual = op(*arguments)\n"
+        "    calls = simt.simt_calls().decode().splitlines()\n"
+        "    assert sum('advance_kernel' in call for call in calls) == evaluations\n"
+        "    assert capturing != ('cudaEventSynchronize' in calls)\n"
+        "    assert iterations.equal(on_cpu[1]) and iterations.max() < 16\n"
+        "    assert (x - on_cpu[0]).abs().max() < 1e-12\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_kernels_of_the_gpu_run():
     """Only the CPU keeps activations for the backward pass: a CUDA kernel returns nothing to keep."""
     code = (

@@ -24,6 +24,7 @@ def inverse(emulator, problem, tol, max_iterations, **target):
         problem,
         limit,
         max_iterations,
+        max_iterations,
         variant="layered_residual_inverse",
         **target,
     )

@@ -86,7 +86,7 @@ def test_tensor_cores_round_only_operands(emulated_ops, card, precision, case):
 
 @pytest.mark.parametrize("card", ["t4", "h100", "layered"])
 def test_a_call_is_launches_and_nothing_else(emulated_ops, card):
-    """No allocation, no copy from the host, no wait: it can be captured in a CUDA graph."""
+    """No allocation, no copy from or to the host, no wait: it can be captured in a CUDA graph."""
     emulator = emulated_ops(card)
     problem = make(TINY[1], torch.float32)
     ops.residual_logdet(problem.x, *problem.branch, problem.probe, problem.coefficients, "neumann", problem.parameters)

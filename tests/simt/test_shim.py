@@ -51,6 +51,8 @@ LAUNCH_BUGS = {
     "allocation": "cudaMalloc is forbidden",
     "synchronisation": "cudaStreamSynchronize is forbidden",
     "other_stream": "not on the stream",
+    "copy_to_memory_that_can_be_paged": "the target is not page-locked",
+    "copy_over_a_copy": "another copy to the same place is under way",
 }
 
 
@@ -114,6 +116,17 @@ def test_forbidden_calls_are_recorded():
     with pytest.raises(SimtError):
         planted(shim("fast"), "synchronisation")
     assert shim("fast").calls[1] == "cudaStreamSynchronize"
+
+
+def test_a_copy_to_the_host_arrives_when_it_is_waited_for(scheduled):
+    out = call(scheduled, "read_back", torch.arange(5.0, 7.0), torch.empty(4))
+    assert out.tolist() == [1.0, 5.0, 1.0, 6.0]
+
+
+def test_waiting_is_forbidden_in_a_capture(scheduled):
+    planted(scheduled, "wait")
+    with scheduled.capturing(), pytest.raises(SimtError, match="cudaEventSynchronize is forbidden while the stream is"):
+        planted(scheduled, "wait")
 
 
 def counted(kernel, elements):

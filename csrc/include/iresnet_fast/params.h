@@ -100,9 +100,10 @@ struct ResidualInverseOperands {
   const T* z;        // [B, d]
   T residual_limit;  // tol * (1 - Lipschitz constant)
   int64_t max_iterations;
-  T* x;                 // [B, d]
-  int64_t* iterations;  // [B]
-  T* residual;          // [B]
+  int64_t captured_iterations;  // the most that a CUDA graph records, where every iteration is launched by itself
+  T* x;                         // [B, d]
+  int64_t* iterations;          // [B]
+  T* residual;                  // [B]
 };
 
 // One linear map whose operator norm is wanted. A matrix has height = 0 (and kernel, stride ... unused).

@@ -41,7 +41,7 @@ Gpu gpu_of(const Tensor& t) {
   check(cudaSetDevice(device), "cudaSetDevice");
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
-  return {card_of(device), static_cast<cudaStream_t>(stream), guard};
+  return {device, card_of(device), static_cast<cudaStream_t>(stream), guard};
 }
 
 Tensor scratch(size_t bytes, const Tensor& like) { return make({static_cast<int64_t>(bytes)}, like, ScalarType::Byte); }

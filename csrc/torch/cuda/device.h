@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "cuda/ops.h"
+#include "cuda/progress_pool.h"
 #include "torch/operands.h"
 
 #define IRF_DEVICE CUDA
@@ -14,6 +15,7 @@ namespace irf::binding {
 
 // The GPU a tensor is on, current for this thread while `guard` lives.
 struct Gpu {
+  int device;
   cuda::Card card;
   cudaStream_t stream;
   std::shared_ptr<void> guard;
@@ -26,7 +28,7 @@ Tensor scratch(size_t bytes, const Tensor& like);
 // Turns an error of the CUDA runtime into an exception of one sentence.
 void check(cudaError_t error, const char* op);
 
-// One call of a kernel; nothing in it waits for the GPU.
+// One call of a kernel. Nothing in it waits for the GPU, but what has a Progress: an op that may end early.
 template <class T>
 class OnDevice {
  public:
@@ -46,7 +48,8 @@ class OnDevice {
     run("branch_backward", cuda::branch_backward_workspace<T>, cuda::branch_backward<T>, b, o);
   }
   void residual_logdet(const Branch<T>& b, const ResidualLogdetOperands<T>& o) const {
-    run("residual_logdet", cuda::residual_logdet_workspace<T>, cuda::residual_logdet<T>, b, o);
+    const auto borrowed = o.tail ? progress("residual_logdet") : nullptr;
+    run("residual_logdet", cuda::residual_logdet_workspace<T>, cuda::residual_logdet<T>, b, o, borrowed.get());
   }
   void jacobian_powers(const Branch<T>& b, const JacobianPowersOperands<T>& o) const {
     run("jacobian_powers", cuda::jacobian_powers_workspace<T>, cuda::jacobian_powers<T>, b, o);
@@ -55,7 +58,8 @@ class OnDevice {
     run("jacobian", cuda::jacobian_workspace<T>, cuda::jacobian<T>, b, o);
   }
   void residual_inverse(const Branch<T>& b, const ResidualInverseOperands<T>& o) const {
-    run("residual_inverse", cuda::residual_inverse_workspace<T>, cuda::residual_inverse<T>, b, o);
+    const auto borrowed = progress("residual_inverse");
+    run("residual_inverse", cuda::residual_inverse_workspace<T>, cuda::residual_inverse<T>, b, o, borrowed.get());
   }
   void spectral_norm(const SpectralNormOperands<T>& o) const {
     run("spectral_norm", cuda::spectral_norm_workspace<T>, cuda::spectral_norm<T>, o);
@@ -71,9 +75,9 @@ class OnDevice {
   template <class Operands>
   void run(const char* op, size_t (*bytes)(const Branch<T>&, const Operands&, const cuda::Card&, cuda::Precision),
            cudaError_t (*launch)(const Branch<T>&, const Operands&, const cuda::Context&), const Branch<T>& branch,
-           const Operands& operands) const {
+           const Operands& operands, cuda::Progress* progress = nullptr) const {
     Tensor workspace = scratch(bytes(branch, operands, gpu_.card, precision_), like_);
-    check(launch(branch, operands, context(workspace)), op);
+    check(launch(branch, operands, context(workspace, progress)), op);
   }
   template <class Operands>
   void run(const char* op, size_t (*bytes)(const Operands&, const cuda::Card&),
@@ -81,8 +85,13 @@ class OnDevice {
     Tensor workspace = scratch(bytes(operands, gpu_.card), like_);
     check(launch(operands, context(workspace)), op);
   }
-  cuda::Context context(Tensor& workspace) const {
-    return {gpu_.card, precision_, workspace.mutable_data_ptr(), gpu_.stream};
+  cuda::Context context(Tensor& workspace, cuda::Progress* progress = nullptr) const {
+    return {gpu_.card, precision_, workspace.mutable_data_ptr(), gpu_.stream, progress};
+  }
+  std::shared_ptr<cuda::Progress> progress(const char* op) const {
+    std::shared_ptr<cuda::Progress> borrowed;
+    check(cuda::ProgressPool::borrow(gpu_.device, gpu_.stream, borrowed), op);
+    return borrowed;
   }
 
   const Tensor like_;

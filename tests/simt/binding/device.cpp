@@ -28,7 +28,7 @@ void check_device(const Tensor& t, const char* name) { STD_TORCH_CHECK(t.is_cpu(
 Gpu gpu_of(const Tensor&) {
   simt::begin_call();
   auto on = std::make_shared<simt::OnStream>(card().shared_per_block);
-  return {card(), on->stream, on};
+  return {0, card(), on->stream, on};
 }
 
 Tensor scratch(size_t bytes, const Tensor&) {

@@ -7,7 +7,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "cuda/ops.h"
+#include "cuda/progress_pool.h"
 #include "python_api.h"
 
 namespace simt {
@@ -39,7 +39,10 @@ void run_op(const Target& target, const Size& size, const Launch& launch) {
   const auto precision = static_cast<irf::cuda::Precision>(target.precision);
   const Workspace workspace(size(card, precision));
   const OnStream on(card.shared_per_block);
-  const cudaError_t error = launch(irf::cuda::Context{card, precision, workspace.data(), on.stream});
+  std::shared_ptr<irf::cuda::Progress> progress;
+  cudaError_t error = irf::cuda::ProgressPool::borrow(0, on.stream, progress);
+  if (error == cudaSuccess)
+    error = launch(irf::cuda::Context{card, precision, workspace.data(), on.stream, progress.get()});
   if (error != cudaSuccess) throw std::runtime_error(std::string("returned: ") + cudaGetErrorString(error));
 }
 

@@ -28,8 +28,8 @@ const char* run(const irf::Branch<T>& branch, const ForwardCase& c, const simt::
       weights[i] = in(c.weights[i]);
       derivatives[i] = in(c.derivatives[i]);
     }
-    const irf::ResidualInverseOperands<T> inverse{in(c.x),        T(c.residual_limit), c.max_iterations,
-                                                  in(c.solution), c.iterations,        in(c.residual)};
+    const irf::ResidualInverseOperands<T> inverse{
+        in(c.x), T(c.residual_limit), c.max_iterations, c.max_iterations, in(c.solution), c.iterations, in(c.residual)};
     const irf::cuda::ResidentForward<T> forward{branch, weights, in(c.x), derivatives, in(c.z), in(c.g)};
     simt::run_op(target, simt::no_workspace, [&](const irf::cuda::Context& context) {
       return c.inverse ? irf::cuda::resident_inverse(branch, weights, inverse, plan, context)

@@ -276,6 +276,26 @@ const std::map<std::string, Case> kCases = {
        const simt::OnStream on(232448);
        none<<<1, 64>>>(in, out);
      }},
+    {"copy_to_memory_that_can_be_paged",
+     [](const float* in, float*) {
+       float word;
+       cudaMemcpyAsync(&word, in, 4, cudaMemcpyDeviceToHost, nullptr);
+     }},
+    {"copy_over_a_copy",
+     [](const float* in, float*) {
+       void* word;
+       cudaHostAlloc(&word, 4, cudaHostAllocDefault);
+       for (int i = 0; i < 2; ++i) cudaMemcpyAsync(word, in + i, 4, cudaMemcpyDeviceToHost, nullptr);
+     }},
+    {"wait",  // no bug but in a capture
+     [](const float* in, float* out) {
+       cudaEvent_t event;
+       cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+       none<<<1, 64>>>(in, out);
+       cudaEventRecord(event, nullptr);
+       cudaEventSynchronize(event);
+       cudaEventDestroy(event);
+     }},
     {"none", [](const float* in, float* out) { none<<<1, 64>>>(in, out); }},
 };
 

@@ -1,4 +1,5 @@
 // Every form of CUDA C++ the emulator claims to know. Each function returns what test_features.py compares.
+#include <cmath>
 #include <vector>
 
 #include "python_api.h"
@@ -104,7 +105,32 @@ __global__ void pairs(const float* in, float* out) {
   }
 }
 
+__global__ void store(float a, float b, float* out) {
+  out[0] = a;
+  out[1] = b;
+}
+
 }  // namespace
+
+// Of two numbers: whether the host reads a NaN before it waits for the copy, and what it reads then.
+inline void read_back(const float* in, float* out) {
+  float* words;
+  cudaEvent_t events[2];
+  cudaHostAlloc(reinterpret_cast<void**>(&words), 2 * sizeof(float), cudaHostAllocDefault);
+  for (int i = 0; i < 2; ++i) {
+    cudaEventCreateWithFlags(&events[i], cudaEventDisableTiming);
+    cudaMemcpyAsync(words + i, in + i, sizeof(float), cudaMemcpyDeviceToHost, nullptr);
+    cudaEventRecord(events[i], nullptr);
+  }
+  const float early = words[0];
+  cudaEventSynchronize(events[0]);
+  store<<<1, 1>>>(std::isnan(early), words[0], out);
+  const float still_early = words[1];
+  cudaEventSynchronize(events[1]);
+  store<<<1, 1>>>(std::isnan(still_early), words[1], out + 2);
+  for (cudaEvent_t event : events) cudaEventDestroy(event);
+  cudaFreeHost(words);
+}
 
 // A launch by a pointer, in a template.
 template <class T, int Block>
@@ -147,6 +173,9 @@ SIMT_EXPORT const char* functions_float(const float* in, float* out) {
 }
 SIMT_EXPORT const char* functions_double(const double* in, double* out) {
   return simt::guarded([=] { features::functions<double><<<1, 32>>>(in, out); });
+}
+SIMT_EXPORT const char* read_back(const float* in, float* out) {
+  return simt::guarded([=] { features::read_back(in, out); });
 }
 SIMT_EXPORT const char* pairs(const float* in, float* out) {
   return simt::guarded([=] { features::pairs<<<1, 32>>>(in, out); });

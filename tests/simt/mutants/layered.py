@@ -86,3 +86,19 @@ def inverse() -> Iterator[Mutant]:
     yield Mutant(*group, "  if (row >= layout.items * layout.pixels) return;\n")
     yield Mutant(*group, "  if (!first && !state.active[place.item]) return;", "  //")
     yield Mutant(*group, " || (iteration > 0 && !state.active[sample])")
+
+
+def pieces() -> Iterator[Mutant]:
+    """Return mutants of what is enqueued in pieces, and of the counts the host waits for."""
+    inverse = ("layered_inverse.cu", "test_pieces.py", "inverse and dtype0")
+    group = ("progress.h", *inverse)
+    yield Mutant(*group, "cudaError_t error = wait(slots_[newest_]);", "cudaError_t error = cudaSuccess;")
+    yield Mutant(*group, "const cudaError_t error = wait(slot);", "const cudaError_t error = cudaSuccess;")
+    yield Mutant(*group, "const Slot& slot = slots_[1 - newest_];", "const Slot& slot = slots_[newest_];")
+    yield Mutant(
+        *group, "cudaError_t error = stopped ? cudaMemsetAsync(", "cudaError_t error = false ? cudaMemsetAsync("
+    )
+    yield Mutant(*group, "count == items", "count + 1 == items")
+    yield Mutant("layered_inverse.cu", *inverse, "if (stop && state.stopped)", "if (state.stopped)")
+    chain = ("layered_chain.cu", "test_pieces.py", "series and dtype0")
+    yield Mutant("layered_chain.cu", *chain, "  if (series.stopped) atomicAdd(series.stopped, 1u);\n")

@@ -170,6 +170,10 @@ void close_requests(bool at_barrier) {
   }
 }
 
+void check_contents(const void* p, size_t bytes, Access kind) {
+  if (bytes && kChecked) check_contents(uintptr_t(p), bytes, kind, {});
+}
+
 bool clear_shared_memory() {
   for (auto next = regions.lower_bound(uintptr_t(arena)); next != regions.end() && is_shared(next->first);) {
     std::memset(reinterpret_cast<void*>(next->first), kPoison, next->second.size);
@@ -231,7 +235,7 @@ void __pipeline_wait_prior(unsigned still_open) {
 cudaError_t cudaMemsetAsync(void* target, int value, size_t bytes, cudaStream_t stream) {
   simt::record(simt::text("cudaMemsetAsync|", bytes));
   if (simt::config.stream && stream != simt::config.stream) simt::fail("cudaMemsetAsync: not on the caller's stream");
-  if (bytes && simt::kChecked) simt::check_contents(uintptr_t(target), bytes, simt::Access::kWrite, {});
+  simt::check_contents(target, bytes, simt::Access::kWrite);
   if (bytes) std::memset(target, value, bytes);
   return cudaSuccess;
 }

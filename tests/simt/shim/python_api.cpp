@@ -9,8 +9,9 @@ namespace simt {
 
 Config config;
 
-extern "C" SIMT_EXPORT void simt_configure(int order, uint64_t seed, size_t shared_limit, bool counting) {
-  config = {static_cast<Order>(order), seed, shared_limit, counting, nullptr};
+extern "C" SIMT_EXPORT void simt_configure(int order, uint64_t seed, size_t shared_limit, bool counting,
+                                           bool capturing) {
+  config = {static_cast<Order>(order), seed, shared_limit, counting, capturing, nullptr};
 }
 
 const char* guarded(const std::function<void()>& body) {

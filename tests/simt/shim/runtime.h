@@ -25,6 +25,7 @@ extern struct Config {
   uint64_t seed;
   size_t shared_limit;  // what the card allows a block
   bool counting;
+  bool capturing;       // into a graph: kernels run all the same, but nothing may wait
   cudaStream_t stream;  // if set, the only stream that may be used
 } config;
 
@@ -59,7 +60,8 @@ extern Fiber* me;  // null: the host runs
 // Counts launches, blocks and barriers: accesses in different epochs of a block are ordered. And at the start of each.
 extern uint32_t epoch, launch_epoch, block_epoch;
 
-bool clear_shared_memory();            // whether its red zones were intact
+bool clear_shared_memory();                                     // whether its red zones were intact
+void check_contents(const void* p, size_t bytes, Access kind);  // of device memory that the runtime itself uses
 void close_requests(bool at_barrier);  // accesses before and after this point are different requests
 bool opted_in();                       // cudaFuncSetAttribute set the limit of the running kernel
 void begin_call();                     // forgets the log and which kernels were allowed more
