@@ -21,9 +21,8 @@ def _exact_survival(roulette, n):
     parameter = Fraction(roulette.parameter)
     if roulette.distribution == "geometric":
         return [(1 - parameter) ** (m - 1) for m in range(1, n + 1)]
-    masses = [
-        parameter**j / math.factorial(j) for j in range(n + 120 + 2 * int(roulette.parameter))
-    ]  # times exp(-lambda)
+    top = n + 120 + 2 * int(roulette.parameter)
+    masses = [parameter**j / math.factorial(j) for j in range(top)]  # times exp(-lambda)
     return [sum(masses[m:]) * Fraction(math.exp(-roulette.parameter)) for m in range(1, n + 1)]
 
 
