@@ -14,6 +14,7 @@ class FixedPoint:
     Attributes:
         tol: bound on the Euclidean error |x - f^-1(z)| of a sample, in the units of x.
         max_iterations: at most so many updates of x; a sample that needs more is returned as it is, with its residual.
+            A CUDA graph may record fewer, see `iresnet_fast.ops.residual_inverse`.
 
     Raises:
         ValueError: tol is not positive or max_iterations is negative.

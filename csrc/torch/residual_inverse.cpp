@@ -1,17 +1,29 @@
 #include <torch/csrc/stable/library.h>
 
+#include <cmath>
+#include <limits>
+
 #include "device.h"
 #include "torch/operands.h"
 
 namespace irf::binding {
 namespace {
 
+// After how many iterations the residual of a contraction, lipschitz^n of the first one, is the rounding of the first.
+// More bring nothing: x <- z - g(x) rounds g(x), whose norm is about that of the first residual, by as much.
+template <class T>
+int64_t iterations_to_rounding(double lipschitz) {
+  if (lipschitz == 0.0) return 1;
+  return static_cast<int64_t>(std::ceil(std::log(double(std::numeric_limits<T>::epsilon())) / std::log(lipschitz)));
+}
+
 std::tuple<Tensor, Tensor, Tensor> residual_inverse(const Tensor& z, const Tensors& weights, const Tensors& biases,
                                                     const Tensors& betas, const std::vector<int64_t>& activations,
-                                                    double residual_limit, int64_t max_iterations,
-                                                    int64_t captured_iterations, int64_t precision) {
+                                                    double residual_limit, int64_t max_iterations, double lipschitz,
+                                                    int64_t precision) {
   const BranchArguments arguments(z, weights, biases, betas, activations);
   STD_TORCH_CHECK(arguments.square(), "a residual branch must return the shape it takes");
+  STD_TORCH_CHECK(0.0 <= lipschitz && lipschitz < 1.0, "lipschitz must be in [0, 1), got ", lipschitz);
   Tensor x = make(arguments.event_sizes({arguments.batch()}, z.size(1)), z);
   Tensor iterations = make({arguments.batch()}, z, ScalarType::Long);
   Tensor residual = make({arguments.batch()}, z);
@@ -21,9 +33,9 @@ std::tuple<Tensor, Tensor, Tensor> residual_inverse(const Tensor& z, const Tenso
   }
   with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {
     OnDevice<T>(z, precision)
-        .residual_inverse(branch,
-                          {data<T>(arguments.x()), static_cast<T>(residual_limit), max_iterations, captured_iterations,
-                           mutable_data<T>(x), mutable_data<int64_t>(iterations), mutable_data<T>(residual)});
+        .residual_inverse(branch, {data<T>(arguments.x()), static_cast<T>(residual_limit), max_iterations,
+                                   iterations_to_rounding<T>(lipschitz), mutable_data<T>(x),
+                                   mutable_data<int64_t>(iterations), mutable_data<T>(residual)});
   });
   return {x, iterations, residual};
 }

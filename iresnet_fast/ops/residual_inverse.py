@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks, _library, reference
-from ..reference.fixed_point import differentiable_once, enough_terms, iterations_to_rounding
+from ..reference.fixed_point import differentiable_once, enough_terms
 from ..reference.series import sample_norm
 from ._stages import (
     FULL_PRECISION,
@@ -90,12 +90,7 @@ def residual_inverse(
 def _forward(settings: _Settings, z: Tensor, tensors: Sequence[Tensor | None]) -> _Outputs:
     activations, lipschitz, tol, max_iterations = settings
     result: _Outputs = torch.ops.iresnet_fast.residual_inverse(
-        z,
-        *raw(activations, tensors),
-        tol * (1.0 - lipschitz),
-        max_iterations,
-        iterations_to_rounding(lipschitz, z.dtype),
-        FULL_PRECISION,
+        z, *raw(activations, tensors), tol * (1.0 - lipschitz), max_iterations, lipschitz, FULL_PRECISION
     )
     return result
 
@@ -157,7 +152,7 @@ def _residual_inverse_fake(
     activations: list[int],
     residual_limit: float,
     max_iterations: int,
-    captured_iterations: int,
+    lipschitz: float,
     precision: int,
 ) -> _Outputs:
     return z.new_empty(z.shape), z.new_empty(z.shape[0], dtype=torch.int64), z.new_empty(z.shape[0])

@@ -120,14 +120,6 @@ def enough_terms(lipschitz: float, tol: float) -> int:
     return 1 if lipschitz == 0.0 else max(1, math.ceil(math.log(tol * (1.0 - lipschitz)) / math.log(lipschitz)) + 1)
 
 
-def iterations_to_rounding(lipschitz: float, dtype: torch.dtype) -> int:
-    """Return after how many iterations of a contraction its residual, lipschitz^n of the first, is that one's rounding.
-
-    More bring nothing: x <- z - g(x) rounds g(x), whose norm is about that of the first residual, by as much.
-    """
-    return 1 if lipschitz == 0.0 else math.ceil(math.log(torch.finfo(dtype).eps) / math.log(lipschitz))
-
-
 class _Inverse(torch.autograd.Function):
     @staticmethod
     def forward(

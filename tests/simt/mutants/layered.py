@@ -99,6 +99,7 @@ def pieces() -> Iterator[Mutant]:
         *group, "cudaError_t error = stopped ? cudaMemsetAsync(", "cudaError_t error = false ? cudaMemsetAsync("
     )
     yield Mutant(*group, "count == items", "count + 1 == items")
+    yield Mutant(*group, "return context.progress && last >= 2 * kPiece ? count : nullptr;", "return nullptr;")
     yield Mutant("layered_inverse.cu", *inverse, "if (stop && state.stopped)", "if (state.stopped)")
     chain = ("layered_chain.cu", "test_pieces.py", "series and dtype0")
     yield Mutant("layered_chain.cu", *chain, "  if (series.stopped) atomicAdd(series.stopped, 1u);\n")
