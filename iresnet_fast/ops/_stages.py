@@ -75,9 +75,7 @@ def precision_of(x: Tensor) -> int:
     for dense branches. All else is 0, exact operands. Kernels take a more exact way where it is faster, and their sums
     are never narrower than float32.
     """
-    if not x.is_cuda or x.dtype != torch.float32:
-        return FULL_PRECISION
-    return _float32_precision(convolutional=x.dim() == 4)
+    return _float32_precision(x.dim() == 4) if x.is_cuda and x.dtype == torch.float32 else FULL_PRECISION
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -85,7 +83,8 @@ def _float32_precision(convolutional: bool) -> int:
     if torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") == torch.bfloat16:
         return 2
     # Not `allow_tf32`, which raises where both generations of these switches were used.
-    switch: Any = torch.backends.cudnn.conv if convolutional else torch.backends.cuda.matmul
+    backends: Any = torch.backends  # which has no types for all of them
+    switch = backends.cudnn.conv if convolutional else backends.cuda.matmul
     return 1 if switch.fp32_precision == "tf32" else FULL_PRECISION
 
 

@@ -17,9 +17,8 @@ def _contiguous(argument):
     return argument
 
 
-def _emulated(op, emulator, card, precision):
+def _emulated(op, names, emulator, card, precision):
     function = getattr(operands, op)
-    names = [argument.name for argument in getattr(torch.ops.iresnet_fast, op).default._schema.arguments]
     target = {"card": card, "precision": precision} if op in BRANCH_OPS else {"card": card}
 
     def call(*arguments):
@@ -37,10 +36,15 @@ def _emulated(op, emulator, card, precision):
 @pytest.fixture
 def emulated_ops(monkeypatch, emulator):
     """Call it with a card, and iresnet_fast.ops runs on the emulated kernels from then on."""
+    names = {
+        op: [argument.name for argument in getattr(torch.ops.iresnet_fast, op).default._schema.arguments]
+        for op in (*BRANCH_OPS, *LAYER_OPS)
+    }
 
     def install(card="h100", precision=0):
-        for op in (*BRANCH_OPS, *LAYER_OPS):
-            monkeypatch.setattr(torch.ops.iresnet_fast, op, _emulated(op, emulator, card, precision), raising=False)
+        for op in names:
+            replacement = _emulated(op, names[op], emulator, card, precision)
+            monkeypatch.setattr(torch.ops.iresnet_fast, op, replacement, raising=False)
         return emulator
 
     return install

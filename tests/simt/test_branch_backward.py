@@ -33,7 +33,9 @@ REQUESTS = {
     "three pairs": (3, True, True, True),
     "parameters only": (1, True, False, False),
 }
+# Wide enough for tensor cores to be the cheaper way.
 WIDE_CASE = Case("tensor cores", (8,), (40, 24), batch=140, activations=("elu",))
+WIDE_IMAGES = Case("tensor images", (20, 5, 6), (40,), (3, 3), batch=3, activations=("lipswish", "tanh"), no_bias=(1,))
 
 
 def arguments(case, pairs, with_grad, dtype):
@@ -110,7 +112,7 @@ def test_every_activation(name, dtype):
 
 
 @pytest.mark.parametrize(("precision", "eps"), [(TF32, 2.0**-11), (BF16, 2.0**-8)])
-@pytest.mark.parametrize("case", [WIDE_CASE, CASES[5]], ids=lambda case: case.name.replace(" ", "-"))
+@pytest.mark.parametrize("case", [WIDE_CASE, WIDE_IMAGES], ids=lambda case: case.name.replace(" ", "-"))
 def test_tensor_cores_round_their_operands_only(emulator, case, precision, eps):
     request = REQUESTS["all"]
     got = by_kernel(emulator, case, request, torch.float32, precision=precision)
@@ -121,6 +123,13 @@ def test_tensor_cores_round_their_operands_only(emulator, case, precision, eps):
         scale = max(summed if a is not got[0] else 1.0, oracle.abs().max().item())
         assert (a.double() - oracle).abs().max().item() <= 4 * eps * scale
         assert not torch.equal(a, b) or a.dim() == 1
+
+
+@pytest.mark.parametrize("precision", [TF32, BF16])
+def test_where_tensor_cores_are_slower_products_stay_exact(precision):
+    emulator = project_emulator("fast")
+    full, got = (by_kernel(emulator, CASES[2], REQUESTS["all"], torch.float32, precision=p) for p in (0, precision))
+    assert all(map(torch.equal, got, full))
 
 
 def test_pairs_share_launches(emulator):

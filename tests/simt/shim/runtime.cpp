@@ -32,8 +32,8 @@ Fiber fibers[kMaxThreads];
 void* scheduler_stack;
 std::string error, calls;
 std::set<const void*> allowed;  // kernels for which this call has set a limit of dynamic shared memory
-// The least limit that any call has set for a kernel on a card. It lasts, and holds for all: a call of another thread may
-// come between this one's cudaFuncSetAttribute and its launch.
+// The least limit that any call has set for a kernel on a card. It lasts, and holds for all calls: one of another
+// thread may come between this one's cudaFuncSetAttribute and its launch.
 std::map<std::pair<const void*, size_t>, size_t> dynamic_limits;
 std::mt19937_64 generator;
 std::deque<Fiber*> ready;
