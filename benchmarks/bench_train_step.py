@@ -25,7 +25,7 @@ try:
     import torch
     from baselines import COMPILED, OURS
     from cases import patches
-    from measure import environment
+    from machine import environment
     from plot_train_step import draw
     from report import write_json
     from report_train_step import tables

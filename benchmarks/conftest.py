@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from measure import environment
+from machine import environment
 from timing import interleave, medians
 
 SECONDS, ROUNDS = 5.0, 5

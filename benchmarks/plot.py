@@ -7,7 +7,7 @@ from pathlib import Path
 
 import matplotlib
 from baselines import MODES, TITLES
-from measure import Record
+from machine import Record
 
 matplotlib.use("Agg")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from baselines import COMPILED, OURS, TITLES
 from cases import CASES
-from measure import Record
+from machine import Record
 
 _NONE = "-"
 _WIDTH = 140  # columns of text, about as wide as the tables
