@@ -10,6 +10,7 @@ from pathlib import Path
 from baselines import COMPILED, OURS, TITLES
 from cases import CASES
 from machine import Record
+from text_table import table
 
 _NONE = "-"
 _WIDTH = 140  # columns of text, about as wide as the tables
@@ -160,17 +161,6 @@ def _milliseconds(value: float | None) -> str:
 
 def _mebibytes(value: float | None) -> str:
     return _NONE if value is None else f"{value:.1f}"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table, its first two columns left-aligned and the others right-aligned."""
-    widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
-    rule = ["-" * width if i < 2 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    lines = []
-    for row in (header, rule, *rows):
-        cells = [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def write_json(records: Sequence[Record], path: Path) -> None:
