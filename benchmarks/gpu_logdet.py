@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from accuracy import mean_error, worst_relative
-from baselines import COMPILED, MODES, NORMFLOWS, OURS, Step, make_step, memory_formats, names
+from baselines import COMPILED, MODES, NORMFLOWS, OURS, make_step, memory_formats, names
 from cases import Case, Problem
 from gpu_cases import build_gpu, event_sets, scaled
-from gpu_records import EAGER, GRAPH, GpuRecord, not_timed, origin, timed
-from graphs import LEAST_SECONDS, graphed, quick_us, time_together
+from gpu_records import EAGER, GRAPH, GpuRecord, origin
+from gpu_timing import Implementation, Step, records_of
+from graphs import LEAST_SECONDS
 from precision import BF16, products_in
 from torch import Tensor
 
-FORMATS = {torch.contiguous_format: "contiguous", torch.channels_last: "channels_last"}
 Truth = dict[str, tuple[Tensor, ...]]
-
-
-@dataclass
-class _Form:
-    """An implementation in one memory format, and how it can be launched."""
-
-    memory_format: torch.memory_format
-    problem: Problem  # with events of its own
-    launches: dict[str, Step] = field(default_factory=dict)
-    failures: dict[str, Exception] = field(default_factory=dict)
 
 
 def truth(problem: Problem, mode: str) -> Truth:
@@ -67,91 +57,63 @@ def measure(
         least_seconds: of each reading.
         say: told what happens.
     """
+    forms: dict[str, _Form] = {}
+
+    def error(name: str, step: Step) -> float | None:
+        forms[name].problem.x.copy_(problem.x)
+        return _error(name, mode, step(), exact)
+
     with products_in(precision):
-        forms = {}
         for name in names(mode, compiled):
             if name not in NORMFLOWS or (problem.blocks == 1 and precision != BF16):
                 say(f"{case.name} {mode} {precision}: warming up {name}")
                 forms[name] = _fastest_form(name, problem, mode, precision, device, forms)
         say(f"{case.name} {mode} {precision}: timing")
-        steps = {(name, launch): step for name, form in forms.items() for launch, step in form.launches.items()}
-        times = time_together(steps, device, least_seconds, event_sets([form.problem for form in forms.values()]))
-        records = []
-        for name, form in forms.items():
-            about = _about(case, problem, mode, precision, device) | {
-                "implementation": name,
-                "memory_format": FORMATS[form.memory_format],
-            }
-            form.problem.x.copy_(problem.x)
-            peak = peak_mib(form.launches[EAGER], device) if EAGER in form.launches else None
-            for launch, step in form.launches.items():
-                known = {"peak_mib": peak, "error": _error(name, mode, step(), exact), "failed": None}
-                records.append(GpuRecord(**about, launch=launch, **timed(times[name, launch]), **known))
-            for launch, error in form.failures.items():
-                records.append(GpuRecord(**about, launch=launch, **not_timed(error)))
-    return records
+        about = {
+            **origin(device),
+            "case": case.name,
+            "subject": case.label,
+            "batch": len(problem.x),
+            "terms": len(problem.coefficients),
+            "mode": mode,
+            "precision": precision,
+        }
+        implementations = {name: form.implementation for name, form in forms.items()}
+        fresh_events = event_sets([form.problem for form in forms.values()])
+        return records_of(implementations, about, device, least_seconds, error, fresh_events)
 
 
-def peak_mib(step: Callable[[], object], device: str) -> float | None:
-    """Return by how many MiB a call raises the memory that torch has allocated at its peak; None on a CPU."""
-    if device != "cuda":
-        return None
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    step()
-    return (torch.cuda.max_memory_allocated() - before) / 2**20
+class _Form(NamedTuple):
+    """An implementation and the tensors it reads, its events being its own."""
 
-
-def _about(case: Case, problem: Problem, mode: str, precision: str, device: str) -> dict[str, Any]:
-    return {
-        **origin(device),
-        "case": case.name,
-        "subject": case.label,
-        "batch": len(problem.x),
-        "terms": len(problem.coefficients),
-        "mode": mode,
-        "precision": precision,
-    }
+    implementation: Implementation
+    problem: Problem
 
 
 def _fastest_form(
     name: str, problem: Problem, mode: str, precision: str, device: str, others: dict[str, _Form]
 ) -> _Form:
-    """Return an implementation in the memory format in which its graph, or else its eager form, is faster."""
+    """Return an implementation in the memory format in which it is faster."""
     # A compilation takes a minute: one, in the memory format in which the same code ran faster.
-    formats = [others["explicit"].memory_format] if name == COMPILED else memory_formats(name, problem)
-    candidates = []
-    for memory_format in formats:
-        form = _form(name, problem, mode, precision, device, memory_format)
-        steps = [form.launches[launch] for launch in (GRAPH, EAGER) if launch in form.launches]
-        candidates.append((quick_us(steps[0], device) if steps else float("inf"), form))
-    return min(candidates, key=lambda candidate: candidate[0])[1]
+    formats = [others["explicit"].implementation.memory_format] if name == COMPILED else memory_formats(name, problem)
+    candidates = [_form(name, problem, mode, precision, device, memory_format) for memory_format in formats]
+    return min(candidates, key=lambda form: form.implementation.quick_us(device))
 
 
 def _form(
     name: str, problem: Problem, mode: str, precision: str, device: str, memory_format: torch.memory_format
 ) -> _Form:
-    narrow = precision == BF16
     own = problem.to(memory_format=memory_format)
-    if narrow and name != OURS:
+    if precision == BF16 and name != OURS:
         own = own.to(torch.bfloat16)
-    form = _Form(memory_format, replace(own, x=own.x.clone()))
-    try:
-        step = make_step(name, form.problem, mode, autocast=narrow and name == OURS)
-        step()
-    except (RuntimeError, TypeError, ValueError) as error:
-        form.failures[GRAPH if name == COMPILED else EAGER] = error
-        return form
-    if name == COMPILED:  # into graphs of torch's own
-        form.launches[GRAPH] = step
-        return form
-    form.launches[EAGER] = step
-    if name not in NORMFLOWS:  # which reads numbers on the host
-        try:
-            form.launches[GRAPH] = graphed(step, device)
-        except RuntimeError as error:
-            form.failures[GRAPH] = error
-    return form
+    own = replace(own, x=own.x.clone())
+    step = make_step(name, own, mode, autocast=precision == BF16 and name == OURS)
+    launches = (EAGER, GRAPH)
+    if name == COMPILED:
+        launches = (GRAPH,)  # torch's own
+    elif name in NORMFLOWS:
+        launches = (EAGER,)  # it reads numbers on the host
+    return _Form(Implementation.of(step, device, memory_format, launches), own)
 
 
 def _error(name: str, mode: str, result: Sequence[Tensor], exact: Truth) -> float | None:

@@ -15,6 +15,7 @@ from machine import processor
 
 KIND = "time"  # of these lines; files hold lines of other kinds too
 GRAPH, EAGER = "graph", "eager"
+PLAIN = "plain"  # the function of iresnet_fast.reference, where there is but one baseline
 # The fields that say what was timed, and how.
 _IDENTITY = ("card", "case", "batch", "terms", "mode", "precision", "implementation", "launch")
 
@@ -27,13 +28,14 @@ class GpuRecord(TypedDict):
     card: str  # name of the card, or of the processor of a try without one
     device: str  # "cuda"; "cpu": a try without a GPU, no result
     torch: str  # version
-    case: str  # name in GPU_CASES, or of another subject: "mnist flow", ...
+    case: str  # name in GPU_CASES; "mnist flow" for a whole training step
     subject: str  # what it is, in a few words
     batch: int  # samples of a call
-    terms: int  # of the power series
-    mode: str  # "eval": z and log-det without gradient; "train": with gradients; "step": a whole training step
+    terms: int  # of the power series; iterations of a spectral norm; 0 of an inverse
+    mode: str  # "eval": z and log-det without gradient; "train": with gradients; "step": a whole training step;
+    # "spectral norm": power iterations of all layers; "inverse"
     precision: str  # "float32", "tf32" or "bf16"
-    implementation: str  # key of baselines.TITLES
+    implementation: str  # key of baselines.TITLES, or "plain"
     launch: str  # "graph": replays of a CUDA graph (of torch.compile's own for "compiled"); "eager": op by op
     memory_format: str  # "contiguous" or "channels_last", the faster where both were tried
     gpu_us: float | None  # microseconds of a call, by CUDA events around many; eager: bound by the host where small
@@ -42,7 +44,8 @@ class GpuRecord(TypedDict):
     spread: float | None  # difference of the two passes as a share of their mean
     peak_mib: float | None  # by how many MiB an eager call raises the memory torch has allocated; None: not known
     error: float | None  # against float64, same probe and terms. eval: mean |log-det error| in nats per dimension;
-    # train: largest relative error of a gradient; step: of a gradient or the loss. None: not known
+    # train: largest relative error of a gradient; step: of a gradient or the loss; spectral norm: of a norm; inverse:
+    # largest Euclidean error of a sample. None: not known
     failed: str | None  # why there are no figures, in one line
 
 

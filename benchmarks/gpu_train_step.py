@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from baselines import COMPILED, OURS
-from gpu_logdet import FORMATS, peak_mib
-from gpu_records import EAGER, GRAPH, GpuRecord, not_timed, origin, timed
-from graphs import LEAST_SECONDS, graphed, quick_us, time_together
+from gpu_records import GpuRecord, origin
+from gpu_timing import Implementation, records_of
+from graphs import LEAST_SECONDS
 from plain_flow import PlainFlow
 from precision import BF16, FLOAT32, products_in
 from torch import Tensor
@@ -64,44 +64,29 @@ def _measure(
     device: str,
     least_seconds: float,
     say: Callable[[str], object],
-) -> Iterator[GpuRecord]:
+) -> list[GpuRecord]:
     narrow, x = precision == BF16, images[:batch]
-    formats = dict.fromkeys((OURS, *names), torch.contiguous_format)
-    steps = {OURS: TrainStep(OurFlow(copy.deepcopy(flow)), images, batch, autocast=narrow)}
+    step = TrainStep(OurFlow(copy.deepcopy(flow)), images, batch, autocast=narrow)
+    implementations = {OURS: Implementation.of(step, device)}
     errors = dict(zip((OURS, "neumann"), _errors(flow, x, "neumann", narrow), strict=True))
     for name in names:
         say(f"{precision}: warming up {name}")
         # A compilation takes minutes: one, in the memory format in which the same code ran faster.
-        tried = [formats["explicit"]] if name == COMPILED else list(FORMATS)
+        both = (torch.contiguous_format, torch.channels_last)
+        formats = (implementations["explicit"].memory_format,) if name == COMPILED else both
         form = {"compiled": name == COMPILED, "dtype": torch.bfloat16 if narrow else None}
         gradient = "explicit" if name == COMPILED else name
-        candidates = []
-        for memory_format in tried:
-            step = TrainStep(PlainFlow(flow, gradient, memory_format, **form), images, batch)
-            candidates.append((quick_us(step, device), memory_format, step))
-        _, formats[name], steps[name] = min(candidates, key=lambda candidate: candidate[0])
+        candidates = [
+            Implementation.of(
+                TrainStep(PlainFlow(flow, gradient, memory_format, **form), images, batch), device, memory_format
+            )
+            for memory_format in formats
+        ]
+        implementations[name] = min(candidates, key=lambda one: one.quick_us(device))
         errors[name] = _errors(flow, x, gradient, narrow)[1]
-    launches: dict[tuple[str, str], Callable[[], object]] = {}
-    failures: dict[str, Exception] = {}
-    for name, step in steps.items():
-        say(f"{precision}: capturing {name}")
-        step()
-        launches[name, EAGER] = step
-        try:
-            launches[name, GRAPH] = graphed(step, device)
-        except RuntimeError as error:
-            failures[name] = error
     say(f"{precision}: timing")
-    times = time_together(launches, device, least_seconds)
     about = _about(flow, batch, precision, device)
-    for name, step in steps.items():
-        what = about | {"implementation": name, "memory_format": FORMATS[formats[name]]}
-        known = {"peak_mib": peak_mib(step, device), "error": errors[name], "failed": None}
-        for launch in (GRAPH, EAGER):
-            if (name, launch) in times:
-                yield GpuRecord(**what, launch=launch, **timed(times[name, launch]), **known)
-        if name in failures:
-            yield GpuRecord(**what, launch=GRAPH, **not_timed(failures[name]))
+    return records_of(implementations, about, device, least_seconds, lambda name, step: errors[name])
 
 
 def _errors(flow: IResNetFlow, x: Tensor, name: str, narrow: bool) -> tuple[float, float]:

@@ -15,18 +15,28 @@ from iresnet_fast import _library
 Record = dict[str, Any]
 
 
-def environment(device: str) -> Record:
-    """Return what a figure depends on besides the code: machine, threads, instruction set, versions, date."""
+def environment() -> Record:
+    """Return what a figure of a CPU depends on besides the code: machine, threads, instructions, versions, date."""
     return {
-        "device": device,
-        "processor": processor() if device == "cpu" else torch.cuda.get_device_name(),
+        "device": "cpu",
+        "processor": processor(),
         "threads": torch.get_num_threads(),
         "isa": _library.cpu_isa(),
         "backend": _library.backend(),
-        "dtype": "float32" if device == "cpu" or not torch.backends.cuda.matmul.allow_tf32 else "float32 (TF32)",
+        "dtype": "float32",
         "torch": torch.__version__,
         "date": datetime.now(timezone.utc).date().isoformat(),
     }
+
+
+def why_no_gpu() -> str | None:
+    """Return why nothing can be timed on a GPU, as the rest of a sentence about --device cuda; None if it can."""
+    if not torch.cuda.is_available():
+        built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is a CPU build"
+        return f"needs a GPU that torch can use; this torch {built} and finds none: use cpu."
+    if not _library.HAS_CUDA:
+        return f"needs the CUDA kernels, which are unavailable: {_library.CUDA_ERROR}."
+    return None
 
 
 @cache

@@ -33,10 +33,10 @@ def best_baseline(record: Record) -> tuple[str, float]:
 def floors(record: Record) -> dict[str, float | None]:
     """Return the floors of a record: of the ratio to (i), to the best baseline, and of the share of the sgemm peak.
 
-    They hold for the case's own number of terms on a CPU, else there are none.
+    They hold for the case's own number of terms, else there are none.
     """
     case = CASES[record["case"]]
-    if record["terms"] != case.terms or record["device"] != "cpu":
+    if record["terms"] != case.terms:
         return {"series": None, "best": None, "share": None}
     if record["mode"] == "eval":
         return {"series": case.floors.eval_series, "best": None, "share": case.floors.eval_share}
@@ -59,7 +59,7 @@ def tables(records: Sequence[Record]) -> str:
 def setting(records: Sequence[Record]) -> str:
     """Return what the figures were measured on, in one line."""
     first = records[0]
-    isa = f", {first['isa']}" if first["device"] == "cpu" and first["isa"] else ""
+    isa = f", {first['isa']}" if first["isa"] else ""
     return (
         f"{first['processor']}, {first['threads']} threads{isa}, {first['dtype']}, torch {first['torch']}, "
         f"{first['date']}; ours: {first['backend']}"

@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from baselines import MODES, OURS, TITLES
-from gpu_records import EAGER, GRAPH, GpuRecord, read
+from gpu_records import EAGER, GRAPH, PLAIN, GpuRecord, read
 from text_table import table
 
 BEGIN, END = "<!-- gpu-table:begin -->", "<!-- gpu-table:end -->"
 NOTHING = "Nothing was measured on a GPU yet."
 _NONE = "-"
+_TITLES = {**TITLES, PLAIN: "plain torch"}
 _LEGEND = (
     "Microseconds of a replayed CUDA graph, and how many times faster than the fastest baseline in the same precision, "
     "replayed too; a speed-up in square brackets is within the spread of two passes, an asterisk is channels-last. "
-    "Error of ours / of that baseline against float64: eval, of the log-determinant in nats per dimension; else "
-    "relative, of the worst gradient."
+    "A dash: what cannot be captured. Error of ours / of that baseline against float64: eval, of the log-determinant "
+    "in nats per dimension; train and step, relative, of the worst gradient; spectral norm, relative; inverse, "
+    "Euclidean."
 )
 
 
@@ -90,8 +92,8 @@ def full_table(records: Iterable[GpuRecord]) -> str:
 def failures(records: Iterable[GpuRecord]) -> list[str]:
     """Return a sentence for everything that could not be timed."""
     return [
-        f"{r['case']} {r['mode']} {r['precision']} on {r['card']}: {TITLES[r['implementation']]}, {r['launch']}, could "
-        f"not be timed: {r['failed']}"
+        f"{r['case']} {r['mode']} {r['precision']} on {r['card']}: {_TITLES[r['implementation']]}, {r['launch']}, "
+        f"could not be timed: {r['failed']}"
         for r in records
         if r["failed"]
     ]
@@ -142,12 +144,13 @@ def _others_table(records: Sequence[GpuRecord]) -> str:
 def _results(line: Line) -> list[str]:
     """Return our time, the speed-up over the best baseline, the same eagerly, and both errors."""
     ours, other = _pair(line, GRAPH)
+    eager, other_eager = _pair(line, EAGER)
     named = f" ({_name(other)})" if other else ""
     return [
         _us(ours),
         f"{line.speed_up(GRAPH)}{named}",
         line.speed_up(EAGER),
-        f"{_error(ours)} / {_error(other)}",
+        f"{_error(ours or eager)} / {_error(other or other_eager)}",
     ]
 
 
@@ -192,7 +195,7 @@ def _three_digits(value: float) -> str:
 def _name(record: GpuRecord | None) -> str:
     if record is None:
         return _NONE
-    return TITLES[record["implementation"]] + "*" * (record["memory_format"] == "channels_last")
+    return _TITLES[record["implementation"]] + "*" * (record["memory_format"] == "channels_last")
 
 
 def _spread(*records: GpuRecord | None) -> str:
