@@ -28,13 +28,12 @@ try:
     import torch
     from baselines import COMPILED, OURS
     from cases import patches
-    from gpu_records import card_folder, origin, write
     from graphs import LEAST_SECONDS
     from machine import environment
     from plot_train_step import draw
     from precision import add_options, check_options
     from report import write_json
-    from report_gpu import full_table
+    from report_gpu import keep
     from report_train_step import tables
     from sections import BACKWARD, DATA, FORWARD, Recorder, replays, work
     from timing import SGEMM_FLOPS, interleave, medians, sgemm, trial
@@ -208,9 +207,9 @@ def measure_gpu(options: argparse.Namespace, device: str, say: Callable[[str], o
     """Time the step on a GPU (or try to on a CPU), append the records to a file of the card and return the tables."""
     images = images_of(options.data_root)[0].to(device)
     flow = model_of(images, options)
-    compiled, path = not options.quick, options.output / card_folder(origin(device)["card"]) / f"{options.stem}.jsonl"
-    records = gpu_train_step.run(flow, images, options.batch, options.precision, compiled, device, options.seconds, say)
-    return f"{full_table(list(write(records, path)))}\n\nAppended to: {path}"
+    selection = (options.batch, options.precision, not options.quick)
+    records = gpu_train_step.run(flow, images, *selection, device, options.seconds, say)
+    return keep(records, options.output, options.stem, device)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from gpu_records import GpuRecord, card_folder, write
+from gpu_records import GpuRecord
 from machine import environment, why_no_gpu
-from report_gpu import full_table
+from report_gpu import full_table, keep
 from timing import interleave, medians
 
 SECONDS, ROUNDS = 5.0, 5
@@ -77,11 +77,11 @@ def check_speedup(request: pytest.FixtureRequest) -> CheckSpeedup:
 def keep_records(request: pytest.FixtureRequest) -> Callable[[str, list[GpuRecord]], None]:
     """Append the records of a suite to its file of the card, and print them at the end; (suite, records)."""
 
-    def keep(suite: str, records: list[GpuRecord]) -> None:
-        path = RESULTS / card_folder(records[0]["card"]) / f"{suite}.jsonl"
-        request.config.stash[_RECORDS].extend(write(records, path))
+    def append(suite: str, records: list[GpuRecord]) -> None:
+        keep(records, RESULTS, suite, "cuda")
+        request.config.stash[_RECORDS].extend(records)
 
-    return keep
+    return append
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

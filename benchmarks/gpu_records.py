@@ -16,6 +16,7 @@ from machine import processor
 KIND = "time"  # of these lines; files hold lines of other kinds too
 GRAPH, EAGER = "graph", "eager"
 PLAIN = "plain"  # the function of iresnet_fast.reference, where there is but one baseline
+QUICK = "_quick"  # end of the names of files that no table is made from
 # The fields that say what was timed, and how.
 _IDENTITY = ("card", "case", "batch", "terms", "mode", "precision", "implementation", "launch")
 
@@ -71,10 +72,15 @@ def origin(device: str) -> dict[str, Any]:
     return {
         "kind": KIND,
         "measured": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "card": torch.cuda.get_device_name() if device == "cuda" else processor(),
+        "card": card(device),
         "device": device,
         "torch": torch.__version__,
     }
+
+
+def card(device: str) -> str:
+    """Return the name of the GPU, or of the processor that stands in for it in a try."""
+    return torch.cuda.get_device_name() if device == "cuda" else processor()
 
 
 def card_folder(card: str) -> str:
@@ -93,11 +99,18 @@ def write(records: Iterable[GpuRecord], path: Path) -> Iterator[GpuRecord]:
 
 
 def read(folder: Path) -> list[GpuRecord]:
-    """Return the records of all .jsonl files of a folder; of one thing measured more than once the newest."""
+    """Return the records of a folder's .jsonl files but for quick ones; of what was measured again, the newest."""
     newest: dict[tuple[Any, ...], GpuRecord] = {}
     for path in sorted(folder.glob("*.jsonl")):
-        for line in path.read_text().splitlines():
-            record = json.loads(line)
+        if path.stem.endswith(QUICK):
+            continue
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            try:
+                record = json.loads(line)
+            except ValueError:
+                raise ValueError(
+                    f"{path}, line {number}, must be a JSON object, got {line[:40]!r}; remove it if its writer was cut off."
+                ) from None
             if record.get("kind") != KIND:
                 continue
             key = tuple(record[field] for field in _IDENTITY)

@@ -1,8 +1,13 @@
-"""The printed tables and the JSON file."""
+"""The printed tables and the JSON file; as a program, README's table of what was measured on GPUs.
+
+python benchmarks/report.py --gpu     between the two markers in README.md, from benchmarks/results/<card>/*.jsonl
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +15,7 @@ from pathlib import Path
 from baselines import COMPILED, OURS, TITLES
 from cases import CASES
 from machine import Record
+from report_gpu import write_readme
 from text_table import table
 
 _NONE = "-"
@@ -166,3 +172,22 @@ def _mebibytes(value: float | None) -> str:
 def write_json(records: Sequence[Record], path: Path) -> None:
     """Write one record per case and mode."""
     path.write_text(json.dumps(list(records), indent=1) + "\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write README's table."""
+    root = Path(__file__).resolve().parents[1]
+    parser = argparse.ArgumentParser(description="Make README's tables from the committed results.")
+    parser.add_argument("--gpu", action="store_true", required=True, help="the table of what was measured on GPUs")
+    parser.add_argument("--readme", type=Path, default=root / "README.md", help="file with the two markers")
+    parser.add_argument("--results", type=Path, default=root / "benchmarks/results", help="folder of folders of cards")
+    options = parser.parse_args(arguments)
+    try:
+        count = write_readme(options.readme, options.results)
+    except (OSError, ValueError) as error:
+        sys.exit(f"report: {error}")
+    print(f"{options.readme}: the table of {count} records was written.")
+
+
+if __name__ == "__main__":
+    main()

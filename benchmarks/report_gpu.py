@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from baselines import MODES, OURS, TITLES
-from gpu_records import EAGER, GRAPH, PLAIN, GpuRecord, read
+from gpu_records import EAGER, GRAPH, PLAIN, GpuRecord, card, card_folder, read, write
 from text_table import table
 
 BEGIN, END = "<!-- gpu-table:begin -->", "<!-- gpu-table:end -->"
@@ -120,11 +120,11 @@ def _blocks_table(records: Sequence[GpuRecord]) -> str:
         key = (first["case"], first["batch"], first["terms"], first["subject"], first["card"], first["precision"])
         pairs.setdefault(key, {})[first["mode"]] = line
     rows = []
-    for (case, batch, _, subject, card, precision), modes in pairs.items():
+    for (case, batch, _, subject, name, precision), modes in pairs.items():
         cells = []
         for mode in MODES:
             cells += _results(modes[mode]) if mode in modes else [_NONE] * 4
-        rows.append([f"{case}, batch {batch}", f"{subject}", f"{card}", f"{precision}", *cells])
+        rows.append([f"{case}, batch {batch}", f"{subject}", f"{name}", f"{precision}", *cells])
     header = ["case", "branch", "card", "precision"]
     for mode in MODES:
         header += [f"{mode} us", "vs the best baseline", "eagerly", "error"]
@@ -152,6 +152,12 @@ def _results(line: Line) -> list[str]:
         line.speed_up(EAGER),
         f"{_error(ours or eager)} / {_error(other or other_eager)}",
     ]
+
+
+def keep(records: Iterable[GpuRecord], output: Path, stem: str, device: str) -> str:
+    """Append records, each as it comes, to the file output/<card>/<stem>.jsonl and return their table."""
+    path = output / card_folder(card(device)) / f"{stem}.jsonl"
+    return f"{full_table(list(write(records, path)))}\n\nAppended to: {path}"
 
 
 def write_readme(readme: Path, results: Path) -> int:
