@@ -109,7 +109,7 @@ def read(folder: Path) -> list[GpuRecord]:
                 record = json.loads(line)
             except ValueError:
                 raise ValueError(
-                    f"{path}, line {number}, must be a JSON object, got {line[:40]!r}; remove it if its writer was cut off."
+                    f"{path}, line {number}, must be a JSON object, got {line[:40]!r}; remove what was cut off."
                 ) from None
             if record.get("kind") != KIND:
                 continue
