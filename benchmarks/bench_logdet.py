@@ -18,12 +18,13 @@ from pathlib import Path
 try:
     import torch
     from accuracy import errors
-    from baselines import MODES
-    from cases import CASES, build
+    from baselines import HAS_NORMFLOWS, MODES
+    from cases import CASES, build, missing_module
     from measure import Record, measure
     from plot import draw
     from report import tables, write_json
-    from tqdm import tqdm
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     from iresnet_fast import _library
 except ModuleNotFoundError as error:
@@ -59,11 +60,23 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"--device cuda needs the CUDA kernels, which are unavailable: {_library.CUDA_ERROR}.")
     if options.tf32 and options.device != "cuda":
         parser.error("--tf32 is for --device cuda.")
+    wanted = options.cases or (QUICK_CASES if options.quick else tuple(CASES))
+    missing = {name: module for name in wanted if (module := missing_module(CASES[name]))}
+    options.left_out = [f"case {name}: the module {module} is missing" for name, module in missing.items()]
+    if len(missing) == len(wanted):
+        parser.error(f"nothing is left to measure; {'; '.join(options.left_out)}.")
+    if not HAS_NORMFLOWS:
+        options.left_out.append("normflows' block: the module normflows is missing")
     # Only a run of everything, as it comes, may replace the published figures.
     options.published = not (
-        options.quick or options.cases or options.terms or options.threads or options.device == "cuda"
+        options.quick
+        or options.cases
+        or options.terms
+        or options.threads
+        or options.device == "cuda"
+        or options.left_out
     )
-    options.cases = options.cases or (QUICK_CASES if options.quick else tuple(CASES))
+    options.cases = tuple(name for name in wanted if name not in missing)
     seconds, options.rounds = QUICK_TIME if options.quick else TIME
     if options.seconds is None:
         options.seconds = seconds
@@ -87,20 +100,21 @@ def _positive(text: str) -> int:
 def run(options: argparse.Namespace) -> list[Record]:
     """Measure every case and mode, with a progress bar."""
     records = []
-    form = "{percentage:3.0f}% |{bar:30}| {elapsed}<{remaining} {desc}"
-    with tqdm(total=float(len(options.cases) * len(MODES)), bar_format=form) as bar:
+    columns = (BarColumn(30), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    # Drawn by this thread between two measurements: one of its own would draw during them.
+    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as bar:
+        task = bar.add_task("", total=len(options.cases) * len(MODES))
         for name in options.cases:
             case = CASES[name]
-            bar.set_description_str(f"{name}: preparing")
+            bar.update(task, description=f"{name}: preparing", refresh=True)
             problem = build(case, options.terms).to(options.device)
             measured = errors(problem)
             compiled = options.full or (name in COMPILED_BY_DEFAULT and not options.quick)
             for mode in MODES:
-                done = float(len(records))
+                done = len(records)
 
-                def progress(what: str, share: float, done: float = done) -> None:
-                    bar.set_description_str(what, refresh=False)
-                    bar.update(done + share - bar.n)
+                def progress(what: str, share: float, done: int = done) -> None:
+                    bar.update(task, description=what, completed=done + share, refresh=True)
 
                 time = (options.seconds, options.rounds)
                 records.append(measure(case, problem, mode, compiled, *time, measured, progress))
@@ -114,6 +128,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
     if options.threads:
         torch.set_num_threads(options.threads)
+    for row in options.left_out:
+        print(f"left out: {row}")
     records = run(options)
     print(tables(records))
     stem = options.output / ("bench_logdet" if options.published else "bench_logdet_quick")
