@@ -11,10 +11,16 @@ from functools import partial
 
 import torch
 from cases import Problem
-from normflows.flows.residual import Residual, basic_logdet_estimator
 from torch import Tensor, nn
 
 from iresnet_fast import ops, reference
+
+try:
+    from normflows.flows.residual import Residual, basic_logdet_estimator
+except ModuleNotFoundError:
+    HAS_NORMFLOWS = False
+else:
+    HAS_NORMFLOWS = True
 
 MODES = ("eval", "train")
 
@@ -169,10 +175,15 @@ _ONLY_CONTIGUOUS = (OURS, *NORMFLOWS)
 
 
 def names(mode: str, compiled: bool) -> list[str]:
-    """Return the implementations timed in a mode; without gradient (i) and (ii) are one, and so are normflows' two."""
+    """Return the implementations timed in a mode; without gradient (i) and (ii) are one, and so are normflows' two.
+
+    Without the package normflows its two are left out.
+    """
     skipped = {"neumann", "normflows_basic"} if mode == "eval" else set()
     if not compiled:
         skipped.add(COMPILED)
+    if not HAS_NORMFLOWS:
+        skipped.update(NORMFLOWS)
     return [name for name in MAKERS if name not in skipped]
 
 

@@ -20,8 +20,8 @@ try:
     import gpu_logdet
     import torch
     from accuracy import errors
-    from baselines import MODES
-    from cases import CASES, build
+    from baselines import HAS_NORMFLOWS, MODES
+    from cases import CASES, build, missing_module
     from gpu_cases import GPU_CASES
     from gpu_records import QUICK
     from graphs import LEAST_SECONDS
@@ -31,7 +31,8 @@ try:
     from precision import add_options, check_options
     from report import tables, write_json
     from report_gpu import keep
-    from tqdm import tqdm
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 except ModuleNotFoundError as error:
     sys.exit(f"bench_logdet: the module {error.name} is missing; run `make bench`, which installs all it needs.")
 
@@ -61,21 +62,26 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args(arguments)
     check_options(parser, options)
-    there = GPU_CASES if options.device == "cuda" else CASES
+    on_gpu = options.device == "cuda"
+    there = GPU_CASES if on_gpu else CASES
     for name in options.cases or ():
         if name not in there:
             parser.error(f"unknown case {name!r}; the cases are {', '.join(there)}")
-    if options.device == "cuda":
-        options.published = not (options.quick or options.terms)
-        options.cases = options.cases or (QUICK_CASES if options.quick else tuple(GPU_CASES))
-        options.seconds = LEAST_SECONDS if options.seconds is None else options.seconds
-        return options
-    # Only a run of everything, as it comes, may replace the published figures.
-    options.published = not (options.quick or options.cases or options.terms or options.threads)
-    options.cases = options.cases or (QUICK_CASES if options.quick else tuple(CASES))
+    wanted = options.cases or (QUICK_CASES if options.quick else tuple(there))
+    missing = {} if on_gpu else {name: module for name in wanted if (module := missing_module(CASES[name]))}
+    options.left_out = [f"case {name}: the module {module} is missing" for name, module in missing.items()]
+    if len(missing) == len(wanted):
+        parser.error(f"nothing is left to measure; {'; '.join(options.left_out)}.")
+    if not HAS_NORMFLOWS:
+        options.left_out.append("normflows' block: the module normflows is missing")
+    # Only a run of everything, as it comes, may replace the published figures; a GPU's are lines beside each other.
+    changed = options.quick or options.terms
+    changed = changed or (not on_gpu and (options.cases or options.threads or options.left_out))
+    options.published = not changed
+    options.cases = tuple(name for name in wanted if name not in missing)
     seconds, options.rounds = QUICK_TIME if options.quick else TIME
     if options.seconds is None:
-        options.seconds = seconds
+        options.seconds = LEAST_SECONDS if on_gpu else seconds
     return options
 
 
@@ -88,20 +94,21 @@ def _positive(text: str) -> int:
 def run(options: argparse.Namespace) -> list[Record]:
     """Measure every case and mode, with a progress bar."""
     records = []
-    form = "{percentage:3.0f}% |{bar:30}| {elapsed}<{remaining} {desc}"
-    with tqdm(total=float(len(options.cases) * len(MODES)), bar_format=form) as bar:
+    columns = (BarColumn(30), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    # Drawn by this thread between two measurements: one of its own would draw during them.
+    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as bar:
+        task = bar.add_task("", total=len(options.cases) * len(MODES))
         for name in options.cases:
             case = CASES[name]
-            bar.set_description_str(f"{name}: preparing")
+            bar.update(task, description=f"{name}: preparing", refresh=True)
             problem = build(case, options.terms)
             measured = errors(problem)
             compiled = options.full or (name in COMPILED_BY_DEFAULT and not options.quick)
             for mode in MODES:
-                done = float(len(records))
+                done = len(records)
 
-                def progress(what: str, share: float, done: float = done) -> None:
-                    bar.set_description_str(what, refresh=False)
-                    bar.update(done + share - bar.n)
+                def progress(what: str, share: float, done: int = done) -> None:
+                    bar.update(task, description=what, completed=done + share, refresh=True)
 
                 time = (options.seconds, options.rounds)
                 records.append(measure(case, problem, mode, compiled, *time, measured, progress))
@@ -123,6 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
+    for row in options.left_out:
+        print(f"left out: {row}")
     if options.device == "cuda":
         print(run_gpu(options, "cuda"))
         return

@@ -220,6 +220,15 @@ def build(case: Case, terms: int | None = None, device: str = "cpu") -> Problem:
     return problem.to(device)
 
 
+def missing_module(case: Case) -> str | None:
+    """Return the name of the module that has the events of a case and is not installed; None: they can be had."""
+    try:
+        case.events(2, np.random.default_rng(0))
+    except ModuleNotFoundError as error:
+        return error.name
+    return None
+
+
 def layers_of(case: Case, seed: int = 0) -> list[nn.Linear] | list[nn.Conv2d]:
     """Return the layers of a branch as torch initialises them."""
     with torch.random.fork_rng(devices=[]):

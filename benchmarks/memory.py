@@ -12,9 +12,9 @@ import torch
 from baselines import make_step
 from cases import Problem
 
-# The fork server imports these once and never runs a parallel region: a process forked from it starts in milliseconds
-# and, unlike a fork of the benchmark itself, may start OpenMP threads.
-_PRELOAD = ["torch", "normflows", "tqdm", "iresnet_fast.ops", "iresnet_fast.reference"]
+# The fork server imports those that are installed and never runs a parallel region: a process forked from it starts in
+# milliseconds and, unlike a fork of the benchmark itself, may start OpenMP threads.
+_PRELOAD = ["torch", "normflows", "rich.progress", "iresnet_fast.ops", "iresnet_fast.reference"]
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
