@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from baselines import COMPILED, OURS
-from gpu_records import GpuRecord, origin
+from gpu_records import EAGER, GRAPH, GpuRecord, origin
 from gpu_timing import Implementation, records_of
 from graphs import LEAST_SECONDS
 from plain_flow import PlainFlow
@@ -42,17 +42,24 @@ def run(
         least_seconds: of each reading.
         say: told what happens.
 
-    Raises:
-        RuntimeError: in float32 a baseline does not compute what ours computes.
+    Yields:
+        A record of each implementation and way to launch it; of a baseline that in float32 does not compute what ours
+        computes, why it was not timed.
     """
     names = (*BASELINES, COMPILED) if compiled else BASELINES
+    refused: dict[str, Exception] = {}
     with products_in(FLOAT32):
         for name in BASELINES:
             say(f"checking {name}")
-            agreeing(flow, images[:batch], name)
+            try:
+                agreeing(flow, images[:batch], name)
+            except RuntimeError as error:
+                refused[name] = error
+    if COMPILED in names and "explicit" in refused:
+        refused[COMPILED] = refused["explicit"]
     for precision in precisions:
         with products_in(precision):
-            yield from _measure(flow, images, batch, precision, names, device, least_seconds, say)
+            yield from _measure(flow, images, batch, precision, names, refused, device, least_seconds, say)
 
 
 def _measure(
@@ -61,6 +68,7 @@ def _measure(
     batch: int,
     precision: str,
     names: Sequence[str],
+    refused: Mapping[str, Exception],
     device: str,
     least_seconds: float,
     say: Callable[[str], object],
@@ -70,6 +78,9 @@ def _measure(
     implementations = {OURS: Implementation.of(step, device)}
     errors = dict(zip((OURS, "neumann"), _errors(flow, x, "neumann", narrow), strict=True))
     for name in names:
+        if name in refused:
+            implementations[name] = Implementation(failures=dict.fromkeys((EAGER, GRAPH), refused[name]))
+            continue
         say(f"{precision}: warming up {name}")
         # A compilation takes minutes: one, in the memory format in which the same code ran faster.
         both = (torch.contiguous_format, torch.channels_last)

@@ -274,6 +274,22 @@ def test_a_whole_training_step_is_timed_in_every_way(module, flow):
         assert record["subject"] == "IResNetFlow, 1x8x8, 2 blocks, 6 channels"
 
 
+def test_a_baseline_that_computes_something_else_is_not_timed(module, flow, monkeypatch):
+    gpu_train_step = module("gpu_train_step")
+    agreeing = gpu_train_step.agreeing
+
+    def disagreeing(flow, x, name):
+        if name == "explicit":
+            raise RuntimeError("explicit must compute what ours computes")
+        return agreeing(flow, x, name)
+
+    monkeypatch.setattr(gpu_train_step, "agreeing", disagreeing)
+    records = list(gpu_train_step.run(flow, images(), 4, ("float32",), True, "cpu", least_seconds=SHORT))
+    failed = {(r["implementation"], r["launch"]) for r in records if r["failed"]}
+    assert failed == {(name, launch) for name in ("explicit", "compiled") for launch in ("graph", "eager")}
+    assert {r["implementation"] for r in records if r["gpu_us"]} == {"ours", "series", "neumann"}
+
+
 @pytest.mark.parametrize("gradient", ["series", "neumann", "explicit"])
 def test_a_plain_training_step_reads_no_number_and_keeps_its_vectors(module, flow, gradient):
     train_steps = module("train_steps")
