@@ -3,9 +3,10 @@
     python benchmarks/bench_logdet.py             all cases, a few minutes
     python benchmarks/bench_logdet.py --quick     two cases, under a minute
     python benchmarks/bench_logdet.py --full      all cases, compiled baseline everywhere
-    python benchmarks/bench_logdet.py --device cuda [--tf32]
+    python benchmarks/bench_logdet.py --device cuda [--precision float32,tf32,bf16]
 
-Prints tables and writes a JSON file and a plot. benchmarks/README.md says what every column means.
+Prints tables and writes a JSON file and a plot; on a GPU, a table and JSON lines. benchmarks/README.md says what every
+column means.
 """
 
 from __future__ import annotations
@@ -16,16 +17,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 try:
+    import gpu_logdet
     import torch
     from accuracy import errors
-    from baselines import MODES
-    from cases import CASES, build
-    from measure import Record, measure
+    from baselines import HAS_NORMFLOWS, MODES
+    from cases import CASES, build, missing_module
+    from gpu_cases import GPU_CASES
+    from gpu_records import QUICK
+    from graphs import LEAST_SECONDS
+    from machine import Record
+    from measure import measure
     from plot import draw
+    from precision import add_options, check_options
     from report import tables, write_json
-    from tqdm import tqdm
-
-    from iresnet_fast import _library
+    from report_gpu import keep
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 except ModuleNotFoundError as error:
     sys.exit(f"bench_logdet: the module {error.name} is missing; run `make bench`, which installs all it needs.")
 
@@ -44,38 +51,38 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     extent = parser.add_mutually_exclusive_group()
     extent.add_argument("--quick", action="store_true", help="two cases, no compiled baseline: under 60 s")
     extent.add_argument("--full", action="store_true", help="the compiled baseline on all cases, not just on two")
-    parser.add_argument("--cases", type=_cases, help=f"comma-separated, of {', '.join(CASES)}")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--tf32", action="store_true", help="on a GPU, every implementation multiplies in TF32")
+    known = f"comma-separated, of {', '.join(CASES)}; on a GPU, of {', '.join(GPU_CASES)}"
+    parser.add_argument("--cases", type=lambda text: tuple(text.split(",")), help=known)
+    add_options(parser)
     parser.add_argument("--threads", type=_positive, help="threads of torch (default: torch's own choice)")
     parser.add_argument("--terms", type=_positive, help="terms of the series (default: those of each case)")
-    parser.add_argument("--seconds", type=float, help="time for the rounds of one case and mode")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the JSON file and the plot")
-    options = parser.parse_args(arguments)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is a CPU build"
-        parser.error(f"--device cuda needs a GPU that torch can use; this torch {built} and finds none: use cpu.")
-    if options.device == "cuda" and not _library.HAS_CUDA:
-        parser.error(f"--device cuda needs the CUDA kernels, which are unavailable: {_library.CUDA_ERROR}.")
-    if options.tf32 and options.device != "cuda":
-        parser.error("--tf32 is for --device cuda.")
-    # Only a run of everything, as it comes, may replace the published figures.
-    options.published = not (
-        options.quick or options.cases or options.terms or options.threads or options.device == "cuda"
+    parser.add_argument(
+        "--seconds", type=float, help="time for the rounds of one case and mode; on a GPU, least time of a reading"
     )
-    options.cases = options.cases or (QUICK_CASES if options.quick else tuple(CASES))
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
+    options = parser.parse_args(arguments)
+    check_options(parser, options)
+    on_gpu = options.device == "cuda"
+    there = GPU_CASES if on_gpu else CASES
+    for name in options.cases or ():
+        if name not in there:
+            parser.error(f"unknown case {name!r}; the cases are {', '.join(there)}")
+    wanted = options.cases or (QUICK_CASES if options.quick else tuple(there))
+    missing = {} if on_gpu else {name: module for name in wanted if (module := missing_module(CASES[name]))}
+    options.left_out = [f"case {name}: the module {module} is missing" for name, module in missing.items()]
+    if len(missing) == len(wanted):
+        parser.error(f"nothing is left to measure; {'; '.join(options.left_out)}.")
+    if not HAS_NORMFLOWS:
+        options.left_out.append("normflows' block: the module normflows is missing")
+    # Only a run of everything, as it comes, may replace the published figures; a GPU's are lines beside each other.
+    changed = options.quick or options.terms
+    changed = changed or (not on_gpu and (options.cases or options.threads or options.left_out))
+    options.published = not changed
+    options.cases = tuple(name for name in wanted if name not in missing)
     seconds, options.rounds = QUICK_TIME if options.quick else TIME
     if options.seconds is None:
-        options.seconds = seconds
+        options.seconds = LEAST_SECONDS if on_gpu else seconds
     return options
-
-
-def _cases(text: str) -> tuple[str, ...]:
-    names = tuple(text.split(","))
-    unknown = [name for name in names if name not in CASES]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"unknown case {unknown[0]!r}; the cases are {', '.join(CASES)}")
-    return names
 
 
 def _positive(text: str) -> int:
@@ -87,36 +94,50 @@ def _positive(text: str) -> int:
 def run(options: argparse.Namespace) -> list[Record]:
     """Measure every case and mode, with a progress bar."""
     records = []
-    form = "{percentage:3.0f}% |{bar:30}| {elapsed}<{remaining} {desc}"
-    with tqdm(total=float(len(options.cases) * len(MODES)), bar_format=form) as bar:
+    columns = (BarColumn(30), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    # Drawn by this thread between two measurements: one of its own would draw during them.
+    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as bar:
+        task = bar.add_task("", total=len(options.cases) * len(MODES))
         for name in options.cases:
             case = CASES[name]
-            bar.set_description_str(f"{name}: preparing")
-            problem = build(case, options.terms).to(options.device)
+            bar.update(task, description=f"{name}: preparing", refresh=True)
+            problem = build(case, options.terms)
             measured = errors(problem)
             compiled = options.full or (name in COMPILED_BY_DEFAULT and not options.quick)
             for mode in MODES:
-                done = float(len(records))
+                done = len(records)
 
-                def progress(what: str, share: float, done: float = done) -> None:
-                    bar.set_description_str(what, refresh=False)
-                    bar.update(done + share - bar.n)
+                def progress(what: str, share: float, done: int = done) -> None:
+                    bar.update(task, description=what, completed=done + share, refresh=True)
 
                 time = (options.seconds, options.rounds)
                 records.append(measure(case, problem, mode, compiled, *time, measured, progress))
     return records
 
 
+def run_gpu(options: argparse.Namespace, device: str, scale: float = 1.0) -> str:
+    """Time all cases, modes and precisions on a GPU, or try to on a CPU; keep the records and return their table."""
+    compiled = () if options.quick else options.cases if options.full else COMPILED_BY_DEFAULT
+    records = gpu_logdet.run(
+        [GPU_CASES[name] for name in options.cases], options.precision, compiled, device, options.terms, scale,
+        options.seconds, lambda what: print(f"bench_logdet: {what}", file=sys.stderr, flush=True),
+    )  # fmt: skip
+    return keep(records, options.output, f"bench_logdet{'' if options.published else QUICK}", device)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     options = parse(arguments)
-    # For every implementation: without this, torch's convolutions would be TF32 and its matrix products not.
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
     if options.threads:
         torch.set_num_threads(options.threads)
+    for row in options.left_out:
+        print(f"left out: {row}")
+    if options.device == "cuda":
+        print(run_gpu(options, "cuda"))
+        return
     records = run(options)
     print(tables(records))
-    stem = options.output / ("bench_logdet" if options.published else "bench_logdet_quick")
+    stem = options.output / f"bench_logdet{'' if options.published else QUICK}"
     options.output.mkdir(parents=True, exist_ok=True)
     write_json(records, stem.with_suffix(".json"))
     draw(records, stem.with_suffix(".png"))

@@ -12,20 +12,14 @@ import torch
 from baselines import make_step
 from cases import Problem
 
-# The fork server imports these once and never runs a parallel region: a process forked from it starts in milliseconds
-# and, unlike a fork of the benchmark itself, may start OpenMP threads.
-_PRELOAD = ["torch", "normflows", "tqdm", "iresnet_fast.ops", "iresnet_fast.reference"]
+# The fork server imports those that are installed and never runs a parallel region: a process forked from it starts in
+# milliseconds and, unlike a fork of the benchmark itself, may start OpenMP threads.
+_PRELOAD = ["torch", "normflows", "rich.progress", "iresnet_fast.ops", "iresnet_fast.reference"]
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def peak_mib(name: str, problem: Problem, mode: str, threads: int) -> float | None:
     """Return by how many MiB a step raises the memory in use at its peak, None where the system does not tell."""
-    if problem.x.is_cuda:
-        step = make_step(name, problem, mode)
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        step()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
     if not _RESET.exists():
         return None
     context = multiprocessing.get_context("forkserver")

@@ -6,9 +6,11 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from host_reads import NoReads
 
 from iresnet_fast import ops
 from iresnet_fast.estimators import PowerSeries
@@ -188,3 +190,57 @@ def test_errors_are_sentences(module, capsys, tmp_path):
     assert "expected a positive whole number, got '0'" in capsys.readouterr().err
     with pytest.raises(SystemExit, match=r"bench_train_step: .*train-images"):
         program.main(["--quick", "--data-root", str(tmp_path)])
+
+
+@pytest.mark.parametrize("gradient", ["series", "neumann", "explicit"])
+def test_a_plain_training_step_reads_no_number_and_keeps_its_vectors(module, flow, gradient):
+    train_steps = module("train_steps")
+    plain = module("plain_flow").PlainFlow(flow, gradient)
+    step = train_steps.TrainStep(plain, images(), 4)
+    step()
+    places = [t.data_ptr() for t in (*plain.us, *plain.vs)]
+    before = [t.clone() for t in (*plain.us, *plain.vs)]
+    with NoReads():
+        step()
+    assert [t.data_ptr() for t in (*plain.us, *plain.vs)] == places  # where a graph goes on reading them
+    assert not all(torch.equal(a, b) for a, b in zip(before, (*plain.us, *plain.vs), strict=True))
+
+
+def test_a_plain_power_iteration_with_a_tolerance_asks_nothing_on_a_gpu(module, flow):
+    plain = module("plain_flow").PlainFlow(flow, "explicit")
+    plain.most, plain.tol = 4, 1e9  # any change is below it: one iteration is enough
+    with pytest.raises(AssertionError, match="read on the host"), NoReads():
+        plain.iterate()
+    plain.mean = SimpleNamespace(is_cuda=True)
+    with NoReads():
+        plain.iterate()
+
+
+def test_a_plain_training_step_draws_where_the_images_are(module, flow):
+    plain = module("plain_flow").PlainFlow(flow, "explicit")
+    unit, probes = plain.prepare(images().to("meta"))
+    assert {t.device.type for t in (unit, *probes)} == {"meta"}
+
+
+def test_training_steps_take_the_batches_in_turn(module):
+    seen = []
+
+    class Model:
+        def __init__(self):
+            self.parameters = [torch.nn.Parameter(torch.ones(1))]
+
+        def prepare(self, x):
+            seen.append(x.flatten().tolist())
+            return (x,)
+
+        def iterate(self):
+            pass
+
+        def loss(self, x):
+            return (self.parameters[0] * x).sum()
+
+    step = module("train_steps").TrainStep(Model(), torch.arange(7.0).view(7, 1, 1, 1), 2)
+    for _ in range(6):
+        step()
+    assert len({pixel for batch in seen[:3] for pixel in batch}) == 6  # three whole batches of seven images
+    assert seen[3:] == seen[:3]

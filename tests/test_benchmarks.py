@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,9 +32,10 @@ def module(monkeypatch):
     return importlib.import_module
 
 
-def run(*arguments):
+def run(*arguments, environment=None):
     command = [sys.executable, str(BENCHMARKS / "bench_logdet.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    env = {**os.environ, **(environment or {})}
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, env=env)
 
 
 def test_the_program_writes_table_json_and_plot(tmp_path):
@@ -63,6 +65,51 @@ def test_the_program_writes_table_json_and_plot(tmp_path):
             assert 0 < record["peak_mib"] < record["baselines_peak_mib"]["series"]
     assert set(records[0]["baselines"]) == {"series", "explicit", "normflows"}
     assert set(records[1]["baselines"]) == {"series", "neumann", "explicit", "normflows", "normflows_basic"}
+
+
+# Makes Python find these modules nowhere, as if they were not installed.
+WITHOUT = """
+import sys
+from importlib.machinery import PathFinder
+
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in {modules} else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Without
+"""
+
+
+def run_without(folder, *modules, arguments):
+    """Run the benchmark where these modules cannot be imported; sitecustomize is loaded by every Python there."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(WITHOUT.format(modules=set(modules)))
+    return run(*arguments, environment={"PYTHONPATH": str(folder)})
+
+
+def test_without_what_only_some_rows_need(tmp_path):
+    output = tmp_path / "new"
+    done = run_without(
+        tmp_path / "path", "normflows", "tqdm", "sklearn",
+        arguments=("--terms", "2", "--threads", "1", "--seconds", "0", "--output", str(output)),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    left_out = [line for line in done.stdout.splitlines() if line.startswith("left out: ")]
+    assert left_out == [
+        *(f"left out: case {name}: the module sklearn is missing" for name in ISSUED_FLOORS if name != "toy2d"),
+        "left out: normflows' block: the module normflows is missing",
+    ]
+    records = json.loads((output / "bench_logdet_quick.json").read_text())
+    assert [(record["case"], record["mode"]) for record in records] == [("toy2d", "eval"), ("toy2d", "train")]
+    assert set(records[1]["baselines"]) >= {"series", "neumann", "explicit"}
+    assert not {"normflows", "normflows_basic"} & {*records[0]["baselines"], *records[1]["baselines"]}
+
+
+def test_without_any_case_is_one_sentence(tmp_path):
+    done = run_without(tmp_path / "path", "sklearn", arguments=("--cases", "tabular"))
+    assert done.returncode == 2
+    assert "nothing is left to measure; case tabular: the module sklearn is missing." in done.stderr
 
 
 @pytest.mark.parametrize(

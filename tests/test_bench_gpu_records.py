@@ -1,0 +1,184 @@
+"""Every implementation is timed in every way and judged by its own results; tried on the CPU, cut down."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from iresnet_fast.estimators import PowerSeries
+from iresnet_fast.models import IResNetFlow
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+SCALE = 1 / 50
+SHORT = 1e-5  # seconds of a reading
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """Import a module of benchmarks/ by name, as its scripts do."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(one_thread):
+    """The cases are tiny."""
+
+
+@pytest.fixture
+def flow():
+    """A small model of the kind whose training step is timed."""
+    torch.manual_seed(0)
+    model = IResNetFlow.preset(
+        "mnist", event_shape=(1, 8, 8), blocks=(1, 1), hidden=(6, 6), train_estimator=PowerSeries(n_terms=3)
+    )
+    model.initialize(images())
+    model.train()
+    return model
+
+
+def images():
+    return torch.randint(0, 256, (16, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def try_logdet(module, output, cases, precisions=("float32", "tf32", "bf16")):
+    """Run bench_logdet as on a GPU and return what it prints and the records it wrote."""
+    bench_logdet, records = module("bench_logdet"), module("gpu_records")
+    options = bench_logdet.parse(["--cases", "toy2d", "--output", str(output)])
+    options.cases, options.precision, options.seconds, options.published = cases, precisions, SHORT, True
+    options.quick, options.terms = True, 2  # nothing is compiled
+    text = bench_logdet.run_gpu(options, "cpu", SCALE)
+    (folder,) = output.iterdir()
+    assert folder.name == records.card_folder(records.card("cpu"))
+    return text, [json.loads(line) for line in (folder / "bench_logdet.jsonl").read_text().splitlines()]
+
+
+def test_log_determinants_are_timed_in_every_way(module, tmp_path):
+    text, records = try_logdet(module, tmp_path, ("toy100", "mnist"))
+    schema = set(module("gpu_records").GpuRecord.__annotations__)
+    ways = set()
+    for record in records:
+        assert set(record) == schema
+        assert record["failed"] is None
+        assert min(record["gpu_us"], record["host_us"], *record["passes_us"]) > 0
+        assert record["spread"] >= 0
+        ways.add((record["case"], record["mode"], record["precision"], record["implementation"], record["launch"]))
+    torch_forms = {"eval": ("ours", "series", "explicit"), "train": ("ours", "series", "neumann", "explicit")}
+    expected = {
+        (case, mode, precision, name, launch)
+        for case in ("toy100", "mnist")
+        for mode, names in torch_forms.items()
+        for precision in ("float32", "tf32", "bf16")
+        for name in names
+        for launch in ("graph", "eager")
+    }
+    assert {way for way in ways if not way[3].startswith("normflows")} == expected
+    # normflows' block, where it is installed: one block, eagerly, not in bfloat16.
+    others = {way for way in ways if way[3].startswith("normflows")}
+    assert {(case, launch) for case, *_, launch in others} <= {("mnist", "eager")}
+    rows = [line for line in text.splitlines() if line.startswith("| ")][2:]
+    assert len(rows) == 2 * 2 * 3
+    card = module("gpu_records").card("cpu")
+    assert all(f"| {card} " in row for row in rows)
+    assert "Appended to: " in text
+
+
+def test_errors_are_those_of_what_was_timed(module, tmp_path, monkeypatch):
+    _, records = try_logdet(module, tmp_path / "right", ("mnist",), ("float32", "bf16"))
+    errors = {(r["mode"], r["precision"], r["implementation"]): r["error"] for r in records if r["launch"] == "graph"}
+    for mode, names in (("eval", ("ours", "series", "explicit")), ("train", ("ours", "series", "neumann", "explicit"))):
+        for name in names:
+            # Rounding of float32, 6e-8, over some hundred products; that of bfloat16 is 2^16 times as large.
+            assert 0 < errors[mode, "float32", name] < 1e-5
+            if name != "ours":  # whose operands only a GPU rounds
+                assert 1e-5 < errors[mode, "bf16", name] < 0.1
+    baselines = module("baselines")
+    right = baselines.ops.residual_logdet
+
+    def wrong(*arguments, **options):
+        z, logdet = right(*arguments, **options)
+        return z, 1.01 * logdet
+
+    monkeypatch.setattr(baselines.ops, "residual_logdet", wrong)
+    _, records = try_logdet(module, tmp_path / "wrong", ("mnist",), ("float32",))
+    worse = {(r["mode"], r["implementation"]): r["error"] for r in records if r["launch"] == "graph"}
+    for mode in ("eval", "train"):
+        assert worse[mode, "ours"] > 100 * errors[mode, "float32", "ours"]
+        assert worse[mode, "explicit"] < 1e-5
+
+
+def test_what_cannot_be_timed_stops_nothing_and_is_told(module, tmp_path, monkeypatch):
+    baselines, gpu_timing = module("baselines"), module("gpu_timing")
+
+    def explicit(problem, mode):
+        def forward():
+            raise RuntimeError("out of memory\nand more")
+
+        return forward, []
+
+    def graphed(step, device):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setitem(baselines.MAKERS, "explicit", explicit)
+    monkeypatch.setattr(gpu_timing, "graphed", graphed)
+    text, records = try_logdet(module, tmp_path, ("toy2d",), ("float32",))
+    failed = {(r["mode"], r["implementation"], r["launch"]): r["failed"] for r in records if r["failed"]}
+    assert failed["eval", "explicit", "eager"] == failed["eval", "explicit", "graph"] == "RuntimeError: out of memory"
+    assert failed["train", "ours", "graph"].endswith("when stream is capturing")
+    timed = {(r["implementation"], r["launch"]) for r in records if r["gpu_us"]}
+    assert timed >= {("ours", "eager"), ("series", "eager")}
+    assert "toy2d eval float32 on " in text
+    assert "(iii) explicit, graph, could not be timed: RuntimeError: out of memory" in text
+
+
+def test_a_whole_training_step_is_timed_in_every_way(module, flow):
+    records = list(
+        module("gpu_train_step").run(flow, images(), 4, ("float32", "tf32", "bf16"), False, "cpu", least_seconds=SHORT)
+    )
+    schema = set(module("gpu_records").GpuRecord.__annotations__)
+    assert all(set(record) == schema and record["failed"] is None and record["gpu_us"] > 0 for record in records)
+    assert {(r["precision"], r["implementation"], r["launch"]) for r in records} == {
+        (precision, name, launch)
+        for precision in ("float32", "tf32", "bf16")
+        for name in ("ours", "series", "neumann", "explicit")
+        for launch in ("graph", "eager")
+    }
+    for record in records:
+        narrow = record["precision"] == "bf16" and record["implementation"] != "ours"
+        # The loss and the worst entry of a gradient, of two blocks; float32 as GRADIENT_LIMIT allows.
+        assert (1e-3 if narrow else 0.0) < record["error"] < (0.3 if narrow else 1e-3)
+        assert record["subject"] == "IResNetFlow, 1x8x8, 2 blocks, 6 channels"
+
+
+def test_a_baseline_that_computes_something_else_is_not_timed(module, flow, monkeypatch):
+    gpu_train_step = module("gpu_train_step")
+    agreeing = gpu_train_step.agreeing
+
+    def disagreeing(flow, x, name):
+        if name == "explicit":
+            raise RuntimeError("explicit must compute what ours computes")
+        return agreeing(flow, x, name)
+
+    monkeypatch.setattr(gpu_train_step, "agreeing", disagreeing)
+    records = list(gpu_train_step.run(flow, images(), 4, ("float32",), True, "cpu", least_seconds=SHORT))
+    failed = {(r["implementation"], r["launch"]) for r in records if r["failed"]}
+    assert failed == {(name, launch) for name in ("explicit", "compiled") for launch in ("graph", "eager")}
+    assert {r["implementation"] for r in records if r["gpu_us"]} == {"ours", "series", "neumann"}
+
+
+def test_the_inverse_and_the_spectral_norm_are_timed(module, monkeypatch):
+    bench_inverse, bench_spectral_norm = module("bench_inverse"), module("bench_spectral_norm")
+    case = module("gpu_cases").scaled(module("gpu_cases").GPU_CASES["mnist"], SCALE)
+    monkeypatch.setattr(bench_spectral_norm, "BLOCKS", 2)
+    with torch.no_grad():
+        inverse = bench_inverse.gpu_records(case, "cpu", SHORT)
+        norm = bench_spectral_norm.gpu_records("mnist", "cpu", SHORT)
+    schema = set(module("gpu_records").GpuRecord.__annotations__)
+    assert all(set(record) == schema and record["gpu_us"] > 0 for record in (*inverse, *norm))
+    ways = [(record["implementation"], record["launch"]) for record in inverse]
+    assert ways == [("ours", "eager"), ("ours", "graph"), ("plain", "eager")]  # plain torch waits in every iteration
+    assert len(norm) == 4
+    assert max(record["error"] for record in inverse) <= 2 * bench_inverse.TOLERANCE
+    assert max(record["error"] for record in norm) <= 1e-5
