@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypedDict
 
 import torch
@@ -47,19 +48,20 @@ def errors(problem: Problem) -> Errors:
     truth = make_step("neumann", double, "train")()
     return Errors(
         exact=how,
-        error=_mean(ours - exact, d),
-        baseline_error=_mean(baseline - exact, d),
-        rounding_error=_mean(ours - same, d),
-        baseline_rounding_error=_mean(baseline - same, d),
-        gradient_error=_relative(gradients[0], truth),
-        baseline_gradient_error=_relative(gradients[1], truth),
+        error=mean_error(ours - exact, d),
+        baseline_error=mean_error(baseline - exact, d),
+        rounding_error=mean_error(ours - same, d),
+        baseline_rounding_error=mean_error(baseline - same, d),
+        gradient_error=worst_relative(gradients[0], truth),
+        baseline_gradient_error=worst_relative(gradients[1], truth),
     )
 
 
-def _mean(difference: Tensor, d: int) -> float:
+def mean_error(difference: Tensor, d: int) -> float:
+    """Return the mean absolute difference per dimension."""
     return difference.abs().mean().item() / d
 
 
-def _relative(gradients: tuple[Tensor, ...], truth: tuple[Tensor, ...]) -> float:
+def worst_relative(gradients: Sequence[Tensor], truth: Sequence[Tensor]) -> float:
     """Return the largest relative error over the tensors, in the Euclidean norm."""
     return max(((g.double() - t).norm() / t.norm()).item() for g, t in zip(gradients, truth, strict=True))

@@ -20,7 +20,7 @@ try:
     from cards import CARDS, Card
     from cases import CASES, Problem, build, step_flops
     from emulated import Work, emulate, least_bytes
-    from report import table
+    from text_table import table
     from traffic import Traffic, count
 except ModuleNotFoundError as error:
     sys.exit(f"bench_floor: the module {error.name} is missing; run `make build`, which installs all it needs.")

@@ -20,7 +20,8 @@ try:
     from accuracy import errors
     from baselines import MODES
     from cases import CASES, build
-    from measure import Record, measure
+    from machine import Record
+    from measure import measure
     from plot import draw
     from report import tables, write_json
     from tqdm import tqdm

@@ -2,12 +2,14 @@
 
     python benchmarks/bench_train_step.py             all implementations, some minutes (compilation included)
     python benchmarks/bench_train_step.py --quick     without the compiled one, under 20 s
+    python benchmarks/bench_train_step.py --device cuda [--precision float32,tf32,bf16] [--batch 256]
 
 The model is IResNetFlow.preset("mnist"): 1x28x28, logit, squeeze to 4x14x14, 2 scales of 4 blocks, 32 channels, ELU,
 8 terms, a Rademacher probe, a learned prior; Adam at 4e-2, clipping to norm 1, batch 32. Glue is the time of our step
 that its operators do not explain: its median less the medians of the recorded operators, called again in the same
 rounds on the same tensors, without what calling them costs (sections.py). Views, autograd's bookkeeping, dispatch and
-Python are glue. benchmarks/README.md says more.
+Python are glue. On a GPU the step is timed as a CUDA graph and eagerly, without sections. benchmarks/README.md says
+more.
 """
 
 from __future__ import annotations
@@ -21,16 +23,21 @@ from pathlib import Path
 from typing import Any
 
 try:
+    import gpu_train_step
     import numpy as np
     import torch
     from baselines import COMPILED, OURS
     from cases import patches
-    from measure import environment
+    from gpu_records import card_folder, origin, write
+    from graphs import LEAST_SECONDS
+    from machine import environment
     from plot_train_step import draw
+    from precision import add_options, check_options
     from report import write_json
+    from report_gpu import full_table
     from report_train_step import tables
     from sections import BACKWARD, DATA, FORWARD, Recorder, replays, work
-    from timing import interleave, medians, sgemm, sgemm_flops, trial
+    from timing import SGEMM_FLOPS, interleave, medians, sgemm, trial
     from train_steps import BASELINES, OurFlow, TrainStep, agreeing
 
     from iresnet_fast import data
@@ -52,20 +59,25 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the checked options."""
     parser = argparse.ArgumentParser(description="Time a whole training step of the MNIST density recipe.")
     parser.add_argument("--quick", action="store_true", help="no compiled baseline, two rounds: under 20 s")
+    add_options(parser)
     parser.add_argument("--threads", type=_positive, help="threads of torch (default: torch's own choice)")
     parser.add_argument("--batch", type=_positive, default=BATCH, help=f"images of a step (default: {BATCH})")
     parser.add_argument("--data-root", type=Path, help="folder of the MNIST files; default: patches of photographs")
     parser.add_argument(
         "--power-iterations", type=_positive, help="exactly so many at every step (default: the preset's tolerance)"
     )
-    parser.add_argument("--seconds", type=float, help="time for the rounds")
+    parser.add_argument("--seconds", type=float, help="time for the rounds; on a GPU, least time of a reading")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the JSON, Markdown and PNG files")
     options = parser.parse_args(arguments)
-    # Only the recipe as it is may replace the published figures.
-    changed = options.quick or options.threads or options.batch != BATCH or options.power_iterations
+    check_options(parser, options)
+    # Only the recipe as it is may replace the published figures; on a GPU figures of other batches stand beside them.
+    changed = options.quick or options.threads or options.power_iterations
+    changed = changed or (options.batch != BATCH and options.device == "cpu")
     options.stem = "bench_train_step_quick" if changed else "bench_train_step"
     seconds, options.rounds, options.warm_up = QUICK_TIME if options.quick else TIME
     options.slice = QUICK_SLICE if options.quick else SLICE
+    if options.device == "cuda":
+        seconds = LEAST_SECONDS
     if options.seconds is None:
         options.seconds = seconds
     return options
@@ -91,7 +103,7 @@ def model_of(images: torch.Tensor, options: argparse.Namespace) -> IResNetFlow:
     changes: dict[str, Any] = {}
     if options.power_iterations:
         changes = {"power_iterations": options.power_iterations, "power_tolerance": None}
-    flow = IResNetFlow.preset("mnist", **changes)
+    flow = IResNetFlow.preset("mnist", **changes).to(images.device)
     flow.initialize(images[:INITIAL])
     flow.train()
     step = TrainStep(OurFlow(flow), images, options.batch)
@@ -185,11 +197,20 @@ def measure(options: argparse.Namespace, say: Callable[[str], object]) -> Record
         },
         "forward_gflops": forward / sections[FORWARD] / 1e9,
         "backward_gflops": backward / sections[BACKWARD] / 1e9,
-        "sgemm_peak_gflops": sgemm_flops("cpu") / times[_SGEMM] / 1e9,
+        "sgemm_peak_gflops": SGEMM_FLOPS / times[_SGEMM] / 1e9,
         "loss_errors": {name: loss for name, (loss, _) in errors.items()},
         "gradient_errors": {name: gradient for name, (_, gradient) in errors.items()},
-        **environment("cpu"),
+        **environment(),
     }
+
+
+def measure_gpu(options: argparse.Namespace, device: str, say: Callable[[str], object]) -> str:
+    """Time the step on a GPU (or try to on a CPU), append the records to a file of the card and return the tables."""
+    images = images_of(options.data_root)[0].to(device)
+    flow = model_of(images, options)
+    compiled, path = not options.quick, options.output / card_folder(origin(device)["card"]) / f"{options.stem}.jsonl"
+    records = gpu_train_step.run(flow, images, options.batch, options.precision, compiled, device, options.seconds, say)
+    return f"{full_table(list(write(records, path)))}\n\nAppended to: {path}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -197,8 +218,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
+
+    def say(what: str) -> None:
+        print(f"bench_train_step: {what}", file=sys.stderr, flush=True)
+
     try:
-        record = measure(options, lambda what: print(f"bench_train_step: {what}", file=sys.stderr, flush=True))
+        if options.device == "cuda":
+            print(measure_gpu(options, "cuda", say))
+            return
+        record = measure(options, say)
     except data.DataError as error:
         sys.exit(f"bench_train_step: {error}")
     text = tables(record)

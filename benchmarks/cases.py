@@ -82,15 +82,17 @@ class Case:
     image: tuple[int, int] | None
     batch: int
     terms: int
-    floors: Floors
+    floors: Floors | None = None  # on a CPU
+    blocks: int = 1  # of the same widths, one after the other
 
     @property
     def label(self) -> str:
         """What the branch is, in a few words."""
+        many = f"{self.blocks} blocks, " if self.blocks > 1 else ""
         if self.image is None or self.kernels is None:
-            return "dense " + "-".join(map(str, self.widths))
+            return f"{many}dense " + "-".join(map(str, self.widths))
         event = "x".join(map(str, (self.widths[0], *self.image)))
-        return f"{event}, conv {'-'.join(map(str, self.kernels))}, {self.widths[1]} channels"
+        return f"{many}{event}, conv {'-'.join(map(str, self.kernels))}, {self.widths[1]} channels"
 
 
 CASES = {
@@ -119,13 +121,14 @@ class Problem:
     """The tensors of a case: what every implementation is given."""
 
     x: Tensor  # [B, d] or [B, C, H, W]
-    weights: list[Tensor]
+    weights: list[Tensor]  # of all blocks, in order
     biases: list[Tensor]
     activations: list[str]
     probe: Tensor  # as x
     coefficients: Tensor  # [n], ones
     grad_z: Tensor  # as x: the gradient that arrives at z
     grad_logdet: Tensor  # [B]: differs from sample to sample
+    blocks: int = 1  # that share the probe and the coefficients
 
     @property
     def is_conv(self) -> bool:
@@ -135,7 +138,14 @@ class Problem:
     @property
     def lipschitz(self) -> float:
         """Lipschitz constant of the branch: every layer has norm COEFF, every activation 1."""
-        return COEFF ** len(self.weights)
+        return COEFF ** (len(self.weights) // self.blocks)
+
+    @property
+    def branches(self) -> list[tuple[list[Tensor], list[Tensor], list[str]]]:
+        """Weights, biases and activations of each block."""
+        size = len(self.weights) // self.blocks
+        cuts = [slice(i, i + size) for i in range(0, len(self.weights), size)]
+        return [(self.weights[cut], self.biases[cut], self.activations[cut]) for cut in cuts]
 
     def to(self, *args: Any, **kwargs: Any) -> Problem:
         """Move all tensors, as torch.Tensor.to; a memory format applies to images and convolutions."""
@@ -159,10 +169,10 @@ class Problem:
         return self._map(event, lambda t: t[:2, :2].clone(), lambda t: t[:2].clone(), lambda t: t[:2].clone())
 
     def requires_grad(self) -> Problem:
-        """Return fresh leaves that ask for the gradients of a training step."""
+        """Return leaves on the same memory that ask for the gradients of a training step."""
 
         def leaf(t: Tensor) -> Tensor:
-            return t.detach().clone().requires_grad_()
+            return t.detach().requires_grad_()
 
         return replace(
             self, x=leaf(self.x), weights=[leaf(t) for t in self.weights], biases=[leaf(t) for t in self.biases]
@@ -184,26 +194,30 @@ class Problem:
             self.coefficients.to(per_sample(self.grad_logdet)),
             event(self.grad_z),
             per_sample(self.grad_logdet),
+            self.blocks,
         )
 
 
-def build(case: Case, terms: int | None = None) -> Problem:
-    """Return the problem of a case in float32 on the CPU: the same numbers on every call."""
+def build(case: Case, terms: int | None = None, device: str = "cpu") -> Problem:
+    """Return the problem of a case in float32 on a device, norms iterated there: the same numbers on every call."""
     rng = np.random.default_rng(0)
     x = torch.from_numpy(case.events(case.batch, rng)).float()
-    layers = layers_of(case)
-    weights, sigmas = [layer.weight.detach() for layer in layers], norms(case, layers)
+    layers = [layer for seed in range(case.blocks) for layer in layers_of(case, seed)]
+    weights = [layer.weight.detach() for layer in layers]
+    sigmas = norms(weights, geometry_of(case) * case.blocks, device).cpu()
     generator = torch.Generator().manual_seed(0)
-    return Problem(
+    problem = Problem(
         x=x,
         weights=[weight * (COEFF / sigma) for weight, sigma in zip(weights, sigmas, strict=True)],
         biases=[layer.bias.detach() for layer in layers],
-        activations=["identity"] + ["elu"] * (len(layers) - 1),
+        activations=(["identity"] + ["elu"] * (len(case.widths) - 2)) * case.blocks,
         probe=torch.randint(0, 2, x.shape, generator=generator).float() * 2.0 - 1.0,
         coefficients=torch.ones(terms or case.terms),
         grad_z=torch.randn(x.shape, generator=generator),
         grad_logdet=torch.rand(len(x), generator=generator) + 0.5,
+        blocks=case.blocks,
     )
+    return problem.to(device)
 
 
 def layers_of(case: Case, seed: int = 0) -> list[nn.Linear] | list[nn.Conv2d]:
@@ -236,10 +250,10 @@ def start_vectors(weights: list[Tensor], geometry: list[ConvGeometry | None]) ->
     return [unit(w.shape[0], place) for w, place in pairs], [unit(w.shape[1], place) for w, place in pairs]
 
 
-def norms(case: Case, layers: list[nn.Linear] | list[nn.Conv2d]) -> Tensor:
-    """Return the spectral norm of every layer on the images of the case."""
-    weights, geometry = [layer.weight.detach() for layer in layers], geometry_of(case)
+def norms(weights: list[Tensor], geometry: list[ConvGeometry | None], device: str) -> Tensor:
+    """Return the spectral norm of every layer on its images."""
     us, vs = start_vectors(weights, geometry)
+    weights, us, vs = ([tensor.to(device) for tensor in tensors] for tensors in (weights, us, vs))
     return ops.spectral_norm(weights, us, vs, geometry, n_iterations=2000, tol=1e-6)[0]
 
 
@@ -258,4 +272,4 @@ def step_flops(problem: Problem, mode: str) -> int:
     """
     stages = stage_flops(problem)
     flops = (1 + len(problem.coefficients)) * sum(stages)
-    return flops if mode == "eval" else flops + 4 * sum(stages) - stages[0]
+    return flops if mode == "eval" else flops + 4 * sum(stages) - problem.blocks * stages[0]

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
-from datetime import datetime, timezone
-from functools import cache
-from pathlib import Path
-from typing import Any
 
 import torch
 from accuracy import Errors
 from baselines import COMPILED, OURS, Step, make_step, memory_formats, names
 from cases import Case, Problem, step_flops
+from machine import Record, environment
 from memory import peak_mib
-from timing import interleave, medians, sgemm, sgemm_flops, trial
+from timing import SGEMM_FLOPS, interleave, medians, sgemm, trial
 
-from iresnet_fast import _library
-
-Record = dict[str, Any]
 Progress = Callable[[str, float], object]  # what is being done, share of this record done
 
 _SGEMM = "sgemm"
@@ -38,7 +31,7 @@ def measure(
 
     Args:
         case: for its name and batch.
-        problem: its tensors, contiguous, on the device to use.
+        problem: its tensors, contiguous.
         mode: "eval" or "train".
         compiled: whether to time (iii) under torch.compile.
         seconds: time for the interleaved rounds.
@@ -46,7 +39,7 @@ def measure(
         errors: those of the case.
         progress: told what happens.
     """
-    device, threads = problem.x.device.type, torch.get_num_threads()
+    threads = torch.get_num_threads()
     chosen: dict[str, tuple[torch.memory_format, Step]] = {}
     compile_seconds = None
     everything = names(mode, compiled)
@@ -57,17 +50,16 @@ def measure(
         candidates = []
         for memory_format in formats:
             step = make_step(name, problem.to(memory_format=memory_format), mode)
-            first, second = trial(step, device)
+            first, second = trial(step)
             candidates.append((second, memory_format, step))
             if name == COMPILED:
                 compile_seconds = first
         chosen[name] = min(candidates, key=lambda candidate: candidate[0])[1:]
     steps: dict[str, Callable[[], object]] = {name: step for name, (_, step) in chosen.items()}
     samples = interleave(
-        steps | {_SGEMM: sgemm(device)},
+        steps | {_SGEMM: sgemm()},
         seconds,
         rounds,
-        device=device,
         progress=lambda share: progress(f"{case.name} {mode}: timing", 0.3 + 0.5 * share),
     )
     times = medians(samples)
@@ -89,35 +81,10 @@ def measure(
         "calls": {name: len(values) for name, values in samples.items()},
         "compile_seconds": compile_seconds,
         "gflops": step_flops(problem, mode) / times[OURS] / 1e9,
-        "sgemm_peak_gflops": sgemm_flops(device) / times[_SGEMM] / 1e9,
-        "sgemm_best_gflops": sgemm_flops(device) / min(samples[_SGEMM]) / 1e9,
+        "sgemm_peak_gflops": SGEMM_FLOPS / times[_SGEMM] / 1e9,
+        "sgemm_best_gflops": SGEMM_FLOPS / min(samples[_SGEMM]) / 1e9,
         "peak_mib": peaks[OURS],
         "baselines_peak_mib": {name: peak for name, peak in peaks.items() if name != OURS},
         **errors,
-        **environment(device),
+        **environment(),
     }
-
-
-def environment(device: str) -> Record:
-    """Return what a figure depends on besides the code: machine, threads, instruction set, versions, date."""
-    return {
-        "device": device,
-        "processor": processor() if device == "cpu" else torch.cuda.get_device_name(),
-        "threads": torch.get_num_threads(),
-        "isa": _library.cpu_isa(),
-        "backend": _library.backend(),
-        "dtype": "float32" if device == "cpu" or not torch.backends.cuda.matmul.allow_tf32 else "float32 (TF32)",
-        "torch": torch.__version__,
-        "date": datetime.now(timezone.utc).date().isoformat(),
-    }
-
-
-@cache
-def processor() -> str:
-    """Return the name of the processor."""
-    cpuinfo = Path("/proc/cpuinfo")
-    for line in cpuinfo.read_text().splitlines() if cpuinfo.exists() else ():
-        key, _, value = line.partition(":")
-        if key.strip() == "model name" and value.strip():
-            return value.strip()
-    return platform.processor() or platform.machine()

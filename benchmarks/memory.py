@@ -20,12 +20,6 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 def peak_mib(name: str, problem: Problem, mode: str, threads: int) -> float | None:
     """Return by how many MiB a step raises the memory in use at its peak, None where the system does not tell."""
-    if problem.x.is_cuda:
-        step = make_step(name, problem, mode)
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        step()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
     if not _RESET.exists():
         return None
     context = multiprocessing.get_context("forkserver")

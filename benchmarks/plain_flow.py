@@ -27,6 +27,7 @@ class PlainFlow:
         gradient: "series", "neumann" or "explicit": the function of `iresnet_fast.reference` for the blocks.
         memory_format: of the images inside.
         compiled: whether the loss is compiled, in one piece.
+        dtype: of the tensors inside the blocks; None: that of the weights.
     """
 
     def __init__(
@@ -35,12 +36,12 @@ class PlainFlow:
         gradient: str,
         memory_format: torch.memory_format = torch.contiguous_format,
         compiled: bool = False,
+        dtype: torch.dtype | None = None,
     ) -> None:
         config = flow.config
         self.gradient, self.memory_format = gradient, memory_format
         self.n_levels, self.alpha, self.n_dims = config.n_levels, config.alpha, config.n_dims
         self.most, self.tol, self.coeff = config.power_iterations, config.power_tolerance, config.coeff
-        self.coefficients = torch.ones(config.train_estimator.n_terms)
         self.blocks: list[Block | None] = []  # None: a squeeze
         self.parameters: list[nn.Parameter] = []
         self.sources: list[Tensor] = []  # those of the flow that they are copies of
@@ -58,6 +59,8 @@ class PlainFlow:
                     layers.append(layer)
                 self.blocks.append(norm)
         self.mean, self.log_scale = self._own(flow.prior.mean), self._own(flow.prior.log_scale)
+        self.dtype = dtype or self.mean.dtype
+        self.coefficients = self.mean.new_ones(config.train_estimator.n_terms, dtype=self.dtype)
         self.geometry = [layer.geometry for layer in layers]
         self.us, self.vs = ([getattr(layer, name).clone() for layer in layers] for name in ("u", "v"))
         self.sigmas = torch.stack([layer.sigma for layer in layers])
@@ -73,17 +76,21 @@ class PlainFlow:
     @torch.no_grad()
     def prepare(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the images [B, 1, H, W], whole numbers, as noisy numbers in [0, 1), and a probe for each block."""
-        unit = (x + torch.rand(x.shape)) / self.n_levels
+        unit = (x + torch.rand(x.shape, device=x.device)) / self.n_levels
         count = sum(block is not None for block in self.blocks)
-        return unit, list(torch.randint(0, 2, (count, *x.shape), dtype=torch.float32).mul_(2.0).sub_(1.0))
+        probes = torch.randint(0, 2, (count, *x.shape), dtype=torch.float32, device=x.device)
+        return unit, list(probes.mul_(2.0).sub_(1.0))
 
     @torch.no_grad()
     def iterate(self) -> None:
         """Follow the weights by power iteration, each layer until its norm changes by less than the tolerance.
 
         The same iteration as `reference.spectral_norm`, without its care for zero weights. Where a convolution has
-        fewer outputs than inputs, its transpose is faster as a convolution.
+        fewer outputs than inputs, its transpose is faster as a convolution. u and v stay where they are, as a CUDA
+        graph needs it. On a GPU all iterations are made: one costs less than to wait for the number that says whether
+        it was the last.
         """
+        looks = self.tol is not None and not self.mean.is_cuda
         sigmas = []
         for i, weight in enumerate(self.weights):
             u, v, previous = self.us[i], self.vs[i], 0.0
@@ -98,16 +105,15 @@ class PlainFlow:
                     v = F.conv2d(u[None], w_t, padding=padding)[0]
                 else:
                     v = F.conv_transpose2d(u[None], w, padding=padding)[0]
-                v = v / torch.linalg.vector_norm(v)
+                v = torch.div(v, torch.linalg.vector_norm(v), out=self.vs[i])
                 u = w.mv(v) if matrix else F.conv2d(v[None], w, padding=padding)[0]
                 sigma = torch.linalg.vector_norm(u)
-                u = u / sigma
-                if self.tol is not None:
+                u = torch.div(u, sigma, out=self.us[i])
+                if looks:
                     value = sigma.item()
                     if abs(value - previous) <= self.tol * value:
                         break
                     previous = value
-            self.us[i], self.vs[i] = u, v
             sigmas.append(sigma)
         self.sigmas = torch.stack(sigmas)
 
@@ -140,11 +146,13 @@ class PlainFlow:
         return log_prob.mean() / (-self.n_dims * math.log(2.0))
 
     def _block(self, x: Tensor, weights: list[Tensor], biases: list[Tensor], v: Tensor) -> tuple[Tensor, Tensor]:
-        stages = (x, weights, biases, self.activations, v, self.coefficients)
+        weights, biases = ([t.to(self.dtype) for t in tensors] for tensors in (weights, biases))
+        stages = (x.to(self.dtype), weights, biases, self.activations, v.to(self.dtype), self.coefficients)
         if self.gradient == "explicit":
-            return reference.residual_logdet_explicit(*stages)
-        z, logdet, *_ = reference.residual_logdet(*stages, gradient=self.gradient)
-        return z, logdet
+            z, logdet = reference.residual_logdet_explicit(*stages)
+        else:
+            z, logdet, *_ = reference.residual_logdet(*stages, gradient=self.gradient)
+        return z.to(x.dtype), logdet.to(x.dtype)
 
     def _own(self, tensor: Tensor) -> nn.Parameter:
         parameter = nn.Parameter(tensor.detach().clone())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import matplotlib
 from baselines import MODES, TITLES
-from measure import Record
+from machine import Record
 
 matplotlib.use("Agg")
 
@@ -94,7 +94,7 @@ def _label(record: Record) -> str:
 
 
 def _caption(record: Record) -> str:
-    isa = f", {record['isa']}" if record["device"] == "cpu" and record["isa"] else ""
+    isa = f", {record['isa']}" if record["isa"] else ""
     return (
         "Under each case: our median time. Bars below 1x: the baseline is faster. Medians of interleaved calls.\n"
         f"{record['processor']}, {record['threads']} threads{isa}, {record['dtype']}, torch {record['torch']}, "

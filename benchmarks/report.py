@@ -9,7 +9,8 @@ from pathlib import Path
 
 from baselines import COMPILED, OURS, TITLES
 from cases import CASES
-from measure import Record
+from machine import Record
+from text_table import table
 
 _NONE = "-"
 _WIDTH = 140  # columns of text, about as wide as the tables
@@ -32,10 +33,10 @@ def best_baseline(record: Record) -> tuple[str, float]:
 def floors(record: Record) -> dict[str, float | None]:
     """Return the floors of a record: of the ratio to (i), to the best baseline, and of the share of the sgemm peak.
 
-    They hold for the case's own number of terms on a CPU, else there are none.
+    They hold for the case's own number of terms, else there are none.
     """
     case = CASES[record["case"]]
-    if record["terms"] != case.terms or record["device"] != "cpu":
+    if record["terms"] != case.terms:
         return {"series": None, "best": None, "share": None}
     if record["mode"] == "eval":
         return {"series": case.floors.eval_series, "best": None, "share": case.floors.eval_share}
@@ -58,7 +59,7 @@ def tables(records: Sequence[Record]) -> str:
 def setting(records: Sequence[Record]) -> str:
     """Return what the figures were measured on, in one line."""
     first = records[0]
-    isa = f", {first['isa']}" if first["device"] == "cpu" and first["isa"] else ""
+    isa = f", {first['isa']}" if first["isa"] else ""
     return (
         f"{first['processor']}, {first['threads']} threads{isa}, {first['dtype']}, torch {first['torch']}, "
         f"{first['date']}; ours: {first['backend']}"
@@ -160,17 +161,6 @@ def _milliseconds(value: float | None) -> str:
 
 def _mebibytes(value: float | None) -> str:
     return _NONE if value is None else f"{value:.1f}"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table, its first two columns left-aligned and the others right-aligned."""
-    widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
-    rule = ["-" * width if i < 2 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-    lines = []
-    for row in (header, rule, *rows):
-        cells = [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 def write_json(records: Sequence[Record], path: Path) -> None:

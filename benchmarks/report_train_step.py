@@ -6,8 +6,9 @@ import textwrap
 from typing import Any
 
 from baselines import COMPILED, OURS, TITLES
-from report import setting, table, verdict
+from report import setting, verdict
 from sections import BACKWARD, FORWARD
+from text_table import table
 from train_steps import PHASES
 
 # End to end: over the autograd series, and over the best of the others; largest share of glue.

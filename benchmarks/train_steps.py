@@ -9,9 +9,9 @@ from __future__ import annotations
 import copy
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from baselines import COMPILED
@@ -80,18 +80,23 @@ class Clock:
 class TrainStep:
     """A model, its optimizer and its place in the data; calling it makes one step.
 
+    It can be captured in a CUDA graph if the model can: which batch is next, a tensor says.
+
     Args:
         model: to be trained.
-        images: [N, 1, H, W], uint8.
+        images: [N, 1, H, W], uint8, on the device of the model.
         batch: images of a step.
         clip: largest norm of the gradient.
+        autocast: whether the loss is computed under autocast to bfloat16.
     """
 
-    def __init__(self, model: Model, images: Tensor, batch: int, clip: float = CLIP) -> None:
+    def __init__(self, model: Model, images: Tensor, batch: int, clip: float = CLIP, autocast: bool = False) -> None:
         self.model, self.images, self.clip = model, images, clip
-        self.optimizer = torch.optim.Adam(model.parameters, lr=LEARNING_RATE, fused=True)
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-        self._batches, self._next = order[: len(order) - len(order) % batch].view(-1, batch), 0
+        self.optimizer = torch.optim.Adam(model.parameters, lr=LEARNING_RATE, fused=True, capturable=images.is_cuda)
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).to(images.device)
+        self._batches = order[: len(order) - len(order) % batch].view(-1, batch)
+        self._next = torch.zeros(1, dtype=torch.int64, device=images.device)
+        self._autocast = torch.autocast(images.device.type, torch.bfloat16, enabled=autocast)
         self.clock = Clock()
         self.mark: Mark = self.clock
 
@@ -99,13 +104,14 @@ class TrainStep:
         """Make one step."""
         model, mark = self.model, self.mark
         mark(PHASES[0])
-        x = self.images[self._batches[self._next]]
-        self._next = (self._next + 1) % len(self._batches)
+        x = self.images[self._batches.index_select(0, self._next)[0]]
+        self._next.add_(1).remainder_(len(self._batches))
         prepared = model.prepare(x)
         mark(PHASES[1])
         model.iterate()
         mark(PHASES[2])
-        loss = model.loss(*prepared)
+        with self._autocast:
+            loss = model.loss(*prepared)
         mark(PHASES[3])
         loss.backward()
         mark(PHASES[4])
@@ -115,11 +121,52 @@ class TrainStep:
         mark("")
 
 
+class Drawn(NamedTuple):
+    """The loss and the gradients of ours, and what it drew for them."""
+
+    flow: IResNetFlow  # with the norms of this evaluation
+    results: tuple[Tensor, ...]  # loss, gradients in the order of PlainFlow.sources
+    noisy: Tensor
+    probes: list[Tensor]
+
+
+def drawn(flow: IResNetFlow, x: Tensor, name: str, autocast: bool = False) -> Drawn:
+    """Evaluate a copy of the model on the images x [B, 1, H, W], uint8, with the gradient that a baseline estimates."""
+    ours, noisy, recorder = copy.deepcopy(flow), [], Recorder()
+    for module in ours.modules():
+        if isinstance(module, InvertibleResidualBlock):
+            module.estimator = replace(module.estimator, gradient="series" if name == "series" else "neumann")
+        if isinstance(module, Dequantize):
+            hook = module.register_forward_hook(lambda _module, _x, result: noisy.append(result[0]))
+    with recorder, torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
+        loss = ours.bits_per_dim(x).mean()
+    hook.remove()
+    gradients = torch.autograd.grad(loss, PlainFlow(ours, name).sources)
+    probes = [probe.view(x.shape) for probe in recorder.arguments_named("probe")]
+    return Drawn(ours, (loss.detach(), *gradients), noisy[0], probes)
+
+
+def plain_results(plain: PlainFlow, of: Drawn) -> tuple[Tensor, ...]:
+    """Return the loss and the gradients of a baseline for the noise and the probes of ours."""
+    dtype = plain.mean.dtype
+    loss = plain.loss(of.noisy.to(dtype), [probe.to(dtype) for probe in of.probes])
+    return (loss.detach(), *torch.autograd.grad(loss, plain.parameters))
+
+
+def difference(results: Sequence[Tensor], truth: Sequence[Tensor]) -> tuple[float, float]:
+    """Return the relative errors of a loss and its gradients.
+
+    That of a gradient is the largest difference over the largest entry, of the worst tensor.
+    """
+    loss, *others = (float((a - b).abs().max() / b.abs().max()) for a, b in zip(results, truth, strict=True))
+    return loss, max(others)
+
+
 def agreeing(flow: IResNetFlow, x: Tensor, name: str, **form: Any) -> tuple[PlainFlow, tuple[float, float]]:
     """Return a baseline after checking that it computes what ours does, and the relative errors of loss and gradients.
 
     Both get the noise and the probes that ours draws. The series is compared with the gradient that our kernels give
-    for gradient="series". An error of a gradient is the largest difference over the largest entry, of the worst tensor.
+    for gradient="series".
 
     Args:
         flow: the model, which is left alone.
@@ -130,21 +177,9 @@ def agreeing(flow: IResNetFlow, x: Tensor, name: str, **form: Any) -> tuple[Plai
     Raises:
         RuntimeError: they do not agree.
     """
-    ours, noisy, recorder = copy.deepcopy(flow), [], Recorder()
-    for module in ours.modules():
-        if isinstance(module, InvertibleResidualBlock):
-            module.estimator = replace(module.estimator, gradient="series" if name == "series" else "neumann")
-        if isinstance(module, Dequantize):
-            hook = module.register_forward_hook(lambda _module, _x, result: noisy.append(result[0]))
-    with recorder:
-        loss = ours.bits_per_dim(x).mean()
-    hook.remove()
-    plain = PlainFlow(ours, "explicit" if name == COMPILED else name, **form)  # with the norms of this forward pass
-    # In the shape of its own, or the compiled one would compile again.
-    again = plain.loss(noisy[0], [probe.view(x.shape) for probe in recorder.arguments_named("probe")])
-    gradients, others = torch.autograd.grad(loss, plain.sources), torch.autograd.grad(again, plain.parameters)
-    gradient = max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(gradients, others, strict=True))
-    value = abs(again.item() / loss.item() - 1.0)
+    ours = drawn(flow, x, name)
+    plain = PlainFlow(ours.flow, "explicit" if name == COMPILED else name, **form)
+    value, gradient = difference(plain_results(plain, ours), ours.results)
     if not (value <= LOSS_LIMIT and gradient <= GRADIENT_LIMIT):
         raise RuntimeError(
             f"{name} must compute what ours computes, got a loss off by {value:.1e} and gradients off by "

@@ -40,7 +40,10 @@ def spectral_norm(
         for weight, u, v, place in zip(weights, us, vs, geometry, strict=True)
     ]
     sigmas, new_us, new_vs, counts = zip(*layers, strict=True)
-    iterations = torch.tensor(counts, dtype=torch.int64, device=weights[0].device)
+    if tol is None:  # filled in on the device: a copy from the host cannot be captured in a CUDA graph
+        iterations = torch.full((len(weights),), n_iterations, dtype=torch.int64, device=weights[0].device)
+    else:
+        iterations = torch.tensor(counts, dtype=torch.int64, device=weights[0].device)
     return torch.stack(sigmas), list(new_us), list(new_vs), iterations
 
 

@@ -1,0 +1,60 @@
+"""In which precision products are formed: the same switches for ours and for the baselines."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from machine import why_no_gpu
+
+FLOAT32, TF32, BF16 = "float32", "tf32", "bf16"
+PRECISIONS = (FLOAT32, TF32, BF16)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add --device and --precision, to be read by `check_options`."""
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--precision", type=_several, help=f"on a GPU, comma-separated, of {', '.join(PRECISIONS)} (default: all)"
+    )
+
+
+def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End the program with a sentence if there is no GPU to use; fill in all precisions where none is named."""
+    if options.device != "cuda":
+        if options.precision:
+            parser.error("--precision is for --device cuda; a CPU multiplies in float32.")
+        return
+    reason = why_no_gpu()
+    if reason is not None:
+        parser.error(f"--device cuda {reason}")
+    options.precision = options.precision or PRECISIONS
+
+
+def _several(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    unknown = [name for name in names if name not in PRECISIONS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"unknown precision {unknown[0]!r}; there are {', '.join(PRECISIONS)}")
+    return names
+
+
+@contextmanager
+def products_in(precision: str) -> Iterator[None]:
+    """Set torch's switches for matrix products and convolutions alike, and let cudnn try its algorithms.
+
+    With "bf16" they stand as with "float32": narrower are the tensors (of baselines) or autocast (of ours).
+
+    Args:
+        precision: one of `PRECISIONS`.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark
+    matmul.allow_tf32 = cudnn.allow_tf32 = precision == TF32
+    cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
