@@ -90,7 +90,8 @@ std::string describe_plan(const std::vector<int>& channels, const std::vector<in
   const auto [architecture, multiprocessors, per_block, per_multiprocessor] = card_numbers;
   const Card card{card_name.c_str(), architecture, multiprocessors, per_block, per_multiprocessor};
   const WalkRequest request{static_cast<WalkKind>(walk), probes, repeats, sums, neumann};
-  const ResidentPlan plan = plan_walk(shape, request, static_cast<Precision>(precision), element_bytes, card);
+  const Precision chosen = cheapest_precision(shape, request, static_cast<Precision>(precision), element_bytes, card);
+  const ResidentPlan plan = plan_walk(shape, request, chosen, element_bytes, card);
   return describe_plan(plan, card, element_bytes);
 }
 

@@ -73,7 +73,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=list(_PRECISIONS),
         default="full",
-        help="how products of float32 numbers are formed (default: full); the inverse and float64 are always full",
+        help="the least exact that products of float32 numbers may be (default: full): a plan takes the cheapest that "
+        "is allowed, and says which; the inverse and float64 are always full",
     )
 
 

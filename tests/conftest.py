@@ -61,6 +61,16 @@ def _seed_and_restore():
         _library.set_cpu_isa(isa)
 
 
+@pytest.fixture(autouse=True)
+def _full_precision(request):
+    """Float32 on a GPU is compared as it is: convolutions, torch's and ours, use TF32 there unless told otherwise."""
+    if not request.node.get_closest_marker("cuda"):
+        yield
+        return
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        yield
+
+
 @pytest.fixture
 def one_thread():
     torch.set_num_threads(1)  # tiny layers: waking a second thread costs more than it brings

@@ -24,13 +24,6 @@ LARGE = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _full_precision():
-    """The yardstick is float32 as it is: torch's convolutions use TF32 unless told otherwise."""
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        yield
-
-
 def branch(package, p):
     return [package.branch(p.x, *p.branch, p.parameters)]
 

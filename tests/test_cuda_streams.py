@@ -8,6 +8,7 @@ from layers import make_layers
 from problems import DTYPES, LIPSCHITZ, TINY, Case, make, named
 
 from iresnet_fast import ops
+from iresnet_fast.__main__ import main as iresnet_fast_main
 
 pytestmark = pytest.mark.cuda
 
@@ -175,25 +176,49 @@ def test_reduced_precision_is_within_its_rounding(case, precision, device):
         assert error <= roundings * ROUNDING[precision] * max(size, oracle.abs().max().item())
 
 
-def test_torch_chooses_the_precision(gpu):
-    """TF32 and autocast change the numbers where the GPU has tensor cores for them, and the inverse never."""
-    if torch.cuda.get_device_capability() < (8, 0):
-        pytest.skip("no tensor cores for TF32 and bf16")
-    problem = make(CASES[3], torch.float32, gpu).requires_grad()
+def planned_precision(capsys, branch, case, precision):
+    """The precision that the plan of a log-determinant in training takes on this GPU."""
+    options = ("--batch", str(case.batch), "--terms", str(case.terms), "--precision", precision)
+    iresnet_fast_main(["plan", "--branch", branch, "--card", "this", *options])
+    plan = capsys.readouterr().out.split("\n\n")[2]
+    return plan.splitlines()[1].split(", ")[1].split(" ")[0]
+
+
+@pytest.mark.parametrize(
+    ("case", "branch", "switch"),
+    [
+        (
+            Case("dense", (96,), (1024, 1024), activations=("identity", "elu", "elu"), batch=1000),
+            "dense:96,1024,1024,96",
+            torch.backends.cuda.matmul,
+        ),
+        (
+            Case("conv", (12, 8, 8), (256, 256), (3, 1, 3), activations=("identity", "elu", "elu"), batch=64),
+            "conv:12,256,256,12:3,1,3:8x8",
+            torch.backends.cudnn.conv,
+        ),
+    ],
+    ids=["dense", "conv"],
+)
+def test_torch_chooses_the_precision(gpu, capsys, monkeypatch, case, branch, switch):
+    """TF32 and autocast change the numbers where they make the branch faster on this GPU, and the inverse never."""
+    problem = make(case, torch.float32, gpu).requires_grad()
     full, inverse = train(problem), invert(problem)
-    allowed = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = True
-    try:
-        tf32 = train(problem)
-        assert_equal(invert(problem), inverse)
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = allowed
-    with torch.autocast("cuda", torch.bfloat16):
-        bf16 = train(problem)
-        assert_equal(invert(problem), inverse)
-    for a, b, c in zip(full[:3], tf32, bf16, strict=False):  # z, log-det and the gradient of x
-        assert a.dtype == b.dtype == c.dtype == torch.float32
-        assert 0 < (b - a).norm() < (c - a).norm() < 0.1 * a.norm()
+    changes = {}
+    for precision in ("tf32", "bf16"):
+        with monkeypatch.context() as patch, torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
+            if precision == "tf32":
+                patch.setattr(switch, "fp32_precision", "tf32")
+            got = train(problem)
+            assert_equal(invert(problem), inverse)
+        for a, b in zip(full[:3], got, strict=False):  # z, log-det and the gradient of x
+            assert b.dtype == torch.float32
+            assert (b - a).norm() < 0.1 * a.norm()
+        changes[precision] = (got[0] - full[0]).norm().item()
+    planned = [planned_precision(capsys, branch, case, precision) for precision in changes]
+    assert [change > 0 for change in changes.values()] == [precision != "full" for precision in planned]
+    if planned == ["tf32", "bf16"]:
+        assert changes["tf32"] < changes["bf16"]
     assert_equal(train(problem), full)
 
 

@@ -6,6 +6,7 @@ import torch
 from iresnet_fast.__main__ import main
 
 CONV = ["plan", "--branch", "conv:4,32,32,4:3,1,3:14x14", "--card", "h100"]
+WIDE = ["plan", "--branch", "conv:48,512,512,48:3,1,3:16x16", "--card", "h100"]
 WALKS = ["branch, g(x)", "log-determinant, 10 terms", "the same in training", "its gradient", "inverse, 20 iterations"]
 
 
@@ -32,11 +33,21 @@ def test_every_card_and_dtype(capsys, branch, card, dtype):
         assert "us modelled" in text
 
 
-def test_precision_is_that_of_all_but_the_inverse(capsys):
-    plans = plan(capsys, *CONV, "--precision", "bf16")
-    assert ["bf16 precision" in text for text in plans] == [True, True, True, True, False]
-    plans = plan(capsys, *CONV, "--precision", "tf32", "--dtype", "float64")
-    assert ["full precision" in text for text in plans] == [True] * 5
+def precisions(plans):
+    return [text.splitlines()[1].split(", ")[1].split(" ")[0] for text in plans]
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_precision_is_that_of_all_but_the_inverse(capsys, precision):
+    plans = plan(capsys, *WIDE, "--precision", precision)
+    assert precisions(plans) == [precision] * 4 + ["full"]
+    plans = plan(capsys, *WIDE, "--precision", precision, "--dtype", "float64")
+    assert precisions(plans) == ["full"] * 5
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_a_branch_that_tensor_cores_would_slow_down_keeps_its_precision(capsys, precision):
+    assert plan(capsys, *CONV, "--batch", "32", "--precision", precision) == plan(capsys, *CONV, "--batch", "32")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Which precision the products of a branch get, under torch's switches and autocast; no GPU is needed to ask."""
 
+import subprocess
 import sys
 
 import pytest
@@ -14,17 +15,31 @@ FULL, TF32, BF16 = 0, 1, 2
 
 @pytest.fixture(autouse=True)
 def _restore():
-    matmul = torch.backends.cuda.matmul
-    before, enabled, dtype = matmul.fp32_precision, torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    switches = torch.backends.cuda.matmul, torch.backends.cudnn, torch.backends.cudnn.conv, torch.backends.cudnn.rnn
+    before = [switch.fp32_precision for switch in switches]
+    enabled, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
     yield
-    matmul.fp32_precision = before
+    for switch, precision in zip(switches, before, strict=True):
+        switch.fp32_precision = precision
     torch.set_autocast_enabled("cuda", enabled)
     torch.set_autocast_dtype("cuda", dtype)
 
 
-def on_gpu(dtype=torch.float32):
+DENSE, IMAGES = (3, 2), (3, 2, 4, 4)
+
+
+def on_gpu(shape=DENSE, dtype=torch.float32):
     with FakeTensorMode():
-        return torch.empty(3, device="cuda", dtype=dtype)
+        return torch.empty(shape, device="cuda", dtype=dtype)
+
+
+def allow_tf32(api, *, dense, images):
+    """Set torch's switches for matrix products and for convolutions."""
+    if api == "old":
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = dense, images
+    else:
+        torch.backends.cuda.matmul.fp32_precision = "tf32" if dense else "ieee"
+        torch.backends.cudnn.conv.fp32_precision = "tf32" if images else "ieee"
 
 
 def autocast(dtype):
@@ -46,23 +61,43 @@ def autocast(dtype):
     ],
 )
 @pytest.mark.parametrize("api", ["old", "new"])
-def test_float32_on_a_gpu_follows_torch(tf32, autocast_dtype, precision, api):
-    if api == "old":
-        torch.backends.cuda.matmul.allow_tf32 = tf32
-    else:
-        torch.backends.cuda.matmul.fp32_precision = "tf32" if tf32 else "ieee"
+@pytest.mark.parametrize(("shape", "switch"), [(DENSE, "dense"), (IMAGES, "images")])
+def test_float32_on_a_gpu_follows_torch(tf32, autocast_dtype, precision, api, shape, switch):
+    other = "images" if switch == "dense" else "dense"
+    allow_tf32(api, **{switch: tf32, other: not tf32})
     autocast(autocast_dtype)
-    assert _stages.precision_of(on_gpu()) == precision
-    assert _stages.precision_of(on_gpu(torch.float64)) == FULL
-    assert _stages.precision_of(torch.ones(3)) == FULL
+    assert _stages.precision_of(on_gpu(shape)) == precision
+    assert _stages.precision_of(on_gpu(shape, torch.float64)) == FULL
+    assert _stages.precision_of(torch.ones(shape)) == FULL
 
 
-def test_precision_is_a_constant_of_a_compiled_graph():
+def test_torchs_defaults():
+    """Convolutions in TF32, matrix products not: what torch's own layers do unless told otherwise."""
+    code = (
+        "import torch; from torch._subclasses.fake_tensor import FakeTensorMode\n"
+        "from iresnet_fast.ops._stages import precision_of\n"
+        "with FakeTensorMode(): print([precision_of(torch.empty(s, device='cuda')) for s in ((3, 2), (3, 2, 4, 4))])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[0, 1]"
+
+
+def test_both_generations_of_switches_can_be_used():
+    """Where they disagree, torch's old switch raises when it is read."""
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    with pytest.raises(RuntimeError):
+        torch.backends.cudnn.allow_tf32  # noqa: B018
+    assert _stages.precision_of(on_gpu(IMAGES)) == FULL
+
+
+@pytest.mark.parametrize("convolutional", [False, True])
+def test_precision_is_a_constant_of_a_compiled_graph(convolutional):
     def f(x):
-        return x + _stages._float32_precision()
+        return x + _stages._float32_precision(convolutional)
 
     for tf32 in (True, False, True):
-        torch.backends.cuda.matmul.allow_tf32 = tf32
+        allow_tf32("old", dense=tf32, images=tf32)
         assert torch.compile(f, fullgraph=True, backend="eager")(torch.zeros(())) == tf32
 
 

@@ -4,6 +4,7 @@
 #include "cuda/activate.cuh"
 #include "cuda/linearized.cuh"
 #include "cuda/pack_weights.h"
+#include "cuda/plan.h"
 #include "cuda/rows.cuh"
 #include "cuda/weight_gradient.h"
 
@@ -20,6 +21,15 @@ struct WeightedEvents {
     return weight[item % samples] / pairs * y[item * size + offset];
   }
 };
+
+// Every product runs forward, backward and as a sum over rows, on the samples and on every pair of them: which
+// precision is cheapest can be told from one walk over them all.
+template <class T>
+Context at_cheapest_precision(const Branch<T>& branch, const BranchBackwardOperands<T>& op, Context context) {
+  const WalkRequest request{WalkKind::kForward, 1 + op.pairs, 1, false, false};
+  context.precision = cheapest_layered_precision(shape_of(branch), request, context.precision, sizeof(T), context.card);
+  return context;
+}
 
 template <class T>
 class BackwardPass {
@@ -93,8 +103,8 @@ BackwardPass<T>::BackwardPass(const Branch<T>& branch, const BranchBackwardOpera
                               Carver& carver)
     : branch_(branch),
       op_(op),
-      context_(context),
-      precision_(context.precision),
+      context_(at_cheapest_precision(branch, op, context)),
+      precision_(context_.precision),
       stages_(branch.stages),
       rows_(branch.batch * branch.pixels()),
       forward_(carve_packed(branch, Form::kForward, precision_, carver)),

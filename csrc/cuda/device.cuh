@@ -23,6 +23,15 @@ constexpr IRF_HOST_DEVICE int round_up(int n, int m) { return ceil_div(n, m) * m
 constexpr IRF_HOST_DEVICE int64_t ceil_div(int64_t n, int64_t m) { return (n + m - 1) / m; }
 constexpr IRF_HOST_DEVICE int64_t round_up(int64_t n, int64_t m) { return ceil_div(n, m) * m; }
 
+// Lets launches of a kernel that holds `static_bytes` itself have all the shared memory the card has for a block. The
+// limit belongs to the kernel, so a call must not set what it alone needs: another thread, with a smaller plan of the
+// same kernel, would lower it between this call and the launch.
+template <class Kernel>
+cudaError_t allow_shared(Kernel* kernel, const Card& card, int static_bytes = 0) {
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              card.shared_per_block - static_bytes);
+}
+
 template <class T>
 constexpr int kVector = 16 / static_cast<int>(sizeof(T));
 

@@ -3,13 +3,15 @@
 namespace irf::cuda {
 
 template <class T>
-Frozen<T>::Frozen(const Branch<T>& branch, const T* x, T* z, bool transpose, const Context& context, Carver& carver)
-    : branch_(branch), transpose_(transpose), context_(context) {
-  const Precision precision = context.precision;
+Frozen<T>::Frozen(const Branch<T>& branch, const T* x, T* z, const WalkRequest& request, const Context& context,
+                  Carver& carver)
+    : branch_(branch), transpose_(request.kind == WalkKind::kTransposed), context_(context) {
+  const Precision precision = cheapest_precision(shape_of(branch), request, context.precision, sizeof(T), context.card);
+  context_.precision = precision;
   forward_ = carve_packed(branch, Form::kForward, precision, carver);
-  if (transpose) transposed_ = carve_packed(branch, Form::kTransposed, precision, carver);
+  if (transpose_) transposed_ = carve_packed(branch, Form::kTransposed, precision, carver);
   derivatives_ = carve_derivatives(branch, precision, carver);
-  walk_.emplace(branch, forward_.data(), x, derivatives_, z, nullptr, context, carver);
+  walk_.emplace(branch, forward_.data(), x, derivatives_, z, nullptr, context_, carver);
 }
 
 template <class T>

@@ -51,6 +51,21 @@ bool countable(const BranchShape& shape, const WalkRequest& request) {
   return pixels <= 1 << 16 && shape.batch <= kMost / pixels && request.probes * shape.batch > 0;
 }
 
+// The precision of least cost, from the exact one down to `least`; the more exact one of two that cost the same.
+template <class Cost>
+Precision cheapest(const BranchShape& shape, Precision least, Cost cost) {
+  if (shape.stages == 0) return least;  // too many stages to model
+  Precision best = Precision::kFull;
+  if (least == best) return best;  // every call of an op comes here
+  double best_cost = cost(best);
+  for (const Precision precision : {Precision::kTf32, Precision::kBf16}) {
+    if (precision > least) break;
+    const double this_cost = cost(precision);
+    if (this_cost < best_cost) best = precision, best_cost = this_cost;
+  }
+  return best;
+}
+
 }  // namespace
 
 TileShape tile_shape(Family family, TileKind kind, int element_bytes) {
@@ -102,7 +117,7 @@ ResidentPlan plan_resident(const BranchShape& shape, const WalkRequest& request,
               if (weights == kAll && chunk != 128) continue;  // no chunks
               const Way way{family, items, threads, splits, chunk, weights, derivatives};
               const ResidentPlan plan = make_plan(shape, request, precision, element_bytes, card, way);
-              if (plan.resident && (!best.resident || plan.cycles < best.cycles)) best = plan;
+              if (plan.resident && (!best.resident || plan.microseconds < best.microseconds)) best = plan;
             }
   });
   return best;
@@ -130,12 +145,29 @@ ResidentPlan plan_walk(const BranchShape& shape, const WalkRequest& request, Pre
                        const Card& card) {
   precision = usable_precision(precision, element_bytes, card);
   ResidentPlan plan = plan_resident(shape, request, precision, element_bytes, card);
-  const double layered = layered_microseconds(shape, request, precision, element_bytes, card);
-  if (plan.resident && plan.microseconds <= layered) return plan;
+  const double layered =
+      layered_microseconds(shape, request, precision, element_bytes, card, model_constants(card.architecture));
+  if (plan.resident && (request.kind == WalkKind::kInverse || plan.microseconds <= layered)) return plan;
   plan = ResidentPlan{};
   plan.precision = precision;
   plan.microseconds = layered;
   return plan;
+}
+
+Precision cheapest_precision(const BranchShape& shape, const WalkRequest& request, Precision wanted, int element_bytes,
+                             const Card& card) {
+  const bool chain = request.kind == WalkKind::kTransposed || request.kind == WalkKind::kTangent;
+  return cheapest(shape, usable_precision(wanted, element_bytes, card), [&](Precision precision) {
+    const double freeze = chain ? plan_walk(shape, kForwardWalk, precision, element_bytes, card).microseconds : 0;
+    return freeze + plan_walk(shape, request, precision, element_bytes, card).microseconds;
+  });
+}
+
+Precision cheapest_layered_precision(const BranchShape& shape, const WalkRequest& request, Precision wanted,
+                                     int element_bytes, const Card& card) {
+  return cheapest(shape, usable_precision(wanted, element_bytes, card), [&](Precision precision) {
+    return layered_microseconds(shape, request, precision, element_bytes, card, model_constants(card.architecture));
+  });
 }
 
 }  // namespace irf::cuda

@@ -56,6 +56,7 @@ struct WalkRequest {
   bool sums;       // a chain: <w_k, v> and |w_k| are wanted
   bool neumann;    // a chain: so is the Neumann vector
 };
+constexpr WalkRequest kForwardWalk{WalkKind::kForward, 1, 1, false, false};
 
 // Tiles of one kernel instance (resident.cuh: DenseTiles, ImageTiles, TensorTiles). The number is the rows a thread
 // owns (images) or the items of a block (dense).
@@ -105,8 +106,7 @@ struct ResidentPlan {
   int stream, stream_size;  // two buffers
   int state, exchange, entry, first_vector, second_vector, sums, slopes, rows, lane_rows;
   int shared_bytes;
-  double cycles;        // of a multiprocessor, modelled
-  double microseconds;  // modelled: cycles at a nominal clock, launches
+  double microseconds;  // modelled (plan_model.h)
 };
 
 // What a plan may be asked to be, for tests; 0 or -1: free.
@@ -119,16 +119,22 @@ struct PlanChoice {
 // `wanted`, unless the card has no tensor cores for it or the numbers are double.
 Precision usable_precision(Precision wanted, int element_bytes, const Card&);
 
-// The cheapest way. `resident` says which.
+// The precision at which an op is cheapest among those at least as exact as `wanted`: tensor cores are slower than FMA
+// where their tiles are too large or padding too wide. Ops pack weights and rows for it, once for all their walks, so a
+// chain counts with the forward walk that freezes its branch.
+Precision cheapest_precision(const BranchShape&, const WalkRequest&, Precision wanted, int element_bytes, const Card&);
+// The same for a walk that is always layered.
+Precision cheapest_layered_precision(const BranchShape&, const WalkRequest&, Precision wanted, int element_bytes,
+                                     const Card&);
+
+// The cheapest way of this precision; an inverse is resident wherever it fits: one launch, which ends with the last
+// sample, against launches for every iteration allowed. `resident` says which.
 ResidentPlan plan_walk(const BranchShape&, const WalkRequest&, Precision, int element_bytes, const Card&);
 
 // The cheapest resident way, also among those that `choice` allows; `resident` is false if none fits the card.
 ResidentPlan plan_resident(const BranchShape&, const WalkRequest&, Precision, int element_bytes, const Card&);
 ResidentPlan plan_resident(const BranchShape&, const WalkRequest&, Precision, int element_bytes, const Card&,
                            const PlanChoice& choice);
-
-// Modelled microseconds of the layered way.
-double layered_microseconds(const BranchShape&, const WalkRequest&, Precision, int element_bytes, const Card&);
 
 // A small table: path, tiles, what lies in shared memory, modelled time.
 std::string describe_plan(const ResidentPlan&, const Card&, int element_bytes);

@@ -61,7 +61,8 @@ void lay_out_state(const BranchShape& shape, int element_bytes, ResidentPlan& pl
 }
 
 // The cheapest tile of a product that leaves a warp for each; false if there is none.
-bool choose_tile(ResidentPlan& plan, StagePlan& stage, int most_splits, int element_bytes, const Card& card) {
+bool choose_tile(ResidentPlan& plan, StagePlan& stage, int most_splits, int element_bytes,
+                 const ModelConstants& model) {
   const int warps = plan.threads / 32;
   double best = -1;
   StagePlan chosen = stage;
@@ -76,7 +77,7 @@ bool choose_tile(ResidentPlan& plan, StagePlan& stage, int most_splits, int elem
     const int tiles = stage.row_tiles * stage.column_tiles;
     if (tiles > warps) continue;
     stage.splits = std::min({warps / tiles, most_splits, stage.flat_rows / depth_of(plan.precision)});
-    const double cycles = stage_cycles(plan, stage, plan.blocks_per_multiprocessor, element_bytes, card);
+    const double cycles = stage_cycles(plan, stage, plan.blocks_per_multiprocessor, element_bytes, model);
     if (best < 0 || cycles < best) {
       best = cycles;
       chosen = stage;
@@ -179,6 +180,7 @@ void take_tables(int element_bytes, SharedMemory& shared, ResidentPlan& plan) {
 
 ResidentPlan make_plan(const BranchShape& shape, const WalkRequest& request, Precision precision, int element_bytes,
                        const Card& card, const Way& way) {
+  const ModelConstants& model = model_constants(card.architecture);
   const bool inverse = request.kind == WalkKind::kInverse, forward = inverse || request.kind == WalkKind::kForward;
   ResidentPlan plan{};
   plan.family = way.family;
@@ -202,7 +204,7 @@ ResidentPlan make_plan(const BranchShape& shape, const WalkRequest& request, Pre
   for (int i = 0; i < plan.stages; ++i) plan.stage[i].bias = shared.take(forward ? plan.stage[i].N_padded : 0);
   if (shared.overflown()) return plan;
   for (int i = 0; i < plan.stages; ++i)
-    if (!choose_tile(plan, plan.stage[i], way.most_splits, element_bytes, card)) return plan;
+    if (!choose_tile(plan, plan.stage[i], way.most_splits, element_bytes, model)) return plan;
   take_tables(element_bytes, shared, plan);
   take_weights(way, shared, plan);
   const bool entry = request.kind == WalkKind::kTangent && !shape.identity[0];
@@ -216,8 +218,7 @@ ResidentPlan make_plan(const BranchShape& shape, const WalkRequest& request, Pre
       std::min(plan.blocks_per_multiprocessor, card.shared_per_multiprocessor / (plan.shared_bytes + reserved));
   plan.blocks =
       static_cast<int>(std::min<int64_t>(plan.groups, int64_t(card.multiprocessors) * plan.blocks_per_multiprocessor));
-  plan.cycles = resident_cycles(plan, request, element_bytes, card);
-  plan.microseconds = plan.cycles / kClockMegahertz + kLaunchMicroseconds;
+  plan.microseconds = resident_microseconds(plan, request, element_bytes, card, model);
   return plan;
 }
 

@@ -8,8 +8,7 @@ PlannedForward<T>::PlannedForward(const Branch<T>& branch, const T* const* weigh
                                   Carver& carver)
     : resident_{branch, weights, x, derivatives.empty() ? nullptr : derivatives.data(), z, g},
       context_(context),
-      plan_(plan_walk(shape_of(branch), {WalkKind::kForward, 1, 1, false, false}, context.precision, sizeof(T),
-                      context.card)),
+      plan_(plan_walk(shape_of(branch), kForwardWalk, context.precision, sizeof(T), context.card)),
       stages_(derivatives.size()) {
   if (plan_.resident) return;
   for (size_t i = 0; i < derivatives.size(); ++i) stages_[i].d = derivatives[i];
@@ -20,8 +19,7 @@ PlannedForward<T>::PlannedForward(const Branch<T>& branch, const T* const* weigh
 template <class T>
 cudaError_t PlannedForward<T>::run() const {
   if (resident_.branch.batch == 0) return cudaSuccess;
-  return scratch_ ? layered_forward(layered_, *scratch_, context_)
-                  : resident_forward(resident_, plan_, context_.stream);
+  return scratch_ ? layered_forward(layered_, *scratch_, context_) : resident_forward(resident_, plan_, context_);
 }
 
 template <class T>
@@ -39,7 +37,7 @@ PlannedChain<T>::PlannedChain(const Chain<T>& chain, const Context& context, Car
 
 template <class T>
 cudaError_t PlannedChain<T>::run() const {
-  return scratch_ ? layered_chain(chain_, *scratch_, context_) : resident_chain(chain_, plan_, context_.stream);
+  return scratch_ ? layered_chain(chain_, *scratch_, context_) : resident_chain(chain_, plan_, context_);
 }
 
 #define IRF_INSTANTIATE(T)          \

@@ -256,18 +256,16 @@ __global__ void __launch_bounds__(kMaxThreads, 1) resident_chain_kernel(const __
 }
 
 template <class Tiles, class T = typename Tiles::Element>
-cudaError_t launch_chain(const Chain<T>& chain, const ResidentPlan& plan, cudaStream_t stream) {
+cudaError_t launch_chain(const Chain<T>& chain, const ResidentPlan& plan, const Context& context) {
   const ChainArguments<T> p(chain, plan);
-  if (const cudaError_t error = cudaFuncSetAttribute(resident_chain_kernel<Tiles>,
-                                                     cudaFuncAttributeMaxDynamicSharedMemorySize, plan.shared_bytes))
-    return error;
-  resident_chain_kernel<Tiles><<<plan.blocks, plan.threads, plan.shared_bytes, stream>>>(p);
+  if (const cudaError_t error = allow_shared(resident_chain_kernel<Tiles>, context.card)) return error;
+  resident_chain_kernel<Tiles><<<plan.blocks, plan.threads, plan.shared_bytes, context.stream>>>(p);
   return cudaGetLastError();
 }
 
 }  // namespace
 
 // In resident_chain_tensor.cu: families on tensor cores.
-cudaError_t resident_chain_tensor(const Chain<float>& chain, const ResidentPlan& plan, cudaStream_t stream);
+cudaError_t resident_chain_tensor(const Chain<float>& chain, const ResidentPlan& plan, const Context& context);
 
 }  // namespace irf::cuda

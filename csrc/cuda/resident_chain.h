@@ -10,6 +10,6 @@ namespace irf::cuda {
 // `plan` is resident, made for this chain: kTransposed or kTangent, with `sums` if value is wanted, and `neumann`.
 // Weights and derivatives are packed for plan.precision.
 template <class T>
-cudaError_t resident_chain(const Chain<T>& chain, const ResidentPlan& plan, cudaStream_t stream);
+cudaError_t resident_chain(const Chain<T>& chain, const ResidentPlan& plan, const Context& context);
 
 }  // namespace irf::cuda

@@ -3,39 +3,39 @@
 namespace irf::cuda {
 
 template <>
-cudaError_t launch_resident_forward(const ForwardArguments<float>& p, cudaStream_t stream) {
+cudaError_t launch_resident_forward(const ForwardArguments<float>& p, const Context& context) {
   switch (p.plan.family) {
     case Family::kDense4:
-      return launch_forward<DenseTiles<float, 4>>(p, stream);
+      return launch_forward<DenseTiles<float, 4>>(p, context);
     case Family::kDense8:
-      return launch_forward<DenseTiles<float, 8>>(p, stream);
+      return launch_forward<DenseTiles<float, 8>>(p, context);
     case Family::kDense16:
-      return launch_forward<DenseTiles<float, 16>>(p, stream);
+      return launch_forward<DenseTiles<float, 16>>(p, context);
     case Family::kDense32:
-      return launch_forward<DenseTiles<float, 32>>(p, stream);
+      return launch_forward<DenseTiles<float, 32>>(p, context);
     case Family::kImage7:
-      return launch_forward<ImageTiles<float, 7>>(p, stream);
+      return launch_forward<ImageTiles<float, 7>>(p, context);
     case Family::kImage8:
-      return launch_forward<ImageTiles<float, 8>>(p, stream);
+      return launch_forward<ImageTiles<float, 8>>(p, context);
     default:
-      return launch_resident_forward_tensor(p, stream);
+      return launch_resident_forward_tensor(p, context);
   }
 }
 
 template <class T>
-cudaError_t resident_forward(const ResidentForward<T>& forward, const ResidentPlan& plan, cudaStream_t stream) {
+cudaError_t resident_forward(const ResidentForward<T>& forward, const ResidentPlan& plan, const Context& context) {
   ForwardArguments<T> p(forward.branch, forward.weights, plan);
   for (int i = 0; i < plan.stages && forward.derivatives; ++i) p.derivative[i] = forward.derivatives[i];
   p.x = forward.x;
   p.z = forward.z;
   p.g = forward.g;
-  return launch_resident_forward(p, stream);
+  return launch_resident_forward(p, context);
 }
 
 template <class T>
 cudaError_t resident_inverse(const Branch<T>& branch, const T* const* weights,
                              const ResidualInverseOperands<T>& operands, const ResidentPlan& plan,
-                             cudaStream_t stream) {
+                             const Context& context) {
   ForwardArguments<T> p(branch, weights, plan);
   p.x = operands.z;
   p.inverse = true;
@@ -44,13 +44,13 @@ cudaError_t resident_inverse(const Branch<T>& branch, const T* const* weights,
   p.max_iterations = operands.max_iterations;
   p.iterations = operands.iterations;
   p.residual = operands.residual;
-  return launch_resident_forward(p, stream);
+  return launch_resident_forward(p, context);
 }
 
 #define IRF_INSTANTIATE(T)                                                                                    \
-  template cudaError_t resident_forward(const ResidentForward<T>&, const ResidentPlan&, cudaStream_t);        \
+  template cudaError_t resident_forward(const ResidentForward<T>&, const ResidentPlan&, const Context&);      \
   template cudaError_t resident_inverse(const Branch<T>&, const T* const*, const ResidualInverseOperands<T>&, \
-                                        const ResidentPlan&, cudaStream_t);
+                                        const ResidentPlan&, const Context&);
 IRF_INSTANTIATE(float)
 IRF_INSTANTIATE(double)
 #undef IRF_INSTANTIATE

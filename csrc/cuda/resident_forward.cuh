@@ -53,8 +53,8 @@ struct ForwardArguments {
 
 // One definition for double, two for float: families on tensor cores are in resident_forward_tensor.cu.
 template <class T>
-cudaError_t launch_resident_forward(const ForwardArguments<T>& p, cudaStream_t stream);
-cudaError_t launch_resident_forward_tensor(const ForwardArguments<float>& p, cudaStream_t stream);
+cudaError_t launch_resident_forward(const ForwardArguments<T>& p, const Context& context);
+cudaError_t launch_resident_forward_tensor(const ForwardArguments<float>& p, const Context& context);
 
 namespace {
 
@@ -242,12 +242,10 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
 }
 
 template <class Tiles, class T = typename Tiles::Element>
-cudaError_t launch_forward(const ForwardArguments<T>& p, cudaStream_t stream) {
+cudaError_t launch_forward(const ForwardArguments<T>& p, const Context& context) {
   const ResidentPlan& plan = p.plan;
-  if (const cudaError_t error = cudaFuncSetAttribute(resident_forward_kernel<Tiles>,
-                                                     cudaFuncAttributeMaxDynamicSharedMemorySize, plan.shared_bytes))
-    return error;
-  resident_forward_kernel<Tiles><<<plan.blocks, plan.threads, plan.shared_bytes, stream>>>(p);
+  if (const cudaError_t error = allow_shared(resident_forward_kernel<Tiles>, context.card)) return error;
+  resident_forward_kernel<Tiles><<<plan.blocks, plan.threads, plan.shared_bytes, context.stream>>>(p);
   return cudaGetLastError();
 }
 

@@ -19,11 +19,12 @@ struct ResidentForward {
 
 // `plan` is resident, made for kForward and one probe; weights are packed, rows are written for plan.precision.
 template <class T>
-cudaError_t resident_forward(const ResidentForward<T>& forward, const ResidentPlan& plan, cudaStream_t stream);
+cudaError_t resident_forward(const ResidentForward<T>& forward, const ResidentPlan& plan, const Context& context);
 
 // `plan` is made for kInverse; `weights` as above.
 template <class T>
 cudaError_t resident_inverse(const Branch<T>& branch, const T* const* weights,
-                             const ResidualInverseOperands<T>& operands, const ResidentPlan& plan, cudaStream_t stream);
+                             const ResidualInverseOperands<T>& operands, const ResidentPlan& plan,
+                             const Context& context);
 
 }  // namespace irf::cuda

@@ -11,12 +11,12 @@ namespace {
 
 constexpr int kExpectedIterations = 20;
 
-// Resident wherever it fits: one launch, which ends with the last sample, against launches for every iteration allowed.
 template <class T>
 cudaError_t run(const Branch<T>& branch, const ResidualInverseOperands<T>& op, Context context, Carver& carver) {
-  context.precision = usable_precision(context.precision, sizeof(T), context.card);
-  const ResidentPlan plan = plan_resident(shape_of(branch), {WalkKind::kInverse, 1, kExpectedIterations, false, false},
-                                          context.precision, sizeof(T), context.card);
+  const BranchShape shape = shape_of(branch);
+  const WalkRequest request{WalkKind::kInverse, 1, kExpectedIterations, false, false};
+  context.precision = cheapest_precision(shape, request, context.precision, sizeof(T), context.card);
+  const ResidentPlan plan = plan_walk(shape, request, context.precision, sizeof(T), context.card);
   const std::vector<T*> weights = carve_packed(branch, Form::kForward, context.precision, carver);
   std::optional<LayeredInverseScratch<T>> scratch;
   if (!plan.resident) scratch.emplace(branch, context.precision, context.card, carver);
@@ -24,7 +24,7 @@ cudaError_t run(const Branch<T>& branch, const ResidualInverseOperands<T>& op, C
   const cudaError_t error = pack_weights(branch, Form::kForward, context.precision, weights.data(), context.stream);
   if (error != cudaSuccess) return error;
   return scratch ? layered_inverse(branch, weights.data(), op, *scratch, context)
-                 : resident_inverse(branch, weights.data(), op, plan, context.stream);
+                 : resident_inverse(branch, weights.data(), op, plan, context);
 }
 
 }  // namespace

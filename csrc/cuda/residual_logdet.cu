@@ -19,9 +19,9 @@ __global__ void __launch_bounds__(kMeanThreads)
 }
 
 template <class T>
-cudaError_t run(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, Context context, Carver& carver) {
-  context.precision = usable_precision(context.precision, sizeof(T), context.card);
-  const Frozen<T> frozen(branch, op.x, op.z, true, context, carver);
+cudaError_t run(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, const Context& context, Carver& carver) {
+  const WalkRequest request{WalkKind::kTransposed, op.probes, op.terms, true, op.neumann != nullptr};
+  const Frozen<T> frozen(branch, op.x, op.z, request, context, carver);
   Chain<T> chain = frozen.chain();
   chain.probes = op.probes;
   chain.probe = op.probe;
@@ -35,7 +35,7 @@ cudaError_t run(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, Co
   chain.neumann = op.neumann;
   chain.norms = op.norms;
   chain.terms_used = op.terms_used;
-  const PlannedChain<T> planned(chain, context, carver);
+  const PlannedChain<T> planned(chain, frozen.context(), carver);
   if (carver.counting()) return cudaSuccess;
   cudaError_t error = frozen.freeze();
   if (error == cudaSuccess) error = planned.run();
@@ -47,9 +47,9 @@ cudaError_t run(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, Co
 }
 
 template <class T>
-cudaError_t run(const Branch<T>& branch, const JacobianPowersOperands<T>& op, Context context, Carver& carver) {
-  context.precision = usable_precision(context.precision, sizeof(T), context.card);
-  const Frozen<T> frozen(branch, op.x, nullptr, op.transpose, context, carver);
+cudaError_t run(const Branch<T>& branch, const JacobianPowersOperands<T>& op, const Context& context, Carver& carver) {
+  const WalkRequest request{op.transpose ? WalkKind::kTransposed : WalkKind::kTangent, 1, op.count, false, false};
+  const Frozen<T> frozen(branch, op.x, nullptr, request, context, carver);
   Chain<T> chain = frozen.chain();
   chain.probes = 1;
   chain.probe = op.start;
@@ -57,7 +57,7 @@ cudaError_t run(const Branch<T>& branch, const JacobianPowersOperands<T>& op, Co
   chain.powers = op.powers;
   chain.sample_stride = branch.in_size();
   chain.power_stride = branch.batch * branch.in_size();
-  const PlannedChain<T> planned(chain, context, carver);
+  const PlannedChain<T> planned(chain, frozen.context(), carver);
   if (carver.counting()) return cudaSuccess;
   const cudaError_t error = frozen.freeze();
   return error == cudaSuccess ? planned.run() : error;

@@ -32,11 +32,12 @@ cudaError_t run_layered(const Chain<T>& all, int rows, const LayeredChainScratch
 }
 
 template <class T>
-cudaError_t run(const Branch<T>& branch, const JacobianOperands<T>& op, Context context, Carver& carver) {
-  context.precision = usable_precision(context.precision, sizeof(T), context.card);
-  const Frozen<T> frozen(branch, op.x, nullptr, true, context, carver);
+cudaError_t run(const Branch<T>& branch, const JacobianOperands<T>& op, const Context& given, Carver& carver) {
+  const int rows = static_cast<int>(branch.in_size());
+  const Frozen<T> frozen(branch, op.x, nullptr, {WalkKind::kTransposed, rows, 1, false, false}, given, carver);
+  const Context& context = frozen.context();
   Chain<T> chain = frozen.chain();
-  chain.probes = static_cast<int>(branch.in_size());
+  chain.probes = rows;
   chain.terms = 1;
   chain.powers = op.jacobian;
   chain.probe_stride = branch.in_size();
@@ -51,7 +52,7 @@ cudaError_t run(const Branch<T>& branch, const JacobianOperands<T>& op, Context 
   if (carver.counting()) return cudaSuccess;
   const cudaError_t error = frozen.freeze();
   if (error != cudaSuccess) return error;
-  return scratch ? run_layered(chain, some.probes, *scratch, context) : resident_chain(chain, plan, context.stream);
+  return scratch ? run_layered(chain, some.probes, *scratch, context) : resident_chain(chain, plan, context);
 }
 
 }  // namespace

@@ -152,10 +152,7 @@ cudaError_t spectral_norm(const SpectralNormOperands<T>& op, const Context& cont
   if (plan.workspace > 0)
     pack_weights<T><<<dim3(kPackBlocks, op.layers), kNormThreads, 0, context.stream>>>(table, workspace);
   const int most = static_cast<int>(std::min<int64_t>(op.max_iterations, INT_MAX));
-  // The most the card has, not what this call needs: calls of other threads must not lower it before the launch.
-  const cudaError_t error = cudaFuncSetAttribute(power_iteration<T>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                 context.card.shared_per_block - kStaticShared);
-  if (error != cudaSuccess) return error;
+  if (const cudaError_t error = allow_shared(power_iteration<T>, context.card, kStaticShared)) return error;
   const int shared = static_cast<int>(plan.shared * sizeof(T));
   power_iteration<T><<<op.layers, kNormThreads, shared, context.stream>>>(table, workspace, most, op.tolerance,
                                                                           op.sigma, op.iterations);

@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "cuda/pack.h"
+#include "cuda/product_columns.h"
 #include "cuda/product_fetch.cuh"
 #include "cuda/row_place.cuh"
 #include "iresnet_fast/params.h"
@@ -139,24 +140,6 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   }
 }
 
-// Columns of a block: the choice that finishes first when every multiprocessor takes blocks in turn. `cost` is in issue
-// slots per step of the reduction.
-inline int product_columns(int columns, int64_t rows, int element_bytes, Precision precision, const Card& card) {
-  if (element_bytes == 8) return 32;
-  if (precision != Precision::kFull && columns > 16) return 64;
-  struct {
-    int columns, cost;
-  } const choices[] = {{64, 9}, {32, 6}, {16, 4}};
-  int64_t best_cost = INT64_MAX;
-  int best = 0;
-  for (const auto& choice : choices) {
-    const int64_t blocks = ceil_div(rows, int64_t(128)) * ceil_div(columns, choice.columns);
-    const int64_t cost = ceil_div(blocks, int64_t(card.multiprocessors)) * choice.cost;
-    if (cost < best_cost) best_cost = cost, best = choice.columns;
-  }
-  return best;
-}
-
 template <class T>
 int product_columns(const StageProduct<T>& product, Precision precision, const Card& card) {
   return product_columns(product.columns, product.rows(), sizeof(T), precision, card);
@@ -166,6 +149,7 @@ template <class Tile, class Epilogue>
 void launch_stage_product(const StageProduct<typename Tile::Element>& product, const Epilogue& epilogue,
                           cudaStream_t stream) {
   using Shape = ProductShape<Tile>;
+  static_assert(Shape::kRows == kProductRows, "what product_columns counts with");
   const int64_t blocks = ceil_div(product.rows(), int64_t(Shape::kRows)) * ceil_div(product.columns, Shape::kColumns);
   stage_product_kernel<Shape, Epilogue>
       <<<static_cast<unsigned>(blocks), Shape::kThreads, 0, stream>>>(product, epilogue);

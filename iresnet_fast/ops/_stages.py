@@ -67,20 +67,26 @@ def _widen(argument: Any) -> Any:
 FULL_PRECISION = 0
 
 
-def precision_of(tensor: Tensor) -> int:
-    """Return how kernels form the products of a branch on this tensor, as the raw ops take it; sums are never narrower.
+def precision_of(x: Tensor) -> int:
+    """Return how exact the products of a branch on x, [B, d] or [B, C, H, W], must be, as the raw ops take it.
 
-    Float32 tensors on a GPU follow torch's own switches: 2 (operands rounded to bf16) under autocast to bfloat16, 1
-    (TF32) where torch.backends.cuda.matmul allows it, for convolutions too. All else is 0, exact operands.
+    Float32 tensors on a GPU follow torch's own switches, as torch's own layers do: 2 (operands rounded to bf16) under
+    autocast to bfloat16, 1 (TF32) where torch.backends.cudnn allows it for convolutions and torch.backends.cuda.matmul
+    for dense branches. All else is 0, exact operands. Kernels take a more exact way where it is faster, and their sums
+    are never narrower than float32.
     """
-    return _float32_precision() if tensor.is_cuda and tensor.dtype == torch.float32 else FULL_PRECISION
+    if not x.is_cuda or x.dtype != torch.float32:
+        return FULL_PRECISION
+    return _float32_precision(convolutional=x.dim() == 4)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _float32_precision() -> int:
+def _float32_precision(convolutional: bool) -> int:
     if torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") == torch.bfloat16:
         return 2
-    return 1 if torch.backends.cuda.matmul.fp32_precision == "tf32" else FULL_PRECISION
+    # Not `allow_tf32`, which raises where both generations of these switches were used.
+    switch: Any = torch.backends.cudnn.conv if convolutional else torch.backends.cuda.matmul
+    return 1 if switch.fp32_precision == "tf32" else FULL_PRECISION
 
 
 def constants(values: Sequence[float], like: Tensor) -> Tensor:

@@ -43,7 +43,6 @@ class Plan(Structure):
         *ints("height width pixels origin row_positions image_positions positions pitch padded_rows lane_width"),
         *ints("padded_lane_rows event_channels event_pitch stream stream_size state exchange entry first_vector"),
         *ints("second_vector sums slopes rows lane_rows shared_bytes"),
-        ("cycles", c_double),
         ("microseconds", c_double),
     )
 
@@ -58,21 +57,42 @@ class PlanCase(Structure):
         ("text", c_char_p),
         ("plan", POINTER(Plan)),
         ("plan_bytes", c_int64),
+        ("constants", POINTER(c_double)),
+        ("resident", c_double),
         ("layered", c_double),
     )
 
 
 def plan(shape, card, kind=TRANSPOSED, probes=1, terms=10, precision=FULL, element_bytes=4, choice=None):
     """The plan, the modelled time of the layered way, and the plan in words."""
+    result, case = modelled(shape, card, kind, probes, terms, precision, element_bytes, choice)
+    return result, case.layered, case.text.decode()
+
+
+def modelled(
+    shape, card, kind=TRANSPOSED, probes=1, terms=10, precision=FULL, element_bytes=4, choice=None, constants=None
+):
+    """The plan, and its case filled in; `constants`: of the model, by name, instead of the card's."""
     chain = kind in (TRANSPOSED, TANGENT)
     text, result = ctypes.create_string_buffer(8192), Plan()
     case = PlanCase(kind, probes, terms, chain, kind == TRANSPOSED, element_bytes, choice or Choice())
     case.forced, case.text = choice is not None, ctypes.cast(text, c_char_p)
     case.plan, case.plan_bytes = pointer(result), ctypes.sizeof(Plan)
+    if constants is not None:
+        case.constants = (c_double * len(constants))(*constants.values())
     weights = [torch.empty(1)] * (len(shape.channels) - 1)
     branch = branch_struct(shape, [4] * len(weights), weights)
     project_emulator("fast").call("plan_case", pointer(branch), pointer(case), Target(card.encode(), precision))
-    return result, case.layered, text.value.decode()
+    return result, case
+
+
+def constants_of(card):
+    """The constants of the model for a card, by name."""
+    emulator = project_emulator("fast")
+    names = emulator._text("model_constant_names").split(",")
+    values = (c_double * len(names))()
+    emulator.call("model_constants_of", card.encode(), values)
+    return dict(zip(names, values, strict=True))
 
 
 def toy(batch):
@@ -113,9 +133,9 @@ def test_a_resident_plan_fits(shape, card):
     variants += [(TRANSPOSED, TF32, 4), (TRANSPOSED, BF16, 4)]
     for kind, precision, size in variants:
         p, layered, text = plan(shape, card, kind, precision=precision, element_bytes=size)
-        assert p.microseconds <= layered
+        assert p.microseconds <= layered or (kind == INVERSE and p.resident)
         assert ("resident" if p.resident else "layered") in text
-        assert p.precision == (FULL if card == "t4" else precision)
+        assert p.precision <= (FULL if card == "t4" else precision)
         if not p.resident:
             continue
         assert 0 < p.shared_bytes <= block
@@ -132,6 +152,41 @@ def test_a_resident_plan_fits(shape, card):
                 assert stage.chunk * stage.column_pitch <= p.stream_size
             else:
                 assert stage.chunk == stage.flat_rows
+
+
+def op_time(shape, card, kind, precision):
+    """Modelled time of an op at exactly this precision: the walk, and before a chain the forward walk."""
+    if kind in (TRANSPOSED, TANGENT):
+        return walk_time(shape, card, FORWARD, precision, 1) + walk_time(shape, card, kind, precision, 10)
+    return walk_time(shape, card, kind, precision, 10)
+
+
+def walk_time(shape, card, kind, precision, terms):
+    p, case = modelled(shape, card, kind, terms=terms, precision=precision, choice=Choice())
+    if p.resident and kind == INVERSE:
+        return p.microseconds
+    return min(p.microseconds, case.layered) if p.resident else case.layered
+
+
+@pytest.mark.parametrize("card", CARDS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_tensor_cores_never_make_an_op_slower(shape, card):
+    """The precision chosen is the cheapest of those that may be: never slower, in the model, than float32."""
+    for kind in range(4):
+        times = [op_time(shape, card, kind, precision) for precision in (FULL, TF32, BF16)]
+        for wanted in (FULL, TF32, BF16):
+            chosen = plan(shape, card, kind, precision=wanted)[0].precision
+            assert chosen <= wanted
+            assert times[chosen] == min(times[: wanted + 1])
+
+
+def test_small_branches_stay_on_fma_and_large_ones_do_not():
+    for small in (toy(1000), mnist(32), Shape((43, 128, 128, 43), 1000)):
+        for precision in (TF32, BF16):
+            assert plan(small, "h100", precision=precision)[0].precision == FULL
+    for precision in (TF32, BF16):
+        assert plan(large(64), "h100", precision=precision)[0].precision == precision
+        assert plan(toy(1000), "h100", precision=precision, element_bytes=8)[0].precision == FULL
 
 
 @pytest.mark.parametrize("card", CARDS)
@@ -176,6 +231,49 @@ def test_a_large_batch_of_one_item_plans_shares_out_evenly():
     p, _, _ = plan(mnist(133), "h100")
     assert p.resident
     assert p.blocks <= p.groups
+
+
+def test_the_model_counts_with_the_tile_that_will_be_used():
+    """On an idle card a layered product of 64 columns is four tiles side by side, each as fast as one of 16 columns."""
+    wide, narrow = (modelled(Shape((512, columns), 64), "h100", FORWARD)[1].layered for columns in (64, 16))
+    assert wide == narrow
+
+
+@pytest.mark.parametrize("shape", [toy(1000), large(64)], ids=str)
+def test_constants_are_a_cards_own_and_can_be_given(shape):
+    known = constants_of("h100")
+    assert known["clock_megahertz"] == 1755
+    assert constants_of("a100")["float_fma_cycles"] == 2 * known["float_fma_cycles"]
+    p, case = modelled(shape, "h100", constants=known)
+    assert p.microseconds == (case.resident if p.resident else case.layered)
+    without_launches = known | {"launch_microseconds": 0}
+    slow = modelled(shape, "h100", constants=without_launches)[1]
+    fast = modelled(shape, "h100", constants=without_launches | {"clock_megahertz": 2 * 1755})[1]
+    assert fast.layered == pytest.approx(slow.layered / 2)
+    assert fast.resident == pytest.approx(slow.resident / 2)
+
+
+def test_every_constant_counts():
+    """A constant that changes no time could not be fitted."""
+    cases = [
+        (toy(1000), FULL, 4, Choice(weights_shared=0, derivatives_shared=0)),
+        (mnist(2), FULL, 8, Choice()),
+        (toy(1000), TF32, 4, Choice()),
+        (large(64), TF32, 4, None),
+        (large(64), BF16, 4, None),
+        (Shape((4096, 4096), 4096), BF16, 4, None),
+    ]
+    known = constants_of("h100")
+    counts = set()
+    for shape, precision, size, choice in cases:
+
+        def times(constants, shape=shape, precision=precision, size=size, choice=choice):
+            case = modelled(shape, "h100", TRANSPOSED, 1, 10, precision, size, choice, constants)[1]
+            return case.resident, case.layered
+
+        before = times(known)
+        counts |= {name for name, value in known.items() if times(known | {name: value / 3}) != before}
+    assert counts == set(known)
 
 
 def test_a_plan_in_words():

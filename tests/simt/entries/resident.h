@@ -10,6 +10,8 @@ namespace simt {
 
 constexpr size_t kTextBytes = 8192;
 
+inline size_t no_workspace(const irf::cuda::Card&, irf::cuda::Precision) { return 0; }
+
 struct ResidentCase {
   irf::cuda::PlanChoice choice;
   char* text;  // kTextBytes for the description of the plan

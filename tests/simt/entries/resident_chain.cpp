@@ -31,9 +31,8 @@ const char* run(const irf::Branch<T>& branch, const ChainCase& c, const simt::Ta
         c.first_unit,    int(c.terms),   in(c.coefficients), c.per_sample != 0, in(c.tail),    T(c.tolerance),
         c.relative != 0, in(c.value),    in(c.neumann),      in(c.norms),       c.terms_used,  in(c.powers),
         c.power_stride,  c.probe_stride, c.sample_stride};
-    const simt::OnStream on(simt::find_card(target.card).shared_per_block);
-    const cudaError_t error = irf::cuda::resident_chain(chain, plan, on.stream);
-    if (error != cudaSuccess) throw std::runtime_error(std::string("returned: ") + cudaGetErrorString(error));
+    simt::run_op(target, simt::no_workspace,
+                 [&](const irf::cuda::Context& context) { return irf::cuda::resident_chain(chain, plan, context); });
   });
 }
 

@@ -28,13 +28,13 @@ const char* run(const irf::Branch<T>& branch, const ForwardCase& c, const simt::
       weights[i] = in(c.weights[i]);
       derivatives[i] = in(c.derivatives[i]);
     }
-    const simt::OnStream on(simt::find_card(target.card).shared_per_block);
     const irf::ResidualInverseOperands<T> inverse{in(c.x),        T(c.residual_limit), c.max_iterations,
                                                   in(c.solution), c.iterations,        in(c.residual)};
     const irf::cuda::ResidentForward<T> forward{branch, weights, in(c.x), derivatives, in(c.z), in(c.g)};
-    const cudaError_t error = c.inverse ? irf::cuda::resident_inverse(branch, weights, inverse, plan, on.stream)
-                                        : irf::cuda::resident_forward(forward, plan, on.stream);
-    if (error != cudaSuccess) throw std::runtime_error(std::string("returned: ") + cudaGetErrorString(error));
+    simt::run_op(target, simt::no_workspace, [&](const irf::cuda::Context& context) {
+      return c.inverse ? irf::cuda::resident_inverse(branch, weights, inverse, plan, context)
+                       : irf::cuda::resident_forward(forward, plan, context);
+    });
   });
 }
 

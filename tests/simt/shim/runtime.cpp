@@ -5,6 +5,7 @@
 #include <deque>
 #include <numeric>
 #include <random>
+#include <set>
 #include <stdexcept>
 
 // Saves the registers a function must keep, and continues on another stack.
@@ -30,7 +31,10 @@ namespace {
 Fiber fibers[kMaxThreads];
 void* scheduler_stack;
 std::string error, calls;
-std::map<const void*, size_t> dynamic_limits;  // what cudaFuncSetAttribute allowed a kernel
+std::set<const void*> allowed;  // kernels for which this call has set a limit of dynamic shared memory
+// The least limit that any call has set for a kernel on a card. It lasts, and holds for all: a call of another thread may
+// come between this one's cudaFuncSetAttribute and its launch.
+std::map<std::pair<const void*, size_t>, size_t> dynamic_limits;
 std::mt19937_64 generator;
 std::deque<Fiber*> ready;
 unsigned threads, alive, at_barrier, barrier_sum, last_sum;
@@ -126,8 +130,8 @@ void check_launch() {
   const uint64_t size = uint64_t(block.x) * block.y * block.z;
   if (size == 0 || size > kMaxThreads || block.z > 64) refuse(size, " threads in a block");
   if (!grid.x || !grid.y || !grid.z || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535) refuse("grid ", grid);
-  if (shared > dynamic_limits.try_emplace(kernel, kDefaultShared).first->second || shared > config.shared_limit)
-    refuse(shared, " bytes of dynamic shared memory: over the card's, or more than 48 KB not allowed in this call");
+  if (shared > (allowed.contains(kernel) ? dynamic_limits.at({kernel, config.shared_limit}) : kDefaultShared))
+    refuse(shared, " bytes of dynamic shared memory: more than 48 KB not allowed in this call, or not in another one");
   if (config.stream && stream != config.stream) refuse("not on the stream of the caller");
 }
 
@@ -192,9 +196,9 @@ void run(const Launch& what) {
 void record(const std::string& call) { calls += call + "\n"; }
 void begin_call() {
   calls.clear(), error.clear();
-  dynamic_limits.clear();  // attributes belong to one device of several: a launch function sets what it needs each time
+  allowed.clear();  // attributes belong to one device of several: a launch function sets what it needs each time
 }
-bool opted_in() { return dynamic_limits[launch.kernel] > kDefaultShared; }
+bool opted_in() { return allowed.contains(launch.kernel); }
 
 void forbidden(const char* function) {
   record(function);
@@ -208,6 +212,8 @@ extern "C" SIMT_EXPORT const char* simt_calls() { return calls.c_str(); }
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
   simt::record(simt::text("cudaFuncSetAttribute|", attribute, "|", value));
   if (value < 0 || size_t(value) > simt::config.shared_limit) return cudaErrorInvalidValue;
-  simt::dynamic_limits[kernel] = value;
+  simt::allowed.insert(kernel);
+  const auto [limit, is_new] = simt::dynamic_limits.try_emplace({kernel, simt::config.shared_limit}, value);
+  limit->second = std::min<size_t>(limit->second, value);
   return cudaSuccess;
 }

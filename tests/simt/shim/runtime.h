@@ -61,8 +61,8 @@ extern uint32_t epoch, launch_epoch, block_epoch;
 
 bool clear_shared_memory();            // whether its red zones were intact
 void close_requests(bool at_barrier);  // accesses before and after this point are different requests
-bool opted_in();                       // cudaFuncSetAttribute allowed the running kernel more than 48 KB
-void begin_call();                     // forgets the log and the attributes
+bool opted_in();                       // cudaFuncSetAttribute set the limit of the running kernel
+void begin_call();                     // forgets the log and which kernels were allowed more
 void record(const std::string& call);
 extern "C" void simt_add_buffer(const void* p, size_t bytes, const char* name, bool writable, bool initialised);
 extern "C" void simt_remove_buffer(const void* p);
