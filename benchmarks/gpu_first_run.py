@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -25,10 +24,10 @@ from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
-from gpu_report import append, read, summary, write_report  # noqa: E402
+from gpu_report import append, card_folder, read, summary, write_report  # noqa: E402
 
 DRY_CARD = "CPU (dry run)"
-FILES = ("report.md", "results.jsonl", "log.txt", "env.txt", "pytest.xml", "simt.xml", "sanitizer.txt", "ncu.csv")
+DRY_PATIENCE = 6  # a dry run may share two cores with a test suite: times the limit
 
 
 class Step(NamedTuple):
@@ -65,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the chosen steps; exit with 1 if one failed."""
     options = parse(arguments)
     card = DRY_CARD if options.dry_run else find_card()
-    folder = options.out or HERE / "results" / slug(card)
+    folder = options.out or HERE / "results" / card_folder(card)
     print(f"gpu_first_run: {card}; results go to {folder}", flush=True)
     states = run(options.steps, folder, card, options.dry_run)
     print(summary(read(folder), lines=100), flush=True)
@@ -103,11 +102,6 @@ def find_card() -> str:
     return name.value.decode()
 
 
-def slug(card: str) -> str:
-    """Return a card's name as a folder."""
-    return re.sub(r"[^a-z0-9]+", "-", card.lower().removeprefix("nvidia ")).strip("-")
-
-
 def run(steps: Sequence[Step], folder: Path, card: str, dry: bool) -> dict[str, str]:
     """Run the steps one after the other and return how each ended: "ok", "failed" or "timed out".
 
@@ -118,6 +112,7 @@ def run(steps: Sequence[Step], folder: Path, card: str, dry: bool) -> dict[str, 
     append(folder, (record for record in read(folder) if record["step"] not in names), anew=True)
     states = {}
     for step in steps:
+        step = step._replace(limit=step.limit * DRY_PATIENCE) if dry else step
         print(f"{step.name}: {step.what} (at most {step.limit:g} s)", flush=True)
         started = time.monotonic()
         state, last = run_step(step, folder, card, dry)
@@ -141,7 +136,7 @@ def run_step(step: Step, folder: Path, card: str, dry: bool) -> tuple[str, str]:
         process = subprocess.Popen(
             [*command, "--dry-run"] if dry else command,
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-            env=environment(), cwd=HERE.parent,
+            env=environment(dry), cwd=HERE.parent,
         )  # fmt: skip
         try:
             state = "ok" if process.wait(step.limit) == 0 else "failed"
@@ -164,14 +159,15 @@ def kill_group(group: int) -> None:
         pass
 
 
-def environment() -> dict[str, str]:
+def environment(dry: bool) -> dict[str, str]:
     """Return the environment of a step: this checkout comes first, and compiled baselines are kept for the next run."""
     root = HERE.parent
     paths = [str(root), str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
     cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR", str(root / "build/gpu/inductor"))
-    return os.environ | {
-        "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", "TORCHINDUCTOR_CACHE_DIR": cache,
-    }  # fmt: skip
+    changes = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", "TORCHINDUCTOR_CACHE_DIR": cache}
+    if dry:
+        changes["OMP_NUM_THREADS"] = "1"  # tiny sizes: threads would only wait for each other
+    return os.environ | changes
 
 
 if __name__ == "__main__":

@@ -33,8 +33,8 @@ __global__ void __launch_bounds__(kThreads) multiply_adds(float* out, float a, f
 }
 
 // Every block reads the same bytes, which stay in L2, past its L1; and counts the cycles.
-__global__ void __launch_bounds__(kThreads) read_l2(const float4* data, int count, int rounds, float* out,
-                                                    long long* cycles) {
+__global__ void __launch_bounds__(kThreads)
+    read_l2(const float4* data, int count, int rounds, float* out, long long* cycles) {
   const long long start = clock64();
   float total = 0;
   for (int round = 0; round < rounds; ++round)
@@ -102,7 +102,7 @@ int main() {
   int multiprocessors = 0;
   check(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, 0), "cudaDeviceGetAttribute");
   const int blocks = 2 * multiprocessors, count = 1 << 18;  // 4 MiB of float4
-  float *out = nullptr;
+  float* out = nullptr;
   float4* data = nullptr;
   long long* cycles = nullptr;
   int* next = nullptr;

@@ -49,8 +49,8 @@ def describe(run: Run) -> None:
 
 def build(run: Run) -> bool:
     """Build the extension and the entries at the same time; return whether the extension was built."""
-    architecture = compute_capability()
-    settings = os.environ | {"FORCE_CUDA": "1", "TORCH_CUDA_ARCH_LIST": os.environ.get("TORCH_CUDA_ARCH_LIST", architecture)}
+    architecture = os.environ.get("TORCH_CUDA_ARCH_LIST", compute_capability())
+    settings = os.environ | {"FORCE_CUDA": "1", "TORCH_CUDA_ARCH_LIST": architecture}
     commands = {
         "extension": [sys.executable, "setup.py", "build_ext", "--inplace"],
         "entries": [sys.executable, "-m", "simt.gpu"],

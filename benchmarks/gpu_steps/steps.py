@@ -1,4 +1,4 @@
-"""Whole training steps of the MNIST density model, spectral norms of 48 blocks, and inverses, ours and plain torch's."""
+"""Whole training steps of the MNIST density model, spectral norms of 48 blocks, inverses: ours and plain torch's."""
 
 from __future__ import annotations
 

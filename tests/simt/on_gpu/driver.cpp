@@ -1,5 +1,5 @@
-// Calls every family of kernels on the GPU without Python or torch, so that compute-sanitizer and Nsight Compute start at
-// once: gpu_driver [NAME ...], no name for all. Buffers have exactly the size of their operands; results start
+// Calls every family of kernels on the GPU without Python or torch, so that compute-sanitizer and Nsight Compute start
+// at once: gpu_driver [NAME ...], no name for all. Buffers have exactly the size of their operands; results start
 // uninitialised. Nothing is compared here: tests do that.
 #include <cuda_runtime_api.h>
 
@@ -32,8 +32,7 @@ int attribute(cudaDeviceAttr which) {
 }
 
 Card this_card() {
-  return {"this GPU",
-          10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor),
+  return {"this GPU", 10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor),
           attribute(cudaDevAttrMultiProcessorCount), attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin),
           attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor)};
 }
@@ -101,8 +100,13 @@ void branch_ops(const Shape& shape, const Card& card, Precision precision) {
     const int in = shape.channels[i], out = shape.channels[i + 1], kernel = shape.kernels[i];
     const int64_t size = int64_t(in) * out * kernel * kernel;
     const double scale = 0.8 / std::sqrt(double(std::max(in, out)) * kernel * kernel);
-    stage[i] = {i ? irf::Activation::kElu : irf::Activation::kIdentity, in, out, kernel,
-                memory.numbers<T>(size, scale), memory.numbers<T>(out), nullptr};
+    stage[i] = {i ? irf::Activation::kElu : irf::Activation::kIdentity,
+                in,
+                out,
+                kernel,
+                memory.numbers<T>(size, scale),
+                memory.numbers<T>(out),
+                nullptr};
     parameters += size + out;
   }
   const irf::Branch<T> branch{stages, stage.data(), shape.height, shape.width, shape.batch};
@@ -112,7 +116,8 @@ void branch_ops(const Shape& shape, const Card& card, Precision precision) {
   irf::BranchOperands<T> forward{};
   forward.x = x;
   forward.g = memory.result<T>(batch * shape.channels.back() * branch.pixels());
-  run("branch", memory, card, precision, [&] { return irf::cuda::branch_workspace(branch, forward, card, precision); },
+  run(
+      "branch", memory, card, precision, [&] { return irf::cuda::branch_workspace(branch, forward, card, precision); },
       [&](const Context& context) { return irf::cuda::branch(branch, forward, context); });
 
   irf::ResidualLogdetOperands<T> logdet{};
@@ -126,7 +131,8 @@ void branch_ops(const Shape& shape, const Card& card, Precision precision) {
   logdet.neumann = memory.result<T>(event);
   logdet.norms = memory.result<T>(batch);
   logdet.terms_used = memory.result<int64_t>(batch);
-  run("residual_logdet", memory, card, precision,
+  run(
+      "residual_logdet", memory, card, precision,
       [&] { return irf::cuda::residual_logdet_workspace(branch, logdet, card, precision); },
       [&](const Context& context) { return irf::cuda::residual_logdet(branch, logdet, context); });
 
@@ -140,7 +146,8 @@ void branch_ops(const Shape& shape, const Card& card, Precision precision) {
   backward.residual = true;
   backward.grad_x = memory.result<T>(event);
   backward.grad_parameters = memory.result<T>(parameters);
-  run("branch_backward", memory, card, precision,
+  run(
+      "branch_backward", memory, card, precision,
       [&] { return irf::cuda::branch_backward_workspace(branch, backward, card, precision); },
       [&](const Context& context) { return irf::cuda::branch_backward(branch, backward, context); });
 
@@ -151,7 +158,8 @@ void branch_ops(const Shape& shape, const Card& card, Precision precision) {
   inverse.x = memory.result<T>(event);
   inverse.iterations = memory.result<int64_t>(batch);
   inverse.residual = memory.result<T>(batch);
-  run("residual_inverse", memory, card, precision,
+  run(
+      "residual_inverse", memory, card, precision,
       [&] { return irf::cuda::residual_inverse_workspace(branch, inverse, card, precision); },
       [&](const Context& context) { return irf::cuda::residual_inverse(branch, inverse, context); });
 }
@@ -183,7 +191,8 @@ void norm_ops(const Card& card) {
   norm.iterations = memory.result<int64_t>(2);
   norm.u = u.data();
   norm.v = v.data();
-  run("spectral_norm", memory, card, Precision::kFull, [&] { return irf::cuda::spectral_norm_workspace(norm, card); },
+  run(
+      "spectral_norm", memory, card, Precision::kFull, [&] { return irf::cuda::spectral_norm_workspace(norm, card); },
       [&](const Context& context) { return irf::cuda::spectral_norm(norm, context); });
 
   irf::SpectralNormalizeOperands<float> normalize{};

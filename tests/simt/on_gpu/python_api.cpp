@@ -48,8 +48,8 @@ void check_guard(const char* zone, const char* side) {
   if (error != cudaSuccess) return note(error, "the guard zone of the workspace");
   for (size_t i = 0; i < kGuard; ++i)
     if (bytes[i] != kPoison) {
-      found += std::string(found.empty() ? "" : "; ") + "written " + side + " the workspace, byte " + std::to_string(i) +
-               " of its guard zone";
+      found += std::string(found.empty() ? "" : "; ") + "written " + side + " the workspace, byte " +
+               std::to_string(i) + " of its guard zone";
       return;
     }
 }
@@ -107,7 +107,9 @@ const char* guarded(const std::function<void()>& body) {
   cudaGetLastError();
   try {
     body();
-  } catch (const std::exception& e) { found = e.what() + (found.empty() ? "" : "; " + found); }
+  } catch (const std::exception& e) {
+    found = e.what() + (found.empty() ? "" : "; " + found);
+  }
   message = found;
   return message.empty() ? nullptr : message.c_str();
 }
@@ -125,7 +127,9 @@ OnStream::OnStream(size_t shared_limit) : stream(begin(shared_limit)) {}
 OnStream::~OnStream() {
   try {
     if (replays) time_captured(stream);
-  } catch (const std::exception& e) { found += std::string(found.empty() ? "" : "; ") + e.what(); }
+  } catch (const std::exception& e) {
+    found += std::string(found.empty() ? "" : "; ") + e.what();
+  }
   note(cudaStreamSynchronize(stream), "the kernels");
   note(cudaStreamDestroy(stream), "cudaStreamDestroy");
 }
