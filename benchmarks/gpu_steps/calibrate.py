@@ -84,6 +84,10 @@ def main() -> None:
             break
         plans.append(plan)
         times.append(measured(gpu, plan, card))
+        run.record(
+            "plans", shape=f"{plan.shape.channels} {plan.shape.image} x {plan.shape.batch}", precision=plan.precision,
+            plan=plan.words, us=times[-1], modelled=float(model([plan], start)[0]),
+        )  # fmt: skip
     judge(run, plans, np.array(times), model, start)
 
 
@@ -130,10 +134,6 @@ def judge(run: Run, plans: list[Forced], times: NDArray[np.float64], model: Any,
     for name, value in fitted.items():
         run.record("constants", name=name, before=start[name], fitted=value, free=name in FREE)
     run.record("row", text="{" + ", ".join(f"{value:.4g}" for value in fitted.values()) + "}")
-    for plan, us, old, new in zip(plans, times, before, after, strict=True):
-        run.record("plans", shape=f"{plan.shape.channels} {plan.shape.image} x {plan.shape.batch}",
-                   precision=plan.precision, plan=plan.words, us=float(us), modelled=float(old),
-                   fitted=float(new))  # fmt: skip
     return fitted
 
 

@@ -35,25 +35,30 @@ def main() -> None:
     if not run.dry and not _library.HAS_CUDA:
         raise SystemExit(f"smoke: the CUDA kernels are unavailable: {_library.CUDA_ERROR}")
     for way, sizes in BRANCHES.items():
+        if run.dry and way != "resident dense":
+            continue  # a CPU has one way
+        ops = branch_ops(branch(*sizes))
+        exact = {op: call(torch.Tensor.double, 0) for op, call in ops.items()}
         for precision, number in PRECISIONS.items():
-            if run.dry and (way != "resident dense" or precision in ("tf32", "bf16")):
-                continue  # a CPU has one way, and computes exactly
-            dtype = torch.float64 if precision == "float64" else torch.float32
-            for op, call in branch_ops(branch(*sizes)).items():
-                record(run, op, way, precision, dtype, lambda place, call=call, number=number: call(place, number))
-    for precision in ("float32", "float64"):
-        for op, layer_call in layer_ops().items():
-            dtype = torch.float64 if precision == "float64" else torch.float32
-            record(run, op, "one launch", precision, dtype, layer_call)
+            for op, call in ops.items():
+                place = placement(run, precision)
+                record(run, op, way, precision, exact[op], lambda call=call, p=place, n=number: call(p, n))
+    for op, layer_call in layer_ops().items():
+        exact_layers = layer_call(torch.Tensor.double)
+        for precision in ("float32", "float64"):
+            place = placement(run, precision)
+            record(run, op, "one launch", precision, exact_layers, lambda call=layer_call, p=place: call(p))
 
 
-def record(
-    run: Run, op: str, way: str, precision: str, dtype: torch.dtype, call: Callable[[Any], list[Tensor]]
-) -> None:
-    """Call an op twice on the device, once in float64 on the CPU, and record what they differ by."""
-    exact = call(lambda t: t.double())
+def placement(run: Run, precision: str) -> Callable[[Tensor], Tensor]:
+    """Return where tensors go, and as what numbers."""
+    return lambda t: t.to(run.device, torch.float64 if precision == "float64" else torch.float32)
+
+
+def record(run: Run, op: str, way: str, precision: str, exact: list[Tensor], call: Callable[[], list[Tensor]]) -> None:
+    """Call an op twice, and record what it differs by from the exact result and from itself."""
     try:
-        first, second = (call(lambda t: t.to(run.device, dtype)) for _ in range(2))
+        first, second = call(), call()
         error = max(relative(a, b) for a, b in zip(first, exact, strict=True))
         same = all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
         run.record("errors", op=op, way=way, precision=precision, error=error, same_bits=same)
