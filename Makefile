@@ -1,4 +1,4 @@
-# make test | simt | bench | lint | sanitize | cuda-static | cuda-install | simt-mutate | build | clean.
+# make test | simt | bench | gpu | lint | sanitize | cuda-static | cuda-install | simt-mutate | build | clean.
 # Options: ARGS="--quick" for the program run, JOBS (test processes), VENV, PYTHON.
 VENV ?= .venv
 PYTHON ?= python3
@@ -11,7 +11,7 @@ CUDA_TORCH := torch==2.14.1
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
 BUILD_FILES := setup.py pyproject.toml $(wildcard build_backend/*.py) iresnet_fast/_version.py
 
-.PHONY: test simt bench lint sanitize cuda-static cuda-install simt-mutate build clean
+.PHONY: test simt bench gpu lint sanitize cuda-static cuda-install simt-mutate build clean
 .DELETE_ON_ERROR:
 
 test: build
@@ -23,6 +23,10 @@ simt: build
 
 bench: build
 	$(BIN)/python benchmarks/bench_logdet.py $(ARGS)
+
+# On a machine with a GPU: is it right, how fast is it, which plans are best; under nine minutes after the build.
+gpu: build
+	$(BIN)/python benchmarks/gpu_first_run.py $(ARGS)
 
 lint: $(VENV)/.requirements
 	$(BIN)/ruff check .

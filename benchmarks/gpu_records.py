@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypedDict
 
 import torch
+from gpu_report import card_folder
 from graphs import Timing
 from machine import processor
+
+__all__ = ["card_folder"]
 
 KIND = "time"  # of these lines; files hold lines of other kinds too
 GRAPH, EAGER = "graph", "eager"
@@ -81,11 +83,6 @@ def origin(device: str) -> dict[str, Any]:
 def card(device: str) -> str:
     """Return the name of the GPU, or of the processor that stands in for it in a try."""
     return torch.cuda.get_device_name() if device == "cuda" else processor()
-
-
-def card_folder(card: str) -> str:
-    """Return the name of the folder below benchmarks/results that a card's records are kept in."""
-    return re.sub(r"[^a-z0-9]+", "-", card.lower()).strip("-")
 
 
 def write(records: Iterable[GpuRecord], path: Path) -> Iterator[GpuRecord]:

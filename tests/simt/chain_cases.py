@@ -91,16 +91,19 @@ class Problem:
 
 
 def run(emulator, problem, dtype, transpose=True, sums=True, neumann=True, powers=True, tail=None, tolerance=0.0,
-        relative=False, choice=None, card="h100", precision=0):  # fmt: skip
-    """The resident chain on the emulator: a Series (tensors not wanted are empty) and the plan in words."""
+        relative=False, choice=None, card="h100", precision=0, place=lambda t: t):  # fmt: skip
+    """The resident chain on the emulator: a Series (tensors not wanted are empty) and the plan in words.
+
+    `place` says where the tensors of kernels are to lie.
+    """
     shape, m, n = problem.shape, problem.probes, problem.terms
-    cast = lambda t: None if t is None else t.to(dtype).contiguous()  # noqa: E731
-    weights = [pack_weight(cast(w), transpose, precision) for w in problem.weights]
-    derivatives = [None if d is None else pack_rows(cast(d), precision) for d in problem.derivatives]
+    cast = lambda t: None if t is None else place(t.to(dtype).contiguous())  # noqa: E731
+    weights = [place(pack_weight(w.to(dtype), transpose, precision)) for w in problem.weights]
+    derivatives = [None if d is None else place(pack_rows(d.to(dtype), precision)) for d in problem.derivatives]
     probe = None if problem.unit_probes else cast(problem.probe)
     coefficients = cast(problem.coefficients)
     tail = cast(tail)
-    new = torch.empty
+    new = lambda *size, dtype: place(torch.empty(*size, dtype=dtype))  # noqa: E731
     made = {
         "value": new(m, shape.batch, dtype=dtype) if sums else None,
         "neumann": new(m, shape.batch, *shape.event, dtype=dtype) if neumann else None,

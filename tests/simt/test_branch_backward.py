@@ -11,8 +11,6 @@ from iresnet_fast import activations as registry
 from iresnet_fast import reference
 
 from . import operands
-from .conftest import SCHEDULES
-from .emulator import project_emulator
 
 TF32, BF16 = 1, 2
 
@@ -84,12 +82,9 @@ def by_autograd(case, request, dtype):
     return [gradients[0] if input_gradient else None, *gradients[1:]]
 
 
-def assert_matches(case, request, dtype):
+def assert_matches(every_emulator, case, request, dtype):
     """Every build and order gives the same bits, and they are right."""
-    results = []
-    for kind, order, seed in SCHEDULES:
-        with project_emulator(kind).schedule(order, seed) as emulator:
-            results.append(by_kernel(emulator, case, request, dtype))
+    results = [by_kernel(emulator, case, request, dtype) for emulator in every_emulator()]
     for other in results[1:]:
         for a, b in zip(results[0], other, strict=True):
             assert (a is None and b is None) or torch.equal(a, b)
@@ -101,14 +96,15 @@ def assert_matches(case, request, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("wanted", REQUESTS)
 @pytest.mark.parametrize("case", **named(CASES))
-def test_matches_autograd(case, wanted, dtype):
-    assert_matches(case, REQUESTS[wanted], dtype)
+def test_matches_autograd(every_emulator, case, wanted, dtype):
+    assert_matches(every_emulator, case, REQUESTS[wanted], dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", KERNEL_ACTIVATIONS)
-def test_every_activation(name, dtype):
-    assert_matches(Case(name, (3,), (5,), batch=4, activations=(name,)), REQUESTS["three pairs"], dtype)
+def test_every_activation(every_emulator, name, dtype):
+    case = Case(name, (3,), (5,), batch=4, activations=(name,))
+    assert_matches(every_emulator, case, REQUESTS["three pairs"], dtype)
 
 
 @pytest.mark.parametrize(("precision", "eps"), [(TF32, 2.0**-11), (BF16, 2.0**-8)])

@@ -1,17 +1,10 @@
 """Plans: what they promise the kernels, and which way they choose for cases whose answer is known."""
 
-import ctypes
-from ctypes import POINTER, Structure, c_bool, c_char_p, c_double, c_int, c_int64, pointer
-
 import pytest
-import torch
 
-from .emulator import project_emulator
-from .operands import Target
-from .resident import BF16, DEPTH, FULL, MAX_STAGES, TF32, Choice, Shape, branch_struct
+from .plans import FORWARD, INVERSE, NOT_SHARED, TANGENT, TRANSPOSED, constants_of, modelled
+from .resident import BF16, DEPTH, FULL, TF32, Choice, Shape
 
-TRANSPOSED, TANGENT, FORWARD, INVERSE = range(4)
-NOT_SHARED = -1
 WIDE, MID, NARROW = range(3)
 CARDS = {  # multiprocessors, shared memory of a block, of a multiprocessor
     "t4": (40, 65536, 65536),
@@ -21,78 +14,10 @@ CARDS = {  # multiprocessors, shared memory of a block, of a multiprocessor
 }
 
 
-def ints(names):
-    return tuple((name, c_int) for name in names.split())
-
-
-class StagePlan(Structure):
-    _fields_ = (
-        *ints("K N kernel K_padded N_padded flat_rows column_pitch tile row_tiles column_tiles splits chunk weight"),
-        ("scaled", c_bool),
-        *ints("derivative bias"),
-    )
-
-
-class Plan(Structure):
-    _fields_ = (
-        ("resident", c_bool),
-        *ints("precision family threads items blocks blocks_per_multiprocessor"),
-        ("groups", c_int64),
-        ("stages", c_int),
-        ("stage", StagePlan * MAX_STAGES),
-        *ints("height width pixels origin row_positions image_positions positions pitch padded_rows lane_width"),
-        *ints("padded_lane_rows event_channels event_pitch stream stream_size state exchange entry first_vector"),
-        *ints("second_vector sums slopes rows lane_rows shared_bytes"),
-        ("microseconds", c_double),
-    )
-
-
-class PlanCase(Structure):
-    _fields_ = (
-        ("kind", c_int),
-        ("probes", c_int64),
-        *ints("repeats sums neumann element_bytes"),
-        ("choice", Choice),
-        ("forced", c_int),
-        ("text", c_char_p),
-        ("plan", POINTER(Plan)),
-        ("plan_bytes", c_int64),
-        ("constants", POINTER(c_double)),
-        ("resident", c_double),
-        ("layered", c_double),
-    )
-
-
 def plan(shape, card, kind=TRANSPOSED, probes=1, terms=10, precision=FULL, element_bytes=4, choice=None):
     """The plan, the modelled time of the layered way, and the plan in words."""
     result, case = modelled(shape, card, kind, probes, terms, precision, element_bytes, choice)
     return result, case.layered, case.text.decode()
-
-
-def modelled(
-    shape, card, kind=TRANSPOSED, probes=1, terms=10, precision=FULL, element_bytes=4, choice=None, constants=None
-):
-    """The plan, and its case filled in; `constants`: of the model, by name, instead of the card's."""
-    chain = kind in (TRANSPOSED, TANGENT)
-    text, result = ctypes.create_string_buffer(8192), Plan()
-    case = PlanCase(kind, probes, terms, chain, kind == TRANSPOSED, element_bytes, choice or Choice())
-    case.forced, case.text = choice is not None, ctypes.cast(text, c_char_p)
-    case.plan, case.plan_bytes = pointer(result), ctypes.sizeof(Plan)
-    if constants is not None:
-        case.constants = (c_double * len(constants))(*constants.values())
-    weights = [torch.empty(1)] * (len(shape.channels) - 1)
-    branch = branch_struct(shape, [4] * len(weights), weights)
-    project_emulator("fast").call("plan_case", pointer(branch), pointer(case), Target(card.encode(), precision))
-    return result, case
-
-
-def constants_of(card):
-    """The constants of the model for a card, by name."""
-    emulator = project_emulator("fast")
-    names = emulator._text("model_constant_names").split(",")
-    values = (c_double * len(names))()
-    emulator.call("model_constants_of", card.encode(), values)
-    return dict(zip(names, values, strict=True))
 
 
 def toy(batch):

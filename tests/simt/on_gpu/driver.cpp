@@ -1,0 +1,244 @@
+// Calls every family of kernels on the GPU without Python or torch, so that compute-sanitizer and Nsight Compute start
+// at once: gpu_driver [NAME ...], no name for all. Buffers have exactly the size of their operands; results start
+// uninitialised. Nothing is compared here: tests do that.
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "cuda/ops.h"
+
+namespace {
+
+using irf::cuda::Card;
+using irf::cuda::Context;
+using irf::cuda::Precision;
+
+void check(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return;
+  std::printf("gpu_driver: %s: %s\n", what, cudaGetErrorString(error));
+  std::exit(1);
+}
+
+int attribute(cudaDeviceAttr which) {
+  int value = 0;
+  check(cudaDeviceGetAttribute(&value, which, 0), "cudaDeviceGetAttribute");
+  return value;
+}
+
+Card this_card() {
+  return {"this GPU", 10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor),
+          attribute(cudaDevAttrMultiProcessorCount), attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin),
+          attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor)};
+}
+
+// Device memory of one case.
+class Memory {
+ public:
+  Memory() = default;
+  Memory(const Memory&) = delete;
+  ~Memory() {
+    for (void* piece : pieces_) cudaFree(piece);
+  }
+
+  template <class T>
+  T* result(int64_t count) {
+    void* piece = nullptr;
+    check(cudaMalloc(&piece, sizeof(T) * std::max<int64_t>(count, 1)), "cudaMalloc");
+    pieces_.push_back(piece);
+    return static_cast<T*>(piece);
+  }
+
+  // Uniform in [-scale, scale], the same on every run.
+  template <class T>
+  T* numbers(int64_t count, double scale = 1) {
+    std::vector<T> host(count);
+    for (T& v : host) {
+      state_ = state_ * 6364136223846793005u + 1442695040888963407u;
+      v = T(scale * (double(state_ >> 33) / double(1u << 30) - 1));
+    }
+    return copied(host);
+  }
+
+  template <class T>
+  T* copied(const std::vector<T>& host) {
+    T* piece = result<T>(host.size());
+    check(cudaMemcpy(piece, host.data(), sizeof(T) * host.size(), cudaMemcpyHostToDevice), "cudaMemcpy");
+    return piece;
+  }
+
+ private:
+  std::vector<void*> pieces_;
+  uint64_t state_ = 1;
+};
+
+struct Shape {
+  std::vector<int> channels, kernels;
+  int height, width;  // 0: dense
+  int64_t batch;
+};
+
+template <class Size, class Launch>
+void run(const char* op, Memory& memory, const Card& card, Precision precision, Size size, Launch launch) {
+  void* workspace = memory.result<char>(size());
+  check(launch(Context{card, precision, workspace, nullptr}), op);
+  check(cudaDeviceSynchronize(), op);
+}
+
+template <class T>
+void branch_ops(const Shape& shape, const Card& card, Precision precision) {
+  Memory memory;
+  const int stages = int(shape.kernels.size());
+  std::vector<irf::Stage<T>> stage(stages);
+  int64_t parameters = 0;
+  for (int i = 0; i < stages; ++i) {
+    const int in = shape.channels[i], out = shape.channels[i + 1], kernel = shape.kernels[i];
+    const int64_t size = int64_t(in) * out * kernel * kernel;
+    const double scale = 0.8 / std::sqrt(double(std::max(in, out)) * kernel * kernel);
+    stage[i] = {i ? irf::Activation::kElu : irf::Activation::kIdentity,
+                in,
+                out,
+                kernel,
+                memory.numbers<T>(size, scale),
+                memory.numbers<T>(out),
+                nullptr};
+    parameters += size + out;
+  }
+  const irf::Branch<T> branch{stages, stage.data(), shape.height, shape.width, shape.batch};
+  const int64_t batch = shape.batch, event = batch * branch.in_size();
+  const T* x = memory.numbers<T>(event);
+
+  irf::BranchOperands<T> forward{};
+  forward.x = x;
+  forward.g = memory.result<T>(batch * shape.channels.back() * branch.pixels());
+  run(
+      "branch", memory, card, precision, [&] { return irf::cuda::branch_workspace(branch, forward, card, precision); },
+      [&](const Context& context) { return irf::cuda::branch(branch, forward, context); });
+
+  irf::ResidualLogdetOperands<T> logdet{};
+  logdet.x = x;
+  logdet.probes = 1;
+  logdet.probe = memory.numbers<T>(event);
+  logdet.terms = 3;
+  logdet.coefficients = memory.copied(std::vector<T>(3, T(1)));
+  logdet.z = memory.result<T>(event);
+  logdet.value = memory.result<T>(batch);
+  logdet.neumann = memory.result<T>(event);
+  logdet.norms = memory.result<T>(batch);
+  logdet.terms_used = memory.result<int64_t>(batch);
+  run(
+      "residual_logdet", memory, card, precision,
+      [&] { return irf::cuda::residual_logdet_workspace(branch, logdet, card, precision); },
+      [&](const Context& context) { return irf::cuda::residual_logdet(branch, logdet, context); });
+
+  irf::BranchBackwardOperands<T> backward{};
+  backward.x = x;
+  backward.grad = memory.numbers<T>(event);
+  backward.pairs = 1;
+  backward.tangents = logdet.probe;
+  backward.cotangents = memory.numbers<T>(event);
+  backward.weight = memory.numbers<T>(batch);
+  backward.residual = true;
+  backward.grad_x = memory.result<T>(event);
+  backward.grad_parameters = memory.result<T>(parameters);
+  run(
+      "branch_backward", memory, card, precision,
+      [&] { return irf::cuda::branch_backward_workspace(branch, backward, card, precision); },
+      [&](const Context& context) { return irf::cuda::branch_backward(branch, backward, context); });
+
+  irf::ResidualInverseOperands<T> inverse{};
+  inverse.z = x;
+  inverse.residual_limit = T(1e-3);
+  inverse.max_iterations = 5;
+  inverse.x = memory.result<T>(event);
+  inverse.iterations = memory.result<int64_t>(batch);
+  inverse.residual = memory.result<T>(batch);
+  run(
+      "residual_inverse", memory, card, precision,
+      [&] { return irf::cuda::residual_inverse_workspace(branch, inverse, card, precision); },
+      [&](const Context& context) { return irf::cuda::residual_inverse(branch, inverse, context); });
+}
+
+// A matrix and a convolution.
+void norm_ops(const Card& card) {
+  Memory memory;
+  std::vector<irf::NormLayer<float>> layers(2);
+  layers[0].out_channels = 70;
+  layers[0].in_channels = 130;
+  layers[1] = {24, 12, 16, 16, 3, 3, 1, 1, 1, 1, 1, 1, 1, nullptr, nullptr, nullptr};
+  std::vector<float*> u, v, results;
+  std::vector<const float*> gradients;
+  for (irf::NormLayer<float>& layer : layers) {
+    layer.weight = memory.numbers<float>(layer.weight_size());
+    layer.u = memory.numbers<float>(layer.u_size(), 0.01);
+    layer.v = memory.numbers<float>(layer.v_size(), 0.01);
+    u.push_back(memory.result<float>(layer.u_size()));
+    v.push_back(memory.result<float>(layer.v_size()));
+    results.push_back(memory.result<float>(layer.weight_size()));
+    gradients.push_back(memory.numbers<float>(layer.weight_size()));
+  }
+  irf::SpectralNormOperands<float> norm{};
+  norm.layers = 2;
+  norm.layer = layers.data();
+  norm.max_iterations = 3;
+  norm.tolerance = -1;
+  norm.sigma = memory.result<float>(2);
+  norm.iterations = memory.result<int64_t>(2);
+  norm.u = u.data();
+  norm.v = v.data();
+  run(
+      "spectral_norm", memory, card, Precision::kFull, [&] { return irf::cuda::spectral_norm_workspace(norm, card); },
+      [&](const Context& context) { return irf::cuda::spectral_norm(norm, context); });
+
+  irf::SpectralNormalizeOperands<float> normalize{};
+  normalize.layers = 2;
+  normalize.layer = layers.data();
+  normalize.sigma = norm.sigma;
+  normalize.coeff = memory.copied(std::vector<float>(2, 0.9f));
+  normalize.result = results.data();
+  const auto size = [&] { return irf::cuda::spectral_normalize_workspace(normalize, card); };
+  run("spectral_normalize", memory, card, Precision::kFull, size,
+      [&](const Context& context) { return irf::cuda::spectral_normalize(normalize, context); });
+  normalize.grad = gradients.data();
+  normalize.through_sigma = true;
+  run("spectral_normalize_backward", memory, card, Precision::kFull, size,
+      [&](const Context& context) { return irf::cuda::spectral_normalize_backward(normalize, context); });
+}
+
+}  // namespace
+
+int main(int count, char** names) {
+  int devices = 0;
+  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
+    std::puts("gpu_driver: no CUDA device");
+    return 1;
+  }
+  const Card card = this_card();
+  Card layered = card;  // too little shared memory for anything to be resident
+  layered.shared_per_block = 49152;
+  layered.shared_per_multiprocessor = 0;
+  const Shape dense{{2, 128, 128, 2}, {1, 1, 1}, 0, 0, 37}, image{{4, 32, 32, 4}, {3, 1, 3}, 14, 14, 3};
+  const Shape wide{{12, 130, 130, 12}, {3, 1, 3}, 8, 8, 3};
+  const std::vector<std::string> wanted(names + 1, names + count);
+  const auto chosen = [&](const std::string& name) {
+    const bool run = wanted.empty() || std::find(wanted.begin(), wanted.end(), name) != wanted.end();
+    if (run) std::printf("%s\n", name.c_str());
+    return run;
+  };
+  const std::pair<const char*, Precision> precisions[] = {
+      {"float32", Precision::kFull}, {"tf32", Precision::kTf32}, {"bf16", Precision::kBf16}};
+  for (const auto& [suffix, precision] : precisions) {
+    if (chosen(std::string("dense-") + suffix)) branch_ops<float>(dense, card, precision);
+    if (chosen(std::string("image-") + suffix)) branch_ops<float>(image, card, precision);
+    if (chosen(std::string("layered-") + suffix)) branch_ops<float>(wide, layered, precision);
+  }
+  if (chosen("dense-float64")) branch_ops<double>(dense, card, Precision::kFull);
+  if (chosen("layered-float64")) branch_ops<double>(wide, layered, Precision::kFull);
+  if (chosen("norms")) norm_ops(card);
+  std::puts("gpu_driver: done");
+}

@@ -1,0 +1,267 @@
+"""The first run on a GPU, tried without one: every step, and that it survives crashes, hangs and its own end."""
+
+import importlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+PROGRAM = BENCHMARKS / "gpu_first_run.py"
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """Import a module of benchmarks/ or of its steps by name, as its scripts do."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS / "gpu_steps"))
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
+
+
+# A step: measures one thing, then does what its last lines say.
+MEASURES = "from step import Run\nrun = Run({name!r})\nrun.record('figures', value=7)\n"
+ENDS = {
+    "fine": "",
+    "crashes": "import os; os.abort()",
+    "raises": "raise SystemExit('raises: no such luck')",
+    "hangs": "import subprocess; child = subprocess.Popen(['sleep', '600'])\n"
+    "run.record('children', pid=child.pid)\nchild.wait()",
+}
+
+
+@pytest.fixture
+def steps(module, tmp_path):
+    """Steps that end as their names say, each given two seconds or, if it is to end by itself, a minute."""
+
+    def make(*names):
+        made = []
+        for name in names:
+            script = tmp_path / f"{name}.py"
+            path = f"import sys; sys.path[:0] = [{str(BENCHMARKS / 'gpu_steps')!r}]\n"
+            script.write_text(path + MEASURES.format(name=name) + ENDS[name])
+            made.append(module("gpu_first_run").Step(name, 5.0 if name == "hangs" else 60.0, "a test", script))
+        return made
+
+    return make
+
+
+def is_alive(pid):
+    """Whether a process runs; a killed one that nobody waited for does not."""
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def figures(module, folder):
+    return [(r["step"], r["value"]) for r in module("gpu_report").read(folder) if r["table"] == "figures"]
+
+
+def test_the_parent_imports_no_torch():
+    code = "import sys, gpu_first_run; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=BENCHMARKS, check=True)
+
+
+def test_all_limits_fit_into_the_loan(module):
+    run = module("gpu_first_run")
+    assert sum(step.limit for step in run.STEPS) < 500
+    assert all((BENCHMARKS / "gpu_steps" / f"{step.name}.py").is_file() for step in run.STEPS)
+
+
+def test_without_a_card_one_sentence_says_so(tmp_path):
+    if shutil.which("nvidia-smi"):
+        pytest.skip("there is a card")
+    done = subprocess.run([sys.executable, PROGRAM, "--out", tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("gpu_first_run: ")
+    assert "--dry-run" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_unknown_steps_are_one_sentence(module, capsys):
+    with pytest.raises(SystemExit):
+        module("gpu_first_run").parse(["--steps", "smoke,tost"])
+    assert "unknown 'tost'; there are env, smoke" in capsys.readouterr().err
+
+
+def test_failing_steps_stop_nothing(module, steps, tmp_path):
+    out = tmp_path / "out"
+    states = module("gpu_first_run").run(steps("crashes", "raises", "hangs", "fine"), out, "a card", False)
+    assert states == {"crashes": "failed", "raises": "failed", "hangs": "timed out", "fine": "ok"}
+    assert figures(module, out) == [(name, 7) for name in states]
+    records = module("gpu_report").read(out)
+    assert {record["card"] for record in records} == {"a card"}
+    (child,) = [record["pid"] for record in records if record["table"] == "children"]
+    assert not is_alive(child)  # the whole group was killed
+    report = (out / "report.md").read_text()
+    assert "raises: no such luck" in report
+    assert report.count("timed out") == 1
+
+
+def test_a_step_that_runs_again_replaces_its_results(module, steps, tmp_path):
+    run, out = module("gpu_first_run").run, tmp_path / "out"
+    run(steps("raises", "fine"), out, "a card", False)
+    run(steps("fine"), out, "another card", False)
+    records = module("gpu_report").read(out)
+    assert [(r["step"], r["card"]) for r in records if r["table"] == "figures"] == [
+        ("raises", "a card"), ("fine", "another card"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_what_was_measured_survives_the_end_of_the_parent(module, steps, tmp_path, how):
+    out = tmp_path / "out"
+    both = steps("fine", "hangs")
+    code = (
+        "import signal, sys; from pathlib import Path; import gpu_first_run as g\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))\n"
+        f"g.run([g.Step('fine', 60.0, '', Path({str(both[0].script)!r})),"
+        f" g.Step('hangs', 60.0, '', Path({str(both[1].script)!r}))], Path({str(out)!r}), 'a card', False)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=BENCHMARKS, stdout=subprocess.DEVNULL)
+    read = module("gpu_report").read
+    wait_for(lambda: any(record["table"] == "children" for record in read(out)))
+    parent.send_signal(how)
+    parent.wait(30)
+    assert figures(module, out) == [("fine", 7), ("hangs", 7)]
+    assert "fine" in (out / "report.md").read_text()
+    (child,) = [record["pid"] for record in read(out) if record["table"] == "children"]
+    wait_for(lambda: not is_alive(child))  # nobody is left on the GPU
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_the_dry_run_does_every_step(module, tmp_path):
+    command = [sys.executable, PROGRAM, "--dry-run", "--out", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"MAX_JOBS": "1"})
+    log = (tmp_path / "out/log.txt").read_text()
+    assert done.returncode == 0, done.stdout + log[-5000:]
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert files == {
+        "report.md", "results.jsonl", "log.txt", "env.txt", "pytest.xml", "simt.xml", "sanitizer.txt", "ncu.csv",
+    }  # fmt: skip
+    records = module("gpu_report").read(tmp_path / "out")
+    assert {record["card"] for record in records if record["table"] != "times"} == {"CPU (dry run)"}
+    measured = {record["step"] for record in records if record["table"] not in ("endings", "left out", "failures")}
+    assert measured == {step.name for step in module("gpu_first_run").STEPS}
+    summary = done.stdout[done.stdout.index("\nendings\n") :]
+    assert len(summary.strip().splitlines()) <= 100
+    errors = [record for record in records if record["table"] == "errors"]
+    assert {record["op"] for record in errors} >= {"branch", "branch_backward", "residual_inverse", "spectral_norm"}
+    assert all(record["same_bits"] and record["error"] < 1e-4 for record in errors)
+
+
+def test_a_line_cut_off_by_a_kill_is_left_out(module, tmp_path):
+    report = module("gpu_report")
+    report.append(tmp_path, [{"step": "smoke", "table": "errors", "card": "a card", "error": 0.5}])
+    with open(tmp_path / "results.jsonl", "a") as file:
+        file.write('{"step": "smoke", "tab')
+    assert len(report.read(tmp_path)) == 1
+    report.append(tmp_path, [{"step": "smoke", "table": "errors", "card": "a card", "error": 0.25}])
+    assert [record["error"] for record in report.read(tmp_path)] == [0.5, 0.25]
+
+
+def test_times_are_compared_with_the_fastest_baseline(module):
+    def record(implementation, us, failed=None):
+        return {
+            "case": "toy2d", "batch": 9, "mode": "eval", "precision": "tf32", "launch": "graph", "spread": 0.01,
+            "implementation": implementation, "gpu_us": us, "host_us": 1.0, "error": 0.0, "failed": failed,
+        }  # fmt: skip
+
+    rows = [record("series", 90.0), record("ours", 20.0), record("explicit", 50.0), record("normflows", None, "no")]
+    (line,) = module("gpu_report").compared(rows)
+    assert (line["ratio"], line["best is"], line["spread"]) == (2.5, "explicit", 0.02)
+    assert line["failed"] == "normflows: no"
+
+
+def test_the_summary_keeps_to_its_lines(module):
+    records = [
+        {"step": step, "table": "figures", "card": "a card", "value": i} for step in ("a", "b", "c") for i in range(80)
+    ]
+    text = module("gpu_report").summary(records, lines=40)
+    assert len(text.splitlines()) <= 40
+    assert text.count("more in report.md") == 3
+
+
+def test_the_fit_finds_known_constants_again(module):
+    fitting = module("plan_fit")
+    generator = np.random.default_rng(0)
+    work, bytes_, waits = generator.uniform(1.0, 100.0, (3, 60))
+
+    def model(c):
+        return c["fixed"] * (np.maximum(c["cycles"] * work, bytes_ / c["rate"]) + c["latency"] * waits)
+
+    truth = {"fixed": 2.0, "cycles": 3.0, "rate": 0.5, "latency": 1.2, "unused": 5.0}
+    start = {"fixed": 2.0, "cycles": 1.5, "rate": 1.1, "latency": 0.4, "unused": 5.0}
+    fitted = fitting.fit(model, model(truth), start, ["cycles", "rate", "latency", "unused"])
+    assert fitted == pytest.approx(truth, rel=1e-2)
+    assert fitted["fixed"] == 2.0
+
+
+def test_choices_are_counted_by_group(module):
+    within = module("plan_fit").within
+    measured, groups = np.array([1.0, 1.04, 2.0, 3.0]), ["a", "a", "b", "b"]
+    assert within(measured, np.array([2.0, 1.0, 1.0, 2.0]), groups, 0.05) == 2  # 4 % off, and the best
+    assert within(measured, np.array([2.0, 1.0, 2.0, 1.0]), groups, 0.05) == 1
+
+
+def test_what_the_tools_say_is_read(module):
+    verdict = module("sanitizer").verdict
+    assert verdict("gpu_driver: done\n========= ERROR SUMMARY: 0 errors\n")["errors"] == 0
+    bad = (
+        "========= COMPUTE-SANITIZER\n========= Invalid __global__ read of size 4 bytes\n=========     at kernel\n"
+        "========= ERROR SUMMARY: 3 errors\n"
+    )
+    assert verdict(bad) == {"errors": 3, "first": "Invalid __global__ read of size 4 bytes"}
+    races = "========= RACECHECK SUMMARY: 2 hazards displayed (2 errors, 0 warnings)\n"
+    assert verdict(races)["errors"] == 2
+    assert verdict("dense-float32\nstopped after 9 s\n") == {"errors": None, "first": "stopped after 9 s"}
+    text = (
+        'layered-tf32\n==PROF== Connected\n"ID","Kernel Name","gpu__time_duration.sum","launch__registers"\n'
+        '"","","ns",""\n"0","stage_product_kernel(Product<float>, 1)","8000","128"\n'
+    )
+    assert module("ncu").kernels(text) == [{"kernel": "stage_product_kernel(Product<float>, 1)", "ns": "8000"}]
+
+
+def test_tests_are_counted_from_their_xml(module, tmp_path):
+    class Run:
+        def __init__(self):
+            self.records = []
+
+        def record(self, table, **measured):
+            self.records.append((table, measured))
+
+    xml = tmp_path / "pytest.xml"
+    xml.write_text(
+        "<testsuites><testsuite><testcase classname='a' name='one'/>"
+        "<testcase classname='a' name='two'><failure message='error 2e-5&#10;limit 1e-5'>...</failure></testcase>"
+        "<testcase classname='a' name='three'><skipped/></testcase></testsuite></testsuites>"
+    )
+    run = Run()
+    module("pytest_run").record_xml(run, xml)
+    assert run.records == [
+        ("failures", {"test": "a::two", "message": "error 2e-5"}),
+        ("counts", {"passed": 1, "failure": 1, "error": 0, "skipped": 1}),
+    ]
+
+
+def test_records_are_what_the_table_of_times_reads(module, tmp_path):
+    """The lines of the step keep the fields of gpu_records.py beside their own."""
+    fields = module("gpu_records").GpuRecord.__annotations__
+    record = dict.fromkeys(fields) | {"kind": "time", "measured": "2026-01-01T00:00:00+00:00", "card": "a card"}
+    path = tmp_path / "results.jsonl"
+    path.write_text(json.dumps({"step": "env", "table": "builds", "card": "a card"}) + "\n")
+    module("gpu_report").append(tmp_path, [{"step": "times", "table": "times", **record}])
+    (read,) = module("gpu_records").read(tmp_path)
+    assert {key: read[key] for key in fields} == record
