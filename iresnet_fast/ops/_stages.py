@@ -76,11 +76,14 @@ def precision_of(tensor: Tensor) -> int:
     return _float32_precision() if tensor.is_cuda and tensor.dtype == torch.float32 else FULL_PRECISION
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _float32_precision() -> int:
     if torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") == torch.bfloat16:
         return 2
     return 1 if torch.backends.cuda.matmul.fp32_precision == "tf32" else FULL_PRECISION
+
+
+# What torch.compiler.assume_constant_result sets, which would import the whole compiler, a second and 70 MB, to do so.
+_float32_precision._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def constants(values: Sequence[float], like: Tensor) -> Tensor:
