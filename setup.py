@@ -18,6 +18,7 @@ One ninja object per source, each with its own flags: so the kernels are compile
 import importlib.util
 import os
 import platform
+import runpy
 import shutil
 import subprocess
 import sys
@@ -162,6 +163,8 @@ class BuildExtension(build_ext):
         module_flags = [f"-isystem{pybind11.get_include()}", f"-isystem{sysconfig.get_path('include')}"]
         flags = assign(["csrc/library.cpp", *torch_sources("cpu")], self.torch_flags("cpu"))
         flags["csrc/module.cpp"] = [*self.common_flags(), *module_flags, *self.metadata()]
+        digest = runpy.run_path("iresnet_fast/_sources.py")["digest"](Path("csrc"))
+        flags["csrc/sources.cpp"] = [*self.common_flags(), f'-DIRF_BUILD_SOURCES="{digest}"']
         flags |= assign(sources("csrc/cuda/*.cpp"), self.common_flags())  # plans need no GPU
         flags |= {source: self.common_flags() + own for source, own in kernel_sources().items()}
         # Not setuptools' temporary folder: editable installs give a new one each time, and would start from nothing.

@@ -6,8 +6,8 @@ import platform
 from iresnet_fast_build import Torch
 from iresnet_fast_cuda import Toolkit
 
-# Seconds of one core of an AMD EPYC with g++ 12.2 and nvcc 13.0: all files of the CPU's library (sum of .ninja_log), all
-# .cu files for sm_90 (user and system time), and the slowest of them, which no number of jobs makes shorter.
+# Seconds of one core of an AMD EPYC with g++ 12.2 and nvcc 13.0: the CPU's library (sum of .ninja_log), all
+# .cu files for sm_90 (user and system time), the slowest of them, which no number of jobs makes shorter.
 CPU_SECONDS, CUDA_SECONDS, SLOWEST_SECONDS = 51.0, 77.0, 10.0
 
 
