@@ -5,11 +5,12 @@ One ninja object per source, each with its own flags: so the kernels are compile
 | Variable                      | Meaning (default)                                                                   |
 |-------------------------------|-------------------------------------------------------------------------------------|
 | CXX                           | C++20 compiler (g++, c++ or clang++, the first found)                               |
-| MAX_JOBS                      | parallel compile jobs (number of cores); at most one per GiB of memory              |
+| MAX_JOBS                      | parallel compile jobs (number of cores, at most one per GiB of memory)              |
 | DEBUG=1                       | -O0 -g, assertions, warnings are errors                                             |
-| FORCE_CUDA                    | 1: missing CUDA kernels are an error; 0: none are built (built if nvcc and a torch  |
-|                               | for the same major CUDA are found; a GPU is not needed)                             |
-| TORCH_CUDA_ARCH_LIST          | compute capabilities to build for, as 8.0;9.0+PTX (7.5 to 12.0+PTX, as nvcc can)    |
+| FORCE_CUDA                    | 1: CUDA kernels for all GPUs, 7.5 to 12.0+PTX, for a wheel or another machine, and  |
+|                               | an error if they cannot be built; 0: none are built (built for the GPUs of this     |
+|                               | machine, if it has any, nvcc, and a torch for the same major CUDA)                  |
+| TORCH_CUDA_ARCH_LIST          | compute capabilities to build for, as 8.0;9.0+PTX, whatever GPUs are here           |
 | CUDA_HOME                     | folder of the CUDA toolkit (that of the nvcc on PATH, else /usr/local/cuda)         |
 | IRESNET_FAST_SKIP_EXTENSION=1 | install without compiled kernels: the plain-torch reference serves every op, slower |
 """
@@ -17,6 +18,7 @@ One ninja object per source, each with its own flags: so the kernels are compile
 import importlib.util
 import os
 import platform
+import runpy
 import shutil
 import subprocess
 import sys
@@ -31,6 +33,7 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 os.chdir(ROOT)  # every path below is relative, so that no object names the folder it was built in
 sys.path.insert(0, str(ROOT / "build_backend"))
+from iresnet_fast_announce import announcement  # noqa: E402
 from iresnet_fast_build import Torch, find_compiler, find_torch, skip_extension  # noqa: E402
 from iresnet_fast_cuda import LIBRARY, Toolkit, Unavailable, choose, forced, host_compiler  # noqa: E402
 from iresnet_fast_ninja import max_jobs, run_ninja  # noqa: E402
@@ -139,14 +142,8 @@ class BuildExtension(build_ext):
         self.cuda, self.cuda_note = self.find_cuda()
         version = subprocess.run([*self.cxx, "--version"], capture_output=True, text=True, check=True).stdout
         self.compiler_version = version.splitlines()[0]
-        print(f"iresnet_fast {self.distribution.get_version()}: for Python {platform.python_version()}, torch >= 2.11")
-        print(f"built with the headers of torch {self.torch.version} and {self.compiler_version}")
-        print(f"CPU kernels: {', '.join(built_isas())}" + ("" if IS_X86_64 else f" (no AVX on {platform.machine()})"))
-        if self.cuda is None:
-            print(f"CUDA kernels: skipped ({self.cuda_note})", flush=True)
-        else:
-            architectures = ", ".join(self.cuda.architectures)
-            print(f"CUDA kernels: {architectures}, with {self.cuda_note} ({self.cuda.nvcc})", flush=True)
+        built = (self.torch, self.compiler_version, built_isas(), self.cuda, self.cuda_note)
+        print(announcement(self.distribution.get_version(), *built, max_jobs()), flush=True)
         super().run()
 
     def find_cuda(self) -> tuple[Toolkit | None, str]:
@@ -166,6 +163,8 @@ class BuildExtension(build_ext):
         module_flags = [f"-isystem{pybind11.get_include()}", f"-isystem{sysconfig.get_path('include')}"]
         flags = assign(["csrc/library.cpp", *torch_sources("cpu")], self.torch_flags("cpu"))
         flags["csrc/module.cpp"] = [*self.common_flags(), *module_flags, *self.metadata()]
+        digest = runpy.run_path("iresnet_fast/_sources.py")["digest"](Path("csrc"))
+        flags["csrc/sources.cpp"] = [*self.common_flags(), f'-DIRF_BUILD_SOURCES="{digest}"']
         flags |= assign(sources("csrc/cuda/*.cpp"), self.common_flags())  # plans need no GPU
         flags |= {source: self.common_flags() + own for source, own in kernel_sources().items()}
         # Not setuptools' temporary folder: editable installs give a new one each time, and would start from nothing.

@@ -1,6 +1,8 @@
 """Whether CUDA kernels are built, with which nvcc and for which GPUs.
 
-Decided by nvcc and by the torch that is there, never by whether this machine has a GPU.
+Built they are if nvcc and the torch that is there can, and somebody could run them: for the GPUs that
+TORCH_CUDA_ARCH_LIST names, with FORCE_CUDA=1 for all, else for those of this machine. A wheel for others is built with
+one of the two variables: pip builds a wheel for every install, so the build cannot tell the two apart.
 """
 
 import os
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from iresnet_fast_build import Torch
+from iresnet_fast_gpus import find_capabilities
 
 # Turing, A100, RTX 30, RTX 40, H100, B200, RTX 50, and PTX for what comes after them.
 DEFAULT_ARCHITECTURES = "7.5;8.0;8.6;8.9;9.0;10.0;12.0+PTX"
@@ -30,6 +33,7 @@ class Toolkit(NamedTuple):
     includes: list[str]  # -I flags of the CUDA runtime
     libraries: list[str]  # -L flags of the CUDA runtime
     architectures: list[str]  # "8.0", "12.0+PTX"
+    chosen_by: str  # why these architectures, in a few words
 
     @property
     def gencode(self) -> list[str]:
@@ -62,7 +66,7 @@ def choose(torch: Torch, cxx: list[str]) -> Toolkit:
     if not any(Path(folder, "libcudart_static.a").is_file() for folder in folders):
         raise Unavailable(f"libcudart_static.a is missing beside {nvcc}")
     includes = _flags(settings.get("INCLUDES", ""), "-I")
-    return Toolkit(nvcc, version, includes, libraries, _architectures(_known(nvcc)))
+    return Toolkit(nvcc, version, includes, libraries, *_architectures(_known(nvcc)))
 
 
 def forced() -> bool:
@@ -124,8 +128,43 @@ def _known(nvcc: Path) -> set[str]:
     return {f"{number[:-1]}.{number[-1]}" for number in numbers}
 
 
-def _architectures(known: set[str]) -> list[str]:
-    """Return TORCH_CUDA_ARCH_LIST, checked, or those of the default that nvcc knows."""
+def _architectures(known: set[str]) -> tuple[list[str], str]:
+    """Return what to build for and why: those listed, all, or those of the GPUs that are here."""
+    if listed := _listed(known):
+        return listed, "TORCH_CUDA_ARCH_LIST"
+    default = DEFAULT_ARCHITECTURES.removesuffix("+PTX").split(";")
+    usable = [name for name in default if name in known]
+    if not usable:
+        raise Unavailable(f"nvcc compiles for none of {', '.join(default)}")
+    if forced():
+        return [*usable[:-1], f"{usable[-1]}+PTX"], "all, as FORCE_CUDA=1 asks"
+    return _of_this_machine(find_capabilities(), known), "the GPUs of this machine"
+
+
+def _of_this_machine(gpus: list[str], known: set[str]) -> list[str]:
+    """Return the architectures of these GPUs; one that nvcc does not know runs the PTX of the newest before it."""
+    if not gpus:
+        raise Unavailable(
+            "there is no GPU in this machine: FORCE_CUDA=1 builds for all GPUs, TORCH_CUDA_ARCH_LIST for those it names"
+        )
+    oldest = float(DEFAULT_ARCHITECTURES.split(";")[0])
+    names = set()
+    for gpu in gpus:
+        before = [name for name in known if oldest <= float(name) <= float(gpu)]
+        if gpu in before:
+            names.add(gpu)
+        elif before:
+            names.add(f"{max(before, key=float)}+PTX")
+    if not names:
+        raise Unavailable(f"the kernels need a GPU of compute capability {oldest} or later, here is {', '.join(gpus)}")
+    # 9.0+PTX runs wherever 9.0 does.
+    return sorted(
+        (name for name in names if f"{name}+PTX" not in names), key=lambda name: float(name.removesuffix("+PTX"))
+    )
+
+
+def _listed(known: set[str]) -> list[str]:
+    """Return TORCH_CUDA_ARCH_LIST, checked; [] if it is not set."""
     wanted = os.environ.get("TORCH_CUDA_ARCH_LIST", "")
     names = re.split(r"[;,\s]+", wanted.strip()) if wanted.strip() else []
     for name in names:
@@ -139,10 +178,4 @@ def _architectures(known: set[str]) -> list[str]:
                 f"TORCH_CUDA_ARCH_LIST names {name}, which this nvcc does not compile for; it knows "
                 f"{', '.join(sorted(known, key=float))}."
             )
-    if names:
-        return names
-    default = DEFAULT_ARCHITECTURES.removesuffix("+PTX").split(";")
-    usable = [name for name in default if name in known]
-    if not usable:
-        raise Unavailable(f"nvcc compiles for none of {', '.join(default)}")
-    return [*usable[:-1], f"{usable[-1]}+PTX"]
+    return names

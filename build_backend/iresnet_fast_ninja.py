@@ -7,10 +7,14 @@ from pathlib import Path
 
 
 def max_jobs() -> int:
-    """Return the number of parallel jobs: MAX_JOBS or the number of cores, at most one per GiB of memory."""
+    """Return the number of parallel jobs: MAX_JOBS, else the number of cores, at most one per GiB of memory."""
+    wanted = os.environ.get("MAX_JOBS", "")
+    if wanted:
+        if not wanted.isdecimal() or int(wanted) == 0:
+            raise SystemExit(f"MAX_JOBS must be a positive whole number, got {wanted!r}: correct it or unset it.")
+        return int(wanted)
     memory_gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 30
-    wanted = int(os.environ.get("MAX_JOBS") or len(os.sched_getaffinity(0)))
-    return max(1, min(wanted, memory_gib))
+    return max(1, min(len(os.sched_getaffinity(0)), memory_gib))
 
 
 def run_ninja(

@@ -15,6 +15,10 @@
 
 namespace py = pybind11;
 
+namespace irf {
+extern const char* const kSources;  // sources.cpp
+}
+
 namespace {
 
 // "a,b" -> {"a", "b"}, "" -> {}
@@ -34,6 +38,7 @@ py::dict build_info() {
   info["isas"] = split(IRF_BUILD_ISAS);
   info["cuda_archs"] = split(IRF_BUILD_CUDA_ARCHS);
   info["cuda"] = IRF_BUILD_CUDA;
+  info["sources"] = irf::kSources;
 #ifdef NDEBUG
   info["debug"] = false;
 #else

@@ -6,6 +6,7 @@
 import argparse
 import platform
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -79,10 +80,13 @@ def report() -> str:
         f"torch             {torch.__version__}, {torch.get_num_threads()} threads",
         f"Python            {platform.python_version()} on {platform.machine()}",
     ]
-    if _library.HAS_EXTENSION:
+    extension = _library.extension()
+    if extension is not None:
         info = _library.build_info()
         kind = ", debug" if info["debug"] else ""
         lines += [
+            f"package           {Path(__file__).resolve().parent}",
+            f"library           {extension.__file__}",
             f"extension         built for torch >= 2.11 (headers of {info['torch']}) and Python {info['python']}{kind}",
             f"compiler          {info['compiler']}",
             f"instruction sets  built: {', '.join(info['isas'])}; usable: {', '.join(_library.cpu_isas())}; "

@@ -3,11 +3,16 @@
 Importing `iresnet_fast._C` registers the raw ops as `torch.ops.iresnet_fast.*` with their CPU kernels. Without it
 everything still works: the ops ask `backend()` and take the reference. The CUDA kernels are in a library of their own,
 which needs a torch built for CUDA, but neither a GPU nor a driver, and adds itself to the same ops.
+
+Python started in a checkout imports the checkout, wherever `pip install .` has put the libraries: they are looked for
+on the rest of sys.path, and used if they were built from the very sources of the checkout.
 """
 
 import ctypes
 import importlib
+import importlib.util
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,12 +23,14 @@ from typing import Any, Final, Literal, TypeVar, cast
 
 import torch
 
-from . import _environment
+from . import _environment, _sources
 from ._version import __version__
 
 Backend = Literal["kernels", "reference"]
 
 _REBUILD: Final = "Rebuild with `pip install .`."
+_HERE: Final = Path(__file__).resolve().parent
+_CSRC: Final = _HERE.parent / "csrc"
 
 
 def _load() -> tuple[ModuleType | None, str | None]:
@@ -34,11 +41,18 @@ def _load() -> tuple[ModuleType | None, str | None]:
     try:
         module = importlib.import_module("iresnet_fast._C")
     except ModuleNotFoundError:
-        names = sorted(path.name for path in Path(__file__).parent.glob("_C.*.so"))
-        others = [name for name in names if name.removeprefix("_C") not in EXTENSION_SUFFIXES]
-        if others:
-            return None, f"{', '.join(others)} was built for another Python"
-        return None, "iresnet_fast._C was not built"
+        installed = _find_installed()
+        if installed is None:
+            return None, _why_not_built()
+        if not _built_from_these_sources(installed):
+            return None, (
+                f"Python runs the source folder {_HERE}, and the kernels installed in {installed.parent} were built "
+                "from other sources: in another folder Python runs what is installed"
+            )
+        try:
+            module = _load_file(installed)
+        except (ImportError, OSError) as error:
+            return None, f"{installed} does not load under torch {torch.__version__}: {str(error).splitlines()[0]}"
     except (ImportError, OSError) as error:
         return None, f"iresnet_fast._C does not load under torch {torch.__version__}: {str(error).splitlines()[0]}"
     built = module.build_info()["version"]
@@ -46,6 +60,39 @@ def _load() -> tuple[ModuleType | None, str | None]:
         # The raw ops may have changed in between: a stale library must not answer for them.
         return None, f"iresnet_fast._C was built from version {built}, this is version {__version__}"
     return module, None
+
+
+def _why_not_built() -> str:
+    names = sorted(path.name for path in _HERE.glob("_C.*.so"))
+    others = [name for name in names if name.removeprefix("_C") not in EXTENSION_SUFFIXES]
+    return f"{', '.join(others)} was built for another Python" if others else "iresnet_fast._C was not built"
+
+
+def _find_installed() -> Path | None:
+    """Return the extension beside another copy of the package on sys.path, if this one is in a checkout."""
+    if not _CSRC.is_dir():
+        return None
+    folders = [Path(entry or ".", __package__).resolve() for entry in sys.path]
+    files = [folder / f"_C{suffix}" for folder in folders if folder != _HERE for suffix in EXTENSION_SUFFIXES]
+    return next((file for file in files if file.is_file()), None)
+
+
+def _built_from_these_sources(file: Path) -> bool:
+    # Read, not loaded: a library of other sources would register its ops. The same version is not enough, checkouts
+    # between two releases share it.
+    return _sources.digest(_CSRC).encode() in file.read_bytes()
+
+
+def _load_file(file: Path) -> ModuleType:
+    """Import the extension from elsewhere, under its usual name."""
+    name = f"{__package__}._C"
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None  # the suffix is one of an extension
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.modules[name] = module
+    return module
 
 
 _extension, EXTENSION_ERROR = _load()
@@ -129,7 +176,7 @@ def build_info() -> dict[str, Any]:
     """Return what the extension was built with; empty without it.
 
     Keys: version, torch, python, compiler (strings), isas, cuda_archs (lists of names), cuda (the nvcc used, or why
-    there was none), debug (bool).
+    there was none), debug (bool), sources (SHA-256 of what it was built from, see _sources.py).
     """
     return {} if _extension is None else cast(dict[str, Any], _extension.build_info())
 

@@ -30,15 +30,15 @@ torch.testing.assert_close(ops.branch(*arguments), reference.branch(*arguments))
 """
 
 
-def run_python(*arguments, path=None, **environment):
-    """Run Python with these arguments, on another copy of the package if `path` holds one."""
+def run_python(*arguments, path=None, cwd=None, **environment):
+    """Run Python with these arguments, on another copy of the package if `path` or `cwd`, where it starts, has one."""
     variables = {
         name: value for name, value in os.environ.items() if not name.startswith("IRESNET_FAST_")
     } | environment
     if path is not None:
         variables["PYTHONPATH"] = str(path)
     command = [sys.executable, *arguments]
-    return subprocess.run(command, env=variables, cwd=path, capture_output=True, text=True, check=False)
+    return subprocess.run(command, env=variables, cwd=cwd or path, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture

@@ -101,6 +101,29 @@ def test_precision_is_a_constant_of_a_compiled_graph(convolutional):
         assert torch.compile(f, fullgraph=True, backend="eager")(torch.zeros(())) == tf32
 
 
+@pytest.mark.parametrize("tf32", [False, True])
+def test_a_compiled_branch_takes_the_precision_of_a_gpu(monkeypatch, tf32):
+    """The whole graph compiles with the precision as a constant; a CPU tensor stands in for one of a GPU."""
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    monkeypatch.setattr(
+        sys.modules["iresnet_fast.ops.branch"], "precision_of", lambda x, *_: _stages._float32_precision()
+    )
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    _library.set_backend("kernels")
+    x, weight = torch.randn(3, 2), 0.3 * torch.eye(2)
+    with torch.no_grad():
+        compiled = torch.compile(lambda x, w: ops.branch(x, [w], [None], ["tanh"]), fullgraph=True, backend=keep)
+        torch.testing.assert_close(compiled(x, weight), ops.branch(x, [weight], [None], ["tanh"]))
+    (graph,) = graphs
+    (call,) = (node for node in graph.graph.nodes if "branch" in str(node.target))
+    assert call.args[-1] == int(tf32)
+
+
 def test_backward_uses_the_precision_of_forward(monkeypatch):
     """Whatever torch's switches say by then."""
     seen, module = [], sys.modules["iresnet_fast.ops.branch"]  # the package has a function of that name

@@ -7,7 +7,7 @@ before it adds noise.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from .dataset import DataError, DataSet
 N_TRAIN, N_TEST = 50_000, 10_000
 
 Array = NDArray[Any]
-Sampler = Callable[[int, np.random.Generator], Array]
+Sampler: TypeAlias = "Callable[[int, np.random.Generator], Array]"  # a string: numpy.random loads when it is used
 
 
 def sample_density(name: str, n: int, seed: int = 0) -> Tensor:

@@ -78,7 +78,6 @@ def precision_of(x: Tensor) -> int:
     return _float32_precision(x.dim() == 4) if x.is_cuda and x.dtype == torch.float32 else FULL_PRECISION
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _float32_precision(convolutional: bool) -> int:
     if torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") == torch.bfloat16:
         return 2
@@ -86,6 +85,10 @@ def _float32_precision(convolutional: bool) -> int:
     backends: Any = torch.backends  # which has no types for all of them
     switch = backends.cudnn.conv if convolutional else backends.cuda.matmul
     return 1 if switch.fp32_precision == "tf32" else FULL_PRECISION
+
+
+# What torch.compiler.assume_constant_result sets, which would import the whole compiler, a second and 70 MB, to do so.
+_float32_precision._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def constants(values: Sequence[float], like: Tensor) -> Tensor:
