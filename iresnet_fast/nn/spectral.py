@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _checks, ops
+from .._torch_private import is_transformed
 from ._layer import SpectralLayer, as_dtype, plain, plainly
 from ._sharding import process_group_of, shared_spectral_norm
 
@@ -98,7 +99,7 @@ def effective_weights(layers: Sequence[SpectralLayer]) -> list[Tensor]:
     if at_hand and all(layer in at_hand for layer in layers):
         return [at_hand[layer] for layer in layers]
     refresh(layers)
-    if _wants_graph(layers) or torch._C._are_functorch_transforms_active():
+    if _wants_graph(layers) or is_transformed():
         return _normalize(layers)
     if not all(_has_baked(layer) for layer in layers):
         with plainly():
