@@ -189,6 +189,6 @@ def split_gradients(packed: Tensor, tensors: Sequence[Tensor | None]) -> list[Te
 
 def unpack(packed: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """Return the pieces of a packed tensor in the shapes of `like`."""
-    # Not torch._utils._unflatten_dense_tensors: traced by the compiler of torch 2.11, it gives zeros.
+    # Not by torch's unflatten_dense_tensors, which gives zeros when the compiler of torch 2.11 traces it.
     pieces = packed.split_with_sizes([tensor.numel() for tensor in like])
     return [piece.view_as(tensor) for piece, tensor in zip(pieces, like, strict=True)]
