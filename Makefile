@@ -1,9 +1,10 @@
-# make test | simt | bench | gpu | lint | sanitize | cuda-static | cuda-install | simt-mutate | build | clean.
-# Options: ARGS="--quick" for the program run, JOBS (test processes), VENV, PYTHON.
+# make test | matrix | simt | bench | gpu | lint | sanitize | cuda-static | cuda-install | simt-mutate | build | clean.
+# Options: ARGS="--quick" for the program run, JOBS (test processes), VENV, PYTHON, MATRIX (environments of `matrix`).
 VENV ?= .venv
 PYTHON ?= python3
 ARGS ?=
 JOBS ?= 2
+MATRIX ?= build/matrix
 
 BIN := $(VENV)/bin
 CUDA_VENV := build/cuda-venv
@@ -11,11 +12,18 @@ CUDA_TORCH := torch==2.14.1
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
 BUILD_FILES := setup.py pyproject.toml $(wildcard build_backend/*.py) iresnet_fast/_version.py
 
-.PHONY: test simt bench gpu lint sanitize cuda-static cuda-install simt-mutate build clean
+.PHONY: test matrix simt bench gpu lint sanitize cuda-static cuda-install simt-mutate build clean
 .DELETE_ON_ERROR:
 
 test: build
 	$(BIN)/python -m pytest tests -q -n $(JOBS) --dist worksteal $(ARGS)
+
+# The tests against one wheel under the oldest and the newest torch, each in an environment of its own. Where pip finds
+# only CUDA builds it takes 6 GB for each, so CI leaves it out.
+matrix: build
+	rm -rf build/wheel
+	FORCE_CUDA=0 $(BIN)/python -m pip wheel -q --disable-pip-version-check --no-build-isolation --no-deps -w build/wheel .
+	$(BIN)/python tests/matrix.py $(MATRIX) build/wheel/*.whl -n $(JOBS) --dist worksteal $(ARGS)
 
 # The CUDA kernels on the CPU, every access checked; part of `make test`.
 simt: build

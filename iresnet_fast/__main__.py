@@ -34,7 +34,7 @@ def _has_kernel(raw_op: str, device: str) -> bool:
     """Ask torch's dispatcher, not our own list: the answer is what a call would find."""
     if not hasattr(torch.ops.iresnet_fast, raw_op):
         return False
-    return bool(torch._C._dispatch_has_kernel_for_dispatch_key(f"iresnet_fast::{raw_op}", device))
+    return bool(getattr(torch.ops.iresnet_fast, raw_op).default.has_kernel_for_dispatch_key(device))
 
 
 def _cpu_cell(raw_op: str, isa: str) -> str:

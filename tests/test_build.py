@@ -7,6 +7,7 @@ import sys
 from importlib import import_module, metadata
 from pathlib import Path
 
+import matrix
 import pytest
 
 import iresnet_fast
@@ -53,6 +54,12 @@ def test_distribution_metadata():
     requirements = [line for line in distribution.get_all("Requires-Dist") if "extra ==" not in line]
     training = ["matplotlib", "rich", "safetensors", "scikit-learn", "tensorboard"]
     assert sorted(requirements) == sorted(["numpy", "torch>=2.11", *training])
+
+
+def test_the_matrix_begins_with_the_oldest_torch_allowed():
+    requirements = metadata.metadata("iresnet-fast").get_all("Requires-Dist")
+    (oldest,) = (line.removeprefix("torch>=") for line in requirements if line.startswith("torch>="))
+    assert f"{oldest}.0" == matrix.TORCH[0]
 
 
 def test_development_set_is_pinned():

@@ -32,6 +32,25 @@ def test_nothing_is_recorded_without_gradients(guard, gradient):
     assert logdet.grad_fn is None
 
 
+def test_torch_func_works_outside_inference_mode(monkeypatch):
+    """torch 2.11 returns zeros as the products of a vjp taken, or called, in inference mode."""
+    x, w, b, a, _ = make_branch("conv", "elu")
+    vjp, modes = torch.func.vjp, []
+
+    def watched(*arguments):
+        modes.append(torch.is_inference_mode_enabled())
+        value, pullback = vjp(*arguments)
+        return value, lambda w: modes.append(torch.is_inference_mode_enabled()) or pullback(w)
+
+    monkeypatch.setattr(torch.func, "vjp", watched)
+    with torch.inference_mode():
+        z, logdet = reference.residual_logdet(x, w, b, a, torch.ones_like(x), [1.0] * 4)
+        assert torch.is_inference_mode_enabled()
+    assert modes == [False] * 5
+    assert not z.requires_grad
+    assert not logdet.requires_grad
+
+
 def _saved_bytes(function):
     """Bytes of the distinct tensors a graph keeps for backward."""
     kept = {}

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _capture, _checks
+from .._torch_private import outside_transforms
 from ..geometry import ConvGeometry
 
 Norm = tuple[Tensor, Tensor, Tensor]  # sigma, u, v
@@ -203,7 +204,7 @@ def accept(
 @contextmanager
 def plainly() -> Iterator[None]:
     """Compute ordinary tensors without a graph, also inside inference mode and inside a torch.func transform."""
-    with torch.inference_mode(False), torch.no_grad(), torch._C._DisableFuncTorch():
+    with torch.inference_mode(False), torch.no_grad(), outside_transforms():
         yield
 
 
@@ -214,6 +215,4 @@ def as_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 def plain(tensor: Tensor) -> Tensor:
     """Return the tensor that torch.func transforms have wrapped, if any."""
-    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = torch._C._functorch.get_unwrapped(tensor)
-    return tensor
+    return torch.func.debug_unwrap(tensor)

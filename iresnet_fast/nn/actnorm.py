@@ -67,7 +67,7 @@ class ActNorm(Transform):
         """
         check_channels(x, self.num_features)
         self._prepare(x)
-        alone = torch.is_grad_enabled() and is_eager() and forward_ad._current_level < 0
+        alone = torch.is_grad_enabled() and is_eager() and not _has_tangent(x, self.bias, self.log_scale)
         z, logdet = (partial(apply, _Normalize) if alone else _normalize)(x, self.bias, self.log_scale)
         return z, logdet
 
@@ -154,6 +154,10 @@ class _Normalize(torch.autograd.Function):
 
 def _normalize(x: Tensor, bias: Tensor, log_scale: Tensor) -> tuple[Tensor, Tensor]:
     return (x + _like(bias, x)) * _like(log_scale.exp(), x), _logdet(log_scale, x)
+
+
+def _has_tangent(*tensors: Tensor) -> bool:
+    return any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)  # type: ignore[no-untyped-call]
 
 
 def _like(values: Tensor, x: Tensor) -> Tensor:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.utils import _pair
 
 from .. import _capture
 from ..geometry import ConvGeometry
@@ -174,6 +173,11 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
             if (u_shape, v_shape) != self._vector_shapes():
                 self.image_size = before
         return super()._fits(u_shape, v_shape)
+
+
+def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    """Return one number per dimension of the image; the length of a sequence is checked by those who take it."""
+    return cast(tuple[int, int], tuple(value)) if isinstance(value, Iterable) else (value, value)
 
 
 def _numbers(

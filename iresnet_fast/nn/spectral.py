@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _checks, ops
+from .._torch_private import is_transformed
 from ._layer import Norm, SpectralLayer, accept, as_dtype, plain, plainly
 from ._sharding import process_group_of, shared_spectral_norm
 
@@ -103,7 +104,7 @@ def effective_weights(layers: Sequence[SpectralLayer]) -> list[Tensor]:
     refresh(layers)
     refreshes = [layer._last for layer in layers if layer._last is not None]  # all have one now
     norms = [last.norm for last in refreshes]
-    if _wants_graph(layers) or torch._C._are_functorch_transforms_active():
+    if _wants_graph(layers) or is_transformed():
         return _normalize(layers, norms)
     if not all(_has_baked(layer) for layer in layers):
         with plainly():

@@ -8,11 +8,10 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torch._functorch.utils import unwrap_dead_wrappers
-from torch._utils import _unflatten_dense_tensors
 
 from .. import _capture, _library
 from .. import activations as registry
+from .._torch_private import apply_function, is_transformed
 
 _KERNEL_DTYPES = (torch.float32, torch.float64)
 
@@ -137,14 +136,12 @@ class Stages(NamedTuple):
 
 def apply(function: Any, *arguments: Any) -> Any:
     """Call an autograd.Function whose forward has no defaults: its own `apply` looks for them in every call."""
-    if not is_eager():
-        return function.apply(*arguments)
-    return super(torch.autograd.Function, function).apply(*unwrap_dead_wrappers(arguments))
+    return apply_function(function, arguments) if is_eager() else function.apply(*arguments)
 
 
 def is_eager() -> bool:
     """Whether neither a compiler nor a transform of torch.func looks on."""
-    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
+    return not (torch.compiler.is_compiling() or is_transformed())
 
 
 def wants_graph() -> bool:
@@ -197,5 +194,7 @@ def split_gradients(packed: Tensor, tensors: Sequence[Tensor | None]) -> list[Te
 
 
 def unpack(packed: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """Return the pieces of a packed tensor in the shapes of `like`, in one call: a view each would cost three times."""
-    return list(_unflatten_dense_tensors(packed, like))  # type: ignore[no-untyped-call]
+    """Return the pieces of a packed tensor in the shapes of `like`."""
+    # Not by torch's unflatten_dense_tensors, which gives zeros when the compiler of torch 2.11 traces it.
+    pieces = packed.split_with_sizes([tensor.numel() for tensor in like])
+    return [piece.view_as(tensor) for piece, tensor in zip(pieces, like, strict=True)]

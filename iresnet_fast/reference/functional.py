@@ -7,12 +7,14 @@ graph outlives the call.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from iresnet_fast import _capture, _checks
+from iresnet_fast._torch_private import is_transformed
 from iresnet_fast.reference.fixed_point import inverse_of
 from iresnet_fast.reference.series import (
     LogdetInfo,
@@ -179,12 +181,14 @@ def _needs_grad(*tensors: Tensor) -> bool:
 
 def _vjp_of(g: Map, x: Tensor, needs_grad: bool) -> tuple[Tensor, Callable[..., Tensor]]:
     """Return g(x) and the map w -> J^T w, reusable; g(x) carries a graph only if `needs_grad`."""
-    if torch.is_inference_mode_enabled() or torch._C._are_functorch_transforms_active():
+    if torch.is_inference_mode_enabled() or is_transformed():
         # Autograd cannot save inference tensors inside g, and a transform allows no requires_grad_; torch.func.vjp can.
-        value, pullback, *_ = torch.func.vjp(g, x)
+        with _outside_inference_mode():
+            value, pullback, *_ = torch.func.vjp(g, x)
 
         def pull(w: Tensor, create_graph: bool = False) -> Tensor:
-            product: Tensor = pullback(w)[0]
+            with _outside_inference_mode():
+                product: Tensor = pullback(w)[0]
             return product if create_graph else product.detach()
 
         return value, pull
@@ -202,6 +206,19 @@ def _vjp_of(g: Map, x: Tensor, needs_grad: bool) -> tuple[Tensor, Callable[..., 
         return product
 
     return (gx if needs_grad else gx.detach()), vjp
+
+
+@contextmanager
+def _outside_inference_mode() -> Iterator[None]:
+    """Leave inference mode, and nothing else, for torch.func.vjp.
+
+    That of torch 2.11 does not leave the mode by itself: nothing is recorded, and every product comes out as zero.
+    """
+    if not torch.is_inference_mode_enabled():
+        yield
+        return
+    with torch.inference_mode(False), torch.no_grad():  # leaving the mode would turn gradients on
+        yield
 
 
 def _leaf(x: Tensor) -> Tensor:

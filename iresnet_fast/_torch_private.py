@@ -1,0 +1,39 @@
+"""What the package takes from torch's private modules, for want of a public way; each with its reason.
+
+`tests/test_torch_private.py` holds every function to what it promises, so that a new torch which renames or changes
+one fails there, by name.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any, cast
+
+import torch
+from torch._functorch.utils import unwrap_dead_wrappers
+
+
+def is_transformed() -> bool:
+    """Whether a transform of torch.func is at work (vmap, grad, vjp, jvp and those built on them).
+
+    No public function says so. Transforms replace tensors by wrappers, but a call may take none of those, so that its
+    arguments do not tell.
+    """
+    return bool(torch._C._are_functorch_transforms_active())
+
+
+def outside_transforms() -> AbstractContextManager[None]:
+    """Compute on plain tensors inside a transform of torch.func: caches must not keep its wrappers.
+
+    torch.func has no way out of a transform.
+    """
+    return cast(AbstractContextManager[None], torch._C._DisableFuncTorch())
+
+
+def apply_function(function: type[torch.autograd.Function], arguments: tuple[Any, ...]) -> Any:
+    """Do what `function.apply(*arguments)` does outside transforms, for a forward without default values.
+
+    The public `apply` binds the arguments to the signature of forward, by `inspect`, in every call. As there, a wrapper
+    that outlived its transform is replaced by its tensor.
+    """
+    return super(torch.autograd.Function, function).apply(*unwrap_dead_wrappers(arguments))  # type: ignore[misc]
