@@ -3,13 +3,14 @@
 namespace irf::cuda {
 
 template <class T>
-Frozen<T>::Frozen(const Branch<T>& branch, const T* x, T* z, bool transpose, const Context& context, Carver& carver)
+Frozen<T>::Frozen(const Branch<T>& branch, const T* x, T* z, bool transpose, const Tangent<T>& tangent,
+                  const Context& context, Carver& carver)
     : branch_(branch), transpose_(transpose), context_(context) {
   const Precision precision = context.precision;
   forward_ = carve_packed(branch, Form::kForward, precision, carver);
   if (transpose) transposed_ = carve_packed(branch, Form::kTransposed, precision, carver);
   derivatives_ = carve_derivatives(branch, precision, carver);
-  walk_.emplace(branch, forward_.data(), x, derivatives_, z, nullptr, context, carver);
+  walk_.emplace(branch, forward_.data(), x, derivatives_, z, nullptr, tangent, context, carver);
 }
 
 template <class T>

@@ -12,8 +12,9 @@ namespace irf::cuda {
 template <class T>
 class Frozen {
  public:
-  // z, [B, d], gets x + g(x); or null.
-  Frozen(const Branch<T>& branch, const T* x, T* z, bool transpose, const Context& context, Carver& carver);
+  // z, [B, d], gets x + g(x); or null. `tangent` may be without v.
+  Frozen(const Branch<T>& branch, const T* x, T* z, bool transpose, const Tangent<T>& tangent, const Context& context,
+         Carver& carver);
 
   cudaError_t freeze() const;
 

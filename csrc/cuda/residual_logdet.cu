@@ -18,11 +18,25 @@ __global__ void __launch_bounds__(kMeanThreads)
   value[sample] = sum;
 }
 
+// At which all walks of a call run, and rows are kept.
+template <class T>
+Precision precision_of(const Branch<T>&, const ResidualLogdetOperands<T>&, const Card& card, Precision wanted) {
+  return usable_precision(wanted, sizeof(T), card);
+}
+
 template <class T>
 cudaError_t run(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, Context context, Carver& carver) {
-  context.precision = usable_precision(context.precision, sizeof(T), context.card);
-  const Frozen<T> frozen(branch, op.x, op.z, true, context, carver);
+  context.precision = precision_of(branch, op, context.card, context.precision);
+  Carver kept_carver(op.kept);
+  const std::vector<KeptRows<T>> kept = carve_kept(branch, context.precision, kept_carver);
+  Tangent<T> tangent{};
+  if (op.kept) {
+    const int pitch = channel_pad(branch.stage[0].in_channels, context.precision);
+    tangent = {op.probe, kept.data(), carver.take<T>(branch.batch * branch.pixels() * pitch)};
+  }
+  const Frozen<T> frozen(branch, op.x, op.z, true, tangent, context, carver);
   Chain<T> chain = frozen.chain();
+  chain.tangent = tangent.product;
   chain.probes = op.probes;
   chain.probe = op.probe;
   chain.terms = op.terms;
@@ -49,7 +63,7 @@ cudaError_t run(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, Co
 template <class T>
 cudaError_t run(const Branch<T>& branch, const JacobianPowersOperands<T>& op, Context context, Carver& carver) {
   context.precision = usable_precision(context.precision, sizeof(T), context.card);
-  const Frozen<T> frozen(branch, op.x, nullptr, op.transpose, context, carver);
+  const Frozen<T> frozen(branch, op.x, nullptr, op.transpose, {}, context, carver);
   Chain<T> chain = frozen.chain();
   chain.probes = 1;
   chain.probe = op.start;
@@ -80,6 +94,13 @@ cudaError_t residual_logdet(const Branch<T>& branch, const ResidualLogdetOperand
 }
 
 template <class T>
+int64_t residual_logdet_kept(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, const Card& card,
+                             Precision precision) {
+  const int64_t size = kept_size(branch, precision_of(branch, op, card, precision));
+  return size * static_cast<int64_t>(sizeof(T)) <= card.memory / kKeptShare ? size : 0;
+}
+
+template <class T>
 size_t jacobian_powers_workspace(const Branch<T>& branch, const JacobianPowersOperands<T>& op, const Card& card,
                                  Precision precision) {
   Carver carver(nullptr);
@@ -93,12 +114,13 @@ cudaError_t jacobian_powers(const Branch<T>& branch, const JacobianPowersOperand
   return run(branch, op, context, carver);
 }
 
-#define IRF_INSTANTIATE(T)                                                                                   \
-  template size_t residual_logdet_workspace(const Branch<T>&, const ResidualLogdetOperands<T>&, const Card&, \
-                                            Precision);                                                      \
-  template cudaError_t residual_logdet(const Branch<T>&, const ResidualLogdetOperands<T>&, const Context&);  \
-  template size_t jacobian_powers_workspace(const Branch<T>&, const JacobianPowersOperands<T>&, const Card&, \
-                                            Precision);                                                      \
+#define IRF_INSTANTIATE(T)                                                                                           \
+  template size_t residual_logdet_workspace(const Branch<T>&, const ResidualLogdetOperands<T>&, const Card&,         \
+                                            Precision);                                                              \
+  template cudaError_t residual_logdet(const Branch<T>&, const ResidualLogdetOperands<T>&, const Context&);          \
+  template int64_t residual_logdet_kept(const Branch<T>&, const ResidualLogdetOperands<T>&, const Card&, Precision); \
+  template size_t jacobian_powers_workspace(const Branch<T>&, const JacobianPowersOperands<T>&, const Card&,         \
+                                            Precision);                                                              \
   template cudaError_t jacobian_powers(const Branch<T>&, const JacobianPowersOperands<T>&, const Context&);
 IRF_INSTANTIATE(float)
 IRF_INSTANTIATE(double)

@@ -34,7 +34,7 @@ cudaError_t run_layered(const Chain<T>& all, int rows, const LayeredChainScratch
 template <class T>
 cudaError_t run(const Branch<T>& branch, const JacobianOperands<T>& op, Context context, Carver& carver) {
   context.precision = usable_precision(context.precision, sizeof(T), context.card);
-  const Frozen<T> frozen(branch, op.x, nullptr, true, context, carver);
+  const Frozen<T> frozen(branch, op.x, nullptr, true, {}, context, carver);
   Chain<T> chain = frozen.chain();
   chain.probes = static_cast<int>(branch.in_size());
   chain.terms = 1;

@@ -25,7 +25,7 @@ def test_tests_for_gpus_pass_on_the_emulator(file):
 
 
 def test_the_kernels_of_the_gpu_run():
-    """Only the CPU keeps activations for the backward pass: a CUDA kernel returns nothing to keep."""
+    """CPU and GPU keep as many numbers as their layouts have, which differ."""
     code = (
         "import sys; sys.path.insert(0, 'tests')\n"
         "from problems import TINY, make\n"
@@ -35,7 +35,7 @@ def test_the_kernels_of_the_gpu_run():
         "on_cpu = op(*arguments)\n"
         "binding.install()\n"
         "emulated = op(*arguments)\n"
-        "assert on_cpu[5].numel() > 0 and emulated[5].numel() == 0\n"
+        "assert on_cpu[5].numel() > 0 and emulated[5].numel() not in (0, on_cpu[5].numel())\n"
         "assert (on_cpu[1] - emulated[1]).abs().max() < 1e-12\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

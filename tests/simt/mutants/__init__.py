@@ -13,7 +13,7 @@ __all__ = ["EQUIVALENT", "MUTANTS", "Equivalent", "Mutant"]
 
 MUTANTS = (
     *gradients.weight_gradients(), *gradients.backward(), *layered.products(), *layered.rows(), *layered.inverse(),
-    *resident.products(), *resident.chain(), *resident.forward(), *spectral.norms(), *spectral.normalisation(),
+    *layered.tangents(),    *resident.products(), *resident.chain(), *resident.forward(), *resident.tangents(), *spectral.norms(), *spectral.normalisation(),
 )  # fmt: skip
 EQUIVALENT = (
     Equivalent(

@@ -39,7 +39,11 @@ def backward() -> Iterator[Mutant]:
     yield Mutant(*group, "if (inside && static_cast<int>(threadIdx.x) % LANES == 0)", "if (inside)")
     yield Mutant(*group, "load16(added + j * rows * pitch + at)", "load16(added + at)")
     yield Mutant(*group, "place.sample_row() * pitch + column", "place.row * pitch + column")
-    yield Mutant(*group, "        if (t) store16(t + at, e);\n")
+    yield Mutant(*group, "        if (curved) store16(curved + at, e);\n")
     group = ("branch_backward.cu", *group[1:])
     yield Mutant(*group, "terms_[i] + slope_terms(i, 1)", "terms_[i]")
     yield Mutant(*group, "weight[item % samples]", "weight[item]")
+    group = (*group[:2], "test_kept.py", "test_step_matches and (two-terms or images) and layered and dtype1")
+    yield Mutant(
+        *group, "t_[i] = kept[i].t, p_[i] = kept[i].scaled;", "t_[i] = kept[i].scaled, p_[i] = kept[i].scaled;"
+    )

@@ -86,3 +86,15 @@ def inverse() -> Iterator[Mutant]:
     yield Mutant(*group, "  if (row >= layout.items * layout.pixels) return;\n")
     yield Mutant(*group, "  if (!first && !state.active[place.item]) return;", "  //")
     yield Mutant(*group, " || (iteration > 0 && !state.active[sample])")
+
+
+def tangents() -> Iterator[Mutant]:
+    """Return mutants of what a training step keeps, and of its last term."""
+    step = ("test_kept.py", "test_step_matches and (two-terms or images) and layered and dtype1")
+    group = ("layered_chain.cu", "layered_chain.cu", *step)
+    yield Mutant(*group, "series.per_sample ? item * n : 0", "0")
+    yield Mutant(*group, "i < (item + 1) * size; i += kWarp", "i <= (item + 1) * size; i += kWarp")
+    yield Mutant(*group, "if (last_term && chain_.tangent) return shortcut(from);", "")
+    group = ("layered_tangent.cu", "layered_tangent.cu", *step)
+    yield Mutant(*group, "start.d = derivatives[0];", "")
+    yield Mutant(*group, "last ? nullptr : derivatives[i + 1]", "nullptr")
