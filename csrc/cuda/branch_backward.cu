@@ -127,8 +127,7 @@ BackwardPass<T>::BackwardPass(const Branch<T>& branch, const BranchBackwardOpera
       terms_(stages_),
       gradients_(stages_) {
   const bool pairs = op.pairs > 0;
-  Carver kept_carver(const_cast<T*>(op.kept));  // only read
-  const std::vector<KeptRows<T>> kept = carve_kept(branch, precision_, kept_carver);
+  const Kept<T> kept(branch, precision_, const_cast<T*>(op.kept));  // only read
   for (int i = 0; i <= stages_; ++i) {
     const int64_t size = layout(i).row_elements();
     if (i > 0 || op.grad_x) s_[i] = carver.take<T>(size);
@@ -136,8 +135,8 @@ BackwardPass<T>::BackwardPass(const Branch<T>& branch, const BranchBackwardOpera
     if (i == stages_) break;
     if (pairs && !straight(i)) curved_[i] = carver.take<T>(size * op.pairs);
     if (recall_ && i > 0) {
-      kept_[i] = {kept[i].a, kept[i].h, nullptr, nullptr};
-      if (pairs) t_[i] = kept[i].t, p_[i] = kept[i].scaled;
+      kept_[i] = {kept.stages[i].a, kept.stages[i].h, nullptr, nullptr};
+      if (pairs) t_[i] = kept.stages[i].t, p_[i] = kept.stages[i].scaled;
       continue;
     }
     if (branch.stage[i].activation != Activation::kIdentity) kept_[i].a = carver.take<T>(size);

@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "cuda/pack.h"
-#include "cuda/workspace.h"
 #include "iresnet_fast/params.h"
 
 namespace irf::cuda {
@@ -23,28 +22,34 @@ struct KeptRows {
   T *a, *h, *t, *scaled;  // scaled: D_i t_i
 };
 
-// Nothing for stage 0.
 template <class T>
-std::vector<KeptRows<T>> carve_kept(const Branch<T>& branch, Precision precision, Carver& carver) {
-  std::vector<KeptRows<T>> kept(branch.stages);
-  for (int i = 1; i < branch.stages; ++i) {
-    const Stage<T>& stage = branch.stage[i];
-    const int64_t size = branch.batch * branch.pixels() * channel_pad(stage.in_channels, precision);
-    if (stage.activation != Activation::kIdentity) kept[i].a = carver.take<T>(size);
-    kept[i].h = carver.take<T>(size);
-    if (!piecewise_linear(stage.activation)) kept[i].t = carver.take<T>(size);
-    kept[i].scaled = carver.take<T>(size);
-  }
-  return kept;
-}
+struct Kept {
+  std::vector<KeptRows<T>> stages;  // [L], nothing for stage 0
+  // Elements of all of it, one buffer after the other. The size tells the layout: rows of a less exact precision are
+  // padded at least as much, buffer by buffer, so two precisions of the same size have the same rows.
+  int64_t size = 0;
 
-// Elements of all of it, whatever the card. The size tells the layout: rows of a less exact precision are padded at
-// least as much, buffer by buffer, so two precisions of the same size have the same rows.
+  // In `memory`, on 16 bytes; null: only the size is wanted.
+  Kept(const Branch<T>& branch, Precision precision, T* memory) : stages(branch.stages) {
+    for (int i = 1; i < branch.stages; ++i) {
+      const Stage<T>& stage = branch.stage[i];
+      const int64_t count = branch.batch * branch.pixels() * channel_pad(stage.in_channels, precision);
+      auto take = [&] {
+        T* rows = memory ? memory + size : nullptr;
+        size += count;
+        return rows;
+      };
+      if (stage.activation != Activation::kIdentity) stages[i].a = take();
+      stages[i].h = take();
+      if (!piecewise_linear(stage.activation)) stages[i].t = take();
+      stages[i].scaled = take();
+    }
+  }
+};
+
 template <class T>
 int64_t kept_size(const Branch<T>& branch, Precision precision) {
-  Carver carver(nullptr);
-  carve_kept(branch, precision, carver);
-  return static_cast<int64_t>(carver.used() / sizeof(T));
+  return Kept<T>(branch, precision, nullptr).size;
 }
 
 }  // namespace irf::cuda

@@ -3,6 +3,7 @@
 
 #include "cuda/resident_forward.h"
 #include "cuda/resident_product.cuh"
+#include "cuda/resident_tangent.cuh"
 
 namespace irf::cuda {
 
@@ -123,40 +124,6 @@ __device__ __forceinline__ void activate(const ForwardArguments<T>& p, const Blo
   });
 }
 
-// state, t_i <- D_i t_i, and both to global memory if wanted. A thread reads the derivatives that it wrote itself.
-template <class T>
-__device__ __forceinline__ void scale_tangent(const ForwardArguments<T>& p, const Block<T>& block, const Share& share,
-                                              int i) {
-  const StagePlan& stage = p.plan.stage[i];
-  const T* derivative = p.derivative[i];
-  const KeptRows<T>& kept = p.kept[i];
-  const Rows rows = block.rows();
-  share.for_each_vector<T>(p.plan, stage.K_padded, [&](int row, int channel) {
-    T* at = block.state() + rows.state(row) + channel;
-    const int64_t place = static_cast<int64_t>(rows.global(row)) * stage.K_padded + channel;
-    Vector<T> t = load16(at);
-    if (kept.t) store16(kept.t + place, t);
-    if (derivative) {
-      const Vector<T> d = load16(derivative + place);
-#pragma unroll
-      for (int e = 0; e < kVector<T>; ++e) t[e] *= d[e];
-      store16(at, t);
-    }
-    if (kept.scaled) store16(kept.scaled + place, t);
-  });
-}
-
-// J v, which the state holds, to global memory.
-template <class T>
-__device__ __forceinline__ void store_tangent(const ForwardArguments<T>& p, const Block<T>& block, const Share& share) {
-  const int pitch = p.plan.event_pitch;
-  const Rows rows = block.rows();
-  share.for_each_vector<T>(p.plan, pitch, [&](int row, int channel) {
-    store16(p.tangent_product + static_cast<int64_t>(rows.global(row)) * pitch + channel,
-            load16(block.state() + rows.state(row) + channel));
-  });
-}
-
 template <class T>
 __device__ __forceinline__ void store_values(const ForwardArguments<T>& p, const Block<T>& block, const Group& group) {
   const Rows rows = block.rows();
@@ -271,7 +238,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
     for (int64_t evaluation = 0;; ++evaluation) {
       const bool tangent = p.v && evaluation == 1;
       for (int i = 0; i < plan.stages; ++i) {
-        if (real && tangent) scale_tangent(p, block, share, i);
+        if (real && tangent) scale_tangent(block, share, i, p.derivative[i], p.kept[i]);
         if (real && !tangent) activate(p, block, share, i);
         any_product_stage<Tiles>(block, feed, i, AddBias<T>{tangent ? nullptr : shared + plan.stage[i].bias});
         __syncthreads();
@@ -290,7 +257,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
     if (p.inverse)
       store_solution(p, block, group, share, item);
     else if (p.v && real)
-      store_tangent(p, block, share);
+      store_tangent(block, share, p.tangent_product);
     else if (!p.v && (p.z || p.g))
       store_values(p, block, group);
   }

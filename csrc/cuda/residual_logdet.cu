@@ -27,12 +27,11 @@ Precision precision_of(const Branch<T>&, const ResidualLogdetOperands<T>&, const
 template <class T>
 cudaError_t run(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, Context context, Carver& carver) {
   context.precision = precision_of(branch, op, context.card, context.precision);
-  Carver kept_carver(op.kept);
-  const std::vector<KeptRows<T>> kept = carve_kept(branch, context.precision, kept_carver);
+  const Kept<T> kept(branch, context.precision, op.kept);
   Tangent<T> tangent{};
   if (op.kept) {
     const int pitch = channel_pad(branch.stage[0].in_channels, context.precision);
-    tangent = {op.probe, kept.data(), carver.take<T>(branch.batch * branch.pixels() * pitch)};
+    tangent = {op.probe, kept.stages.data(), carver.take<T>(branch.batch * branch.pixels() * pitch)};
   }
   const Frozen<T> frozen(branch, op.x, op.z, true, tangent, context, carver);
   Chain<T> chain = frozen.chain();

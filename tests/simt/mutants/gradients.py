@@ -44,6 +44,4 @@ def backward() -> Iterator[Mutant]:
     yield Mutant(*group, "terms_[i] + slope_terms(i, 1)", "terms_[i]")
     yield Mutant(*group, "weight[item % samples]", "weight[item]")
     group = (*group[:2], "test_kept.py", "test_step_matches and (two-terms or images) and layered and dtype1")
-    yield Mutant(
-        *group, "t_[i] = kept[i].t, p_[i] = kept[i].scaled;", "t_[i] = kept[i].scaled, p_[i] = kept[i].scaled;"
-    )
+    yield Mutant(*group, "t_[i] = kept.stages[i].t, p_", "t_[i] = kept.stages[i].scaled, p_")

@@ -101,9 +101,10 @@ def tangents() -> Iterator[Mutant]:
     group = ("resident_forward.cuh", "resident_forward_double.cu", *step)
     yield Mutant(*group, "        __syncthreads();  // g(x) has been read\n")
     yield Mutant(*group, "p.v);\n        __syncthreads();\n        continue;", "p.v);\n        continue;")
+    yield Mutant(*group, "tangent ? nullptr : shared", "shared")
+    group = ("resident_tangent.cuh", *group[1:])
     yield Mutant(*group, "    if (kept.t) store16(kept.t + place, t);\n")
     yield Mutant(*group, "      store16(at, t);\n")
-    yield Mutant(*group, "tangent ? nullptr : shared", "shared")
     yield Mutant(
         *group,
         "rows.global(row)) * stage.K_padded + channel;\n    Vector<T> t",
