@@ -52,7 +52,8 @@ def products() -> Iterator[Mutant]:
     yield Mutant(*group, "    if (!inside) return ahead;\n")
     yield Mutant(*group, "load16_readonly(d + place.sample_row() * pitch + column)", "load16_readonly(d + at)")
     group = ("layered_chain.cu", *series)
-    yield Mutant("layered_chain.cu", *stops, "  if (item >= series.items) return;\n")
+    lane = "  const int lane = static_cast<int>(threadIdx.x) % kWarp;\n  T square"
+    yield Mutant("layered_chain.cu", *stops, f"  if (item >= series.items) return;\n{lane}", lane)
     yield Mutant(*group, "scratch_.y[(k - 1) % 2] : nullptr", "scratch_.y[k % 2] : nullptr")
     yield Mutant("layered_chain.cu", *stops, "|| (series.active && !series.active[item])")
 
