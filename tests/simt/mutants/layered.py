@@ -95,7 +95,7 @@ def tangents() -> Iterator[Mutant]:
     group = ("layered_chain.cu", "layered_chain.cu", *step)
     yield Mutant(*group, "series.per_sample ? item * n : 0", "0")
     yield Mutant(*group, "i < (item + 1) * size; i += kWarp", "i <= (item + 1) * size; i += kWarp")
-    yield Mutant(*group, "if (last_term && chain_.tangent) return shortcut(from);", "")
+    yield Mutant(*group[:3], "test_the_norm_is", "if (last_term && chain_.tangent) return shortcut(from);", "")
     group = ("layered_tangent.cu", "layered_tangent.cu", *step)
     yield Mutant(*group, "start.d = derivatives[0];", "")
     yield Mutant(*group, "last ? nullptr : derivatives[i + 1]", "nullptr")
