@@ -9,7 +9,7 @@ template <class T>
 cudaError_t run(const Branch<T>& branch, const BranchOperands<T>& op, Context context, Carver& carver) {
   context.precision = cheapest_precision(shape_of(branch), kForwardWalk, context.precision, sizeof(T), context.card);
   const std::vector<T*> weights = carve_packed(branch, Form::kForward, context.precision, carver);
-  const PlannedForward<T> forward(branch, weights.data(), op.x, {}, nullptr, op.g, context, carver);
+  const PlannedForward<T> forward(branch, weights.data(), op.x, {}, nullptr, op.g, {}, context, carver);
   if (carver.counting()) return cudaSuccess;
   const cudaError_t error = pack_weights(branch, Form::kForward, context.precision, weights.data(), context.stream);
   return error == cudaSuccess ? forward.run() : error;

@@ -1,7 +1,9 @@
 // The op `branch_backward` (docs/mathematics.md, 4), layer by layer: a forward walk that keeps a_i and h_i, the
 // tangents and cotangents of every pair, the ordinary backward walk, and the parameter gradients from what they left.
-// All intermediates are rows in the workspace, and all pairs share every launch.
+// All intermediates are rows in the workspace, and all pairs share every launch. What residual_logdet kept (kept.h) is
+// neither walked nor written again.
 #include "cuda/activate.cuh"
+#include "cuda/kept.h"
 #include "cuda/linearized.cuh"
 #include "cuda/pack_weights.h"
 #include "cuda/plan.h"
@@ -28,6 +30,20 @@ template <class T>
 Context at_cheapest_precision(const Branch<T>& branch, const BranchBackwardOperands<T>& op, Context context) {
   const WalkRequest request{WalkKind::kForward, 1 + op.pairs, 1, false, false};
   context.precision = cheapest_layered_precision(shape_of(branch), request, context.precision, sizeof(T), context.card);
+  return context;
+}
+
+// The precision whose rows were kept: that of `context`, else one at least as exact as `wanted`; that of `context` if
+// there are none. Their number tells (kept_size).
+template <class T>
+Context at_kept_precision(const Branch<T>& branch, const BranchBackwardOperands<T>& op, Context context,
+                          Precision wanted) {
+  if (!op.kept || kept_size(branch, context.precision) == op.kept_size) return context;
+  for (const Precision precision : {Precision::kBf16, Precision::kTf32, Precision::kFull})
+    if (precision <= wanted && kept_size(branch, precision) == op.kept_size) {
+      context.precision = precision;
+      break;
+    }
   return context;
 }
 
@@ -89,12 +105,14 @@ class BackwardPass {
   const Precision precision_;
   const int stages_;
   const int64_t rows_;                    // of the batch
+  const bool recall_;                     // a_i, h_i, t_i and D_i t_i of the inner stages were kept
   std::vector<T*> forward_, transposed_;  // packed weights
   std::vector<StageRows<T>> kept_;        // [L] a_i and h_i
-  std::vector<T*> t_, p_;                 // [L] tangents t_i (later E_i t_i A_i^T r_{i+1}) and D_i t_i of all pairs
-  std::vector<T*> r_;                     // [L + 1] cotangents of all pairs; r_0 serves nobody
-  std::vector<T*> s_;                     // [L + 1] ordinary backward
-  std::vector<T*> terms_;                 // [L] terms of the slope: of the ordinary backward, then of the pairs
+  std::vector<T*> t_, p_;                 // [L] tangents t_i and D_i t_i of all pairs
+  std::vector<T*> curved_;  // [L] E_i t_i A_i^T r_{i+1} of all pairs, in the place of t_i where it is ours
+  std::vector<T*> r_;       // [L + 1] cotangents of all pairs; r_0 serves nobody
+  std::vector<T*> s_;       // [L + 1] ordinary backward
+  std::vector<T*> terms_;   // [L] terms of the slope: of the ordinary backward, then of the pairs
   std::vector<WeightGradient<T>> gradients_;
 };
 
@@ -103,29 +121,38 @@ BackwardPass<T>::BackwardPass(const Branch<T>& branch, const BranchBackwardOpera
                               Carver& carver)
     : branch_(branch),
       op_(op),
-      context_(at_cheapest_precision(branch, op, context)),
+      context_(at_kept_precision(branch, op, at_cheapest_precision(branch, op, context), context.precision)),
       precision_(context_.precision),
       stages_(branch.stages),
       rows_(branch.batch * branch.pixels()),
-      forward_(carve_packed(branch, Form::kForward, precision_, carver)),
+      recall_(op.kept && op.pairs <= 1 && kept_size(branch, precision_) == op.kept_size),
+      forward_(recall_ ? std::vector<T*>() : carve_packed(branch, Form::kForward, precision_, carver)),
       transposed_(carve_packed(branch, Form::kTransposed, precision_, carver)),
       kept_(stages_),
       t_(stages_),
       p_(stages_),
+      curved_(stages_),
       r_(stages_ + 1),
       s_(stages_ + 1),
       terms_(stages_),
       gradients_(stages_) {
   const bool pairs = op.pairs > 0;
+  const Kept<T> kept(branch, precision_, const_cast<T*>(op.kept));  // only read
   for (int i = 0; i <= stages_; ++i) {
     const int64_t size = layout(i).row_elements();
     if (i > 0 || op.grad_x) s_[i] = carver.take<T>(size);
     if (i > 0 && pairs) r_[i] = carver.take<T>(size * op.pairs);
     if (i == stages_) break;
+    if (pairs && !straight(i)) curved_[i] = carver.take<T>(size * op.pairs);
+    if (recall_ && i > 0) {
+      kept_[i] = {kept.stages[i].a, kept.stages[i].h, nullptr, nullptr};
+      if (pairs) t_[i] = kept.stages[i].t, p_[i] = kept.stages[i].scaled;
+      continue;
+    }
     if (branch.stage[i].activation != Activation::kIdentity) kept_[i].a = carver.take<T>(size);
     kept_[i].h = carver.take<T>(size);
     if (pairs) p_[i] = carver.take<T>(size * op.pairs);
-    if (pairs && !straight(i)) t_[i] = carver.take<T>(size * op.pairs);
+    t_[i] = curved_[i];
   }
   for (int i = 0; i < stages_; ++i) {
     const Stage<T>& stage = branch.stage[i];
@@ -150,14 +177,15 @@ BackwardPass<T>::BackwardPass(const Branch<T>& branch, const BranchBackwardOpera
 
 template <class T>
 cudaError_t BackwardPass<T>::forward() const {
-  cudaError_t error = pack_weights(branch_, Form::kForward, precision_, forward_.data(), context_.stream);
-  if (error == cudaSuccess)
-    error = pack_weights(branch_, Form::kTransposed, precision_, transposed_.data(), context_.stream);
+  cudaError_t error = pack_weights(branch_, Form::kTransposed, precision_, transposed_.data(), context_.stream);
+  if (error == cudaSuccess && !recall_)
+    error = pack_weights(branch_, Form::kForward, precision_, forward_.data(), context_.stream);
   const RowsLayout input = layout(0);
   if (error == cudaSuccess)
     error = to_rows<T>(input, Events<T>{op_.x, input.size()}, activation_of(branch_, 0, precision_, kept_[0]),
                        context_.stream);
-  return error == cudaSuccess ? layered_hidden(branch_, forward_.data(), kept_.data(), nullptr, context_) : error;
+  if (error != cudaSuccess || recall_) return error;
+  return layered_hidden(branch_, forward_.data(), kept_.data(), nullptr, context_);
 }
 
 // t_0 is the tangent of each pair; fills t and p.
@@ -172,7 +200,7 @@ cudaError_t BackwardPass<T>::tangents() const {
   };
   const RowsLayout input = layout(0, op_.pairs);
   cudaError_t error = to_rows<T>(input, Events<T>{op_.tangents, input.size()}, epilogue(0), context_.stream);
-  for (int i = 0; i + 1 < stages_ && error == cudaSuccess; ++i) {
+  for (int i = 0; i + 1 < stages_ && error == cudaSuccess && !recall_; ++i) {
     const T *packed = forward_[i], *from = p_[i];
     error = stage_product(product_of(branch_, i, false, precision_, packed, from, op_.pairs * branch_.batch),
                           epilogue(i + 1), precision_, context_.card, context_.stream);
@@ -180,7 +208,7 @@ cudaError_t BackwardPass<T>::tangents() const {
   return error;
 }
 
-// Fills r, and t with what s gets from the pairs.
+// Fills r, and what s gets from the pairs.
 template <class T>
 cudaError_t BackwardPass<T>::cotangents() const {
   if (op_.pairs == 0) return cudaSuccess;
@@ -192,6 +220,7 @@ cudaError_t BackwardPass<T>::cotangents() const {
     Linearized<T> epilogue = linearized(i, op_.pairs);
     epilogue.scaled = r_[i];
     epilogue.t = t_[i];
+    epilogue.curved = curved_[i];
     if (terms_[i]) epilogue.terms = terms_[i] + slope_terms(i, 1);
     error = stage_product(transposed(i, r_[i + 1], op_.pairs), epilogue, precision_, context_.card, context_.stream);
   }
@@ -209,8 +238,8 @@ cudaError_t BackwardPass<T>::backward() const {
     Linearized<T> epilogue = linearized(i, 1);
     epilogue.scaled = s_[i];
     epilogue.terms = terms_[i];
-    if (t_[i]) {
-      epilogue.added = t_[i];
+    if (curved_[i]) {
+      epilogue.added = curved_[i];
       epilogue.addends = op_.pairs;
     }
     error = stage_product(transposed(i, s_[i + 1]), epilogue, precision_, context_.card, context_.stream);

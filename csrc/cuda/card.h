@@ -2,6 +2,8 @@
 // header: plans are computed, tested and printed on any machine.
 #pragma once
 
+#include <cstdint>
+
 namespace irf::cuda {
 
 struct Card {
@@ -10,12 +12,15 @@ struct Card {
   int multiprocessors;   //
   int shared_per_block;  // bytes, the opt-in limit
   int shared_per_multiprocessor;
+  int64_t memory;  // bytes
 };
 
+constexpr int64_t kGigabyte = 1000000000;
 constexpr Card kKnownCards[] = {
-    {"t4", 75, 40, 65536, 65536},          {"a100", 80, 108, 166912, 167936}, {"rtx3090", 86, 82, 101376, 102400},
-    {"rtx4090", 89, 128, 101376, 102400},  {"h100", 90, 132, 232448, 233472}, {"b200", 100, 148, 232448, 233472},
-    {"rtx5090", 120, 170, 101376, 102400},
+    {"t4", 75, 40, 65536, 65536, 16 * kGigabyte},          {"a100", 80, 108, 166912, 167936, 40 * kGigabyte},
+    {"rtx3090", 86, 82, 101376, 102400, 24 * kGigabyte},   {"rtx4090", 89, 128, 101376, 102400, 24 * kGigabyte},
+    {"h100", 90, 132, 232448, 233472, 80 * kGigabyte},     {"b200", 100, 148, 232448, 233472, 180 * kGigabyte},
+    {"rtx5090", 120, 170, 101376, 102400, 32 * kGigabyte},
 };
 constexpr int kReservedPerBlock = 1024;  // bytes the runtime takes from each block's share (none before sm_80)
 

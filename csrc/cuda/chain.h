@@ -33,6 +33,9 @@ struct Chain {
   T* powers;
   int64_t power_stride, probe_stride, sample_stride;
 
+  // Rows of J v of one probe: then the last term is <w_{n-1}, J v> and w_n is never computed; or null.
+  const T* tangent = nullptr;
+
   int64_t items() const { return probes * branch.batch; }
 };
 

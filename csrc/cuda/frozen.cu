@@ -3,15 +3,20 @@
 namespace irf::cuda {
 
 template <class T>
-Frozen<T>::Frozen(const Branch<T>& branch, const T* x, T* z, const WalkRequest& request, const Context& context,
-                  Carver& carver)
-    : branch_(branch), transpose_(request.kind == WalkKind::kTransposed), context_(context) {
-  const Precision precision = cheapest_precision(shape_of(branch), request, context.precision, sizeof(T), context.card);
-  context_.precision = precision;
+Context at_cheapest_precision(const Branch<T>& branch, const WalkRequest& request, Context context) {
+  context.precision = cheapest_precision(shape_of(branch), request, context.precision, sizeof(T), context.card);
+  return context;
+}
+
+template <class T>
+Frozen<T>::Frozen(const Branch<T>& branch, const T* x, T* z, bool transpose, const Tangent<T>& tangent,
+                  const Context& context, Carver& carver)
+    : branch_(branch), transpose_(transpose), context_(context) {
+  const Precision precision = context.precision;
   forward_ = carve_packed(branch, Form::kForward, precision, carver);
-  if (transpose_) transposed_ = carve_packed(branch, Form::kTransposed, precision, carver);
+  if (transpose) transposed_ = carve_packed(branch, Form::kTransposed, precision, carver);
   derivatives_ = carve_derivatives(branch, precision, carver);
-  walk_.emplace(branch, forward_.data(), x, derivatives_, z, nullptr, context_, carver);
+  walk_.emplace(branch, forward_.data(), x, derivatives_, z, nullptr, tangent, context, carver);
 }
 
 template <class T>
@@ -32,7 +37,11 @@ Chain<T> Frozen<T>::chain() const {
   return chain;
 }
 
-template class Frozen<float>;
-template class Frozen<double>;
+#define IRF_INSTANTIATE(T)                                                               \
+  template Context at_cheapest_precision(const Branch<T>&, const WalkRequest&, Context); \
+  template class Frozen<T>;
+IRF_INSTANTIATE(float)
+IRF_INSTANTIATE(double)
+#undef IRF_INSTANTIATE
 
 }  // namespace irf::cuda

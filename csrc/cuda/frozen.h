@@ -8,21 +8,22 @@
 
 namespace irf::cuda {
 
-// The derivatives D_i at x, and the packed weights of chains in one direction, all at the precision at which the
-// forward walk and the chain are cheapest together.
+// `context` at the precision at which a chain and the forward walk that freezes its branch are cheapest together.
+template <class T>
+Context at_cheapest_precision(const Branch<T>& branch, const WalkRequest& chain, Context context);
+
+// The derivatives D_i at x, and the packed weights of chains in one direction, all at the precision of `context`.
 template <class T>
 class Frozen {
  public:
-  // z, [B, d], gets x + g(x); or null. `request` is the chain that will run.
-  Frozen(const Branch<T>& branch, const T* x, T* z, const WalkRequest& request, const Context& context, Carver& carver);
+  // z, [B, d], gets x + g(x); or null. `tangent` may be without v.
+  Frozen(const Branch<T>& branch, const T* x, T* z, bool transpose, const Tangent<T>& tangent, const Context& context,
+         Carver& carver);
 
   cudaError_t freeze() const;
 
   // A chain on this branch: what to start from and what to write is left to the caller. Valid while this object lives.
   Chain<T> chain() const;
-
-  // What that chain is to be run with: its precision is the one chosen here.
-  const Context& context() const { return context_; }
 
  private:
   Branch<T> branch_;

@@ -64,6 +64,31 @@ __global__ void __launch_bounds__(kItemThreads)
   if (series.stopped) atomicAdd(series.stopped, 1u);
 }
 
+// The last term of one probe, from w_{n-1} and J v.
+template <class T>
+__global__ void __launch_bounds__(kItemThreads)
+    shortcut_kernel(const Series<T> series, const T* w, const T* tangent, int64_t size) {
+  const int64_t item = int64_t(blockIdx.x) * (kItemThreads / kWarp) + threadIdx.x / kWarp;
+  if (item >= series.items) return;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, n = series.terms;
+  T dot = T(0), square = T(0);
+  for (int64_t i = item * size + lane * kVector<T>; i < (item + 1) * size; i += kWarp * kVector<T>) {
+    const Vector<T> left = load16_readonly(w + i), right = load16_readonly(tangent + i);
+#pragma unroll
+    for (int e = 0; e < kVector<T>; ++e) {
+      dot += left[e] * right[e];
+      square += left[e] * left[e];
+    }
+  }
+  dot = sum_lanes(dot);
+  square = sum_lanes(square);
+  if (lane != 0) return;
+  const T q = series.coefficients[(series.per_sample ? item * n : 0) + n - 1];
+  series.value[item] = (n == 1 ? T(0) : series.value[item]) + (n % 2 ? q : -q) / static_cast<T>(n) * dot;
+  series.norms[item] = sqrt(square);
+  series.terms_used[item] = n;
+}
+
 // Sources and sinks of the conversions.
 template <class T>
 struct UnitProbes {
@@ -172,6 +197,7 @@ class LayeredChain {
     const int stages = chain_.branch.stages;
     const bool last_term = k == chain_.terms;
     const T* from = k == 1 ? scratch_.start : state_;
+    if (last_term && chain_.tangent) return shortcut(from);
     for (int i = 0; i < stages; ++i) {
       const bool last = i == stages - 1;
       const int stage = chain_.transpose ? stages - 1 - i : i;
@@ -197,6 +223,14 @@ class LayeredChain {
       if (error != cudaSuccess) return error;
     }
     return events_.items == 0 ? cudaSuccess : finish(k);
+  }
+
+  cudaError_t shortcut(const T* w) {
+    if (events_.items == 0) return cudaSuccess;
+    const unsigned blocks = static_cast<unsigned>(ceil_div(events_.items, int64_t(kItemThreads / kWarp)));
+    shortcut_kernel<T><<<blocks, kItemThreads, 0, context_.stream>>>(series_state(), w, chain_.tangent,
+                                                                     int64_t(events_.pixels) * events_.pitch);
+    return cudaGetLastError();
   }
 
   cudaError_t finish(int k) {

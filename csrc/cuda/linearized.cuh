@@ -3,7 +3,7 @@
 // product,
 //   value  <- v                       tangents t_i
 //   scaled <- D_i v + sum of added    D_i t_i, cotangents r_i, the ordinary backward s_i
-//   t      <- E_i t v                 what the cotangents of a pair add to s_i, in the place of its tangent
+//   curved <- E_i t v                 what the cotangents of a pair add to s_i; may lie in the place of its tangent t
 //   terms  <- sum over a row of v d h / d slope, or of v t d D / d slope where t is given
 #pragma once
 
@@ -21,9 +21,10 @@ struct Linearized {
   int pitch;
   int64_t rows;
   // Each may be null.
-  T *value, *scaled, *t;  // [rows][pitch]
-  T* terms;               // [column tiles][rows]
-  const T* added;         // [addends][rows][pitch]
+  T *value, *scaled, *curved;  // [rows][pitch]
+  const T* t;                  // [rows][pitch]; given with `curved`
+  T* terms;                    // [column tiles][rows]
+  const T* added;              // [addends][rows][pitch]
   int addends;
   T slope;
 
@@ -65,7 +66,7 @@ struct Linearized {
         }
 #pragma unroll
         for (int i = 0; i < kVector<T>; ++i) e[i] *= tangent[i] * v[i];
-        if (t) store16(t + at, e);
+        if (curved) store16(curved + at, e);
       }
     }
     if (!terms) return;

@@ -43,6 +43,10 @@ size_t residual_logdet_workspace(const Branch<T>&, const ResidualLogdetOperands<
 template <class T>
 cudaError_t residual_logdet(const Branch<T>&, const ResidualLogdetOperands<T>&, const Context&);
 
+// Elements that a training step keeps for its backward pass (kept.h), 0: nothing. For these operands and one probe.
+template <class T>
+int64_t residual_logdet_kept(const Branch<T>&, const ResidualLogdetOperands<T>&, const Card&, Precision);
+
 template <class T>
 size_t jacobian_powers_workspace(const Branch<T>&, const JacobianPowersOperands<T>&, const Card&, Precision);
 template <class T>

@@ -6,17 +6,19 @@
 
 #include "cuda/forward.h"
 #include "cuda/layered_chain.h"
+#include "cuda/layered_tangent.h"
 #include "cuda/resident_chain.h"
 #include "cuda/resident_forward.h"
 
 namespace irf::cuda {
 
-// z and g as in LayeredForward; derivatives: rows of D_i [L], null where not wanted, or an empty list.
+// z and g as in LayeredForward; derivatives: rows of D_i [L], null where not wanted, or an empty list. A tangent wants
+// those of every stage that is no identity, and keeps.
 template <class T>
 class PlannedForward {
  public:
   PlannedForward(const Branch<T>& branch, const T* const* weights, const T* x, const std::vector<T*>& derivatives, T* z,
-                 T* g, const Context& context, Carver& carver);
+                 T* g, const Tangent<T>& tangent, const Context& context, Carver& carver);
 
   cudaError_t run() const;
 
@@ -27,6 +29,7 @@ class PlannedForward {
   std::vector<StageRows<T>> stages_;
   LayeredForward<T> layered_;
   std::optional<LayeredForwardScratch<T>> scratch_;
+  T* tangent_entry_ = nullptr;
 };
 
 template <class T>

@@ -24,6 +24,7 @@ struct ChainArguments {
   int64_t* terms_used;
   T* powers;
   int64_t power_stride, probe_stride, sample_stride;
+  const T* tangent;  // rows of J v, or null
 
   ChainArguments(const Chain<T>& chain, const ResidentPlan& plan_)
       : plan(plan_),
@@ -47,7 +48,8 @@ struct ChainArguments {
         powers(chain.powers),
         power_stride(chain.power_stride),
         probe_stride(chain.probe_stride),
-        sample_stride(chain.sample_stride) {
+        sample_stride(chain.sample_stride),
+        tangent(chain.tangent) {
     const int stages = chain.branch.stages;
     for (int i = 0; i < stages; ++i) {
       weight[i] = chain.weights[chain.transpose ? stages - 1 - i : i];
@@ -154,7 +156,7 @@ __device__ __forceinline__ void store_power(const ChainArguments<T>& p, const Bl
   });
 }
 
-// What a thread does with its share of w_k, k = 0 .. terms.
+// What a thread does with its share of w_k, k = 0 .. terms; with J v at hand of w_{n-1} twice, the last time as w_n.
 template <class T>
 struct TermPass {
   const ChainArguments<T>& p;
@@ -169,12 +171,15 @@ struct TermPass {
     const Rows rows = block.rows();
     const T* v = block.shared + plan.first_vector;
     T* y = p.neumann ? block.shared + plan.second_vector : nullptr;
+    const bool shortcut = p.tangent && k > 0 && k == p.terms;
     T sums[2] = {T(0), T(0)};  // <w_k, v>, |w_k|^2
     const bool mine = share.slot < group.count;
     if (mine)
       share.for_each_vector<T>(plan, plan.event_pitch, [&](int row, int channel) {
         const Vector<T> w = load16(block.state() + rows.state(row) + channel);
-        const Vector<T> u = load16(v + row * plan.event_pitch + channel);
+        const Vector<T> u = shortcut
+                                ? load16_readonly(p.tangent + int64_t(rows.global(row)) * plan.event_pitch + channel)
+                                : load16(v + row * plan.event_pitch + channel);
 #pragma unroll
         for (int e = 0; e < kVector<T>; ++e) {
           sums[0] += w[e] * u[e];
@@ -244,7 +249,8 @@ __global__ void __launch_bounds__(kMaxThreads, 1) resident_chain_kernel(const __
         __syncthreads();
         if (share.slot < group.count) scale_entry(p, block, share);
       }
-      for (int i = 0; i < plan.stages; ++i) any_product_stage<Tiles>(block, feed, i, scale_of(p, shared, i));
+      const int products = p.tangent && k == p.terms ? 0 : plan.stages;
+      for (int i = 0; i < products; ++i) any_product_stage<Tiles>(block, feed, i, scale_of(p, shared, i));
       __syncthreads();
       if (p.powers) store_power(p, block, group, k);
       if (p.value) pass(k);

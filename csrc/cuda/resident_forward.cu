@@ -29,6 +29,9 @@ cudaError_t resident_forward(const ResidentForward<T>& forward, const ResidentPl
   p.x = forward.x;
   p.z = forward.z;
   p.g = forward.g;
+  p.v = forward.tangent.v;
+  p.tangent_product = forward.tangent.product;
+  for (int i = 1; i < plan.stages && p.v; ++i) p.kept[i] = forward.tangent.kept[i];
   return launch_resident_forward(p, context);
 }
 

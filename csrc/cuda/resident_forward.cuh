@@ -3,6 +3,7 @@
 
 #include "cuda/resident_forward.h"
 #include "cuda/resident_product.cuh"
+#include "cuda/resident_tangent.cuh"
 
 namespace irf::cuda {
 
@@ -17,6 +18,10 @@ struct ForwardArguments {
   int64_t batch;
   const T* x;  // [B, d]: x, or z of an inverse
   T *z, *g;    // or null
+
+  const T* v;                    // [B, d]: walk the tangents of v too; or null
+  KeptRows<T> kept[kMaxStages];  // each pointer may be null
+  T* tangent_product;            // rows of J v
 
   bool inverse;
   T* solution;
@@ -36,6 +41,9 @@ struct ForwardArguments {
         x(nullptr),
         z(nullptr),
         g(nullptr),
+        v(nullptr),
+        kept{},
+        tangent_product(nullptr),
         inverse(false),
         solution(nullptr),
         residual_limit(0),
@@ -74,12 +82,13 @@ __device__ __forceinline__ void load_parameters(const ForwardArguments<T>& p, T*
 
 // The state, and in an inverse z and the first x, from events.
 template <class T>
-__device__ __forceinline__ void load_events(const ForwardArguments<T>& p, const Block<T>& block, const Group& group) {
+__device__ __forceinline__ void load_events(const ForwardArguments<T>& p, const Block<T>& block, const Group& group,
+                                            const T* events) {
   const ResidentPlan& plan = p.plan;
   const Rows rows = block.rows();
   const int size = plan.event_channels * plan.pixels;
   block.for_each_element(group, plan.event_pitch, [&](int slot, int index, int row, int channel) {
-    const T element = channel < plan.event_channels ? __ldg(p.x + (group.first + slot) * size + index) : T(0);
+    const T element = channel < plan.event_channels ? __ldg(events + (group.first + slot) * size + index) : T(0);
     block.state()[rows.state(row) + channel] = element;
     if (!p.inverse) return;
     block.shared[plan.first_vector + row * plan.event_pitch + channel] = element;
@@ -87,19 +96,21 @@ __device__ __forceinline__ void load_events(const ForwardArguments<T>& p, const 
   });
 }
 
-// state <- phi_i(state), and D_i to global memory if wanted. In a loop of its own, since the code of every activation
-// is in it.
+// state <- phi_i(state), and D_i, a_i and h_i to global memory if wanted. In a loop of its own, since the code of every
+// activation is in it.
 template <class T>
 __device__ __forceinline__ void activate(const ForwardArguments<T>& p, const Block<T>& block, const Share& share,
                                          int i) {
   const StagePlan& stage = p.plan.stage[i];
   const Activation activation = p.activation[i];
-  T* derivative = p.derivative[i];
+  T *derivative = p.derivative[i], *before = p.kept[i].a, *after = p.kept[i].h;
   const T slope = block.shared[p.plan.slopes + i];
   const Rows rows = block.rows();
   share.for_each_vector<T>(p.plan, stage.K_padded, [&](int row, int channel) {
     T* at = block.state() + rows.state(row) + channel;
+    const int64_t place = static_cast<int64_t>(rows.global(row)) * stage.K_padded + channel;
     Vector<T> h = load16(at), d;
+    if (before) store16(before + place, h);
 #pragma unroll
     for (int e = 0; e < kVector<T>; ++e) {
       const Jet<T> value = jet(activation, h[e], slope);
@@ -108,7 +119,8 @@ __device__ __forceinline__ void activate(const ForwardArguments<T>& p, const Blo
       d[e] = real ? value.d : T(0);
     }
     store16(at, h);
-    if (derivative) store16(derivative + static_cast<int64_t>(rows.global(row)) * stage.K_padded + channel, d);
+    if (after) store16(after + place, h);
+    if (derivative) store16(derivative + place, d);
   });
 }
 
@@ -218,16 +230,25 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
     __syncthreads();  // the previous group needs nothing in shared memory any more
     block.fill_rows(group);
     __syncthreads();
-    load_events(p, block, group);
+    load_events(p, block, group, p.x);
     __pipeline_wait_prior(0);
     __syncthreads();
 
     Iteration<T> item{T(0), T(INFINITY), 0, 0, real};
     for (int64_t evaluation = 0;; ++evaluation) {
+      const bool tangent = p.v && evaluation == 1;
       for (int i = 0; i < plan.stages; ++i) {
-        if (real) activate(p, block, share, i);
-        any_product_stage<Tiles>(block, feed, i, AddBias<T>{shared + plan.stage[i].bias});
+        if (real && tangent) scale_tangent(block, share, i, p.derivative[i], p.kept[i]);
+        if (real && !tangent) activate(p, block, share, i);
+        any_product_stage<Tiles>(block, feed, i, AddBias<T>{tangent ? nullptr : shared + plan.stage[i].bias});
         __syncthreads();
+      }
+      if (p.v && !tangent) {
+        store_values(p, block, group);
+        __syncthreads();  // g(x) has been read
+        load_events(p, block, group, p.v);
+        __syncthreads();
+        continue;
       }
       if (!p.inverse) break;
       step(p, block, share, real, evaluation, item);
@@ -235,7 +256,9 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
     }
     if (p.inverse)
       store_solution(p, block, group, share, item);
-    else if (p.z || p.g)
+    else if (p.v && real)
+      store_tangent(block, share, p.tangent_product);
+    else if (!p.v && (p.z || p.g))
       store_values(p, block, group);
   }
   __pipeline_wait_prior(0);  // a chunk fetched ahead of need

@@ -2,6 +2,7 @@
 // iterations of an inverse.
 #pragma once
 
+#include "cuda/layered_tangent.h"
 #include "cuda/ops.h"
 #include "cuda/plan.h"
 
@@ -15,9 +16,11 @@ struct ResidentForward {
   T* const* derivatives;    // [L] (host array): rows of D_i or null; or null: none
   T* z;                     // [B, d] x + g(x), or null
   T* g;                     // [B, d'], or null
+  Tangent<T> tangent;       // its v null: no tangent; else a_i, h_i of its kept rows are written too
 };
 
-// `plan` is resident, made for kForward and one probe; weights are packed, rows are written for plan.precision.
+// `plan` is resident, made for kForward and one probe, two repeats with a tangent; weights are packed, rows are written
+// for plan.precision.
 template <class T>
 cudaError_t resident_forward(const ResidentForward<T>& forward, const ResidentPlan& plan, const Context& context);
 

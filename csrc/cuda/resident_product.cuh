@@ -122,11 +122,16 @@ struct ScaleByRows {
 
 template <class T>
 struct AddBias {
-  const T* bias;  // in shared memory
+  const T* bias;  // in shared memory; or null: none
 
   template <int WIDTH>
   __device__ __forceinline__ void load(T (&value)[WIDTH], const Rows&, int, int column) const {
-    load_group(value, bias + column);
+    if (bias) {
+      load_group(value, bias + column);
+    } else {
+#pragma unroll
+      for (int e = 0; e < WIDTH; ++e) value[e] = T(0);
+    }
   }
   __device__ __forceinline__ T apply(T sum, T value) const { return sum + value; }
 };

@@ -18,11 +18,25 @@ __global__ void __launch_bounds__(kMeanThreads)
   value[sample] = sum;
 }
 
+// Decides the precision of all walks of a call, and so of the rows that are kept. The last term's shortcut is left out:
+// it costs as much as the term.
 template <class T>
-cudaError_t run(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, const Context& context, Carver& carver) {
-  const WalkRequest request{WalkKind::kTransposed, op.probes, op.terms, true, op.neumann != nullptr};
-  const Frozen<T> frozen(branch, op.x, op.z, request, context, carver);
+WalkRequest request_of(const ResidualLogdetOperands<T>& op) {
+  return {WalkKind::kTransposed, op.probes, op.terms, true, op.neumann != nullptr};
+}
+
+template <class T>
+cudaError_t run(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, Context context, Carver& carver) {
+  context = at_cheapest_precision(branch, request_of(op), context);
+  const Kept<T> kept(branch, context.precision, op.kept);
+  Tangent<T> tangent{};
+  if (op.kept) {
+    const int pitch = channel_pad(branch.stage[0].in_channels, context.precision);
+    tangent = {op.probe, kept.stages.data(), carver.take<T>(branch.batch * branch.pixels() * pitch)};
+  }
+  const Frozen<T> frozen(branch, op.x, op.z, true, tangent, context, carver);
   Chain<T> chain = frozen.chain();
+  chain.tangent = tangent.product;
   chain.probes = op.probes;
   chain.probe = op.probe;
   chain.terms = op.terms;
@@ -35,7 +49,7 @@ cudaError_t run(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, co
   chain.neumann = op.neumann;
   chain.norms = op.norms;
   chain.terms_used = op.terms_used;
-  const PlannedChain<T> planned(chain, frozen.context(), carver);
+  const PlannedChain<T> planned(chain, context, carver);
   if (carver.counting()) return cudaSuccess;
   cudaError_t error = frozen.freeze();
   if (error == cudaSuccess) error = planned.run();
@@ -47,9 +61,10 @@ cudaError_t run(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, co
 }
 
 template <class T>
-cudaError_t run(const Branch<T>& branch, const JacobianPowersOperands<T>& op, const Context& context, Carver& carver) {
+cudaError_t run(const Branch<T>& branch, const JacobianPowersOperands<T>& op, Context context, Carver& carver) {
   const WalkRequest request{op.transpose ? WalkKind::kTransposed : WalkKind::kTangent, 1, op.count, false, false};
-  const Frozen<T> frozen(branch, op.x, nullptr, request, context, carver);
+  context = at_cheapest_precision(branch, request, context);
+  const Frozen<T> frozen(branch, op.x, nullptr, op.transpose, {}, context, carver);
   Chain<T> chain = frozen.chain();
   chain.probes = 1;
   chain.probe = op.start;
@@ -57,7 +72,7 @@ cudaError_t run(const Branch<T>& branch, const JacobianPowersOperands<T>& op, co
   chain.powers = op.powers;
   chain.sample_stride = branch.in_size();
   chain.power_stride = branch.batch * branch.in_size();
-  const PlannedChain<T> planned(chain, frozen.context(), carver);
+  const PlannedChain<T> planned(chain, context, carver);
   if (carver.counting()) return cudaSuccess;
   const cudaError_t error = frozen.freeze();
   return error == cudaSuccess ? planned.run() : error;
@@ -80,6 +95,14 @@ cudaError_t residual_logdet(const Branch<T>& branch, const ResidualLogdetOperand
 }
 
 template <class T>
+int64_t residual_logdet_kept(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, const Card& card,
+                             Precision precision) {
+  const Context context = at_cheapest_precision(branch, request_of(op), Context{card, precision, nullptr, nullptr});
+  const int64_t size = kept_size(branch, context.precision);
+  return size * static_cast<int64_t>(sizeof(T)) <= card.memory / kKeptShare ? size : 0;
+}
+
+template <class T>
 size_t jacobian_powers_workspace(const Branch<T>& branch, const JacobianPowersOperands<T>& op, const Card& card,
                                  Precision precision) {
   Carver carver(nullptr);
@@ -93,12 +116,13 @@ cudaError_t jacobian_powers(const Branch<T>& branch, const JacobianPowersOperand
   return run(branch, op, context, carver);
 }
 
-#define IRF_INSTANTIATE(T)                                                                                   \
-  template size_t residual_logdet_workspace(const Branch<T>&, const ResidualLogdetOperands<T>&, const Card&, \
-                                            Precision);                                                      \
-  template cudaError_t residual_logdet(const Branch<T>&, const ResidualLogdetOperands<T>&, const Context&);  \
-  template size_t jacobian_powers_workspace(const Branch<T>&, const JacobianPowersOperands<T>&, const Card&, \
-                                            Precision);                                                      \
+#define IRF_INSTANTIATE(T)                                                                                           \
+  template size_t residual_logdet_workspace(const Branch<T>&, const ResidualLogdetOperands<T>&, const Card&,         \
+                                            Precision);                                                              \
+  template cudaError_t residual_logdet(const Branch<T>&, const ResidualLogdetOperands<T>&, const Context&);          \
+  template int64_t residual_logdet_kept(const Branch<T>&, const ResidualLogdetOperands<T>&, const Card&, Precision); \
+  template size_t jacobian_powers_workspace(const Branch<T>&, const JacobianPowersOperands<T>&, const Card&,         \
+                                            Precision);                                                              \
   template cudaError_t jacobian_powers(const Branch<T>&, const JacobianPowersOperands<T>&, const Context&);
 IRF_INSTANTIATE(float)
 IRF_INSTANTIATE(double)

@@ -32,10 +32,10 @@ cudaError_t run_layered(const Chain<T>& all, int rows, const LayeredChainScratch
 }
 
 template <class T>
-cudaError_t run(const Branch<T>& branch, const JacobianOperands<T>& op, const Context& given, Carver& carver) {
+cudaError_t run(const Branch<T>& branch, const JacobianOperands<T>& op, Context context, Carver& carver) {
   const int rows = static_cast<int>(branch.in_size());
-  const Frozen<T> frozen(branch, op.x, nullptr, {WalkKind::kTransposed, rows, 1, false, false}, given, carver);
-  const Context& context = frozen.context();
+  context = at_cheapest_precision(branch, {WalkKind::kTransposed, rows, 1, false, false}, context);
+  const Frozen<T> frozen(branch, op.x, nullptr, true, {}, context, carver);
   Chain<T> chain = frozen.chain();
   chain.probes = rows;
   chain.terms = 1;

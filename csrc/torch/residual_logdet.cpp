@@ -38,12 +38,24 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> residual_logdet(
   STD_TORCH_CHECK(!keep || (probes == 1 && !tail), "only one probe without a stop can be kept");
   with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {
     const OnDevice<T> device(x, precision);
-    if (keep) kept = device.kept(branch, x);
-    device.residual_logdet(
-        branch, {data<T>(arguments.x()), static_cast<int>(probes), data<T>(v), static_cast<int>(terms), data<T>(q),
-                 per_sample, data<T>(t), static_cast<T>(tolerance), relative, mutable_data<T>(z),
-                 mutable_data<T>(value), neumann ? mutable_data<T>(y) : nullptr, mutable_data<T>(norms),
-                 mutable_data<int64_t>(used), kept.numel() > 0 ? mutable_data<T>(kept) : nullptr});
+    ResidualLogdetOperands<T> operands{data<T>(arguments.x()),
+                                       static_cast<int>(probes),
+                                       data<T>(v),
+                                       static_cast<int>(terms),
+                                       data<T>(q),
+                                       per_sample,
+                                       data<T>(t),
+                                       static_cast<T>(tolerance),
+                                       relative,
+                                       mutable_data<T>(z),
+                                       mutable_data<T>(value),
+                                       neumann ? mutable_data<T>(y) : nullptr,
+                                       mutable_data<T>(norms),
+                                       mutable_data<int64_t>(used),
+                                       nullptr};
+    if (keep) kept = device.kept(branch, operands, x);
+    if (kept.numel() > 0) operands.kept = mutable_data<T>(kept);
+    device.residual_logdet(branch, operands);
   });
   return {z, value, y, norms, used, kept};
 }

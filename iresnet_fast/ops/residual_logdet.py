@@ -55,7 +55,9 @@ def residual_logdet(
         activations: L names, each applied before its linear map.
         probe: v, the shape of x, or [m, *x.shape] for m probes whose estimates are averaged.
         coefficients: q_k, [n] or [B, n]; ones for a truncation.
-        gradient: "neumann": of <y, J v> with y = sum_{k<n} (-1)^k q_{k+1} w_k constant, memory independent of n;
+        gradient: "neumann": of <y, J v> with y = sum_{k<n} (-1)^k q_{k+1} w_k constant, memory independent of n. With
+            one probe, no tol and no info, activations and tangents are kept for the backward pass; on a GPU only if
+            they are at most 1/256 of its memory.
             "series": the exact gradient of the value, memory n events per sample.
         parameters: None, or L entries, each None or the activation's learnable scalar.
         tol: a sample and probe stops after the first term k with |v| |w_k| sum_j lipschitz^j / (k + j) <= tol.
@@ -86,7 +88,7 @@ def residual_logdet(
     precision = precision_of(x)
     if stages.need_gradient(x):
         # A plain training step keeps activations and tangents for its backward pass; then |w_n| is never computed. (A
-        # compiled graph would have to know how much is kept, which depends on threads and instruction set.)
+        # compiled graph would have to know how much is kept, which depends on threads, instruction set and GPU.)
         plain = gradient == "neumann" and v.shape[0] == 1 and tol is None and not return_info
         keep = plain and not torch.compiler.is_compiling()
         settings = (stages.activations, gradient, tol, keep, precision)

@@ -94,18 +94,32 @@ def branch_backward(
 
 def residual_logdet(
     emulator, x, weights, biases, betas, activations, probe, coefficients, tail, tolerance, relative, neumann,
-    variant="residual_logdet", **target,
+    keep=False, variant="residual_logdet", **target,
 ):  # fmt: skip
     z, y = torch.empty_like(x), torch.empty_like(probe) if neumann else x.new_empty(0)
     value = x.new_zeros(len(x) if variant == "residual_logdet" else probe.shape[:2])
     norms, terms_used = x.new_zeros(probe.shape[:2]), torch.zeros(probe.shape[:2], dtype=torch.int64)
+    kept = x.new_empty(0)
     if x.numel():
         plain = {"probes": len(probe), "terms": coefficients.shape[-1], "per_sample": coefficients.dim() == 2}
         plain |= {"tolerance": tolerance, "relative": relative}
         given = {"x": x, "probe": probe, "coefficients": coefficients, "tail": tail}
         made = {"z": z, "value": value, "neumann": y if neumann else None, "norms": norms, "terms_used": terms_used}
+        if keep:
+            made["kept"] = kept = _kept(emulator, (x, weights, biases, betas, activations), target, plain)
         _call(emulator, variant, (x, weights, biases, betas, activations), target, given, made, plain)
-    return z, value, y, norms, terms_used
+    return (z, value, y, norms, terms_used, *((kept,) if keep else ()))
+
+
+def _kept(emulator, branch_arguments, target, plain):
+    """Return room for what a training step keeps, at an address such as torch's allocator gives."""
+    name, scalar = SCALARS[branch_arguments[0].dtype]
+    struct, size = _branch(*branch_arguments), c_int64()
+    operands = _struct("residual_logdet", scalar)(**plain)
+    emulator.call(f"residual_logdet_kept_{name}", pointer(struct), pointer(operands), _target(target), pointer(size))
+    memory = branch_arguments[0].new_empty(size.value + 256)
+    first = -memory.data_ptr() % 256 // memory.element_size()
+    return memory[first : first + size.value]
 
 
 def jacobian_powers(
@@ -171,9 +185,14 @@ def spectral_normalize_backward(emulator, grads, weights, us, vs, sigmas, coeffs
 
 
 def _call(emulator, op, branch_arguments, target, given, made, plain=None):
-    x, weights, biases, betas, activations = branch_arguments
+    _, weights, biases, betas, _ = branch_arguments
     lists = {"weight": weights, "bias": biases, "beta": betas}
     given = given | {f"{name} {i}": t for name, tensors in lists.items() for i, t in enumerate(tensors)}
+    struct = _branch(*branch_arguments)
+    _invoke(emulator, op, [pointer(struct)], branch_arguments[0].dtype, target, given, made, plain or {})
+
+
+def _branch(x, weights, biases, betas, activations):
     stages = [
         Stage(
             activation, w.shape[1], w.shape[0], w.shape[2] if w.dim() == 4 else 1, _address(w), _address(b), _address(s)
@@ -181,8 +200,7 @@ def _call(emulator, op, branch_arguments, target, given, made, plain=None):
         for w, b, s, activation in zip(weights, biases, betas, activations, strict=True)
     ]
     height, width = x.shape[2:] if x.dim() == 4 else (0, 0)
-    struct = Branch(len(stages), (Stage * len(stages))(*stages), height, width, len(x))
-    _invoke(emulator, op, [pointer(struct)], x.dtype, target, given, made, plain or {})
+    return Branch(len(stages), (Stage * len(stages))(*stages), height, width, len(x))
 
 
 def _call_layers(emulator, op, layer_arguments, target, given, made, plain):
@@ -213,8 +231,12 @@ def _invoke(emulator, op, leading, dtype, target, given, made, plain):
     values |= {n: ctypes.addressof(array) for n, array in arrays.items()}
     struct = _struct(op.removeprefix("layered_"), scalar)
     operands = struct(**{n: values[n] for n, _ in struct._fields_ if n in values})
-    card = Target(target.get("card", "h100").encode(), target.get("precision", 0))
-    emulator.call(f"{op}_{name}", *leading, pointer(operands), c_size_t(ctypes.sizeof(operands)), card, buffers=buffers)
+    size = c_size_t(ctypes.sizeof(operands))
+    emulator.call(f"{op}_{name}", *leading, pointer(operands), size, _target(target), buffers=buffers)
+
+
+def _target(target):
+    return Target(target.get("card", "h100").encode(), target.get("precision", 0))
 
 
 def _address(tensor):

@@ -57,7 +57,7 @@ def test_the_binding_lends_a_call_what_it_waits_with_unless_it_is_captured():
 
 
 def test_the_kernels_of_the_gpu_run():
-    """Only the CPU keeps activations for the backward pass: a CUDA kernel returns nothing to keep."""
+    """CPU and GPU keep as many numbers as their layouts have, which differ."""
     code = (
         "import sys; sys.path.insert(0, 'tests')\n"
         "from problems import TINY, make\n"
@@ -67,7 +67,7 @@ def test_the_kernels_of_the_gpu_run():
         "on_cpu = op(*arguments)\n"
         "binding.install()\n"
         "emulated = op(*arguments)\n"
-        "assert on_cpu[5].numel() > 0 and emulated[5].numel() == 0\n"
+        "assert on_cpu[5].numel() > 0 and emulated[5].numel() not in (0, on_cpu[5].numel())\n"
         "assert (on_cpu[1] - emulated[1]).abs().max() < 1e-12\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -56,7 +56,7 @@ struct BranchBackwardOperands {
   bool residual;        // add `grad` itself to grad_x: the gradient of x + g(x)
   T* grad_x;            // [B, d] or null
   T* grad_parameters;   // per stage: weight, bias (if any), beta (if any), one after the other
-  const T* kept;        // [kept_size] from residual_logdet at the same x and tangent, or null
+  const T* kept;        // [kept_size] from residual_logdet at the same x and tangent, or null; of another size: unused
   int64_t kept_size;
 };
 

@@ -19,7 +19,7 @@ class OnDevice {
   explicit OnDevice(const Tensor&, int64_t = 0) {}
 
   // What branch_backward need not compute again.
-  Tensor kept(const Branch<T>& branch, const Tensor& like) const {
+  Tensor kept(const Branch<T>& branch, const ResidualLogdetOperands<T>&, const Tensor& like) const {
     return recycled(kernels_.kept_size(branch, parallel_), like);
   }
 

@@ -22,11 +22,15 @@ cuda::Card card_of(int device) {
   const std::lock_guard<std::mutex> lock(mutex);
   const auto known = cards.find(device);
   if (known != cards.end()) return known->second;
+  cudaDeviceProp properties;
+  check(cudaGetDeviceProperties(&properties, device), "the query of the GPU");
   const cuda::Card card{
       "this GPU",
       10 * attribute(cudaDevAttrComputeCapabilityMajor, device) + attribute(cudaDevAttrComputeCapabilityMinor, device),
-      attribute(cudaDevAttrMultiProcessorCount, device), attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-      attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device)};
+      attribute(cudaDevAttrMultiProcessorCount, device),
+      attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+      attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device),
+      static_cast<int64_t>(properties.totalGlobalMem)};
   return cards.emplace(device, card).first->second;
 }
 

@@ -38,8 +38,10 @@ class OnDevice {
     if (std::is_same_v<T, float>) precision_ = static_cast<cuda::Precision>(precision);
   }
 
-  // Nothing: memory for activations is better spent on larger batches, and the backward pass computes them again.
-  Tensor kept(const Branch<T>&, const Tensor& like) const { return make({0}, like); }
+  // What branch_backward need not compute again, if the card has the memory for it.
+  Tensor kept(const Branch<T>& b, const ResidualLogdetOperands<T>& o, const Tensor& like) const {
+    return make({cuda::residual_logdet_kept(b, o, gpu_.card, precision_)}, like);
+  }
 
   void branch(const Branch<T>& b, const BranchOperands<T>& o) const {
     run("branch", cuda::branch_workspace<T>, cuda::branch<T>, b, o);

@@ -13,8 +13,8 @@ __all__ = ["EQUIVALENT", "MUTANTS", "Equivalent", "Mutant"]
 
 MUTANTS = (
     *gradients.weight_gradients(), *gradients.backward(), *layered.products(), *layered.rows(), *layered.inverse(),
-    *layered.pieces(),
-    *resident.products(), *resident.chain(), *resident.forward(), *spectral.norms(), *spectral.normalisation(),
+    *layered.pieces(), *layered.tangents(), *resident.products(), *resident.chain(), *resident.forward(),
+    *resident.tangents(), *spectral.norms(), *spectral.normalisation(),
 )  # fmt: skip
 EQUIVALENT = (
     Equivalent(

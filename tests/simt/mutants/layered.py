@@ -52,7 +52,8 @@ def products() -> Iterator[Mutant]:
     yield Mutant(*group, "    if (!inside) return ahead;\n")
     yield Mutant(*group, "load16_readonly(d + place.sample_row() * pitch + column)", "load16_readonly(d + at)")
     group = ("layered_chain.cu", *series)
-    yield Mutant("layered_chain.cu", *stops, "  if (item >= series.items) return;\n")
+    lane = "  const int lane = static_cast<int>(threadIdx.x) % kWarp;\n  T square"
+    yield Mutant("layered_chain.cu", *stops, f"  if (item >= series.items) return;\n{lane}", lane)
     yield Mutant(*group, "scratch_.y[(k - 1) % 2] : nullptr", "scratch_.y[k % 2] : nullptr")
     yield Mutant("layered_chain.cu", *stops, "|| (series.active && !series.active[item])")
 
@@ -103,3 +104,15 @@ def pieces() -> Iterator[Mutant]:
     yield Mutant("layered_inverse.cu", *inverse, "if (stop && state.stopped)", "if (state.stopped)")
     chain = ("layered_chain.cu", "test_pieces.py", "series and dtype0")
     yield Mutant("layered_chain.cu", *chain, "  if (series.stopped) atomicAdd(series.stopped, 1u);\n")
+
+
+def tangents() -> Iterator[Mutant]:
+    """Return mutants of what a training step keeps, and of its last term."""
+    step = ("test_kept.py", "test_step_matches and (two-terms or images) and layered and dtype1")
+    group = ("layered_chain.cu", "layered_chain.cu", *step)
+    yield Mutant(*group, "series.per_sample ? item * n : 0", "0")
+    yield Mutant(*group, "i < (item + 1) * size; i += kWarp", "i <= (item + 1) * size; i += kWarp")
+    yield Mutant(*group[:3], "test_the_norm_is", "if (last_term && chain_.tangent) return shortcut(from);", "")
+    group = ("layered_tangent.cu", "layered_tangent.cu", *step)
+    yield Mutant(*group, "start.d = derivatives[0];", "")
+    yield Mutant(*group, "last ? nullptr : derivatives[i + 1]", "nullptr")

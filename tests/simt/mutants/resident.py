@@ -74,11 +74,17 @@ def forward() -> Iterator[Mutant]:
     yield Mutant(*group, "    __syncthreads();\n    load_events", "    load_events")
     yield Mutant(*group, "    __pipeline_wait_prior(0);\n    __syncthreads();\n", "    __syncthreads();\n")
     yield Mutant(*group, "    __pipeline_wait_prior(0);\n    __syncthreads();\n", "    __pipeline_wait_prior(0);\n")
-    yield Mutant(*group, "        __syncthreads();\n      }\n      if (!p.inverse)", "      }\n      if (!p.inverse)")
+    yield Mutant(
+        *group, "        __syncthreads();\n      }\n      if (p.v && !tangent)", "      }\n      if (p.v && !tangent)"
+    )
     yield Mutant("resident_forward.cuh", *inverse, "!__syncthreads_or(item.active)", "!item.active")
     yield Mutant(*group, "p.bias[i] && c < stage.N ? __ldg", "p.bias[i] ? __ldg")
-    yield Mutant(*group, "channel < plan.event_channels ? __ldg(p.x", "true ? __ldg(p.x")
-    yield Mutant(*group, "rows.global(row)) * stage.K_padded", "rows.local(row)) * stage.K_padded")
+    yield Mutant(*group, "channel < plan.event_channels ? __ldg(events", "true ? __ldg(events")
+    yield Mutant(
+        *group,
+        "rows.global(row)) * stage.K_padded + channel;\n    Vector<T> h",
+        "rows.local(row)) * stage.K_padded + channel;\n    Vector<T> h",
+    )
     yield Mutant("resident_forward.cuh", *inverse, "    if (item.active) {  // a frozen step may be NaN", "    {")
     yield Mutant("resident_forward.cuh", *inverse, "|| evaluation == p.max_iterations)", ")")
     yield Mutant(
@@ -87,3 +93,23 @@ def forward() -> Iterator[Mutant]:
         "if (share.slot < group.count && share.index == 0) {",
         "if (share.index == 0) {",
     )
+
+
+def tangents() -> Iterator[Mutant]:
+    """Return mutants of what a training step keeps, and of its last term."""
+    step = ("test_kept.py", "test_step_matches and (two-terms or images) and h100 and dtype1")
+    group = ("resident_forward.cuh", "resident_forward_double.cu", *step)
+    yield Mutant(*group, "        __syncthreads();  // g(x) has been read\n")
+    yield Mutant(*group, "p.v);\n        __syncthreads();\n        continue;", "p.v);\n        continue;")
+    yield Mutant(*group, "tangent ? nullptr : shared", "shared")
+    group = ("resident_tangent.cuh", *group[1:])
+    yield Mutant(*group, "    if (kept.t) store16(kept.t + place, t);\n")
+    yield Mutant(*group, "      store16(at, t);\n")
+    yield Mutant(
+        *group,
+        "rows.global(row)) * stage.K_padded + channel;\n    Vector<T> t",
+        "rows.local(row)) * stage.K_padded + channel;\n    Vector<T> t",
+    )
+    group = ("resident_chain.cuh", "resident_chain_double.cu", *step)
+    yield Mutant(*group, "k > 0 && k == p.terms;", "false;")
+    yield Mutant(*group, "p.tangent && k == p.terms ? 0 : plan.stages", "plan.stages")

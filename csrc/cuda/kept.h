@@ -1,0 +1,55 @@
+// What the forward pass of a training step leaves for its backward pass, so that neither the branch nor the tangents
+// are walked again: rows of a_i, h_i, t_i and D_i t_i of every inner stage. Those of the first stage follow from x and
+// v.
+//
+// The stated rule: a call keeps all of that if it is at most 1 / kKeptShare of the card's memory, else nothing. Every
+// block of a model keeps until its backward pass: 64 blocks, each at the limit, hold a quarter of the memory. What is
+// free at the moment is not asked: results would depend on it.
+#pragma once
+
+#include <vector>
+
+#include "cuda/pack.h"
+#include "iresnet_fast/params.h"
+
+namespace irf::cuda {
+
+constexpr int64_t kKeptShare = 256;
+
+// Rows of one stage. Null: a_i of an identity, which is h_i; t_i where phi_i'' is zero, which nobody reads.
+template <class T>
+struct KeptRows {
+  T *a, *h, *t, *scaled;  // scaled: D_i t_i
+};
+
+template <class T>
+struct Kept {
+  std::vector<KeptRows<T>> stages;  // [L], nothing for stage 0
+  // Elements of all of it, one buffer after the other. The size tells the layout: rows of a less exact precision are
+  // padded at least as much, buffer by buffer, so two precisions of the same size have the same rows.
+  int64_t size = 0;
+
+  // In `memory`, on 16 bytes; null: only the size is wanted.
+  Kept(const Branch<T>& branch, Precision precision, T* memory) : stages(branch.stages) {
+    for (int i = 1; i < branch.stages; ++i) {
+      const Stage<T>& stage = branch.stage[i];
+      const int64_t count = branch.batch * branch.pixels() * channel_pad(stage.in_channels, precision);
+      auto take = [&] {
+        T* rows = memory ? memory + size : nullptr;
+        size += count;
+        return rows;
+      };
+      if (stage.activation != Activation::kIdentity) stages[i].a = take();
+      stages[i].h = take();
+      if (!piecewise_linear(stage.activation)) stages[i].t = take();
+      stages[i].scaled = take();
+    }
+  }
+};
+
+template <class T>
+int64_t kept_size(const Branch<T>& branch, Precision precision) {
+  return Kept<T>(branch, precision, nullptr).size;
+}
+
+}  // namespace irf::cuda
