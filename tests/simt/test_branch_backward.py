@@ -11,6 +11,7 @@ from iresnet_fast import activations as registry
 from iresnet_fast import reference
 
 from . import operands
+from .emulator import project_emulator
 
 TF32, BF16 = 1, 2
 
