@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 from torch._functorch.utils import unwrap_dead_wrappers
 
 
@@ -37,3 +38,12 @@ def apply_function(function: type[torch.autograd.Function], arguments: tuple[Any
     that outlived its transform is replaced by its tensor.
     """
     return super(torch.autograd.Function, function).apply(*unwrap_dead_wrappers(arguments))  # type: ignore[misc]
+
+
+def copy_all(targets: list[Tensor], sources: list[Tensor]) -> None:
+    """Copy each source to its target, on a GPU in a launch or two for them all.
+
+    The public `Tensor.copy_` takes a launch for each, some hundred for the norms of a model. torch's own optimizers use
+    this function.
+    """
+    torch._foreach_copy_(targets, sources)

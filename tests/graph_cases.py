@@ -4,7 +4,7 @@ from typing import NamedTuple
 from unittest.mock import patch
 
 import torch
-from graphs import capture
+from emulated_graph import capture
 from nn_models import make_block, make_conv, make_linear
 
 from iresnet_fast import _capture, nn

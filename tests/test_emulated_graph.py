@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from graphs import EmulatedGraph, capture
+from emulated_graph import EmulatedGraph, capture
 
 from iresnet_fast import _capture
 

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
+from emulated_graph import capture
 from graph_cases import CASES, Training, assert_replays_are_eager_steps
-from graphs import capture
 from models_examples import FLOWS, make_data, make_flow
 from nn_models import CLOSE, grow, input_of, make_block, make_conv, make_input, make_linear, true_norm
 

@@ -81,3 +81,12 @@ def test_a_wrapper_that_outlived_its_transform_is_replaced_by_its_tensor():
     y = _torch_private.apply_function(Double, (dead, "two"))
     torch.testing.assert_close(y, 2.0 * x)
     assert torch.func.debug_unwrap(y) is y
+
+
+def test_tensors_are_copied_in_place():
+    targets, sources = [torch.zeros(3), torch.zeros(())], [torch.arange(3.0), torch.ones(())]
+    addresses = [t.data_ptr() for t in targets]
+    _torch_private.copy_all(targets, sources)
+    assert [t.data_ptr() for t in targets] == addresses
+    for target, source in zip(targets, sources, strict=True):
+        assert torch.equal(target, source)

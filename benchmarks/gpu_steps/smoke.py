@@ -107,14 +107,21 @@ def branch_ops(given: Branch) -> dict[str, Callable[[Any, int], list[Tensor]]]:
         pairs = [place(t) for t in (grad[0], probe, cotangent, x.flatten(1)[:, 0].contiguous())]
         return list(raw.branch_backward(*placed(place), *pairs, True, True, None, precision))
 
+    def step(place: Any, precision: int) -> list[Tensor]:
+        series = (place(torch.ones(5)), None, 0.0, False, True, True, precision)
+        z, value, y, _, _, kept = raw.residual_logdet(*placed(place), place(probe), *series)
+        pairs = [place(grad[0]), place(probe), y, place(x.flatten(1)[:, 0].contiguous())]
+        return [z, value, y, *raw.branch_backward(*placed(place), *pairs, True, True, kept, precision)]
+
     return {
         "branch": lambda place, p: [raw.branch(*placed(place), p)],
         "branch_backward": backward,
         "residual_logdet": logdet,
+        "training step": step,
         "jacobian_powers": lambda place, p: [raw.jacobian_powers(*placed(place), place(probe[0]), 3, True, p)],
         "jacobian": lambda place, p: [raw.jacobian(*placed(place, x[few]), p)],
         # A tolerance of zero: iterations go on until rounding stops them, and only rounding is left to differ.
-        "residual_inverse": lambda place, p: [raw.residual_inverse(*placed(place), 0.0, 60, p)[0]],
+        "residual_inverse": lambda place, p: [raw.residual_inverse(*placed(place), 0.0, 60, 0.5, p)[0]],
     }
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _capture, _checks
-from .._torch_private import outside_transforms
+from .._torch_private import copy_all, outside_transforms
 from ..geometry import ConvGeometry
 
 Norm = tuple[Tensor, Tensor, Tensor]  # sigma, u, v
@@ -198,7 +198,7 @@ def accept(
         warm = layer._warm or (converged and capture is None)
         layer.__dict__.update(_warm=warm, _last=last, _baked=None)
     if kept:
-        torch._foreach_copy_(kept, written)
+        copy_all(kept, written)
 
 
 @contextmanager
