@@ -163,8 +163,7 @@ class BuildExtension(build_ext):
         module_flags = [f"-isystem{pybind11.get_include()}", f"-isystem{sysconfig.get_path('include')}"]
         flags = assign(["csrc/library.cpp", *torch_sources("cpu")], self.torch_flags("cpu"))
         flags["csrc/module.cpp"] = [*self.common_flags(), *module_flags, *self.metadata()]
-        digest = runpy.run_path("iresnet_fast/_sources.py")["digest"](Path("csrc"))
-        flags["csrc/sources.cpp"] = [*self.common_flags(), f'-DIRF_BUILD_SOURCES="{digest}"']
+        flags |= self.digest_of_sources()
         flags |= assign(sources("csrc/cuda/*.cpp"), self.common_flags())  # plans need no GPU
         flags |= {source: self.common_flags() + own for source, own in kernel_sources().items()}
         # Not setuptools' temporary folder: editable installs give a new one each time, and would start from nothing.
@@ -186,6 +185,7 @@ class BuildExtension(build_ext):
         """Compile the CUDA kernels and their binding and return the library."""
         host, kernels = torch_sources("cuda"), sources("csrc/cuda/*.cu")
         flags = assign(host, [*self.torch_flags("cuda"), "-DUSE_CUDA", *cuda.includes])
+        flags |= self.digest_of_sources()
         flags |= assign(sources("csrc/cuda/*.cpp"), self.common_flags())
         threads = max(1, max_jobs() // max(1, len(kernels)))  # more cores than files: architectures in parallel
         device_flags = DEBUG_NVCC_FLAGS if DEBUG else RELEASE_FLAGS
@@ -194,6 +194,11 @@ class BuildExtension(build_ext):
         runtime = [*cuda.libraries, "-lcudart_static", "-ldl", "-lrt", "-lpthread"]
         nvcc = [str(cuda.nvcc), "-ccbin", host_compiler(self.cxx)]
         return run_ninja(folder, LIBRARY, self.cxx, flags, [*self.link_flags("cuda"), *runtime], nvcc)
+
+    def digest_of_sources(self) -> dict[str, list[str]]:
+        """Return the source, with its flags, that makes a library say which csrc it was built from."""
+        digest = runpy.run_path("iresnet_fast/_sources.py")["digest"](Path("csrc"))
+        return {"csrc/sources.cpp": [*self.common_flags(), f'-DIRF_BUILD_SOURCES="{digest}"']}
 
     def common_flags(self) -> list[str]:
         """Return the flags of every C++ file."""

@@ -93,7 +93,7 @@ std::string describe_plan(const std::vector<int>& channels, const std::vector<in
   std::tie(shape.height, shape.width) = image;
   shape.batch = batch;
   const auto [architecture, multiprocessors, per_block, per_multiprocessor] = card_numbers;
-  const Card card{card_name.c_str(), architecture, multiprocessors, per_block, per_multiprocessor};
+  const Card card{card_name.c_str(), architecture, multiprocessors, per_block, per_multiprocessor, 0};
   const WalkRequest request{static_cast<WalkKind>(walk), probes, repeats, sums, neumann};
   const Precision chosen = cheapest_precision(shape, request, static_cast<Precision>(precision), element_bytes, card);
   const ResidentPlan plan = plan_walk(shape, request, chosen, element_bytes, card);

@@ -13,7 +13,12 @@ def of(tensor: Tensor) -> int | None:
 
     No two captures of a process have the same number.
     """
-    if not tensor.is_cuda or torch.compiler.is_compiling() or not torch.cuda.is_current_stream_capturing():
+    if not tensor.is_cuda or torch.compiler.is_compiling():
+        return None
+    if tensor.device.index != torch.cuda.current_device():  # operations go to the stream of their tensors' device
+        with torch.cuda.device(tensor.device):
+            return of(tensor)
+    if not torch.cuda.is_current_stream_capturing():
         return None
     # Torch does not tell captures apart. The driver does, and it is loaded: the stream belongs to it.
     status, number = ctypes.c_int(), ctypes.c_uint64()

@@ -110,6 +110,8 @@ def _load_cuda() -> str | None:
         return f"they were not built: {info['cuda']}"
     library = Path(cast(str, _extension.__file__)).with_name("libiresnet_fast_cuda.so")
     try:
+        if info["sources"].encode() not in library.read_bytes():
+            return f"{library.name} was built from other sources than {Path(cast(str, _extension.__file__)).name}"
         ctypes.CDLL(str(library))  # its initialisers register the kernels
     except OSError as error:
         return f"{library.name} does not load under torch {torch.__version__}: {str(error).splitlines()[0]}"

@@ -10,6 +10,7 @@ from models_examples import FLOWS, make_data, make_flow
 from nn_models import CLOSE, grow, input_of, make_block, make_conv, make_input, make_linear, true_norm
 
 from iresnet_fast import estimators, nn
+from iresnet_fast.estimators import PowerSeries
 from iresnet_fast.models import FlowConfig, IResNetFlow
 from iresnet_fast.nn.spectral import effective_weights
 
@@ -286,3 +287,37 @@ def test_a_captured_roulette_draws_anew(distribution, per_sample):
         assert torch.equal(probe, expected_probe)
         torch.testing.assert_close(coefficients[..., :n], expected, rtol=1e-6, atol=0.0)
         assert not coefficients[..., n:].any()
+
+
+@pytest.mark.parametrize("make", LAYERS)
+def test_an_optimizer_alone_in_a_graph_is_noticed(make):
+    """The layer was never captured, and the replays write its weight without a count."""
+    layer = make()
+    optimizer = torch.optim.SGD(layer.parameters(), 0.5)
+    layer(input_of(layer)).sum().backward()
+    layer.weight.grad.copy_(-layer.weight.detach())  # each step multiplies the weight by 1.5
+    graph = capture(optimizer.step)
+    for _ in range(5):
+        graph.replay()
+    assert_evaluates(layer)
+    with torch.no_grad():
+        layer.eval()(input_of(layer))
+    graph.replay()
+    assert_evaluates(layer)
+
+
+def test_a_block_refreshes_once_a_call_after_replays(calls):
+    """The fixed point of a branch on autograd evaluates it many times."""
+    block = nn.InvertibleResidualBlock(nn.DenseBranch.dense(6, 4, 2), PowerSeries(4))
+    x = make_input("dense")
+    block(x)
+    graph = capture(lambda: block(x))
+    graph.replay()
+    block.eval()
+    with torch.no_grad():
+        z, logdet = block(x)
+        calls.clear()
+        again, logdet_of_inverse = block.inverse(z)
+    assert len(calls) <= 2  # the solution, and the log-determinant there
+    torch.testing.assert_close(again, x, rtol=0.0, atol=1e-4)
+    torch.testing.assert_close(logdet_of_inverse, -logdet, rtol=1e-3, atol=1e-3)

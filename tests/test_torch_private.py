@@ -9,9 +9,11 @@ import iresnet_fast
 from iresnet_fast import _torch_private
 
 PACKAGE = Path(iresnet_fast.__file__).parent
-# torch._name, torch.module._name, `from torch._module import`, `from torch import _name`, and the same of a bare module
-# of torch, as in forward_ad._name; not __version__.
-PRIVATE = re.compile(r"\btorch(\.\w+)*\._[A-Za-z]|from torch[\w.]* import .*\b_[A-Za-z]|\bforward_ad\._[A-Za-z]")
+# torch._name, torch.module._name, `from torch._module import`, `from torch import _name`, the same of a bare module
+# of torch, as in forward_ad._name, and marks of its compiler; not __version__.
+PRIVATE = re.compile(
+    r"\btorch(\.\w+)*\._[A-Za-z]|from torch[\w.]* import .*\b_[A-Za-z]|\bforward_ad\._[A-Za-z]|\._dynamo_"
+)
 
 
 class Double(torch.autograd.Function):

@@ -126,7 +126,7 @@ ResidentPlan plan_resident(const BranchShape& shape, const WalkRequest& request,
 // A search takes longer than a small branch runs, and a program asks for the same few plans again and again.
 ResidentPlan plan_resident(const BranchShape& shape, const WalkRequest& request, Precision precision, int element_bytes,
                            const Card& card) {
-  constexpr size_t kRemembered = 256;
+  constexpr size_t kRemembered = 4096;
   thread_local std::map<std::vector<int64_t>, ResidentPlan> remembered;
   std::vector<int64_t> key = {
       shape.stages,     shape.height,      shape.width,          shape.batch,           static_cast<int>(request.kind),

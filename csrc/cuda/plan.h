@@ -128,7 +128,7 @@ Precision cheapest_layered_precision(const BranchShape&, const WalkRequest&, Pre
                                      const Card&);
 
 // The cheapest way of this precision; an inverse is resident wherever it fits: one launch, which ends with the last
-// sample, against launches for every iteration allowed. `resident` says which.
+// sample also in a CUDA graph, where a layered one goes on to a fixed count. `resident` says which.
 ResidentPlan plan_walk(const BranchShape&, const WalkRequest&, Precision, int element_bytes, const Card&);
 
 // The cheapest resident way, also among those that `choice` allows; `resident` is false if none fits the card.

@@ -12,8 +12,8 @@
 
 namespace irf::cuda {
 
-// z and g as in LayeredForward; derivatives: rows of D_i [L], null where not wanted, or an empty list. A tangent wants
-// those of every stage that is no identity, and keeps.
+// z and g as in LayeredForward; derivatives: rows of D_i [L], null where not wanted, or an empty list. With a
+// tangent, D_i of every stage that is no identity must be wanted, and the rows of `tangent.kept` are written too.
 template <class T>
 class PlannedForward {
  public:

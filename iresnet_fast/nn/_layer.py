@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .. import _capture, _checks
 from .._torch_private import copy_all, outside_transforms
 from ..geometry import ConvGeometry
+from ._versions import written_by_a_graph
 
 Norm = tuple[Tensor, Tensor, Tensor]  # sigma, u, v
 
@@ -89,7 +90,8 @@ class SpectralLayer(nn.Module):
     @property
     def may_have_been_replayed(self) -> bool:
         """Whether a CUDA graph may have changed weight and buffers since anyone looked: a replay leaves no trace."""
-        return self._captured and _capture.of(plain(self.weight)) is None
+        in_a_graph = self._captured or written_by_a_graph(self.weight)
+        return in_a_graph and _capture.of(plain(self.weight)) is None
 
     def is_stale(self) -> bool:
         """Whether the weights, the buffers, the mode or a CUDA graph ask for another refresh."""

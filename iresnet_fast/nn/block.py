@@ -13,8 +13,10 @@ from ..estimators import Exact, PowerSeries, RussianRoulette
 from ..ops._stages import may_read, why_no_kernels, widen
 from ..reference import functional
 from ..solvers import FixedPoint
+from ._layer import SpectralLayer
 from ._transform import takes_context
 from .branch import ResidualBranch
+from .spectral import normalized_together
 
 Estimator = PowerSeries | RussianRoulette | Exact
 
@@ -197,12 +199,19 @@ class _ModulePath:
         if isinstance(context, Tensor) and context.is_floating_point():
             self.tensors += (context,)
         self.extra = () if context is None else (context,)
+        # A replay may have changed these: they are refreshed once a call, not in every evaluation of the branch.
+        spectral = (module for module in block.branch.modules() if isinstance(module, SpectralLayer))
+        self.replayed = [layer for layer in spectral if layer.may_have_been_replayed]
         said = f"{type(block).__name__} runs a {type(block.branch).__name__} as its branch on the autograd fallback"
         if not torch.compiler.is_compiling() and said not in _told:
             _told.add(said)
             warnings.warn(f"iresnet_fast: {said}, slower than the kernels of a ResidualBranch.", stacklevel=4)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        with normalized_together(self.replayed):
+            return self._forward(x)
+
+    def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         estimator = self.block.estimator
         if estimator is None:
             return x + self._g(x), x.new_zeros(x.shape[0])
@@ -217,7 +226,8 @@ class _ModulePath:
 
     def solve(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         lipschitz, solver = self.block._known_lipschitz(), self.block.solver
-        return functional.inverse_of(self._g, z, lipschitz, solver.tol, solver.max_iterations, self.tensors)
+        with normalized_together(self.replayed):
+            return functional.inverse_of(self._g, z, lipschitz, solver.tol, solver.max_iterations, self.tensors)
 
     def _g(self, x: Tensor) -> Tensor:
         gx: Tensor = self.block.branch(x, *self.extra)

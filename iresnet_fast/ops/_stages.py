@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import _capture, _library
 from .. import activations as registry
-from .._torch_private import apply_function, is_transformed
+from .._torch_private import apply_function, constant_in_compiled_graphs, is_transformed
 
 _KERNEL_DTYPES = (torch.float32, torch.float64)
 
@@ -77,6 +77,7 @@ def precision_of(x: Tensor) -> int:
     return _float32_precision(x.dim() == 4) if x.is_cuda and x.dtype == torch.float32 else FULL_PRECISION
 
 
+@constant_in_compiled_graphs
 def _float32_precision(convolutional: bool) -> int:
     if torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda") == torch.bfloat16:
         return 2
@@ -84,10 +85,6 @@ def _float32_precision(convolutional: bool) -> int:
     backends: Any = torch.backends  # which has no types for all of them
     switch = backends.cudnn.conv if convolutional else backends.cuda.matmul
     return 1 if switch.fp32_precision == "tf32" else FULL_PRECISION
-
-
-# What torch.compiler.assume_constant_result sets, which would import the whole compiler, a second and 70 MB, to do so.
-_float32_precision._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def constants(values: Sequence[float], like: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ int attribute(cudaDeviceAttr which) {
 Card this_card() {
   return {"this GPU", 10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor),
           attribute(cudaDevAttrMultiProcessorCount), attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin),
-          attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor)};
+          attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor), 0};
 }
 
 // Device memory of one case.
