@@ -112,6 +112,9 @@ def _load_cuda() -> str | None:
     try:
         if info["sources"].encode() not in library.read_bytes():
             return f"{library.name} was built from other sources than {Path(cast(str, _extension.__file__)).name}"
+    except OSError:
+        return f"{library} is missing or cannot be read"
+    try:
         ctypes.CDLL(str(library))  # its initialisers register the kernels
     except OSError as error:
         return f"{library.name} does not load under torch {torch.__version__}: {str(error).splitlines()[0]}"

@@ -1,4 +1,4 @@
-"""Layers, blocks and flows in CUDA graphs, emulated on the CPU by `graphs`."""
+"""Layers, blocks and flows in CUDA graphs, emulated on the CPU by `emulated_graph`."""
 
 import copy
 
@@ -296,7 +296,7 @@ def test_an_optimizer_alone_in_a_graph_is_noticed(make):
     optimizer = torch.optim.SGD(layer.parameters(), 0.5)
     layer(input_of(layer)).sum().backward()
     layer.weight.grad.copy_(-layer.weight.detach())  # each step multiplies the weight by 1.5
-    graph = capture(optimizer.step)
+    graph = capture(optimizer.step, "cpu")
     for _ in range(5):
         graph.replay()
     assert_evaluates(layer)
@@ -311,7 +311,7 @@ def test_a_block_refreshes_once_a_call_after_replays(calls):
     block = nn.InvertibleResidualBlock(nn.DenseBranch.dense(6, 4, 2), PowerSeries(4))
     x = make_input("dense")
     block(x)
-    graph = capture(lambda: block(x))
+    graph = capture(lambda: block(x), "cpu")
     graph.replay()
     block.eval()
     with torch.no_grad():
