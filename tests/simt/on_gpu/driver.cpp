@@ -246,9 +246,9 @@ int main(int count, char** names) {
   layered.shared_per_multiprocessor = 0;
   const Shape dense{{2, 128, 128, 2}, {1, 1, 1}, 0, 0, 37}, image{{4, 32, 32, 4}, {3, 1, 3}, 14, 14, 3};
   const Shape wide{{12, 130, 130, 12}, {3, 1, 3}, 8, 8, 3};
-  // Every op takes the fastest precision that is exact enough: only sizes like these run on tensor cores. For the
-  // resident image kernels there is none: forced plans in tests/simt run those.
-  const Shape many{{2, 128, 128, 2}, {1, 1, 1}, 0, 0, 4000}, broad{{12, 512, 512, 12}, {3, 1, 3}, 16, 16, 4};
+  // Every op takes the fastest precision that is exact enough: only sizes like these run on tensor cores.
+  const Shape many{{2, 128, 128, 2}, {1, 1, 1}, 0, 0, 4000}, thick{{12, 64, 64, 12}, {3, 1, 3}, 7, 7, 16};
+  const Shape broad{{12, 512, 512, 12}, {3, 1, 3}, 16, 16, 4};
   const std::vector<std::string> wanted(names + 1, names + count);
   const auto chosen = [&](const std::string& name) {
     const bool run = wanted.empty() || std::find(wanted.begin(), wanted.end(), name) != wanted.end();
@@ -264,6 +264,8 @@ int main(int count, char** names) {
   if (chosen("layered-float64")) branch_ops<double>(wide, layered, Precision::kFull);
   if (chosen("dense-tf32")) branch_ops<float>(many, card, Precision::kTf32);
   if (chosen("dense-bf16")) branch_ops<float>(many, card, Precision::kBf16);
+  if (chosen("image-tf32")) branch_ops<float>(thick, card, Precision::kTf32);
+  if (chosen("image-bf16")) branch_ops<float>(thick, card, Precision::kBf16);
   if (chosen("layered-tf32")) branch_ops<float>(broad, layered, Precision::kTf32);
   if (chosen("layered-bf16")) branch_ops<float>(broad, layered, Precision::kBf16);
   std::puts("gpu_driver: done");
