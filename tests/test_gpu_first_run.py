@@ -259,7 +259,7 @@ def test_profiles_are_kept_call_by_call(module, monkeypatch, tmp_path):
     monkeypatch.setattr(ncu, "output_of", output_of)
     ncu.main()
     assert records[0] == ("kernels", {"call": "norms", "kernel": "resident_chain", "ns": "41000"})
-    assert records[1:] == [("left out", {"what": call}) for call in ncu.CALLS[1:]]
+    assert records[1:] == [("left out", {"what": f"{call}: {kernel}"}) for call, kernel in ncu.JOBS[1:]]
     assert (tmp_path / "ncu.csv").read_text() == f"==== norms\n{ncu.SAMPLE}\n"
 
 
