@@ -234,6 +234,35 @@ def test_what_the_tools_say_is_read(module):
     assert module("ncu").kernels(text) == [{"kernel": "stage_product_kernel(Product<float>, 1)", "ns": "8000"}]
 
 
+def test_profiles_are_kept_call_by_call(module, monkeypatch, tmp_path):
+    """There is time for one call: it is on disk, and the others are named."""
+    ncu, records = module("ncu"), []
+
+    class Run:
+        out, dry, calls = tmp_path, False, 0
+
+        def left(self):
+            return 1.0 - self.calls
+
+        def record(self, table, **measured):
+            records.append((table, measured))
+
+    run = Run()
+
+    def output_of(run, tool, calls, seconds):
+        run.calls += 1
+        assert tool[tool.index("--launch-count") + 1] == "6"
+        return ncu.SAMPLE
+
+    monkeypatch.setattr(ncu, "Run", lambda step: run)
+    monkeypatch.setattr(ncu, "find_tool", lambda name: name)
+    monkeypatch.setattr(ncu, "output_of", output_of)
+    ncu.main()
+    assert records[0] == ("kernels", {"call": "norms", "kernel": "resident_chain", "ns": "41000"})
+    assert records[1:] == [("left out", {"what": f"{call}: {kernel}"}) for call, kernel in ncu.JOBS[1:]]
+    assert (tmp_path / "ncu.csv").read_text() == f"==== norms\n{ncu.SAMPLE}\n"
+
+
 def test_tests_are_counted_from_their_xml(module, tmp_path):
     class Run:
         def __init__(self):

@@ -17,12 +17,19 @@ from iresnet_fast.ops.spectral_norm import flat_geometry
 
 IDENTITY, ELU = 0, 2
 PRECISIONS = {"float32": 0, "tf32": 1, "bf16": 2, "float64": 0}
-# Widths, kernel sizes, image, batch. Wide images fit no block: they run layer by layer.
+# Widths, kernel sizes, image, batch. Wide images fit no block: they run layer by layer. Every op takes the fastest
+# precision that is at least as exact as asked for, and small branches are fastest in full precision: only the large
+# ones run on tensor cores.
 BRANCHES: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, int] | None, int]] = {
     "resident dense": ((2, 128, 128, 2), (1, 1, 1), None, 37),
     "resident image": ((4, 32, 32, 4), (3, 1, 3), (14, 14), 3),
     "layered": ((12, 520, 12), (3, 3), (8, 8), 2),
+    "resident dense, large": ((2, 128, 128, 2), (1, 1, 1), None, 4000),
+    "resident image, large": ((12, 64, 64, 12), (3, 1, 3), (7, 7), 64),
+    "layered, large": ((12, 512, 512, 12), (3, 1, 3), (16, 16), 16),
 }
+# Of the large ones: a whole Jacobian would take too long on the CPU, which computes what is compared with.
+LARGE_OPS = ("branch", "branch_backward", "residual_logdet", "training step")
 
 Branch = tuple[Tensor, list[Tensor], list[Tensor], list[Tensor], list[int]]
 
@@ -38,6 +45,8 @@ def main() -> None:
         if run.dry and way != "resident dense":
             continue  # a CPU has one way
         ops = branch_ops(branch(*sizes))
+        if way.endswith("large"):
+            ops = {op: ops[op] for op in LARGE_OPS}
         exact = {op: call(torch.Tensor.double, 0) for op, call in ops.items()}
         for precision, number in PRECISIONS.items():
             for op, call in ops.items():

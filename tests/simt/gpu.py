@@ -91,6 +91,14 @@ class Gpu:
 
     calls = launches
 
+    def capturing(self):
+        """Refuse: a captured call computes nothing before its graph is replayed, which only `timed` does."""
+        raise OnlyEmulated("calls inside a capture are compared by the emulator only")
+
+    def counting(self):
+        """Refuse: a GPU runs kernels and does not tell what they read."""
+        raise OnlyEmulated("memory requests are counted by the emulator only")
+
     def call(self, function, *arguments, buffers=()):
         """Call an exported function as Emulator.call does; raise SimtError if it fails."""
         for buffer in buffers:

@@ -41,6 +41,9 @@ def test_what_only_the_emulator_knows_is_refused():
     for ask in ("launches", "calls"):
         with pytest.raises(gpu.OnlyEmulated):
             getattr(twin, ask)
+    for ask in (twin.capturing, twin.counting):
+        with pytest.raises(gpu.OnlyEmulated, match="by the emulator only"):
+            ask()
 
 
 @pytest.mark.slow

@@ -32,9 +32,14 @@ int attribute(cudaDeviceAttr which) {
 }
 
 Card this_card() {
-  return {"this GPU", 10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor),
-          attribute(cudaDevAttrMultiProcessorCount), attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin),
-          attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor), 0};
+  cudaDeviceProp properties;
+  check(cudaGetDeviceProperties(&properties, 0), "cudaGetDeviceProperties");
+  return {"this GPU",
+          10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor),
+          attribute(cudaDevAttrMultiProcessorCount),
+          attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin),
+          attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor),
+          int64_t(properties.totalGlobalMem)};
 }
 
 // Device memory of one case.
@@ -131,10 +136,21 @@ void branch_ops(const Shape& shape, const Card& card, Precision precision) {
   logdet.neumann = memory.result<T>(event);
   logdet.norms = memory.result<T>(batch);
   logdet.terms_used = memory.result<int64_t>(batch);
-  run(
-      "residual_logdet", memory, card, precision,
-      [&] { return irf::cuda::residual_logdet_workspace(branch, logdet, card, precision); },
-      [&](const Context& context) { return irf::cuda::residual_logdet(branch, logdet, context); });
+  const auto series = [&](const char* what) {
+    run(
+        what, memory, card, precision,
+        [&] { return irf::cuda::residual_logdet_workspace(branch, logdet, card, precision); },
+        [&](const Context& context) { return irf::cuda::residual_logdet(branch, logdet, context); });
+  };
+  series("residual_logdet");
+  logdet.tail = memory.copied(std::vector<T>(3, T(1)));
+  logdet.tolerance = T(0.3);
+  logdet.relative = true;
+  series("residual_logdet with a stop");
+  logdet.tail = nullptr;
+  const int64_t kept_size = irf::cuda::residual_logdet_kept(branch, logdet, card, precision);
+  if (kept_size) logdet.kept = memory.result<T>(kept_size);
+  series("residual_logdet that keeps");
 
   irf::BranchBackwardOperands<T> backward{};
   backward.x = x;
@@ -146,10 +162,16 @@ void branch_ops(const Shape& shape, const Card& card, Precision precision) {
   backward.residual = true;
   backward.grad_x = memory.result<T>(event);
   backward.grad_parameters = memory.result<T>(parameters);
-  run(
-      "branch_backward", memory, card, precision,
-      [&] { return irf::cuda::branch_backward_workspace(branch, backward, card, precision); },
-      [&](const Context& context) { return irf::cuda::branch_backward(branch, backward, context); });
+  const auto gradient = [&](const char* what) {
+    run(
+        what, memory, card, precision,
+        [&] { return irf::cuda::branch_backward_workspace(branch, backward, card, precision); },
+        [&](const Context& context) { return irf::cuda::branch_backward(branch, backward, context); });
+  };
+  gradient("branch_backward");
+  backward.kept = logdet.kept;
+  backward.kept_size = kept_size;
+  if (kept_size) gradient("branch_backward of what was kept");
 
   irf::ResidualInverseOperands<T> inverse{};
   inverse.z = x;
@@ -224,21 +246,27 @@ int main(int count, char** names) {
   layered.shared_per_multiprocessor = 0;
   const Shape dense{{2, 128, 128, 2}, {1, 1, 1}, 0, 0, 37}, image{{4, 32, 32, 4}, {3, 1, 3}, 14, 14, 3};
   const Shape wide{{12, 130, 130, 12}, {3, 1, 3}, 8, 8, 3};
+  // Every op takes the fastest precision that is exact enough: only sizes like these run on tensor cores.
+  const Shape many{{2, 128, 128, 2}, {1, 1, 1}, 0, 0, 4000}, thick{{12, 64, 64, 12}, {3, 1, 3}, 7, 7, 16};
+  const Shape broad{{12, 512, 512, 12}, {3, 1, 3}, 16, 16, 4};
   const std::vector<std::string> wanted(names + 1, names + count);
   const auto chosen = [&](const std::string& name) {
     const bool run = wanted.empty() || std::find(wanted.begin(), wanted.end(), name) != wanted.end();
     if (run) std::printf("%s\n", name.c_str());
     return run;
   };
-  const std::pair<const char*, Precision> precisions[] = {
-      {"float32", Precision::kFull}, {"tf32", Precision::kTf32}, {"bf16", Precision::kBf16}};
-  for (const auto& [suffix, precision] : precisions) {
-    if (chosen(std::string("dense-") + suffix)) branch_ops<float>(dense, card, precision);
-    if (chosen(std::string("image-") + suffix)) branch_ops<float>(image, card, precision);
-    if (chosen(std::string("layered-") + suffix)) branch_ops<float>(wide, layered, precision);
-  }
+  // The quick ones first: under a tool the others may not come to an end in time.
+  if (chosen("norms")) norm_ops(card);
+  if (chosen("dense-float32")) branch_ops<float>(dense, card, Precision::kFull);
+  if (chosen("image-float32")) branch_ops<float>(image, card, Precision::kFull);
+  if (chosen("layered-float32")) branch_ops<float>(wide, layered, Precision::kFull);
   if (chosen("dense-float64")) branch_ops<double>(dense, card, Precision::kFull);
   if (chosen("layered-float64")) branch_ops<double>(wide, layered, Precision::kFull);
-  if (chosen("norms")) norm_ops(card);
+  if (chosen("dense-tf32")) branch_ops<float>(many, card, Precision::kTf32);
+  if (chosen("dense-bf16")) branch_ops<float>(many, card, Precision::kBf16);
+  if (chosen("image-tf32")) branch_ops<float>(thick, card, Precision::kTf32);
+  if (chosen("image-bf16")) branch_ops<float>(thick, card, Precision::kBf16);
+  if (chosen("layered-tf32")) branch_ops<float>(broad, layered, Precision::kTf32);
+  if (chosen("layered-bf16")) branch_ops<float>(broad, layered, Precision::kBf16);
   std::puts("gpu_driver: done");
 }
