@@ -128,11 +128,13 @@ def run(steps: Sequence[Step], folder: Path, card: str, dry: bool) -> dict[str, 
 def run_step(step: Step, folder: Path, card: str, dry: bool) -> tuple[str, str]:
     """Run one step in a process group of its own; return how it ended and the last line it printed."""
     log = folder / "log.txt"
-    command = [*step.command, "--out", str(folder), "--card", card, "--limit", str(step.limit)]
+    command = [*step.command, "--out", str(folder), "--card", card]
     with open(log, "ab") as output:
         output.write(f"\n==== {step.name}\n".encode())
         output.flush()
         start = output.tell()
+        # The step counts from here too, not from when its imports are done: the clock is one for all processes.
+        command += ["--until", str(time.monotonic() + step.limit)]
         process = subprocess.Popen(
             [*command, "--dry-run"] if dry else command,
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,

@@ -29,6 +29,7 @@ def module(monkeypatch):
 MEASURES = "from step import Run\nrun = Run({name!r})\nrun.record('figures', value=7)\n"
 ENDS = {
     "fine": "",
+    "asks": "run.record('left', seconds=run.left(0.0))",
     "crashes": "import os; os.abort()",
     "raises": "raise SystemExit('raises: no such luck')",
     "hangs": "import subprocess; child = subprocess.Popen(['sleep', '600'])\n"
@@ -101,6 +102,14 @@ def test_failing_steps_stop_nothing(module, steps, tmp_path):
     report = (out / "report.md").read_text()
     assert "raises: no such luck" in report
     assert report.count("timed out") == 1
+
+
+def test_the_time_of_a_step_counts_from_its_start(module, steps, tmp_path):
+    """Not from when its imports are done: the parent would kill it seconds before it expects that."""
+    out = tmp_path / "out"
+    module("gpu_first_run").run(steps("asks"), out, "a card", False)
+    (left,) = [record["seconds"] for record in module("gpu_report").read(out) if record["table"] == "left"]
+    assert left < 59.99  # no interpreter starts within 10 ms
 
 
 def test_a_step_that_runs_again_replaces_its_results(module, steps, tmp_path):

@@ -30,12 +30,12 @@ class Run:
         parser = argparse.ArgumentParser(description=f"The step {step!r} of gpu_first_run.py, which starts it.")
         parser.add_argument("--out", type=Path, required=True)
         parser.add_argument("--card", required=True)
-        parser.add_argument("--limit", type=float, required=True)
+        parser.add_argument("--until", type=float, required=True, help="of time.monotonic()")
         parser.add_argument("--dry-run", action="store_true")
         options = parser.parse_args()
         self.step, self.out, self.card, self.dry = step, options.out, options.card, options.dry_run
         self.device = "cpu" if self.dry else "cuda"
-        self._end = time.monotonic() + options.limit
+        self._end = options.until
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 
     def record(self, table: str, **measured: Any) -> None:
