@@ -112,6 +112,20 @@ def test_the_time_of_a_step_counts_from_its_start(module, steps, tmp_path):
     assert left < 59.99  # no interpreter starts within 10 ms
 
 
+@pytest.mark.parametrize("name", ["smoke", "times", "kernels", "steps"])
+def test_without_cuda_kernels_nothing_is_called_ours(tmp_path, name):
+    script = BENCHMARKS / f"gpu_steps/{name}.py"
+    until = str(time.monotonic() + 60.0)
+    command = [sys.executable, script, "--out", tmp_path, "--card", "a card", "--until", until]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": str(BENCHMARKS), "IRESNET_FAST_BACKEND": "reference"},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert f"{name}: the CUDA kernels are unavailable: " in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_step_that_runs_again_replaces_its_results(module, steps, tmp_path):
     run, out = module("gpu_first_run").run, tmp_path / "out"
     run(steps("raises", "fine"), out, "a card", False)

@@ -16,6 +16,7 @@ CALLS = 5
 def main() -> None:
     """Profile every case while there is time."""
     run = Run("kernels")
+    run.need_kernels()
     for precision in (FLOAT32,) if run.dry else PRECISIONS:
         for name in CASES[:1] if run.dry else CASES:
             for mode in MODES:

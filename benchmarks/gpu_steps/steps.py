@@ -22,6 +22,7 @@ READING, DRY_READING = 0.006, 0.001
 def main() -> None:
     """Run what there is time for, the training step first."""
     run = Run("steps")
+    run.need_kernels()
     reading = DRY_READING if run.dry else READING
     images = torch.randint(0, 256, (2 * max(BATCHES), 1, 28, 28), dtype=torch.uint8, device=run.device)
     jobs: dict[str, Callable[[], Iterable[GpuRecord]]] = {}

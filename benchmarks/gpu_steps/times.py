@@ -24,6 +24,7 @@ DRY_SCALE = 0.05
 def main() -> None:
     """Time everything there is time for."""
     run = Run("times")
+    run.need_kernels()
     scale = DRY_SCALE if run.dry else 1.0
 
     @cache
