@@ -92,8 +92,8 @@ def test_unknown_steps_are_one_sentence(module, capsys):
 
 def test_failing_steps_stop_nothing(module, steps, tmp_path):
     out = tmp_path / "out"
-    states = module("gpu_first_run").run(steps("crashes", "raises", "hangs", "fine"), out, "a card", False)
-    assert states == {"crashes": "failed", "raises": "failed", "hangs": "timed out", "fine": "ok"}
+    states = module("gpu_first_run").run(steps("hangs", "crashes", "raises", "fine"), out, "a card", False)
+    assert states == {"hangs": "timed out", "crashes": "failed", "raises": "failed", "fine": "ok"}
     assert figures(module, out) == [(name, 7) for name in states]
     records = module("gpu_report").read(out)
     assert {record["card"] for record in records} == {"a card"}
@@ -110,6 +110,16 @@ def test_the_time_of_a_step_counts_from_its_start(module, steps, tmp_path):
     module("gpu_first_run").run(steps("asks"), out, "a card", False)
     (left,) = [record["seconds"] for record in module("gpu_report").read(out) if record["table"] == "left"]
     assert left < 59.99  # no interpreter starts within 10 ms
+
+
+def test_what_a_step_leaves_of_its_time_goes_to_those_after_it(module, steps, tmp_path, capsys):
+    out = tmp_path / "out"
+    module("gpu_first_run").run(steps("fine", "asks"), out, "a card", False)
+    records = module("gpu_report").read(out)
+    (left,) = [record["seconds"] for record in records if record["table"] == "left"]
+    used = sum(record["seconds"] for record in records if record["table"] == "endings")
+    assert 120.0 - used - 1.0 < left < 120.0
+    assert f"asks: a test (at most {120 - records[1]['seconds']:.0f} s)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["smoke", "times", "kernels", "steps"])
@@ -255,6 +265,20 @@ def test_what_the_tools_say_is_read(module):
         '"","","ns",""\n"0","stage_product_kernel(Product<float>, 1)","8000","128"\n'
     )
     assert module("ncu").kernels(text) == [{"kernel": "stage_product_kernel(Product<float>, 1)", "ns": "8000"}]
+
+
+def test_a_tool_out_of_time_leaves_nothing_behind(tmp_path):
+    """The tool's own child holds the pipe, as the program on the GPU does."""
+    tool = "echo checking; sleep 600 & echo $!; wait"
+    code = f"from driver import output_within; print(output_within(['sh', '-c', {tool!r}], 1.0))"
+    paths = os.pathsep.join([str(BENCHMARKS), str(BENCHMARKS / "gpu_steps")])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, start_new_session=True,
+        env=os.environ | {"PYTHONPATH": paths},
+    )  # fmt: skip
+    said, child, ending = done.stdout.split("\n", 2)
+    assert (said, ending.strip()) == ("checking", "stopped after 1 s")
+    wait_for(lambda: not is_alive(int(child)))
 
 
 def test_tests_are_counted_from_their_xml(module, tmp_path):
