@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
-from gpu_report import append, card_folder, read, summary, write_report  # noqa: E402
+from gpu_report import LOG, append, card_folder, read, summary, write_report  # noqa: E402
 
 DRY_CARD = "CPU (dry run)"
 DRY_PATIENCE = 6  # a dry run may share two cores with a test suite: times the limit
@@ -129,7 +129,7 @@ def run(steps: Sequence[Step], folder: Path, card: str, dry: bool) -> dict[str, 
 
 def run_step(step: Step, folder: Path, card: str, dry: bool) -> tuple[str, str]:
     """Run one step in a process group of its own; return how it ended and the last line it printed."""
-    log = folder / "log.txt"
+    log = folder / LOG
     command = [*step.command, "--out", str(folder), "--card", card]
     with open(log, "ab") as output:
         output.write(f"\n==== {step.name}\n".encode())

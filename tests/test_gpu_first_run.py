@@ -303,6 +303,20 @@ def test_tests_are_counted_from_their_xml(module, tmp_path):
     ]
 
 
+def test_tests_that_wrote_no_xml_are_counted_from_the_log(module, tmp_path):
+    class Run:
+        def record(self, table, **measured):
+            self.measured = measured
+
+    run = Run()
+    module("pytest_run").record_lines(
+        run,
+        b"[gw0] [ 10%] PASSED tests/test_cuda.py::test_one[FAILED] \ntests/test_cuda.py::test_two[a b] FAILED [ 20%]\n"
+        b"[gw11] [100%] SKIPPED tests/test_cuda.py::test_three \ntests/test_cuda.py::test_four \n",
+    )
+    assert run.measured == {"passed": 1, "failure": 1, "error": 0, "skipped": 1, "counted": "in the log"}
+
+
 def test_records_are_what_the_table_of_times_reads(module, tmp_path):
     """The lines of the step keep the fields of gpu_records.py beside their own."""
     fields = module("gpu_records").GpuRecord.__annotations__
