@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
-from gpu_report import append, card_folder, read, summary, write_report  # noqa: E402
+from gpu_report import LOG, append, card_folder, read, summary, write_report  # noqa: E402
 
 DRY_CARD = "CPU (dry run)"
 DRY_PATIENCE = 6  # a dry run may share two cores with a test suite: times the limit
@@ -44,17 +44,18 @@ class Step(NamedTuple):
         return [sys.executable, "-u", str(self.script or HERE / "gpu_steps" / f"{self.name}.py")]
 
 
-# What a later step needs comes first, then what is worth most. The limits stay below 500 seconds in all.
+# What a later step needs comes first, then what is worth most. The limits stay below 500 seconds in all; what a step
+# leaves of its own goes to those after it.
 STEPS = (
-    Step("env", 120, "what is there; kernels and their entries built for this card"),
+    Step("env", 110, "what is there; kernels and their entries built for this card"),
     Step("smoke", 25, "every raw op, every way of running it: error against float64, the same bits twice"),
     Step("tests", 75, "pytest -m cuda"),
     Step("simt", 40, "tests/simt with forced plans on the card"),
-    Step("ceilings", 15, "rates of the card that no kernel exceeds"),
+    Step("ceilings", 20, "rates of the card that no kernel exceeds"),
     Step("calibrate", 25, "forced plans timed, the plan model fitted"),
-    Step("times", 100, "ours and the baselines: every case, precision, mode, in graphs and eagerly"),
+    Step("times", 88, "ours and the baselines: every case, precision, mode, in graphs and eagerly"),
     Step("kernels", 20, "GPU time of every kernel of a step"),
-    Step("steps", 30, "whole training steps, spectral norms, inverses"),
+    Step("steps", 50, "spectral norms, inverses, whole training steps"),
     Step("sanitizer", 25, "compute-sanitizer: memory, races, initialisation, barriers"),
     Step("ncu", 20, "Nsight Compute: the main kernels"),
 )
@@ -105,19 +106,20 @@ def find_card() -> str:
 def run(steps: Sequence[Step], folder: Path, card: str, dry: bool) -> dict[str, str]:
     """Run the steps one after the other and return how each ended: "ok", "failed" or "timed out".
 
-    A step that is run again replaces its earlier results in the folder; those of other steps stay.
+    Each gets its limit and what those before it left of theirs. A step that is run again replaces its earlier results
+    in the folder; those of other steps stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = {step.name for step in steps}
     append(folder, (record for record in read(folder) if record["step"] not in names), anew=True)
-    states = {}
+    states, spare = {}, 0.0
     for step in steps:
-        step = step._replace(limit=step.limit * DRY_PATIENCE) if dry else step
-        print(f"{step.name}: {step.what} (at most {step.limit:g} s)", flush=True)
+        step = step._replace(limit=step.limit * (DRY_PATIENCE if dry else 1) + spare)
+        print(f"{step.name}: {step.what} (at most {step.limit:.0f} s)", flush=True)
         started = time.monotonic()
         state, last = run_step(step, folder, card, dry)
         seconds = time.monotonic() - started
-        states[step.name] = state
+        states[step.name], spare = state, max(0.0, step.limit - seconds)
         ending = {"step": step.name, "table": "endings", "card": card, "state": state, "seconds": round(seconds, 1)}
         append(folder, [ending if state == "ok" else ending | {"last line": last}])
         write_report(folder)
@@ -127,12 +129,14 @@ def run(steps: Sequence[Step], folder: Path, card: str, dry: bool) -> dict[str, 
 
 def run_step(step: Step, folder: Path, card: str, dry: bool) -> tuple[str, str]:
     """Run one step in a process group of its own; return how it ended and the last line it printed."""
-    log = folder / "log.txt"
-    command = [*step.command, "--out", str(folder), "--card", card, "--limit", str(step.limit)]
+    log = folder / LOG
+    command = [*step.command, "--out", str(folder), "--card", card]
     with open(log, "ab") as output:
         output.write(f"\n==== {step.name}\n".encode())
         output.flush()
         start = output.tell()
+        # The step counts from here too, not from when its imports are done: the clock is one for all processes.
+        command += ["--until", str(time.monotonic() + step.limit)]
         process = subprocess.Popen(
             [*command, "--dry-run"] if dry else command,
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,

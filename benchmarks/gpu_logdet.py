@@ -42,6 +42,7 @@ def measure(
     device: str,
     least_seconds: float = LEAST_SECONDS,
     say: Callable[[str], object] = lambda what: None,
+    eager_series: bool = True,
 ) -> list[GpuRecord]:
     """Return a record of each implementation and way to launch it, all timed in turn.
 
@@ -56,6 +57,7 @@ def measure(
         device: "cuda", or "cpu" for a try without a GPU.
         least_seconds: of each reading.
         say: told what happens.
+        eager_series: whether (i) is also timed eagerly, which over 100 blocks takes half a second a call.
     """
     forms: dict[str, _Form] = {}
 
@@ -68,6 +70,8 @@ def measure(
             if name not in NORMFLOWS or (problem.blocks == 1 and precision != BF16):
                 say(f"{case.name} {mode} {precision}: warming up {name}")
                 forms[name] = _fastest_form(name, problem, mode, precision, device, forms)
+        if not eager_series:
+            forms["series"].implementation.launches.pop(EAGER, None)
         say(f"{case.name} {mode} {precision}: timing")
         about = {
             **origin(device),

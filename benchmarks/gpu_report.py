@@ -14,7 +14,7 @@ from typing import Any
 
 Record = dict[str, Any]
 
-RESULTS, REPORT = "results.jsonl", "report.md"
+RESULTS, REPORT, LOG = "results.jsonl", "report.md", "log.txt"  # LOG: what the steps print
 _COMMON = ("step", "table", "card")
 TIMES = "times"  # the table of records as gpu_records.py describes them
 OURS = "ours"

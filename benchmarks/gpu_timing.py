@@ -42,14 +42,14 @@ class Implementation:
         found = cls(memory_format)
         try:
             step()
-        except (RuntimeError, TypeError, ValueError) as error:
+        except Exception as error:  # a baseline may fail in its own way, and the others are of interest
             found.failures = dict.fromkeys(launches, error)
             return found
         found.launches = dict.fromkeys(launches, step)
         if EAGER in launches and GRAPH in launches:
             try:
                 found.launches[GRAPH] = graphed(step, device)
-            except RuntimeError as error:
+            except Exception as error:
                 del found.launches[GRAPH]
                 found.failures[GRAPH] = error
         return found
@@ -75,7 +75,8 @@ def records_of(
         about: the fields of the records that they share.
         device: "cuda" or "cpu".
         least_seconds: of each reading.
-        error: given a name and a step of that implementation, returns the error of what the step computes.
+        error: given a name and a step of that implementation, returns the error of what the step computes; if it cannot
+            be computed, there is none and the times stand.
         prepare: called before every round, untimed.
     """
     steps = {(name, launch): step for name, one in implementations.items() for launch, step in one.launches.items()}
@@ -85,7 +86,11 @@ def records_of(
         what = {**about, "implementation": name, "memory_format": _FORMATS[one.memory_format]}
         peak = peak_mib(one.launches[EAGER], device) if EAGER in one.launches else None
         for launch, step in one.launches.items():
-            known = {"peak_mib": peak, "error": error(name, step), "failed": None}
+            try:
+                wrong = error(name, step)
+            except RuntimeError:
+                wrong = None
+            known = {"peak_mib": peak, "error": wrong, "failed": None}
             records.append(GpuRecord(**what, launch=launch, **timed(times[name, launch]), **known))
         records += [GpuRecord(**what, launch=launch, **not_timed(why)) for launch, why in one.failures.items()]
     return records

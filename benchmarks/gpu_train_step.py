@@ -100,11 +100,18 @@ def _measure(
     return records_of(implementations, about, device, least_seconds, lambda name, step: errors[name])
 
 
-def _errors(flow: IResNetFlow, x: Tensor, name: str, narrow: bool) -> tuple[float, float]:
+def _errors(flow: IResNetFlow, x: Tensor, name: str, narrow: bool) -> tuple[float | None, float | None]:
     """Return the larger relative error of loss and gradients against float64, of ours and of a baseline.
 
-    All get the noise, the probes and the norms of ours.
+    All get the noise, the probes and the norms of ours. None: it could not be computed; the times stand without it.
     """
+    try:
+        return _compared(flow, x, name, narrow)
+    except RuntimeError:
+        return None, None
+
+
+def _compared(flow: IResNetFlow, x: Tensor, name: str, narrow: bool) -> tuple[float, float]:
     ours = drawn(flow, x, name, autocast=narrow)
     exact = plain_results(PlainFlow(copy.deepcopy(ours.flow).double(), name), ours)
     plain = PlainFlow(ours.flow, name, dtype=torch.bfloat16 if narrow else None)

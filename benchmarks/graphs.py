@@ -7,6 +7,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -46,7 +47,7 @@ def graphed(step: Callable[[], Result], device: str) -> Callable[[], Result]:
         A function that replays the graph and returns the tensors of the capture, overwritten by each replay.
 
     Raises:
-        RuntimeError: the step does what cannot be captured, such as reading a number on the host.
+        RuntimeError: the step does what cannot be captured, such as reading a number on the host. Others can still be.
     """
     if device != "cuda":
         return step
@@ -55,16 +56,32 @@ def graphed(step: Callable[[], Result], device: str) -> Callable[[], Result]:
     with torch.cuda.stream(side):
         for _ in range(WARM_UPS):
             step()
-    torch.cuda.current_stream().wait_stream(side)
+    before = torch.cuda.current_stream()
+    before.wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = step()
+    try:
+        with torch.cuda.graph(graph):
+            result = step()
+    except BaseException:
+        _end_capture(before)
+        raise
 
     def replay() -> Result:
         graph.replay()
         return result
 
     return replay
+
+
+def _end_capture(stream: torch.cuda.Stream) -> None:
+    """Undo what torch leaves of a failed capture: its stream is the current one, and its generator still captures.
+
+    Until a capture ends well every random number would be refused.
+    """
+    torch.cuda.set_stream(stream)
+    with suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph()):
+        torch.zeros(1, device="cuda").add_(1)
+    torch.cuda.set_stream(stream)
 
 
 def time_gpu(

@@ -141,6 +141,11 @@ def _architectures(known: set[str]) -> tuple[list[str], str]:
     return _of_this_machine(find_capabilities(), known), "the GPUs of this machine"
 
 
+def architectures_here() -> list[str]:
+    """Return what to build for the GPUs of this machine; Unavailable if there are none or nvcc cannot."""
+    return _of_this_machine(find_capabilities(), _known(find_nvcc()))
+
+
 def _of_this_machine(gpus: list[str], known: set[str]) -> list[str]:
     """Return the architectures of these GPUs; one that nvcc does not know runs the PTX of the newest before it."""
     if not gpus:

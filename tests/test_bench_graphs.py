@@ -70,13 +70,17 @@ class Machine:
         def capture(graph):
             machine.capturing = graph
             machine.log.append("capture")
+            current[0] = side
             yield
-            machine.capturing = None
+            machine.capturing, current[0] = None, main  # as torch does, only if nothing fails
+            machine.log.append("captured")
 
-        main = Stream()
+        main, side = Stream(), Stream()
+        current = [main]
         return SimpleNamespace(
             Event=Event, Stream=Stream, CUDAGraph=CUDAGraph, stream=stream, graph=capture,
-            current_stream=lambda: main, synchronize=self.synchronize,
+            current_stream=lambda: current[0], synchronize=self.synchronize,
+            set_stream=lambda s: current.__setitem__(0, s),
         )  # fmt: skip
 
     def synchronize(self):
@@ -86,7 +90,9 @@ class Machine:
 @pytest.fixture
 def machine(graphs, monkeypatch):
     found = Machine()
-    monkeypatch.setattr(graphs, "torch", SimpleNamespace(cuda=found.cuda()))
+    monkeypatch.setattr(
+        graphs, "torch", SimpleNamespace(cuda=found.cuda(), zeros=lambda size, device: torch.zeros(size))
+    )
     monkeypatch.setattr(graphs, "time", SimpleNamespace(perf_counter=lambda: found.host))
     return found
 
@@ -145,12 +151,30 @@ def test_a_step_is_warmed_up_aside_captured_once_and_replayed(graphs, machine):
         return "result"
 
     replay = graphs.graphed(step, "cuda")
-    assert machine.log == ["wait", "side", *3 * ["step"], "main", "wait", "capture", "step"]
+    assert machine.log == ["wait", "side", *3 * ["step"], "main", "wait", "capture", "step", "captured"]
     assert replay() == "result"
     assert machine.log[-1] == "replay"
     timing = graphs.time_gpu(replay, "cuda")
     assert (timing.gpu_us, timing.host_us) == pytest.approx((30.0, 1.0), rel=1e-2)
     assert machine.log.count("step") == 4
+
+
+def test_after_a_capture_that_fails_others_can_be_made(graphs, machine):
+    calls = []
+
+    def reads_on_the_host():
+        calls.append(1)
+        if machine.capturing is not None:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    cuda = graphs.torch.cuda
+    before = cuda.current_stream()
+    with pytest.raises(RuntimeError, match="not permitted"):
+        graphs.graphed(reads_on_the_host, "cuda")
+    assert len(calls) == 4
+    assert machine.log[-2:] == ["capture", "captured"]  # a capture that ends well ends the generator's
+    assert machine.capturing is None
+    assert cuda.current_stream() is before
 
 
 def test_without_a_gpu_a_step_is_its_own_graph(graphs):

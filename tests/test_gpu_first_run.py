@@ -1,7 +1,6 @@
 """The first run on a GPU, tried without one: every step, and that it survives crashes, hangs and its own end."""
 
 import importlib
-import json
 import os
 import shutil
 import signal
@@ -10,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -29,6 +27,7 @@ def module(monkeypatch):
 MEASURES = "from step import Run\nrun = Run({name!r})\nrun.record('figures', value=7)\n"
 ENDS = {
     "fine": "",
+    "asks": "run.record('left', seconds=run.left(0.0))",
     "crashes": "import os; os.abort()",
     "raises": "raise SystemExit('raises: no such luck')",
     "hangs": "import subprocess; child = subprocess.Popen(['sleep', '600'])\n"
@@ -91,8 +90,8 @@ def test_unknown_steps_are_one_sentence(module, capsys):
 
 def test_failing_steps_stop_nothing(module, steps, tmp_path):
     out = tmp_path / "out"
-    states = module("gpu_first_run").run(steps("crashes", "raises", "hangs", "fine"), out, "a card", False)
-    assert states == {"crashes": "failed", "raises": "failed", "hangs": "timed out", "fine": "ok"}
+    states = module("gpu_first_run").run(steps("hangs", "crashes", "raises", "fine"), out, "a card", False)
+    assert states == {"hangs": "timed out", "crashes": "failed", "raises": "failed", "fine": "ok"}
     assert figures(module, out) == [(name, 7) for name in states]
     records = module("gpu_report").read(out)
     assert {record["card"] for record in records} == {"a card"}
@@ -101,6 +100,38 @@ def test_failing_steps_stop_nothing(module, steps, tmp_path):
     report = (out / "report.md").read_text()
     assert "raises: no such luck" in report
     assert report.count("timed out") == 1
+
+
+def test_the_time_of_a_step_counts_from_its_start(module, steps, tmp_path):
+    """Not from when its imports are done: the parent would kill it seconds before it expects that."""
+    out = tmp_path / "out"
+    module("gpu_first_run").run(steps("asks"), out, "a card", False)
+    (left,) = [record["seconds"] for record in module("gpu_report").read(out) if record["table"] == "left"]
+    assert left < 59.99  # no interpreter starts within 10 ms
+
+
+def test_what_a_step_leaves_of_its_time_goes_to_those_after_it(module, steps, tmp_path, capsys):
+    out = tmp_path / "out"
+    module("gpu_first_run").run(steps("fine", "asks"), out, "a card", False)
+    records = module("gpu_report").read(out)
+    (left,) = [record["seconds"] for record in records if record["table"] == "left"]
+    used = sum(record["seconds"] for record in records if record["table"] == "endings")
+    assert 120.0 - used - 1.0 < left < 120.0
+    assert f"asks: a test (at most {120 - records[1]['seconds']:.0f} s)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["smoke", "times", "kernels", "steps"])
+def test_without_cuda_kernels_nothing_is_called_ours(tmp_path, name):
+    script = BENCHMARKS / f"gpu_steps/{name}.py"
+    until = str(time.monotonic() + 60.0)
+    command = [sys.executable, script, "--out", tmp_path, "--card", "a card", "--until", until]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False,
+        env=os.environ | {"PYTHONPATH": str(BENCHMARKS), "IRESNET_FAST_BACKEND": "reference"},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert f"{name}: the CUDA kernels are unavailable: " in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_step_that_runs_again_replaces_its_results(module, steps, tmp_path):
@@ -139,6 +170,20 @@ def wait_for(condition, seconds=60):
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.1)
+
+
+def test_a_tool_out_of_time_leaves_nothing_behind(tmp_path):
+    """The tool's own child holds the pipe, as the program on the GPU does."""
+    tool = "echo checking; sleep 600 & echo $!; wait"
+    code = f"from driver import output_within; print(output_within(['sh', '-c', {tool!r}], 1.0))"
+    paths = os.pathsep.join([str(BENCHMARKS), str(BENCHMARKS / "gpu_steps")])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, start_new_session=True,
+        env=os.environ | {"PYTHONPATH": paths},
+    )  # fmt: skip
+    said, child, ending = done.stdout.split("\n", 2)
+    assert (said, ending.strip()) == ("checking", "stopped after 1 s")
+    wait_for(lambda: not is_alive(int(child)))
 
 
 @pytest.mark.slow
@@ -192,105 +237,3 @@ def test_the_summary_keeps_to_its_lines(module):
     text = module("gpu_report").summary(records, lines=40)
     assert len(text.splitlines()) <= 40
     assert text.count("more in report.md") == 3
-
-
-def test_the_fit_finds_known_constants_again(module):
-    fitting = module("plan_fit")
-    generator = np.random.default_rng(0)
-    work, bytes_, waits = generator.uniform(1.0, 100.0, (3, 60))
-
-    def model(c):
-        return c["fixed"] * (np.maximum(c["cycles"] * work, bytes_ / c["rate"]) + c["latency"] * waits)
-
-    truth = {"fixed": 2.0, "cycles": 3.0, "rate": 0.5, "latency": 1.2, "unused": 5.0}
-    start = {"fixed": 2.0, "cycles": 1.5, "rate": 1.1, "latency": 0.4, "unused": 5.0}
-    fitted = fitting.fit(model, model(truth), start, ["cycles", "rate", "latency", "unused"])
-    assert fitted == pytest.approx(truth, rel=1e-2)
-    assert fitted["fixed"] == 2.0
-
-
-def test_choices_are_counted_by_group(module):
-    within = module("plan_fit").within
-    measured, groups = np.array([1.0, 1.04, 2.0, 3.0]), ["a", "a", "b", "b"]
-    assert within(measured, np.array([2.0, 1.0, 1.0, 2.0]), groups, 0.05) == 2  # 4 % off, and the best
-    assert within(measured, np.array([2.0, 1.0, 2.0, 1.0]), groups, 0.05) == 1
-
-
-def test_what_the_tools_say_is_read(module):
-    verdict = module("sanitizer").verdict
-    assert verdict("gpu_driver: done\n========= ERROR SUMMARY: 0 errors\n")["errors"] == 0
-    bad = (
-        "========= COMPUTE-SANITIZER\n========= Invalid __global__ read of size 4 bytes\n=========     at kernel\n"
-        "========= ERROR SUMMARY: 3 errors\n"
-    )
-    assert verdict(bad) == {"errors": 3, "first": "Invalid __global__ read of size 4 bytes"}
-    races = "========= RACECHECK SUMMARY: 2 hazards displayed (2 errors, 0 warnings)\n"
-    assert verdict(races)["errors"] == 2
-    assert verdict("dense-float32\nstopped after 9 s\n") == {"errors": None, "first": "stopped after 9 s"}
-    text = (
-        'layered-tf32\n==PROF== Connected\n"ID","Kernel Name","gpu__time_duration.sum","launch__registers"\n'
-        '"","","ns",""\n"0","stage_product_kernel(Product<float>, 1)","8000","128"\n'
-    )
-    assert module("ncu").kernels(text) == [{"kernel": "stage_product_kernel(Product<float>, 1)", "ns": "8000"}]
-
-
-def test_profiles_are_kept_call_by_call(module, monkeypatch, tmp_path):
-    """There is time for one call: it is on disk, and the others are named."""
-    ncu, records = module("ncu"), []
-
-    class Run:
-        out, dry, calls = tmp_path, False, 0
-
-        def left(self):
-            return 1.0 - self.calls
-
-        def record(self, table, **measured):
-            records.append((table, measured))
-
-    run = Run()
-
-    def output_of(run, tool, calls, seconds):
-        run.calls += 1
-        assert tool[tool.index("--launch-count") + 1] == "6"
-        return ncu.SAMPLE
-
-    monkeypatch.setattr(ncu, "Run", lambda step: run)
-    monkeypatch.setattr(ncu, "find_tool", lambda name: name)
-    monkeypatch.setattr(ncu, "output_of", output_of)
-    ncu.main()
-    assert records[0] == ("kernels", {"call": "norms", "kernel": "resident_chain", "ns": "41000"})
-    assert records[1:] == [("left out", {"what": f"{call}: {kernel}"}) for call, kernel in ncu.JOBS[1:]]
-    assert (tmp_path / "ncu.csv").read_text() == f"==== norms\n{ncu.SAMPLE}\n"
-
-
-def test_tests_are_counted_from_their_xml(module, tmp_path):
-    class Run:
-        def __init__(self):
-            self.records = []
-
-        def record(self, table, **measured):
-            self.records.append((table, measured))
-
-    xml = tmp_path / "pytest.xml"
-    xml.write_text(
-        "<testsuites><testsuite><testcase classname='a' name='one'/>"
-        "<testcase classname='a' name='two'><failure message='error 2e-5&#10;limit 1e-5'>...</failure></testcase>"
-        "<testcase classname='a' name='three'><skipped/></testcase></testsuite></testsuites>"
-    )
-    run = Run()
-    module("pytest_run").record_xml(run, xml)
-    assert run.records == [
-        ("failures", {"test": "a::two", "message": "error 2e-5"}),
-        ("counts", {"passed": 1, "failure": 1, "error": 0, "skipped": 1}),
-    ]
-
-
-def test_records_are_what_the_table_of_times_reads(module, tmp_path):
-    """The lines of the step keep the fields of gpu_records.py beside their own."""
-    fields = module("gpu_records").GpuRecord.__annotations__
-    record = dict.fromkeys(fields) | {"kind": "time", "measured": "2026-01-01T00:00:00+00:00", "card": "a card"}
-    path = tmp_path / "results.jsonl"
-    path.write_text(json.dumps({"step": "env", "table": "builds", "card": "a card"}) + "\n")
-    module("gpu_report").append(tmp_path, [{"step": "times", "table": "times", **record}])
-    (read,) = module("gpu_records").read(tmp_path)
-    assert {key: read[key] for key in fields} == record

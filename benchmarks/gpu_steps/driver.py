@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,16 +29,32 @@ def output_of(run: Run, tool: list[str], calls: list[str], seconds: float) -> st
     """Return what a tool says while the driver makes these calls (none: all), also if its time is over."""
     program = [str(build(target=DRIVER)), *calls]
     run.say(" ".join([*tool, *program]))
+    return output_within([*tool, *program], seconds)
+
+
+def output_within(command: list[str], seconds: float) -> str:
+    """Return what a program says; after that time it is killed with all that it started, and what it said counts."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
     try:
-        done = subprocess.run(
-            [*tool, *program], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds, check=False
-        )
-        return done.stdout
-    except subprocess.TimeoutExpired as stopped:
-        said = stopped.stdout or b""
-        return (
-            said.decode(errors="replace") if isinstance(said, bytes) else said
-        ) + f"\nstopped after {seconds:.0f} s\n"
+        return process.communicate(timeout=seconds)[0]
+    except subprocess.TimeoutExpired:
+        kill_others()
+        return process.communicate()[0] + f"\nstopped after {seconds:.0f} s\n"
+
+
+def kill_others() -> None:
+    """Kill all other processes of this step's group, which are those it started and theirs.
+
+    A tool runs the program in a process of its own, which would keep the GPU. It gets no group of its own: when this
+    step is killed, its whole group goes.
+    """
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            group = int(stat.read_text().rsplit(")", 1)[1].split()[2])
+            if group == os.getpgrp() and int(stat.parent.name) != os.getpid():
+                os.kill(int(stat.parent.name), signal.SIGKILL)
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended by itself
 
 
 def keep(path: Path, title: str, text: str) -> None:

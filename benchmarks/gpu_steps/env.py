@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
 import os
 import shutil
@@ -11,6 +10,9 @@ import sys
 import time
 
 from step import ROOT, Run
+
+sys.path.insert(0, str(ROOT / "build_backend"))
+from iresnet_fast_cuda import Unavailable, architectures_here
 
 PACKAGES = ("torch", "numpy", "setuptools", "ninja", "pybind11", "pytest", "pytest-xdist", "pytest-benchmark",
             "scikit-learn", "rich", "safetensors", "matplotlib", "tensorboard", "normflows")  # fmt: skip
@@ -49,7 +51,11 @@ def describe(run: Run) -> None:
 
 def build(run: Run) -> bool:
     """Build the extension and the entries at the same time; return whether the extension was built."""
-    architecture = os.environ.get("TORCH_CUDA_ARCH_LIST", compute_capability())
+    try:  # as the build itself chooses: PTX where nvcc does not name the card
+        architecture = os.environ.get("TORCH_CUDA_ARCH_LIST") or ";".join(architectures_here())
+    except Unavailable as reason:
+        sys.exit(f"env: no CUDA kernels can be built: {reason}")
+    # Forced: a build without CUDA kernels would be an error. Forced alone it would be for all cards there are.
     settings = os.environ | {"FORCE_CUDA": "1", "TORCH_CUDA_ARCH_LIST": architecture}
     commands = {
         "extension": [sys.executable, "setup.py", "build_ext", "--inplace"],
@@ -67,18 +73,6 @@ def build(run: Run) -> bool:
                 seconds[what] = time.monotonic() - start
                 run.record("builds", what=what, seconds=round(seconds[what], 1), exit_code=process.returncode)
     return running["extension"].returncode == 0
-
-
-def compute_capability() -> str:
-    """Return that of GPU 0, as "9.0"."""
-    driver = ctypes.CDLL("libcuda.so.1")
-    driver.cuInit(0)
-    numbers = []
-    for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR
-        value = ctypes.c_int()
-        driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, 0)
-        numbers.append(str(value.value))
-    return ".".join(numbers)
 
 
 def said(command: list[str]) -> str:

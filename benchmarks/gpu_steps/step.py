@@ -30,12 +30,12 @@ class Run:
         parser = argparse.ArgumentParser(description=f"The step {step!r} of gpu_first_run.py, which starts it.")
         parser.add_argument("--out", type=Path, required=True)
         parser.add_argument("--card", required=True)
-        parser.add_argument("--limit", type=float, required=True)
+        parser.add_argument("--until", type=float, required=True, help="of time.monotonic()")
         parser.add_argument("--dry-run", action="store_true")
         options = parser.parse_args()
         self.step, self.out, self.card, self.dry = step, options.out, options.card, options.dry_run
         self.device = "cpu" if self.dry else "cuda"
-        self._end = time.monotonic() + options.limit
+        self._end = options.until
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
 
     def record(self, table: str, **measured: Any) -> None:
@@ -47,9 +47,22 @@ class Run:
         """Put a line in the log."""
         print(f"{self.step}: {text}", flush=True)
 
+    def need_kernels(self) -> None:
+        """Exit unless CUDA tensors get our kernels: the ops would take plain torch, and its figures be called ours."""
+        from iresnet_fast import _library  # imports torch, which not every step needs
+
+        if not self.dry and not (_library.HAS_CUDA and _library.backend() == "kernels"):
+            reason = _library.CUDA_ERROR or f"the backend is {_library.backend()!r}"
+            sys.exit(f"{self.step}: the CUDA kernels are unavailable: {reason}")
+
     def left(self, reserve: float = 3.0) -> float:
         """Return the seconds that remain, less a reserve for the end of the step."""
         return self._end - time.monotonic() - reserve
+
+
+def first_line(error: BaseException) -> str:
+    """Return the type of an error and the first line of what it says."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def _end_with_parent(parent: int) -> None:

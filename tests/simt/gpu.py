@@ -198,7 +198,7 @@ def this_gpu():
 
 
 def main():
-    """Build: `python -m tests.simt.gpu [--architecture sm_90]`."""
+    """Build: `python -m simt.gpu [--architecture sm_90]`, in tests/."""
     parser = argparse.ArgumentParser(description="Build the kernels and their entries for a GPU, without torch.")
     parser.add_argument("--architecture", default="native", help="sm_90, or native: the GPU of this machine (native)")
     options = parser.parse_args()

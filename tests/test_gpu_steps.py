@@ -1,0 +1,134 @@
+"""What the steps of the first run on a GPU make of what they measure and of what tools say."""
+
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """Import a module of benchmarks/ or of its steps by name, as its scripts do."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS / "gpu_steps"))
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module
+
+
+def test_the_fit_finds_known_constants_again(module):
+    fitting = module("plan_fit")
+    generator = np.random.default_rng(0)
+    work, bytes_, waits = generator.uniform(1.0, 100.0, (3, 60))
+
+    def model(c):
+        return c["fixed"] * (np.maximum(c["cycles"] * work, bytes_ / c["rate"]) + c["latency"] * waits)
+
+    truth = {"fixed": 2.0, "cycles": 3.0, "rate": 0.5, "latency": 1.2, "unused": 5.0}
+    start = {"fixed": 2.0, "cycles": 1.5, "rate": 1.1, "latency": 0.4, "unused": 5.0}
+    fitted = fitting.fit(model, model(truth), start, ["cycles", "rate", "latency", "unused"])
+    assert fitted == pytest.approx(truth, rel=1e-2)
+    assert fitted["fixed"] == 2.0
+
+
+def test_choices_are_counted_by_group(module):
+    within = module("plan_fit").within
+    measured, groups = np.array([1.0, 1.04, 2.0, 3.0]), ["a", "a", "b", "b"]
+    assert within(measured, np.array([2.0, 1.0, 1.0, 2.0]), groups, 0.05) == 2  # 4 % off, and the best
+    assert within(measured, np.array([2.0, 1.0, 2.0, 1.0]), groups, 0.05) == 1
+
+
+def test_what_the_tools_say_is_read(module):
+    verdict = module("sanitizer").verdict
+    assert verdict("gpu_driver: done\n========= ERROR SUMMARY: 0 errors\n")["errors"] == 0
+    bad = (
+        "========= COMPUTE-SANITIZER\n========= Invalid __global__ read of size 4 bytes\n=========     at kernel\n"
+        "========= ERROR SUMMARY: 3 errors\n"
+    )
+    assert verdict(bad) == {"errors": 3, "first": "Invalid __global__ read of size 4 bytes"}
+    races = "========= RACECHECK SUMMARY: 2 hazards displayed (2 errors, 0 warnings)\n"
+    assert verdict(races)["errors"] == 2
+    assert verdict("dense-float32\nstopped after 9 s\n") == {"errors": None, "first": "stopped after 9 s"}
+    text = (
+        'layered-tf32\n==PROF== Connected\n"ID","Kernel Name","gpu__time_duration.sum","launch__registers"\n'
+        '"","","ns",""\n"0","stage_product_kernel(Product<float>, 1)","8000","128"\n'
+    )
+    assert module("ncu").kernels(text) == [{"kernel": "stage_product_kernel(Product<float>, 1)", "ns": "8000"}]
+
+
+def test_tests_are_counted_from_their_xml(module, tmp_path):
+    class Run:
+        def __init__(self):
+            self.records = []
+
+        def record(self, table, **measured):
+            self.records.append((table, measured))
+
+    xml = tmp_path / "pytest.xml"
+    xml.write_text(
+        "<testsuites><testsuite><testcase classname='a' name='one'/>"
+        "<testcase classname='a' name='two'><failure message='error 2e-5&#10;limit 1e-5'>...</failure></testcase>"
+        "<testcase classname='a' name='three'><skipped/></testcase></testsuite></testsuites>"
+    )
+    run = Run()
+    module("pytest_run").record_xml(run, xml)
+    assert run.records == [
+        ("failures", {"test": "a::two", "message": "error 2e-5"}),
+        ("counts", {"passed": 1, "failure": 1, "error": 0, "skipped": 1}),
+    ]
+
+
+def test_tests_that_wrote_no_xml_are_counted_from_the_log(module, tmp_path):
+    class Run:
+        def record(self, table, **measured):
+            self.measured = measured
+
+    run = Run()
+    module("pytest_run").record_lines(
+        run,
+        b"[gw0] [ 10%] PASSED tests/test_cuda.py::test_one[FAILED] \ntests/test_cuda.py::test_two[a b] FAILED [ 20%]\n"
+        b"[gw11] [100%] SKIPPED tests/test_cuda.py::test_three \ntests/test_cuda.py::test_four \n",
+    )
+    assert run.measured == {"passed": 1, "failure": 1, "error": 0, "skipped": 1, "counted": "in the log"}
+
+
+def test_records_are_what_the_table_of_times_reads(module, tmp_path):
+    """The lines of the step keep the fields of gpu_records.py beside their own."""
+    fields = module("gpu_records").GpuRecord.__annotations__
+    record = dict.fromkeys(fields) | {"kind": "time", "measured": "2026-01-01T00:00:00+00:00", "card": "a card"}
+    path = tmp_path / "results.jsonl"
+    path.write_text(json.dumps({"step": "env", "table": "builds", "card": "a card"}) + "\n")
+    module("gpu_report").append(tmp_path, [{"step": "times", "table": "times", **record}])
+    (read,) = module("gpu_records").read(tmp_path)
+    assert {key: read[key] for key in fields} == record
+
+
+def test_profiles_are_kept_call_by_call(module, monkeypatch, tmp_path):
+    """There is time for one call: it is on disk, and the others are named."""
+    ncu, records = module("ncu"), []
+
+    class Run:
+        out, dry, calls = tmp_path, False, 0
+
+        def left(self):
+            return 1.0 - self.calls
+
+        def record(self, table, **measured):
+            records.append((table, measured))
+
+    run = Run()
+
+    def output_of(run, tool, calls, seconds):
+        run.calls += 1
+        assert tool[tool.index("--launch-count") + 1] == "6"
+        return ncu.SAMPLE
+
+    monkeypatch.setattr(ncu, "Run", lambda step: run)
+    monkeypatch.setattr(ncu, "find_tool", lambda name: name)
+    monkeypatch.setattr(ncu, "output_of", output_of)
+    ncu.main()
+    assert records[0] == ("kernels", {"call": "norms", "kernel": "resident_chain", "ns": "41000"})
+    assert records[1:] == [("left out", {"what": f"{call}: {kernel}"}) for call, kernel in ncu.JOBS[1:]]
+    assert (tmp_path / "ncu.csv").read_text() == f"==== norms\n{ncu.SAMPLE}\n"
