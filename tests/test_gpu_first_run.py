@@ -66,7 +66,7 @@ def test_the_parent_imports_no_torch():
     subprocess.run([sys.executable, "-c", code], cwd=BENCHMARKS, check=True)
 
 
-def test_all_limits_fit_into_the_loan(module):
+def test_all_limits_together_stay_below_500_seconds(module):
     run = module("gpu_first_run")
     assert sum(step.limit for step in run.STEPS) < 500
     assert all((BENCHMARKS / "gpu_steps" / f"{step.name}.py").is_file() for step in run.STEPS)
