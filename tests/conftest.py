@@ -1,4 +1,6 @@
+import importlib
 import os
+from pathlib import Path
 
 import nn_models
 import pytest
@@ -100,3 +102,10 @@ def calls(monkeypatch):
 def normalisations(monkeypatch):
     """The number of layers of every call of ops.spectral_normalize."""
     return nn_models.count_calls(monkeypatch, "spectral_normalize")
+
+
+@pytest.fixture
+def module(monkeypatch):
+    """Import a module of benchmarks/ by name, as its scripts do."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    return importlib.import_module

@@ -1,6 +1,5 @@
 """The modelled floors are arithmetic on counts, and the counts are right."""
 
-import importlib
 import json
 from pathlib import Path
 
@@ -9,13 +8,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
-
-@pytest.fixture
-def module(monkeypatch):
-    """Import a module of benchmarks/ by name, as its scripts do."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module
 
 
 def test_traffic_counts_what_computes(module):

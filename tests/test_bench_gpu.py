@@ -1,6 +1,5 @@
 """The cases, programs and options of the benchmarks on a GPU, tried on the CPU; no speed is tested here."""
 
-import importlib
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,13 +14,6 @@ from iresnet_fast import reference
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SCALE = 1 / 50
 SHORT = 1e-5  # seconds of a reading
-
-
-@pytest.fixture
-def module(monkeypatch):
-    """Import a module of benchmarks/ by name, as its scripts do."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,5 @@
 """Every implementation is timed in every way and judged by its own results; tried on the CPU, cut down."""
 
-import importlib
 import json
 from pathlib import Path
 
@@ -13,13 +12,6 @@ from iresnet_fast.models import IResNetFlow
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SCALE = 1 / 50
 SHORT = 1e-5  # seconds of a reading
-
-
-@pytest.fixture
-def module(monkeypatch):
-    """Import a module of benchmarks/ by name, as its scripts do."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """The benchmark of a whole training step runs, compares like with like and accounts for all of the time."""
 
 import copy
-import importlib
 import json
 import subprocess
 import sys
@@ -17,13 +16,6 @@ from iresnet_fast.estimators import PowerSeries
 from iresnet_fast.models import IResNetFlow
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-
-
-@pytest.fixture
-def module(monkeypatch):
-    """Import a module of benchmarks/ by name, as its scripts do."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module
 
 
 @pytest.fixture

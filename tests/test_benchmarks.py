@@ -1,6 +1,5 @@
 """The benchmarks run, write what they promise, count right and compare like with like; no speed is tested here."""
 
-import importlib
 import json
 import os
 import subprocess
@@ -23,13 +22,6 @@ ISSUED_FLOORS = {
     "cifar512": (1.5, 2.8, 1.3),
     "deep512": (1.0, 2, 1.1),
 }
-
-
-@pytest.fixture
-def module(monkeypatch):
-    """Import a module of benchmarks/ by name, as its scripts do."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module
 
 
 def run(*arguments, environment=None):

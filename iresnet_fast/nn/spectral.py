@@ -102,7 +102,10 @@ def effective_weights(layers: Sequence[SpectralLayer]) -> list[Tensor]:
     if at_hand and all(layer in at_hand for layer in layers):
         return [at_hand[layer] for layer in layers]
     refresh(layers)
-    refreshes = [layer._last for layer in layers if layer._last is not None]  # all have one now
+    refreshes = []
+    for layer in layers:
+        assert layer._last is not None  # refreshed above
+        refreshes.append(layer._last)
     norms = [last.norm for last in refreshes]
     if _wants_graph(layers) or is_transformed():
         return _normalize(layers, norms)
