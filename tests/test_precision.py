@@ -15,14 +15,19 @@ FULL, TF32, BF16 = 0, 1, 2
 
 @pytest.fixture(autouse=True)
 def _restore():
-    switches = torch.backends.cuda.matmul, torch.backends.cudnn, torch.backends.cudnn.conv, torch.backends.cudnn.rnn
-    before = [switch.fp32_precision for switch in switches]
+    """Put back both generations of torch's switches: the old ones keep a value of their own, and raise if it differs."""
+    cublas, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    switches = cublas, cudnn, cudnn.conv, cudnn.rnn
+    old = cublas.allow_tf32, cudnn.allow_tf32
+    new = [switch.fp32_precision for switch in switches]
     enabled, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
     yield
-    for switch, precision in zip(switches, before, strict=True):
+    cublas.allow_tf32, cudnn.allow_tf32 = old  # which write the new ones, too
+    for switch, precision in zip(switches, new, strict=True):
         switch.fp32_precision = precision
     torch.set_autocast_enabled("cuda", enabled)
     torch.set_autocast_dtype("cuda", dtype)
+    assert (cublas.allow_tf32, cudnn.allow_tf32) == old
 
 
 DENSE, IMAGES = (3, 2), (3, 2, 4, 4)
