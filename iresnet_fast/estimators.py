@@ -67,8 +67,9 @@ class PowerSeries:
 class RussianRoulette:
     """Unbiased power series of random length (Residual Flows, arXiv 1906.02735, section 3.1).
 
-    In a CUDA graph the number of terms is fixed, `n_exact + n_captured`: each replay draws its own N and the terms
-    beyond have coefficient 0, but are computed.
+    In a CUDA graph the number of coefficients is fixed, `n_exact + n_captured`: each replay draws its own N, and those
+    beyond are 0. The kernels compute no term after a sample's last coefficient that is not; the autograd fallback
+    computes them all.
 
     Attributes:
         n_exact: terms that are always there, with weight 1.
@@ -122,8 +123,8 @@ class RussianRoulette:
         all coefficients keep expectation 1, and the expectation lacks the terms after these. For a geometric N and a
         branch with Lipschitz constant L^2 < 1 - p, where the variance is finite, L^m < 2^-26.
 
-        A replay computes all of them: 53 for a geometric N with p = 0.5 and 22 for a Poisson one with rate 2, where an
-        eager call takes 2 on average.
+        53 for a geometric N with p = 0.5 and 22 for a Poisson one with rate 2, of which 2 are not 0 on average.
+        A branch too wide to stay on chip still launches the kernels of all of them, which find nothing to do.
         """
         assert self.parameter is not None  # set by __post_init__
         if self.distribution == "geometric":

@@ -66,6 +66,10 @@ class Problem(NamedTuple):
             tensor.requires_grad_()
         return self
 
+    def with_zeros(self, count):
+        """Return the problem with so many more coefficients, all zero."""
+        return self._replace(coefficients=torch.nn.functional.pad(self.coefficients, (0, count)))
+
     def raw(self, op, **arguments):
         """Return an overload of a raw op and its arguments; what is left out is None, False or zero."""
         none = self.x.new_empty(0)

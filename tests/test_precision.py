@@ -15,7 +15,7 @@ FULL, TF32, BF16 = 0, 1, 2
 
 @pytest.fixture(autouse=True)
 def _restore():
-    """Put back both generations of torch's switches: the old ones keep a value of their own, and raise if it differs."""
+    """Put back both generations of torch's switches: the old ones keep their own and raise where they differ."""
     cublas, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     switches = cublas, cudnn, cudnn.conv, cudnn.rnn
     old = cublas.allow_tf32, cudnn.allow_tf32

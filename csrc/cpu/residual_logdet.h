@@ -12,12 +12,14 @@ namespace {
 template <class T>
 struct SeriesState {
   T *dot, *square, *limit, *norm, *value, *coefficient;
+  int* last;  // the term the series ends with at the latest
   int64_t* terms;
   bool* active;
 
   SeriesState(int samples, Workspace& workspace) {
     T** const lists[] = {&dot, &square, &limit, &norm, &value, &coefficient};
     for (T** list : lists) *list = workspace.take<T>(samples);
+    last = workspace.take<int>(samples);
     terms = workspace.take<int64_t>(samples);
     active = workspace.take<bool>(samples);
   }
@@ -30,25 +32,29 @@ void series_chain(Walk<T>& walk, const ResidualLogdetOperands<T>& op, int64_t fi
                   const T* jv, T* y, SeriesState<T>& state) {
   const Layout<T>& layout = walk.layout;
   const int channels = walk.prepared.branch.stage[0].in_channels;
-  auto q = [&](int s, int k) { return op.coefficients[(op.per_sample ? (first + s) * op.terms : 0) + k - 1]; };
+  auto coefficients = [&](int s) { return op.coefficients + (op.per_sample ? (first + s) * op.terms : 0); };
+  auto q = [&](int s, int k) { return coefficients(s)[k - 1]; };
 
   std::memcpy(walk.state[0], v, sizeof(T) * layout.size(channels));
   sample_sums(layout, v, v, channels, state.dot, state.square);
+  int terms = 0;
   for (int s = 0; s < layout.slots(); ++s) {
     const bool real = s < samples;
+    state.last[s] = real ? last_term(coefficients(s), op.terms) : 0;
+    if (state.last[s] > terms) terms = state.last[s];
     const T length = __builtin_sqrt(state.square[s]);
     state.limit[s] = op.relative ? op.tolerance * length : op.tolerance / length;
     state.norm[s] = length;
     state.value[s] = T(0);
     state.terms[s] = 0;
-    state.active[s] = real && op.terms > 0;
+    state.active[s] = state.last[s] > 0;
     state.coefficient[s] = state.active[s] ? q(s, 1) : T(0);
   }
   spread(layout, state.coefficient);
   if (y) add_scaled(layout, state.coefficient, walk.state[0], channels, true, y);
 
-  for (int k = 1; k <= op.terms; ++k) {
-    const bool shortcut = jv && k == op.terms;
+  for (int k = 1; k <= terms; ++k) {
+    const bool shortcut = jv && k == terms;
     if (!shortcut) walk.vjp();
     sample_sums(layout, walk.state[0], shortcut ? jv : v, channels, state.dot, state.square);
     bool any_active = false;
@@ -58,7 +64,7 @@ void series_chain(Walk<T>& walk, const ResidualLogdetOperands<T>& op, int64_t fi
       state.value[s] += (k % 2 ? q(s, k) : -q(s, k)) / static_cast<T>(k) * state.dot[s];
       state.norm[s] = __builtin_sqrt(state.square[s]);
       state.terms[s] = k;
-      if (k == op.terms || (op.tail && state.norm[s] * op.tail[k - 1] <= state.limit[s])) {
+      if (k == state.last[s] || (op.tail && state.norm[s] * op.tail[k - 1] <= state.limit[s])) {
         state.active[s] = false;
         continue;
       }

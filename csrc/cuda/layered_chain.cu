@@ -18,8 +18,12 @@ struct Series {
   T tolerance;
   T *value, *norms, *limit;
   int64_t* terms_used;
-  int* active;        // null without tail
+  int* last;          // [items] the term an item ends with at the latest; 0: it has stopped
   unsigned* stopped;  // how many items have; or null
+
+  __device__ __forceinline__ const T* q(int64_t item) const {
+    return coefficients + (per_sample ? item % samples * terms : 0);
+  }
 };
 
 // Before the first term: |v| sets the limit, and is the norm of an empty series.
@@ -36,10 +40,8 @@ __global__ void __launch_bounds__(kItemThreads) start_series_kernel(const Series
   }
   const T length = sqrt(sum_lanes(square));
   if (lane != 0) return;
-  if (series.active) {
-    series.limit[item] = series.relative ? series.tolerance * length : series.tolerance / length;
-    series.active[item] = 1;
-  }
+  if (series.tail) series.limit[item] = series.relative ? series.tolerance * length : series.tolerance / length;
+  series.last[item] = last_term(series.q(item), series.terms);
   if (series.terms == 0) {
     series.value[item] = T(0);
     series.norms[item] = length;
@@ -53,14 +55,14 @@ __global__ void __launch_bounds__(kItemThreads)
     finish_term_kernel(const Series<T> series, const ItemSums<T, 2> sums, int k) {
   int64_t item;
   T values[2];
-  if (!sums.gather(item, values) || (series.active && !series.active[item])) return;
-  const T q = series.coefficients[(series.per_sample ? item % series.samples * series.terms : 0) + k - 1];
+  if (!sums.gather(item, values) || !series.last[item]) return;
+  const T q = series.q(item)[k - 1];
   const T norm = sqrt(values[1]);
   series.value[item] = (k == 1 ? T(0) : series.value[item]) + (k % 2 ? q : -q) / static_cast<T>(k) * values[0];
   series.norms[item] = norm;
   series.terms_used[item] = k;
-  if (!series.active || !(norm * series.tail[k - 1] <= series.limit[item])) return;
-  series.active[item] = 0;
+  if (k < series.last[item] && !(series.tail && norm * series.tail[k - 1] <= series.limit[item])) return;
+  series.last[item] = 0;
   if (series.stopped) atomicAdd(series.stopped, 1u);
 }
 
@@ -69,7 +71,7 @@ template <class T>
 __global__ void __launch_bounds__(kItemThreads)
     shortcut_kernel(const Series<T> series, const T* w, const T* tangent, int64_t size) {
   const int64_t item = int64_t(blockIdx.x) * (kItemThreads / kWarp) + threadIdx.x / kWarp;
-  if (item >= series.items) return;
+  if (item >= series.items || !series.last[item]) return;
   const int lane = static_cast<int>(threadIdx.x) % kWarp, n = series.terms;
   T dot = T(0), square = T(0);
   for (int64_t i = item * size + lane * kVector<T>; i < (item + 1) * size; i += kWarp * kVector<T>) {
@@ -83,7 +85,7 @@ __global__ void __launch_bounds__(kItemThreads)
   dot = sum_lanes(dot);
   square = sum_lanes(square);
   if (lane != 0) return;
-  const T q = series.coefficients[(series.per_sample ? item * n : 0) + n - 1];
+  const T q = series.q(item)[n - 1];
   series.value[item] = (n == 1 ? T(0) : series.value[item]) + (n % 2 ? q : -q) / static_cast<T>(n) * dot;
   series.norms[item] = sqrt(square);
   series.terms_used[item] = n;
@@ -99,10 +101,10 @@ struct UnitProbes {
 template <class T>
 struct NeumannRows {
   const T *even, *odd;
-  int pitch, terms;
-  const int64_t* terms_used;  // null: all terms
+  int pitch;
+  const int64_t* terms_used;
   __device__ Vector<T> operator()(const RowPlace& place, int column) const {
-    const int64_t used = terms_used ? terms_used[place.item] : terms;
+    const int64_t used = terms_used[place.item];
     const T* y = used > 0 && used % 2 == 0 ? odd : even;  // y after term used - 1
     return load16(y + place.row * pitch + column);
   }
@@ -138,8 +140,10 @@ class LayeredChain {
       : chain_(chain), scratch_(scratch), context_(context), events_(event_rows(chain, context.precision)) {
     const StageProduct<T> product = last_product(chain, context.precision);
     sums_ = ItemSums<T, 2>(scratch.partials, product, product_columns(product, context.precision, context.card));
-    active_ = series() && chain.tail ? scratch.active : nullptr;
-    stopped_ = active_ ? watched(scratch.stopped, chain.terms - 1, context) : nullptr;
+    // Asking costs a load before every tile, and pays only where items stop early: a capture may hold more terms than
+    // a roulette draws.
+    active_ = series() && (chain.tail || chain.per_sample || !context.progress) ? scratch.last : nullptr;
+    stopped_ = series() && chain.tail ? watched(scratch.stopped, chain.terms - 1, context) : nullptr;
   }
 
   cudaError_t run() {
@@ -148,8 +152,7 @@ class LayeredChain {
       error = in_pieces(chain_.terms - 1, chain_.items(), stopped_, context_,
                         [this](int64_t step) { return term(static_cast<int>(step) + 1); });
     if (!chain_.neumann || error != cudaSuccess) return error;
-    const NeumannRows<T> y{scratch_.y[0], scratch_.y[1], events_.pitch, chain_.terms,
-                           active_ ? chain_.terms_used : nullptr};
+    const NeumannRows<T> y{scratch_.y[0], scratch_.y[1], events_.pitch, chain_.terms_used};
     return from_rows<T>(events_, y, StoreEvents<T>{nullptr, chain_.neumann, events_.size()}, context_.stream);
   }
 
@@ -174,7 +177,7 @@ class LayeredChain {
             chain_.relative, chain_.tolerance,
             chain_.value,    chain_.norms,
             scratch_.limit,  chain_.terms_used,
-            active_,         stopped_};
+            scratch_.last,   stopped_};
   }
 
   cudaError_t start() {
@@ -186,7 +189,7 @@ class LayeredChain {
     const cudaError_t error =
         chain_.probe ? to_rows<T>(events_, Events<T>{chain_.probe, events_.size()}, entry, context_.stream)
                      : to_rows<T>(events_, UnitProbes<T>{chain_.first_unit, events_.samples}, entry, context_.stream);
-    if (error != cudaSuccess || !series() || (chain_.terms > 0 && !active_) || events_.items == 0) return error;
+    if (error != cudaSuccess || !series() || events_.items == 0) return error;
     const unsigned blocks = static_cast<unsigned>(ceil_div(events_.items, int64_t(kItemThreads / kWarp)));
     start_series_kernel<T><<<blocks, kItemThreads, 0, context_.stream>>>(series_state(), scratch_.start,
                                                                          int64_t(events_.pixels) * events_.pitch);
@@ -214,7 +217,7 @@ class LayeredChain {
       if (last && series()) {
         step.v = scratch_.start;
         step.sums = sums_;
-        step.active = active_;
+        step.active = scratch_.last;
         if (!last_term) set_neumann(step, k);
       }
       from = state_ = step.out;
@@ -247,7 +250,7 @@ class LayeredChain {
   const Context& context_;
   const RowsLayout events_;
   ItemSums<T, 2> sums_;
-  int* active_;  // null: no item stops before the last term
+  const int* active_;  // null: every item takes every product
   unsigned* stopped_;
   T* state_ = nullptr;  // the newest product
 };
@@ -271,7 +274,7 @@ LayeredChainScratch<T>::LayeredChainScratch(const Chain<T>& chain, Precision pre
   partials =
       series ? carver.take<T>(ItemSums<T, 2>::size(product, product_columns(product, precision, card))) : nullptr;
   limit = series && chain.tail ? carver.take<T>(items) : nullptr;
-  active = series && chain.tail ? carver.take<int>(items) : nullptr;
+  last = series ? carver.take<int>(items) : nullptr;
   stopped = series && chain.tail ? carver.take<unsigned>(1) : nullptr;
 }
 

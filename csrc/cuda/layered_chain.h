@@ -17,7 +17,7 @@ struct LayeredChainScratch {
   T* y[2];            // Neumann vectors: after term k the newest is y[k % 2]
   T* partials;        // per row and tile of columns: <w_k, v>, |w_k|^2
   T* limit;           // [items]: stop at |w_k| tail_k <= limit
-  int* active;        // [items]
+  int* last;          // [items] the term an item ends with at the latest; 0: it has stopped
   unsigned* stopped;  // how many of the items, for in_pieces
 
   LayeredChainScratch(const Chain<T>& chain, Precision precision, const Card& card, Carver& carver);

@@ -30,7 +30,7 @@ struct InverseStep {
     Vector<T> z, x;
   };
   __device__ __forceinline__ Ahead load(const RowPlace& place, int column, bool inside) const {
-    Ahead ahead;
+    Ahead ahead{};
     if (!inside) return ahead;
     const int64_t at = place.row * pitch + column;
     ahead.z = load16_readonly(z + at);

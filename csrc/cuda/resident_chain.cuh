@@ -65,16 +65,18 @@ struct ChainArguments {
 template <class T>
 struct Series {
   T value, norm, limit, coefficient;
-  int terms;
+  int terms, last;  // taken; the most that may be
   bool active;
 
-  // w_0 = v with `square` = |v|^2.
-  __device__ __forceinline__ void start(const ChainArguments<T>& p, bool real, int64_t sample, T square) {
+  // w_0 = v with `square` = |v|^2. `shared_last`: the last term where all samples have the same coefficients.
+  __device__ __forceinline__ void start(const ChainArguments<T>& p, bool real, int64_t sample, int shared_last,
+                                        T square) {
     value = T(0);
     norm = sqrt(square);
     limit = p.relative ? p.tolerance * norm : p.tolerance / norm;
     terms = 0;
-    active = real && p.terms > 0;
+    last = p.per_sample && real ? last_term(p.coefficients + sample * p.terms, p.terms) : shared_last;
+    active = real && last > 0;
     coefficient = active ? q(p, sample, 1) : T(0);
   }
 
@@ -84,7 +86,7 @@ struct Series {
     value += (k % 2 ? q(p, sample, k) : -q(p, sample, k)) / static_cast<T>(k) * dot;
     norm = sqrt(square);
     terms = k;
-    active = k < p.terms && !(p.tail && norm * __ldg(p.tail + k - 1) <= limit);
+    active = k < last && !(p.tail && norm * __ldg(p.tail + k - 1) <= limit);
     if (active) coefficient = k % 2 ? -q(p, sample, k + 1) : q(p, sample, k + 1);
   }
 
@@ -156,7 +158,8 @@ __device__ __forceinline__ void store_power(const ChainArguments<T>& p, const Bl
   });
 }
 
-// What a thread does with its share of w_k, k = 0 .. terms; with J v at hand of w_{n-1} twice, the last time as w_n.
+// What a thread does with its share of w_k, k = 0 .. terms; with J v at hand of w_{n-1} twice, the last time as w_n,
+// n = terms.
 template <class T>
 struct TermPass {
   const ChainArguments<T>& p;
@@ -164,6 +167,7 @@ struct TermPass {
   const Share& share;
   const Group& group;
   int64_t sample;
+  int terms;
   Series<T> series;
 
   __device__ __forceinline__ void operator()(int k) {
@@ -171,7 +175,7 @@ struct TermPass {
     const Rows rows = block.rows();
     const T* v = block.shared + plan.first_vector;
     T* y = p.neumann ? block.shared + plan.second_vector : nullptr;
-    const bool shortcut = p.tangent && k > 0 && k == p.terms;
+    const bool shortcut = p.tangent && k > 0 && k == terms;
     T sums[2] = {T(0), T(0)};  // <w_k, v>, |w_k|^2
     const bool mine = share.slot < group.count;
     if (mine)
@@ -188,7 +192,7 @@ struct TermPass {
       });
     share.sum(block.shared + plan.sums, sums);
     if (k == 0)
-      series.start(p, mine, sample, sums[1]);
+      series.start(p, mine, sample, terms, sums[1]);
     else
       series.add(p, sample, k, sums[0], sums[1]);
     if (!y || !(k == 0 ? mine : series.active)) return;
@@ -230,6 +234,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1) resident_chain_kernel(const __
   const Block<T> block{plan, shared};
   const Share share(plan);
 
+  const int terms = p.value && !p.per_sample ? last_term(p.coefficients, p.terms) : p.terms;
   block.clear_state();
   WeightFeed<T> feed(plan, shared, p.weight);
   for (int64_t g = blockIdx.x; g < plan.groups; g += gridDim.x) {
@@ -242,19 +247,19 @@ __global__ void __launch_bounds__(kMaxThreads, 1) resident_chain_kernel(const __
     __pipeline_wait_prior(0);
     __syncthreads();
 
-    TermPass<T> pass{p, block, share, group, share.slot < group.count ? group.sample(share.slot) : 0, {}};
+    TermPass<T> pass{p, block, share, group, share.slot < group.count ? group.sample(share.slot) : 0, terms, {}};
     if (p.value) pass(0);
-    for (int k = 1; k <= p.terms; ++k) {
+    for (int k = 1; k <= terms; ++k) {
       if (p.entry) {
         __syncthreads();
         if (share.slot < group.count) scale_entry(p, block, share);
       }
-      const int products = p.tangent && k == p.terms ? 0 : plan.stages;
+      const int products = p.tangent && k == terms ? 0 : plan.stages;
       for (int i = 0; i < products; ++i) any_product_stage<Tiles>(block, feed, i, scale_of(p, shared, i));
       __syncthreads();
       if (p.powers) store_power(p, block, group, k);
       if (p.value) pass(k);
-      if (p.tail && !__syncthreads_or(pass.series.active)) break;
+      if ((p.tail || p.per_sample) && !__syncthreads_or(pass.series.active)) break;
     }
     if (p.value) store_results(p, block, group, share, pass.series);
   }

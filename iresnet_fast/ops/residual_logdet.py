@@ -54,7 +54,8 @@ def residual_logdet(
         biases: L tensors [out], or None each.
         activations: L names, each applied before its linear map.
         probe: v, the shape of x, or [m, *x.shape] for m probes whose estimates are averaged.
-        coefficients: q_k, [n] or [B, n]; ones for a truncation.
+        coefficients: q_k, [n] or [B, n]; ones for a truncation. A sample's series ends with its last one that is not
+            zero, the first at least.
         gradient: "neumann": of <y, J v> with y = sum_{k<n} (-1)^k q_{k+1} w_k constant, memory independent of n. With
             one probe, no tol and no info, activations and tangents are kept for the backward pass; on a GPU only if
             they are at most 1/256 of its memory.

@@ -51,7 +51,8 @@ def logdet_of(
         g: the branch, any differentiable callable.
         x: [B, *event].
         probe: v, the shape of x, or [m, *x.shape] for m probes whose estimates are averaged.
-        coefficients: q_k, [n] or [B, n]; ones for a truncation.
+        coefficients: q_k, [n] or [B, n]; ones for a truncation. A sample's series ends with its last one that is not
+            zero, the first at least.
         gradient: "neumann" or "series".
         parameters: the tensors g closes over that may need a gradient; a graph is kept only if x or one of them does.
         tol: a sample and probe stops after the first term whose tail bound is below it; None: use all terms.
@@ -76,7 +77,7 @@ def logdet_of(
     probes = probe.detach() if probe.dim() > x.dim() else probe.detach().unsqueeze(0)
     values, infos = [], []
     for v in probes:
-        watch = _Watch(v, c.shape[0], tol, lipschitz) if watched else None
+        watch = _Watch(v, c, tol, lipschitz) if watched else None
         if not needs_grad:
             value = _series(vjp, v, c, watch)
         elif gradient == "series":
@@ -98,11 +99,13 @@ def logdet_of(
 class _Watch:
     """Follows |w_k| of one probe and says which samples go on adding terms."""
 
-    def __init__(self, v: Tensor, n_terms: int, tol: float | None, lipschitz: float | None) -> None:
+    def __init__(self, v: Tensor, c: Tensor, tol: float | None, lipschitz: float | None) -> None:
         self.event_ndim = v.dim() - 1
         self.v_norm = sample_norm(v, self.event_ndim)
-        self.factors = None if lipschitz is None else tail_factors(lipschitz, n_terms)
+        self.factors = None if lipschitz is None else tail_factors(lipschitz, c.shape[0])
         self.tol = tol
+        k = torch.arange(1, c.shape[0] + 1, device=c.device).unsqueeze(1)
+        self.last = torch.where(c == 0.0, 1, k).amax(0)  # [1 or B]
         self.active = torch.ones_like(self.v_norm, dtype=torch.bool)
         self.norms = self.bound = torch.zeros_like(self.v_norm)
         self.terms = torch.zeros_like(self.v_norm, dtype=torch.int64)
@@ -114,6 +117,7 @@ class _Watch:
         self.terms = torch.where(self.active, k, self.terms)
         if self.factors is not None:
             self.bound = torch.where(self.active, self.v_norm * norm * self.factors[k - 1], self.bound)
+        self.active = self.active & (k < self.last)
         if self.tol is None:
             return True
         self.active = self.active & ~(self.bound <= self.tol)

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "iresnet_fast/activations.h"
+#include "iresnet_fast/macros.h"
 
 namespace irf {
 
@@ -60,13 +61,21 @@ struct BranchBackwardOperands {
   int64_t kept_size;
 };
 
+// The term a series with coefficients q_1 .. q_n ends with: the last that is not zero, at least the first (0 if n = 0).
+// How deep a roulette went may be known here only.
+template <class T>
+IRF_HOST_DEVICE IRF_ALWAYS_INLINE int last_term(const T* q, int n) {
+  while (n > 1 && q[n - 1] == T(0)) --n;
+  return n;
+}
+
 template <class T>
 struct ResidualLogdetOperands {
   const T* x;             // [B, d]
   int probes;             // m
   const T* probe;         // [m, B, d]
   int terms;              // n
-  const T* coefficients;  // q_k, [n] or [B, n]
+  const T* coefficients;  // q_k, [n] or [B, n]; a sample's series ends with its last one that is not zero
   bool per_sample;        // coefficients are [B, n]
   const T* tail;          // [n]: stop a sample after term k when |w_k| tail_k <= its tolerance; null: never
   T tolerance;            // relative: tolerance * |v|, else tolerance / |v|

@@ -50,7 +50,7 @@ class OnDevice {
     run("branch_backward", cuda::branch_backward_workspace<T>, cuda::branch_backward<T>, b, o);
   }
   void residual_logdet(const Branch<T>& b, const ResidualLogdetOperands<T>& o) const {
-    const auto borrowed = o.tail ? progress("residual_logdet") : nullptr;
+    const auto borrowed = progress("residual_logdet");
     run("residual_logdet", cuda::residual_logdet_workspace<T>, cuda::residual_logdet<T>, b, o, borrowed.get());
   }
   void jacobian_powers(const Branch<T>& b, const JacobianPowersOperands<T>& o) const {

@@ -55,7 +55,13 @@ def products() -> Iterator[Mutant]:
     lane = "  const int lane = static_cast<int>(threadIdx.x) % kWarp;\n  T square"
     yield Mutant("layered_chain.cu", *stops, f"  if (item >= series.items) return;\n{lane}", lane)
     yield Mutant(*group, "scratch_.y[(k - 1) % 2] : nullptr", "scratch_.y[k % 2] : nullptr")
-    yield Mutant("layered_chain.cu", *stops, "|| (series.active && !series.active[item])")
+    yield Mutant("layered_chain.cu", *stops, "|| !series.last[item]) return;\n  const T q", ") return;\n  const T q")
+    ends = ("layered_chain.cu", "test_series_end.py", "dense or behind")
+    yield Mutant("layered_chain.cu", *ends, " || !context.progress)", ")")
+    yield Mutant("layered_chain.cu", *ends, "item >= series.items || !series.last[item]", "item >= series.items")
+    yield Mutant("layered_chain.cu", *ends, "k < series.last[item] && ")
+    yield Mutant("layered_chain.cu", *ends, "per_sample ? item % samples * terms : 0", "0")
+    yield Mutant("layered_chain.cu", *ends, "item % samples * terms", "item * terms")
 
 
 def rows() -> Iterator[Mutant]:
@@ -110,7 +116,6 @@ def tangents() -> Iterator[Mutant]:
     """Return mutants of what a training step keeps, and of its last term."""
     step = ("test_kept.py", "test_step_matches and (two-terms or images) and layered and dtype1")
     group = ("layered_chain.cu", "layered_chain.cu", *step)
-    yield Mutant(*group, "series.per_sample ? item * n : 0", "0")
     yield Mutant(*group, "i < (item + 1) * size; i += kWarp", "i <= (item + 1) * size; i += kWarp")
     yield Mutant(*group[:3], "test_the_norm_is", "if (last_term && chain_.tangent) return shortcut(from);", "")
     group = ("layered_tangent.cu", "layered_tangent.cu", *step)

@@ -10,6 +10,7 @@ _DOUBLE = ("resident_chain_double.cu", "test_resident_chain.py", "test_float64 a
 _TANGENT = (*_DOUBLE[:2], "test_float64 and False and (odd or probes or two or tall)")
 _GROUPS = ("resident_chain.cu", "test_resident_chain.py", "test_unit_probes and single")
 _NO_TERMS = ("resident_chain.cu", "test_resident_chain.py", "test_transposed and terms")
+_ENDS = ("resident_chain.cu", "test_series_end.py", "dense or behind")
 _STOPS = ("resident_chain.cu", "test_resident_chain.py", "test_items_stop and (probes or two)")
 
 
@@ -57,7 +58,9 @@ def chain() -> Iterator[Mutant]:
     )
     yield Mutant(*group, "      __syncthreads();\n      if (p.powers)", "      if (p.powers)")
     yield Mutant("resident_chain.cuh", *_STOPS, "!__syncthreads_or(pass.series.active)", "!pass.series.active")
-    yield Mutant(*group, "active = k < p.terms && ", "active = ")
+    yield Mutant(*group, "active = k < last && ", "active = ")
+    yield Mutant("resident_chain.cuh", *_ENDS, "last_term(p.coefficients, p.terms) : p.terms;", "p.terms : p.terms;")
+    yield Mutant("resident_chain.cuh", *_ENDS, "(p.tail || p.per_sample) && ", "p.tail && ")
     yield Mutant(*group, "    if (mine)\n")
     yield Mutant(*group, "share.slot < group.count && share.index == 0", "share.index == 0")
 
@@ -111,5 +114,5 @@ def tangents() -> Iterator[Mutant]:
         "rows.local(row)) * stage.K_padded + channel;\n    Vector<T> t",
     )
     group = ("resident_chain.cuh", "resident_chain_double.cu", *step)
-    yield Mutant(*group, "k > 0 && k == p.terms;", "false;")
-    yield Mutant(*group, "p.tangent && k == p.terms ? 0 : plan.stages", "plan.stages")
+    yield Mutant(*group, "k > 0 && k == terms;", "false;")
+    yield Mutant(*group, "p.tangent && k == terms ? 0 : plan.stages", "plan.stages")
