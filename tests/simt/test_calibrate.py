@@ -1,6 +1,7 @@
 """The step `calibrate` of the first run on a GPU: what it times, and that its fit knows the layered way's constants."""
 
 import importlib
+from contextlib import nullcontext
 
 import pytest
 
@@ -24,16 +25,39 @@ def module(monkeypatch):
 
 
 class Run:
-    """Keeps the records."""
+    """Keeps the records, and has a number of questions' time left."""
 
-    def __init__(self):
-        self.records = []
+    def __init__(self, time=0):
+        self.records, self.time = [], time
+
+    def left(self):
+        self.time -= 1
+        return float(self.time)
 
     def record(self, table, **measured):
         self.records.append({"table": table, **measured})
 
     def origins(self):
         return {record["name"]: record["origin"] for record in self.records if record["table"] == "constants"}
+
+
+class StandIn:
+    """A GPU as calibrate sees it, whose kernels are emulated and whose times are counted up."""
+
+    microseconds = 0.0
+
+    def call(self, *arguments, **more):
+        self.microseconds += 1.0
+        project_emulator("fast").call(*arguments, **more)
+
+    def timed(self):
+        return nullcontext()
+
+    def managed(self, tensor):
+        return tensor.clone()
+
+    def release(self):
+        pass
 
 
 def candidates(module, shapes, card="h100"):
@@ -93,3 +117,17 @@ def test_what_no_timed_plan_depends_on_is_kept_and_said(module):
     assert run.origins()["float_fma_cycles"] == "data sheet"
     (before, _) = [record for record in run.records if record["table"] == "choices"]
     assert (before["choices"], before["resident_or_layered"]) == (0, 0)
+
+
+def test_a_card_is_asked_for_both_ways_until_the_time_is_over(module, monkeypatch):
+    calibrate, run = module("calibrate"), Run(time=20)
+    shapes = [Shape((4, 8, 4), batch) for batch in (3, 5, 7)]
+    monkeypatch.setattr(calibrate, "SHAPES", shapes)
+    plans, times = calibrate.measure(run, StandIn(), "h100", constants_of("h100"))
+    assert ways(plans)[:2] == [("float32", True), ("float32", False)]
+    *timed, last = run.records
+    assert [record["table"] for record in timed] == ["plans"] * len(plans)
+    assert [record["us"] for record in timed] == list(times)
+    assert all(record["modelled"] > 0 for record in timed)
+    assert last["table"] == "left out"
+    assert len(plans) == 12  # of the 19 that remained when it was asked first, 65 %
