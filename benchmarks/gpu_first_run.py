@@ -52,7 +52,7 @@ STEPS = (
     Step("tests", 75, "pytest -m cuda"),
     Step("simt", 40, "tests/simt with forced plans on the card"),
     Step("ceilings", 20, "rates of the card that no kernel exceeds"),
-    Step("calibrate", 25, "forced plans timed, the plan model fitted"),
+    Step("calibrate", 25, "resident plans and the layered way timed, the plan model fitted"),
     Step("times", 88, "ours and the baselines: every case, precision, mode, in graphs and eagerly"),
     Step("kernels", 20, "GPU time of every kernel of a step"),
     Step("steps", 50, "spectral norms, inverses, whole training steps"),

@@ -20,7 +20,9 @@ TIMES = "times"  # the table of records as gpu_records.py describes them
 OURS = "ours"
 _INTRODUCTION = """\
 Written by `benchmarks/gpu_first_run.py` from results.jsonl after every step. Errors are relative to float64; `us` and
-`ms` are GPU time unless they say host.
+`ms` are GPU time unless they say host. Of `calibrate`: a choice is one among all ways timed of a shape and precision,
+resident plans and the layered way, and good if what the model takes was measured within 5 % of the fastest; *resident
+or layered* is the choice between the layered way and the resident plan that the model takes.
 """
 
 

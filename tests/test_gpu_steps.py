@@ -33,11 +33,64 @@ def test_the_fit_finds_known_constants_again(module):
     assert fitted["fixed"] == 2.0
 
 
+def test_constants_are_determined_by_what_acts_alone(module):
+    fitting = module("plan_fit")
+    work, waits = np.random.default_rng(0).uniform(1.0, 100.0, (2, 30))
+
+    def model(c):
+        return c["cycles"] * work + (c["latency"] + c["other latency"]) * waits
+
+    at = {"cycles": 3.0, "latency": 1.0, "other latency": 1.0, "unused": 5.0}
+    assert fitting.determined(model, at, list(at)) == ["cycles"]
+    assert fitting.determined(model, at, ["cycles", "latency", "unused"]) == ["cycles", "latency"]
+
+
 def test_choices_are_counted_by_group(module):
     within = module("plan_fit").within
     measured, groups = np.array([1.0, 1.04, 2.0, 3.0]), ["a", "a", "b", "b"]
-    assert within(measured, np.array([2.0, 1.0, 1.0, 2.0]), groups, 0.05) == 2  # 4 % off, and the best
-    assert within(measured, np.array([2.0, 1.0, 2.0, 1.0]), groups, 0.05) == 1
+    assert within(measured, np.array([2.0, 1.0, 1.0, 2.0]), groups, 0.05) == (2, 2)  # 4 % off, and the best
+    assert within(measured, np.array([2.0, 1.0, 2.0, 1.0]), groups, 0.05) == (1, 2)
+
+
+def test_a_group_of_one_is_no_choice(module):
+    assert module("plan_fit").within(np.array([1.0, 2.0, 1.0]), np.array([9.0, 2.0, 1.0]), "abb", 0.05) == (1, 1)
+
+
+def test_the_layered_way_is_judged_beside_resident_plans(module):
+    """Where the model takes a resident plan and the layered way was faster, it chose wrong."""
+    plans, calibrate = module("forced_plans"), module("calibrate")
+    ways = [  # shape, layered, modelled, measured
+        ("wrong", False, 10.0, 10.0), ("wrong", True, 20.0, 5.0),
+        ("wrong among resident plans", False, 10.0, 10.0), ("wrong among resident plans", False, 12.0, 8.0),
+        ("wrong among resident plans", True, 30.0, 40.0),
+        ("wrong in both", False, 10.0, 10.0), ("wrong in both", False, 12.0, 8.0), ("wrong in both", True, 30.0, 9.0),
+        ("right", False, 10.0, 10.0), ("right", True, 9.0, 9.0),
+        ("only layered", True, 10.0, 99.0),
+    ]  # fmt: skip
+    forced = [
+        plans.Forced(shape, "float32", plans.LAYERED if layered else plans.Choice(), "", None)
+        for shape, layered, *_ in ways
+    ]
+    modelled, measured = (np.array([way[i] for way in ways]) for i in (2, 3))
+    judged = calibrate.choices(forced, measured, modelled)
+    assert (judged["choices"], judged["within_5_percent"]) == (4, 1)
+    assert (judged["resident_or_layered"], judged["of_these_within_5_percent"]) == (4, 2)
+
+
+def test_the_clock_is_the_one_measured_on_this_card(module, tmp_path):
+    class Run:
+        out, card = tmp_path, "a card"
+
+    measured_clock, record = module("calibrate").measured_clock, {"step": "ceilings", "table": "ceilings"}
+    assert measured_clock(Run) is None
+    module("gpu_report").append(tmp_path, [
+        {**record, "card": "a card", "name": "ffma", "value": 60.0},
+        {**record, "card": "another card", "name": "clock", "value": 1000.0},
+        {"step": "calibrate", "table": "row", "card": "a card", "text": "{}"},
+    ])  # fmt: skip
+    assert measured_clock(Run) is None
+    module("gpu_report").append(tmp_path, [{**record, "card": "a card", "name": "clock", "value": 1830.0}])
+    assert measured_clock(Run) == 1830.0
 
 
 def test_what_the_tools_say_is_read(module):

@@ -7,7 +7,7 @@
 
 namespace {
 
-constexpr int kThreads = 1024, kSteps = 4096, kLanes = 8;
+constexpr int kThreads = 1024, kSteps = 32768, kLanes = 8;
 
 void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
@@ -20,8 +20,16 @@ __global__ void nothing() {}
 extern __shared__ float dynamic[];
 __global__ void much_shared() { dynamic[threadIdx.x] = 0; }
 
-// Independent chains of fused multiply-adds; the store keeps them alive.
-__global__ void __launch_bounds__(kThreads) multiply_adds(float* out, float a, float b) {
+__device__ long long nanoseconds() {
+  long long now;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+  return now;
+}
+
+// Independent chains of fused multiply-adds; the store keeps them alive. Counts the cycles and the time of each block.
+__global__ void __launch_bounds__(kThreads)
+    multiply_adds(float* out, float a, float b, long long* cycles, long long* times) {
+  const long long first_time = nanoseconds(), first_cycle = clock64();
   float sums[kLanes];
   for (int j = 0; j < kLanes; ++j) sums[j] = threadIdx.x + j;
   for (int i = 0; i < kSteps; ++i)
@@ -30,6 +38,9 @@ __global__ void __launch_bounds__(kThreads) multiply_adds(float* out, float a, f
   float total = 0;
   for (int j = 0; j < kLanes; ++j) total += sums[j];
   out[blockIdx.x * kThreads + threadIdx.x] = total;
+  if (threadIdx.x != 0) return;
+  cycles[blockIdx.x] = clock64() - first_cycle;
+  times[blockIdx.x] = nanoseconds() - first_time;
 }
 
 // Every block reads the same bytes, which stay in L2, past its L1; and counts the cycles.
@@ -104,16 +115,20 @@ int main() {
   const int blocks = 2 * multiprocessors, count = 1 << 18;  // 4 MiB of float4
   float* out = nullptr;
   float4* data = nullptr;
-  long long* cycles = nullptr;
+  long long *cycles = nullptr, *times = nullptr;
   int* next = nullptr;
   check(cudaMalloc(&out, sizeof(float) * blocks * kThreads), "cudaMalloc");
   check(cudaMalloc(&data, sizeof(float4) * count), "cudaMalloc");
   check(cudaMemset(data, 0, sizeof(float4) * count), "cudaMemset");
   check(cudaMallocManaged(&cycles, sizeof(long long) * blocks), "cudaMallocManaged");
+  check(cudaMallocManaged(&times, sizeof(long long) * blocks), "cudaMallocManaged");
   check(cudaMallocManaged(&next, sizeof(int) * count), "cudaMallocManaged");
 
-  const double fma = microseconds(20, [&] { multiply_adds<<<blocks, kThreads>>>(out, 0.5f, 1.0f); });
+  const double fma = microseconds(20, [&] { multiply_adds<<<blocks, kThreads>>>(out, 0.5f, 1.0f, cycles, times); });
   std::printf("ffma %.4g TFLOP/s\n", 2e-6 * kSteps * kLanes * double(blocks) * kThreads / fma);
+  double all_cycles = 0, all_times = 0;  // of the last launch, after tens of milliseconds under load
+  for (int i = 0; i < blocks; ++i) all_cycles += double(cycles[i]), all_times += double(times[i]);
+  std::printf("clock %.5g MHz\n", 1e3 * all_cycles / all_times);
 
   const int rounds = 8;
   microseconds(3, [&] { read_l2<<<multiprocessors, kThreads>>>(data, count, rounds, out, cycles); });

@@ -30,7 +30,7 @@ struct ModelConstants {
   double element_setup_cycles;  // of a thread for an element of its events, once a group
   // A layered product.
   double layered_step_cycles;     // of a warp per four rows of the reduction, besides FMA
-  double layered_product_cycles;  // once a tile: the first fetch, the epilogue
+  double layered_product_cycles;  // once a product: the first fetch, the epilogue
   double tf32_speedup;            // of the inner loop on tensor cores against FMA
   double bf16_speedup;
 };

@@ -1,4 +1,4 @@
-"""Power chains for the emulated kernels: random frozen derivatives, a plain torch walk as the oracle."""
+"""Power chains for the emulated kernels, on either way: random frozen derivatives, a plain torch walk as the oracle."""
 
 from typing import NamedTuple
 
@@ -92,9 +92,9 @@ class Problem:
 
 def run(emulator, problem, dtype, transpose=True, sums=True, neumann=True, powers=True, tail=None, tolerance=0.0,
         relative=False, choice=None, card="h100", precision=0, place=lambda t: t):  # fmt: skip
-    """The resident chain on the emulator: a Series (tensors not wanted are empty) and the plan in words.
+    """A chain on the emulator: a Series (tensors not wanted are empty), and in words the resident plan it ran by.
 
-    `place` says where the tensors of kernels are to lie.
+    `choice`: of resident plans, or LAYERED, which has no words. `place` says where the tensors of kernels are to lie.
     """
     shape, m, n = problem.shape, problem.probes, problem.terms
     cast = lambda t: None if t is None else place(t.to(dtype).contiguous())  # noqa: E731
@@ -115,7 +115,7 @@ def run(emulator, problem, dtype, transpose=True, sums=True, neumann=True, power
         f"derivative {i}": d for i, d in enumerate(derivatives)
     }
     given |= {"probe": probe, "coefficients": coefficients, "tail": tail}
-    case = ChainCase(choice or Choice())
+    case = ChainCase(choice := choice or Choice())
     case.transpose, case.probes, case.first_unit, case.terms = transpose, m, problem.first_unit, n
     case.per_sample, case.relative, case.tolerance = coefficients.dim() == 2, relative, tolerance
     for i, (w, d) in enumerate(zip(weights, derivatives, strict=True)):
@@ -126,7 +126,8 @@ def run(emulator, problem, dtype, transpose=True, sums=True, neumann=True, power
     case.power_stride, case.probe_stride, case.sample_stride = m * shape.batch * event, shape.batch * event, event
     activations = [IDENTITY if d is None else TANH for d in problem.derivatives]
     branch = branch_struct(shape, activations, problem.weights)
-    text = call(emulator, "resident_chain", case, branch, dtype, given, made, card, precision)
+    way = "layered_chain" if choice.layered else "resident_chain"
+    text = call(emulator, way, case, branch, dtype, given, made, card, precision)
     empty = torch.empty(0, dtype=dtype)
     names = ("value", "neumann", "norms", "terms_used", "powers")
     return Series(*(empty if made[name] is None else made[name] for name in names)), text

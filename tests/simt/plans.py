@@ -3,8 +3,6 @@
 import ctypes
 from ctypes import POINTER, Structure, c_bool, c_char_p, c_double, c_int, c_int64, pointer
 
-import torch
-
 from .emulator import project_emulator
 from .operands import Target
 from .resident import FULL, MAX_STAGES, Choice, branch_struct
@@ -55,34 +53,41 @@ class PlanCase(Structure):
     )
 
 
-def modelled(
-    shape,
-    card,
-    kind=TRANSPOSED,
-    probes=1,
-    terms=10,
-    precision=FULL,
-    element_bytes=4,
-    choice=None,
-    constants=None,
-    library=None,
-):
-    """The plan, and its case filled in; `constants`: of the model, by name, instead of the card's.
+class PlanRequest:
+    """A plan to be found for a shape and modelled, as often as wanted, with any constants."""
 
-    `library`: of the entries; the fast emulator's if there is none.
-    """
-    chain = kind in (TRANSPOSED, TANGENT)
-    text, result = ctypes.create_string_buffer(8192), Plan()
-    case = PlanCase(kind, probes, terms, chain, kind == TRANSPOSED, element_bytes, choice or Choice())
-    case.forced, case.text = choice is not None, ctypes.cast(text, c_char_p)
-    case.plan, case.plan_bytes = pointer(result), ctypes.sizeof(Plan)
-    if constants is not None:
-        case.constants = (c_double * len(constants))(*constants.values())
-    weights = [torch.empty(1)] * (len(shape.channels) - 1)
-    branch = branch_struct(shape, [4] * len(weights), weights)
-    target = Target(card.encode(), precision)
-    (library or project_emulator("fast")).call("plan_case", pointer(branch), pointer(case), target)
-    return result, case
+    def __init__(
+        self,
+        shape,
+        card,
+        kind=TRANSPOSED,
+        probes=1,
+        terms=10,
+        precision=FULL,
+        element_bytes=4,
+        choice=None,
+        library=None,
+    ):
+        """`choice`: at exactly this precision. `library`: of the entries; the fast emulator's if there is none."""
+        self.library = library or project_emulator("fast")
+        chain, stages = kind in (TRANSPOSED, TANGENT), len(shape.channels) - 1
+        self.text, self.plan = ctypes.create_string_buffer(8192), Plan()
+        self.case = PlanCase(kind, probes, terms, chain, kind == TRANSPOSED, element_bytes, choice or Choice())
+        self.case.forced, self.case.text = choice is not None, ctypes.cast(self.text, c_char_p)
+        self.case.plan, self.case.plan_bytes = pointer(self.plan), ctypes.sizeof(Plan)
+        self.branch = branch_struct(shape, [4] * stages, [None] * stages)
+        self.target = Target(card.encode(), precision)
+
+    def modelled(self, constants=None):
+        """The plan, and its case filled in; `constants`: of the model, by name, instead of the card's."""
+        self.case.constants = None if constants is None else (c_double * len(constants))(*constants.values())
+        self.library.call("plan_case", pointer(self.branch), pointer(self.case), self.target)
+        return self.plan, self.case
+
+
+def modelled(*request, constants=None, **more):
+    """The plan of a PlanRequest, and its case filled in."""
+    return PlanRequest(*request, **more).modelled(constants)
 
 
 def constants_of(card, library=None):

@@ -22,6 +22,13 @@ class Choice(Structure):
     def __init__(self, items=0, threads=0, weights_shared=-1, derivatives_shared=-1, family=-1):
         super().__init__(items, threads, weights_shared, derivatives_shared, family)
 
+    @property
+    def layered(self):
+        return self.items < 0
+
+
+LAYERED = Choice(items=-1)  # no block owns that many, so no plan is resident
+
 
 CASE_FIELDS = (
     ("choice", Choice),

@@ -6,12 +6,18 @@ from problems import DTYPES, LIPSCHITZ, Case, make, named
 from iresnet_fast.reference.branch import linearize, stacked_linear, vector_jacobian_product
 from iresnet_fast.reference.series import over_events, sample_dot, sample_norm, signed_coefficients, tail_factors
 
-from . import operands
+from . import chain_cases, operands, resident
 from .branches import CASES, FEW, IMAGES, PRECISIONS, TENSOR, probes_of, run
+from .resident import Shape
 
 ROUNDING = {"tf32": 2.0**-11, "bf16": 2.0**-8}
 # Fills whole tiles: rows of more than one block, columns of more than one tile.
 FULL = Case("full tiles", (32, 12, 12), (128,), (1, 1), activations=("relu",), batch=1, terms=2)
+PACKED = [  # tiles of 16, 32 or 64 columns, FFMA or tensor cores; a stage without derivatives
+    (Shape((5, 33, 7, 5), 9), {"terms": 3, "identity": (1,)}),
+    (Shape((70, 130, 70), 140), {"terms": 2}),
+    (Shape((4, 32, 32, 4), 3, (3, 1, 3), (7, 7)), {"terms": 2, "probes": 2, "per_sample": True}),
+]
 STOPPING = [
     Case("dense", (5,), (33,), batch=140, activations=("elu",), terms=12, probes=2),
     Case("image", (3, 12, 13), (5,), (3, 1), batch=3, activations=("tanh",), terms=12, per_sample=True),
@@ -72,6 +78,18 @@ def test_series_matches_reference(emulator, dtype, case):
     got = chain(emulator, problem, card="h100" if case in FEW else "single")
     assert_within_rounding(case, got[:4], series(problem)[:4], series(make(case))[:4])
     assert (got[4] == case.terms).all()
+
+
+@pytest.mark.parametrize(("shape", "options"), PACKED, ids=str)
+@pytest.mark.parametrize("precision", [resident.FULL, resident.TF32, resident.BF16])
+def test_series_of_packed_operands(emulator, precision, shape, options):
+    """With the operands of a resident chain: so the two ways are timed alike."""
+    problem = chain_cases.Problem(shape, **options).rounded(torch.float32)
+    got, _ = chain_cases.run(
+        emulator, problem, torch.float32, powers=False, choice=resident.LAYERED, precision=precision
+    )
+    exact, same = problem.solve(torch.float64), problem.solve(torch.float32)
+    chain_cases.assert_series(problem, got, same, exact, precision)
 
 
 @pytest.mark.parametrize("case", **named(STOPPING))

@@ -3,7 +3,7 @@
 import pytest
 
 from .plans import FORWARD, INVERSE, NOT_SHARED, TANGENT, TRANSPOSED, constants_of, modelled
-from .resident import BF16, DEPTH, FULL, TF32, Choice, Shape
+from .resident import BF16, DEPTH, FULL, LAYERED, TF32, Choice, Shape
 
 WIDE, MID, NARROW = range(3)
 CARDS = {  # multiprocessors, shared memory of a block, of a multiprocessor
@@ -148,6 +148,14 @@ def test_wide_images_are_layered(card, kind):
     assert not plan(large(64), card, kind, choice=Choice())[0].resident
 
 
+def test_a_plan_can_be_forced_to_be_layered():
+    for shape in (toy(1000), large(64)):
+        for card, wanted, usable in (("h100", FULL, FULL), ("h100", BF16, BF16), ("t4", BF16, FULL)):
+            p, _, text = plan(shape, card, precision=wanted, choice=LAYERED)
+            assert (p.resident, p.precision) == (False, usable)
+            assert "layered" in text
+
+
 def test_many_stages_are_layered():
     assert not plan(Shape((2,) * 18, 10), "h100")[0].resident
 
@@ -193,7 +201,7 @@ def test_every_constant_counts():
     for shape, precision, size, choice in cases:
 
         def times(constants, shape=shape, precision=precision, size=size, choice=choice):
-            case = modelled(shape, "h100", TRANSPOSED, 1, 10, precision, size, choice, constants)[1]
+            case = modelled(shape, "h100", TRANSPOSED, 1, 10, precision, size, choice, constants=constants)[1]
             return case.resident, case.layered
 
         before = times(known)

@@ -1,10 +1,10 @@
 // The layered path by itself, whatever the plan would choose. layered_residual_logdet gives one value per probe and
-// sample.
+// sample; layered_chain is the chain alone, with the operands of resident_chain.
 #include "cuda/layered_chain.h"
 
+#include "chain.h"
 #include "cuda/layered_inverse.h"
 #include "cuda/pack_weights.h"
-#include "entry.h"
 
 namespace irf::cuda {
 namespace {
@@ -124,3 +124,38 @@ SIMT_BRANCH_OP(layered_residual_inverse, ResidualInverseOperands)
 SIMT_BRANCH_OP(layered_residual_logdet, ResidualLogdetOperands)
 SIMT_BRANCH_OP(layered_jacobian_powers, JacobianPowersOperands)
 SIMT_BRANCH_OP(layered_jacobian, JacobianOperands)
+
+namespace {
+
+template <class T>
+const char* run_packed(const irf::Branch<T>& branch, const simt::ChainCase& c, const simt::Target& target) {
+  using irf::cuda::Carver;
+  using irf::cuda::LayeredChainScratch;
+  return simt::guarded([&] {
+    c.with_chain(branch, [&](const irf::cuda::Chain<T>& chain) {
+      simt::run_op(
+          target,
+          [&](const irf::cuda::Card& card, irf::cuda::Precision precision) {
+            Carver carver(nullptr);
+            LayeredChainScratch<T>(chain, precision, card, carver);
+            return carver.used();
+          },
+          [&](const irf::cuda::Context& context) {
+            Carver carver(context.workspace);
+            const LayeredChainScratch<T> scratch(chain, context.precision, context.card, carver);
+            return irf::cuda::layered_chain(chain, scratch, context);
+          });
+    });
+  });
+}
+
+}  // namespace
+
+extern "C" SIMT_EXPORT const char* layered_chain_float(const irf::Branch<float>* branch, const simt::ChainCase* c,
+                                                       simt::Target target) {
+  return run_packed(*branch, *c, target);
+}
+extern "C" SIMT_EXPORT const char* layered_chain_double(const irf::Branch<double>* branch, const simt::ChainCase* c,
+                                                        simt::Target target) {
+  return run_packed(*branch, *c, target);
+}

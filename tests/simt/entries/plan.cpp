@@ -13,7 +13,7 @@ struct PlanCase {
   int64_t probes;
   int repeats, sums, neumann, element_bytes;
   irf::cuda::PlanChoice choice;
-  int forced;  // to be resident, as `choice` says, and of exactly this precision
+  int forced;  // to be resident, as `choice` says (layered if nothing fits it), and of exactly this precision
   char* text;  // simt::kTextBytes
   irf::cuda::ResidentPlan* plan;
   int64_t plan_bytes;
@@ -38,6 +38,7 @@ extern "C" SIMT_EXPORT const char* plan_case(const irf::Branch<float>* branch, P
     simt::check_size(c->plan_bytes, sizeof(irf::cuda::ResidentPlan), "ResidentPlan");
     *c->plan = c->forced ? plan_resident(shape, request, precision, bytes, card, c->choice)
                          : plan_walk(shape, request, precision, bytes, card);
+    c->plan->precision = precision;  // what a layered one runs at, too
     irf::cuda::ModelConstants constants = irf::cuda::model_constants(card.architecture);
     if (c->constants) std::memcpy(&constants, c->constants, sizeof constants);
     c->resident = c->plan->resident ? resident_microseconds(*c->plan, request, bytes, card, constants) : 0;
