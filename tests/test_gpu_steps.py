@@ -184,6 +184,15 @@ def test_the_dry_run_times_a_step_of_a_residual_flow(module, one_thread):
     assert ways == {(name, way) for name in ("ours", "neumann", "explicit") for way in ("graph", "eager")}
 
 
+def test_without_time_for_baselines_the_step_of_ours_is_timed(module, one_thread):
+    steps = module("steps")
+    run = StepsRun(steps.LEAST_OF_OURS + 0.1, dry=True)
+    _, job = steps.jobs(run)["training step, residual flow, float32"]
+    assert {(r["implementation"], r["failed"] is None) for r in job()} == {
+        ("ours", True), ("neumann", False), ("explicit", False),
+    }  # fmt: skip
+
+
 def test_the_readme_names_the_residual_flow_as_its_records_do(module, monkeypatch):
     """The whole model but for the number of blocks, which the name tells."""
     steps, presets = module("steps"), {}
