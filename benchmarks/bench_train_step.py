@@ -28,6 +28,7 @@ try:
     import torch
     from baselines import COMPILED, OURS
     from cases import patches
+    from gpu_train_step import TrainedFlow
     from graphs import LEAST_SECONDS
     from machine import environment
     from plot_train_step import draw
@@ -206,9 +207,9 @@ def measure(options: argparse.Namespace, say: Callable[[str], object]) -> Record
 def measure_gpu(options: argparse.Namespace, device: str, say: Callable[[str], object]) -> str:
     """Time the step on a GPU (or try to on a CPU), append the records to a file of the card and return the tables."""
     images = images_of(options.data_root)[0].to(device)
-    flow = model_of(images, options)
+    trained = TrainedFlow("mnist flow", model_of(images, options), images)
     selection = (options.batch, options.precision, not options.quick)
-    records = gpu_train_step.run(flow, images, *selection, device, options.seconds, say)
+    records = gpu_train_step.run(trained, *selection, device, options.seconds, say)
     return keep(records, options.output, options.stem, device)
 
 

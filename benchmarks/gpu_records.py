@@ -31,10 +31,10 @@ class GpuRecord(TypedDict):
     card: str  # name of the card, or of the processor of a try without one
     device: str  # "cuda"; "cpu": a try without a GPU, no result
     torch: str  # version
-    case: str  # name in GPU_CASES; "mnist flow" for a whole training step
+    case: str  # name in GPU_CASES; of a whole training step the model, such as "mnist flow"
     subject: str  # what it is, in a few words
     batch: int  # samples of a call
-    terms: int  # of the power series; iterations of a spectral norm; 0 of an inverse
+    terms: int  # of the power series, of a roulette those of a graph; iterations of a spectral norm; 0 of an inverse
     mode: str  # "eval": z and log-det without gradient; "train": with gradients; "step": a whole training step;
     # "spectral norm": power iterations of all layers; "inverse"
     precision: str  # "float32", "tf32" or "bf16"

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from gpu_records import EAGER, GRAPH, GpuRecord, not_timed, timed
-from graphs import graphed, quick_us, time_together
+from graphs import READINGS, graphed, quick_us, time_together
 
 Step = Callable[[], Any]
 _FORMATS = {torch.contiguous_format: "contiguous", torch.channels_last: "channels_last"}
@@ -58,6 +58,10 @@ class Implementation:
         """Return microseconds of a call, to choose between forms: of the graph or else eagerly; infinite if neither."""
         step = self.launches.get(GRAPH, self.launches.get(EAGER))
         return math.inf if step is None else quick_us(step, device)
+
+    def seconds_to_time(self, device: str) -> float:
+        """Return how long `records_of` will at least call the steps, from one short reading of each."""
+        return READINGS * sum(quick_us(step, device) for step in self.launches.values()) / 1e6
 
 
 def records_of(

@@ -16,6 +16,7 @@ import torch
 WARM_UPS = 3  # cuBLAS and cuDNN make their choices, allocators and autograd settle
 LEAST_SECONDS = 0.03  # of one reading: events resolve half a microsecond
 ROUNDS, PASSES = 5, 2
+READINGS = ROUNDS * PASSES + 1  # of each step by `time_together`, at least one call each
 _NOTHING_SECONDS = 1e-9  # a clock may stand still
 
 Result = TypeVar("Result")
@@ -108,7 +109,7 @@ def time_together(
         least_seconds: of each reading; a step is called so often in a row that it takes so long.
         prepare: called before every round, untimed: say, writes fresh events.
     """
-    calls = {name: _calls_for(step, device, least_seconds) for name, step in steps.items()}
+    calls = {name: _calls_for(step, device, least_seconds)[0] for name, step in steps.items()}
     passes: dict[Name, list[float]] = {name: [] for name in steps}
     hosts: dict[Name, list[float]] = {name: [] for name in steps}
     gc.collect()
@@ -119,8 +120,9 @@ def time_together(
             for _ in range(ROUNDS):
                 prepare()
                 for name, step in steps.items():
-                    hosts[name].append(_host_seconds(step, device))
-                    readings[name].append(_seconds(step, calls[name], device) / calls[name])
+                    seconds, host = _seconds(step, calls[name], device)
+                    readings[name].append(seconds / calls[name])
+                    hosts[name].append(host)
             for name, values in readings.items():
                 passes[name].append(1e6 * statistics.median(values))
     finally:
@@ -138,42 +140,40 @@ def time_together(
 def quick_us(step: Callable[[], object], device: str) -> float:
     """Return the microseconds of a call from one short reading, to choose between forms of one thing."""
     _seconds(step, 1, device)
-    calls = _calls_for(step, device, LEAST_SECONDS / 10)
-    return 1e6 * _seconds(step, calls, device) / calls
+    calls, seconds = _calls_for(step, device, LEAST_SECONDS / 10)
+    return 1e6 * seconds / calls
 
 
-def _calls_for(step: Callable[[], object], device: str, least_seconds: float) -> int:
-    """Return how many calls in a row take so long; the first readings are mostly launches, so the number grows."""
+def _calls_for(step: Callable[[], object], device: str, least_seconds: float) -> tuple[int, float]:
+    """Return how many calls in a row take so long, and how long these took.
+
+    The first readings are mostly launches, so the number grows.
+    """
     calls = 1
-    while (seconds := _seconds(step, calls, device)) < least_seconds:
+    while (seconds := _seconds(step, calls, device)[0]) < least_seconds:
         calls = max(2 * calls, math.ceil(calls * min(least_seconds / seconds, 16.0)))
-    return calls
+    return calls, seconds
 
 
-def _seconds(step: Callable[[], object], calls: int, device: str) -> float:
-    """Return the seconds of calls in a row: on a GPU by events, from the first kernel's turn to the last one's end."""
+def _seconds(step: Callable[[], object], calls: int, device: str) -> tuple[float, float]:
+    """Return the seconds of calls in a row, and those for which the first keeps the host.
+
+    On a GPU the former are counted by events, from the first kernel's turn to the last one's end, and the first call
+    finds it idle. On a CPU there is but the former.
+    """
     if device != "cuda":
         before = time.perf_counter()
         for _ in range(calls):
             step()
-        return max(time.perf_counter() - before, _NOTHING_SECONDS)
+        return max(time.perf_counter() - before, _NOTHING_SECONDS), 0.0
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     start.record()
-    for _ in range(calls):
+    before = time.perf_counter()
+    step()
+    host = time.perf_counter() - before
+    for _ in range(calls - 1):
         step()
     end.record()
     end.synchronize()
-    return max(start.elapsed_time(end) / 1e3, _NOTHING_SECONDS)
-
-
-def _host_seconds(step: Callable[[], object], device: str) -> float:
-    """Return how long one call keeps the host; on a CPU that is known from the readings."""
-    if device != "cuda":
-        return 0.0
-    torch.cuda.synchronize()
-    before = time.perf_counter()
-    step()
-    after = time.perf_counter()
-    torch.cuda.synchronize()
-    return after - before
+    return max(start.elapsed_time(end) / 1e3, _NOTHING_SECONDS), host

@@ -58,3 +58,14 @@ def products_in(precision: str) -> Iterator[None]:
         yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark = before
+
+
+@contextmanager
+def untried_algorithms() -> Iterator[None]:
+    """Let cudnn pick its algorithms without trying them, which takes seconds for what is computed once."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

@@ -1,7 +1,7 @@
-"""One whole training step of the MNIST density recipe, ours and in plain torch, and the check that they agree.
+"""One whole training step of a density model of images, ours and in plain torch, and the check that they agree.
 
 A step goes from uint8 images in memory to updated weights: index, noise, power iteration, loss, gradients, clipping to
-norm 1, Adam (fused) at 4e-2. The loop is the same for all; what differs is the model.
+norm 1, Adam (fused) at the rate of the recipe. The loop is the same for all; what differs is the model.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch.nn.utils import clip_grad_norm_
 from iresnet_fast.models import IResNetFlow
 from iresnet_fast.nn import Dequantize, InvertibleResidualBlock
 
-LEARNING_RATE, CLIP = 4e-2, 1.0
+LEARNING_RATE, CLIP = 4e-2, 1.0  # of the MNIST recipe
 # Where a whole step spends its time, as clocks in Python see it; ours iterates within "forward".
 PHASES = (DATA, "power iteration", "forward", "backward", OPTIMIZER)
 BASELINES = ("series", "neumann", "explicit")
@@ -84,15 +84,24 @@ class TrainStep:
 
     Args:
         model: to be trained.
-        images: [N, 1, H, W], uint8, on the device of the model.
+        images: [N, C, H, W], uint8, on the device of the model.
         batch: images of a step.
         clip: largest norm of the gradient.
         autocast: whether the loss is computed under autocast to bfloat16.
+        learning_rate: of Adam.
     """
 
-    def __init__(self, model: Model, images: Tensor, batch: int, clip: float = CLIP, autocast: bool = False) -> None:
+    def __init__(
+        self,
+        model: Model,
+        images: Tensor,
+        batch: int,
+        clip: float = CLIP,
+        autocast: bool = False,
+        learning_rate: float = LEARNING_RATE,
+    ) -> None:
         self.model, self.images, self.clip = model, images, clip
-        self.optimizer = torch.optim.Adam(model.parameters, lr=LEARNING_RATE, fused=True, capturable=images.is_cuda)
+        self.optimizer = torch.optim.Adam(model.parameters, lr=learning_rate, fused=True, capturable=images.is_cuda)
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).to(images.device)
         self._batches = order[: len(order) - len(order) % batch].view(-1, batch)
         self._next = torch.zeros(1, dtype=torch.int64, device=images.device)
@@ -128,10 +137,11 @@ class Drawn(NamedTuple):
     results: tuple[Tensor, ...]  # loss, gradients in the order of PlainFlow.sources
     noisy: Tensor
     probes: list[Tensor]
+    coefficients: list[Tensor]  # of the terms of each block
 
 
 def drawn(flow: IResNetFlow, x: Tensor, name: str, autocast: bool = False) -> Drawn:
-    """Evaluate a copy of the model on the images x [B, 1, H, W], uint8, with the gradient that a baseline estimates."""
+    """Evaluate a copy of the model on the images x [B, C, H, W], uint8, with the gradient that a baseline estimates."""
     ours, noisy, recorder = copy.deepcopy(flow), [], Recorder()
     for module in ours.modules():
         if isinstance(module, InvertibleResidualBlock):
@@ -143,34 +153,44 @@ def drawn(flow: IResNetFlow, x: Tensor, name: str, autocast: bool = False) -> Dr
     hook.remove()
     gradients = torch.autograd.grad(loss, PlainFlow(ours, name).sources)
     probes = [probe.view(x.shape) for probe in recorder.arguments_named("probe")]
-    return Drawn(ours, (loss.detach(), *gradients), noisy[0], probes)
+    coefficients = recorder.arguments_named("coefficients")
+    return Drawn(ours, (loss.detach(), *gradients), noisy[0], probes, coefficients)
 
 
 def plain_results(plain: PlainFlow, of: Drawn) -> tuple[Tensor, ...]:
-    """Return the loss and the gradients of a baseline for the noise and the probes of ours."""
+    """Return the loss and the gradients of a baseline for what ours drew."""
     dtype = plain.mean.dtype
-    loss = plain.loss(of.noisy.to(dtype), [probe.to(dtype) for probe in of.probes])
+    loss = plain.loss(of.noisy.to(dtype), *([t.to(dtype) for t in drawn] for drawn in (of.probes, of.coefficients)))
     return (loss.detach(), *torch.autograd.grad(loss, plain.parameters))
 
 
 def difference(results: Sequence[Tensor], truth: Sequence[Tensor]) -> tuple[float, float]:
     """Return the relative errors of a loss and its gradients.
 
-    That of a gradient is the largest difference over the largest entry, of the worst tensor.
+    That of a gradient is the largest difference over the largest entry, of the worst tensor. The scalars of all
+    activations are one tensor: the gradient of one is a sum whose terms may cancel until rounding is all that is left.
     """
-    loss, *others = (float((a - b).abs().max() / b.abs().max()) for a, b in zip(results, truth, strict=True))
+    pairs = zip(_in_tensors(results), _in_tensors(truth), strict=True)
+    loss, *others = (float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
     return loss, max(others)
+
+
+def _in_tensors(results: Sequence[Tensor]) -> list[Tensor]:
+    """Return a loss and its gradients, those that are scalars in one tensor."""
+    loss, *gradients = results
+    scalars = [gradient for gradient in gradients if gradient.dim() == 0]
+    return [loss, *(gradient for gradient in gradients if gradient.dim()), *([torch.stack(scalars)] if scalars else [])]
 
 
 def agreeing(flow: IResNetFlow, x: Tensor, name: str, **form: Any) -> tuple[PlainFlow, tuple[float, float]]:
     """Return a baseline after checking that it computes what ours does, and the relative errors of loss and gradients.
 
-    Both get the noise and the probes that ours draws. The series is compared with the gradient that our kernels give
-    for gradient="series".
+    Both get the noise, the probes and the coefficients that ours draws. The series is compared with the gradient that
+    our kernels give for gradient="series".
 
     Args:
         flow: the model, which is left alone.
-        x: [B, 1, H, W], uint8.
+        x: [B, C, H, W], uint8.
         name: of the baseline.
         form: further options of PlainFlow.
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import nn_models
 import pytest
+import timed_flows
 import torch
 
 from iresnet_fast import _library
@@ -102,6 +103,12 @@ def calls(monkeypatch):
 def normalisations(monkeypatch):
     """The number of layers of every call of ops.spectral_normalize."""
     return nn_models.count_calls(monkeypatch, "spectral_normalize")
+
+
+@pytest.fixture
+def flow():
+    """A small density model of the kind whose training step is timed."""
+    return timed_flows.mnist_flow()
 
 
 @pytest.fixture

@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from iresnet_fast.estimators import PowerSeries
-from iresnet_fast.models import IResNetFlow
+from timed_flows import images, residual_flow
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SCALE = 1 / 50
@@ -17,22 +15,6 @@ SHORT = 1e-5  # seconds of a reading
 @pytest.fixture(autouse=True)
 def _one_thread(one_thread):
     """The cases are tiny."""
-
-
-@pytest.fixture
-def flow():
-    """A small model of the kind whose training step is timed."""
-    torch.manual_seed(0)
-    model = IResNetFlow.preset(
-        "mnist", event_shape=(1, 8, 8), blocks=(1, 1), hidden=(6, 6), train_estimator=PowerSeries(n_terms=3)
-    )
-    model.initialize(images())
-    model.train()
-    return model
-
-
-def images():
-    return torch.randint(0, 256, (16, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
 def try_logdet(module, output, cases, precisions=("float32", "tf32", "bf16")):
@@ -126,9 +108,9 @@ def test_what_cannot_be_timed_stops_nothing_and_is_told(module, tmp_path, monkey
 
 
 def test_a_whole_training_step_is_timed_in_every_way(module, flow):
-    records = list(
-        module("gpu_train_step").run(flow, images(), 4, ("float32", "tf32", "bf16"), False, "cpu", least_seconds=SHORT)
-    )
+    gpu_train_step = module("gpu_train_step")
+    trained = gpu_train_step.TrainedFlow("mnist flow", flow, images(flow))
+    records = list(gpu_train_step.run(trained, 4, ("float32", "tf32", "bf16"), False, "cpu", least_seconds=SHORT))
     schema = set(module("gpu_records").GpuRecord.__annotations__)
     assert all(set(record) == schema and record["failed"] is None and record["gpu_us"] > 0 for record in records)
     assert {(r["precision"], r["implementation"], r["launch"]) for r in records} == {
@@ -141,7 +123,59 @@ def test_a_whole_training_step_is_timed_in_every_way(module, flow):
         narrow = record["precision"] == "bf16" and record["implementation"] != "ours"
         # The loss and the worst entry of a gradient, of two blocks; float32 as GRADIENT_LIMIT allows.
         assert (1e-3 if narrow else 0.0) < record["error"] < (0.3 if narrow else 1e-3)
+        assert record["case"] == "mnist flow"
         assert record["subject"] == "IResNetFlow, 1x8x8, 2 blocks, 6 channels"
+
+
+def run_residual_flow(gpu_train_step, left):
+    """Return the records of a residual flow's step for which so many seconds are left."""
+    flow = residual_flow()
+    trained = gpu_train_step.TrainedFlow("residual flow", flow, images(flow), 1e-3, ("neumann", "explicit"))
+    return list(gpu_train_step.run(trained, 4, ("float32",), False, "cpu", least_seconds=SHORT, left=left))
+
+
+def test_a_step_of_a_residual_flow_is_timed(module):
+    records = run_residual_flow(module("gpu_train_step"), left=lambda: 1e6)
+    assert {(r["implementation"], r["launch"]) for r in records} == {
+        (name, launch) for name in ("ours", "neumann", "explicit") for launch in ("graph", "eager")
+    }
+    for record in records:
+        assert record["failed"] is None
+        assert record["gpu_us"] > 0
+        assert 0.0 < record["error"] < 1e-3
+        assert (record["case"], record["terms"]) == ("residual flow", 24)
+        assert record["subject"] == "ResidualFlow, 3x8x8, 4 blocks, 6 channels, roulette"
+
+
+def test_baselines_without_time_for_a_warm_up_are_left_out(module, monkeypatch):
+    gpu_train_step = module("gpu_train_step")
+    monkeypatch.setattr(gpu_train_step, "agreeing", lambda *_: pytest.fail("not even checked"))
+    records = run_residual_flow(gpu_train_step, left=lambda: 2.0)
+    assert {(r["implementation"], r["launch"]) for r in records if r["gpu_us"]} == {
+        ("ours", "graph"),
+        ("ours", "eager"),
+    }
+    assert [(r["implementation"], r["failed"]) for r in records if r["launch"] == "graph" and r["failed"]] == [
+        (name, "TimeoutError: left out: its warm-up may take 8 s, 2 s were left") for name in ("neumann", "explicit")
+    ]
+
+
+def test_baselines_too_slow_for_the_time_that_is_left_are_left_out(module, monkeypatch):
+    """The last is dropped first, and what was warmed up for nothing is told."""
+    gpu_train_step, gpu_timing = module("gpu_train_step"), module("gpu_timing")
+    monkeypatch.setattr(gpu_timing.Implementation, "seconds_to_time", lambda one, device: 10.0)
+    records = run_residual_flow(gpu_train_step, left=lambda: 21.0)
+    assert {r["implementation"] for r in records if r["gpu_us"]} == {"ours", "neumann"}
+    assert {(r["implementation"], r["failed"]) for r in records if r["failed"]} == {
+        ("explicit", "TimeoutError: left out: timing it with the others may take 30 s, 21 s were left")
+    }
+
+
+def test_the_time_to_time_an_implementation_is_that_of_its_launches(module, monkeypatch):
+    gpu_timing = module("gpu_timing")
+    monkeypatch.setattr(gpu_timing, "quick_us", lambda step, device: step())
+    one = gpu_timing.Implementation(launches={"graph": lambda: 2e6, "eager": lambda: 1e6})
+    assert one.seconds_to_time("cpu") == 3.0 * module("graphs").READINGS
 
 
 def test_a_baseline_that_computes_something_else_is_not_timed(module, flow, monkeypatch):
@@ -154,7 +188,8 @@ def test_a_baseline_that_computes_something_else_is_not_timed(module, flow, monk
         return agreeing(flow, x, name)
 
     monkeypatch.setattr(gpu_train_step, "agreeing", disagreeing)
-    records = list(gpu_train_step.run(flow, images(), 4, ("float32",), True, "cpu", least_seconds=SHORT))
+    trained = gpu_train_step.TrainedFlow("mnist flow", flow, images(flow))
+    records = list(gpu_train_step.run(trained, 4, ("float32",), True, "cpu", least_seconds=SHORT))
     failed = {(r["implementation"], r["launch"]) for r in records if r["failed"]}
     assert failed == {(name, launch) for name in ("explicit", "compiled") for launch in ("graph", "eager")}
     assert {r["implementation"] for r in records if r["gpu_us"]} == {"ours", "series", "neumann"}

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+
+from iresnet_fast.models import ResidualFlow
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -185,3 +188,77 @@ def test_profiles_are_kept_call_by_call(module, monkeypatch, tmp_path):
     assert records[0] == ("kernels", {"call": "norms", "kernel": "resident_chain", "ns": "41000"})
     assert records[1:] == [("left out", {"what": f"{call}: {kernel}"}) for call, kernel in ncu.JOBS[1:]]
     assert (tmp_path / "ncu.csv").read_text() == f"==== norms\n{ncu.SAMPLE}\n"
+
+
+class StepsRun:
+    """A run of the step `steps` for which so many seconds are always left."""
+
+    device = "cpu"
+
+    def __init__(self, seconds, dry=False):
+        self.seconds, self.dry, self.records = seconds, dry, []
+
+    def left(self):
+        return self.seconds
+
+    def need_kernels(self):
+        pass
+
+    def say(self, text):
+        pass
+
+    def record(self, table, **measured):
+        self.records.append((table, measured))
+
+
+def test_the_residual_flow_comes_after_all_that_takes_less(module):
+    names = list(module("steps").jobs(StepsRun(50.0)))
+    assert names[-2:] == ["training step, residual flow, tf32", "training step, residual flow, float32"]
+    assert len(names) == 2 + 3 + 4 + 2
+
+
+def test_steps_that_there_is_no_time_for_are_named_and_failures_stop_nothing(module, monkeypatch):
+    steps = module("steps")
+    run = StepsRun(0.5 * (steps.LEAST + steps.LEAST_OF_OURS))
+    monkeypatch.setattr(steps, "Run", lambda name: run)
+    monkeypatch.setattr(steps, "residual_flow", lambda device, dry: torch.empty(1 << 60))
+    steps.main()
+    assert [table for table, _ in run.records] == 9 * ["left out"] + 2 * ["failures"]
+    assert run.records[0][1] == {"what": "spectral norm, cifar512"}
+    assert run.records[-1][1]["what"] == "training step, residual flow, float32"
+    assert run.records[-1][1]["message"].startswith("RuntimeError: ")
+
+
+def test_the_dry_run_times_a_step_of_a_residual_flow(module, one_thread):
+    _, job = module("steps").jobs(StepsRun(300.0, dry=True))["training step, residual flow, float32"]
+    records = list(job())
+    assert {(r["case"], r["failed"]) for r in records} == {("residual flow, 3 x 1 blocks", None)}
+    ways = {(r["implementation"], r["launch"]) for r in records}
+    assert ways == {(name, way) for name in ("ours", "neumann", "explicit") for way in ("graph", "eager")}
+
+
+def test_without_time_for_baselines_the_step_of_ours_is_timed(module, one_thread):
+    steps = module("steps")
+    run = StepsRun(steps.LEAST_OF_OURS + 0.1, dry=True)
+    _, job = steps.jobs(run)["training step, residual flow, float32"]
+    assert {(r["implementation"], r["failed"] is None) for r in job()} == {
+        ("ours", True), ("neumann", False), ("explicit", False),
+    }  # fmt: skip
+
+
+def test_the_readme_names_the_residual_flow_as_its_records_do(module, monkeypatch):
+    """The whole model but for the number of blocks, which the name tells."""
+    steps, presets = module("steps"), {}
+
+    def preset(name, **changes):
+        presets[name] = changes
+        return ResidualFlow(
+            ResidualFlow.preset_config("cifar10", event_shape=(3, 8, 8), hidden=(4, 4), fc_hidden=(4, 4))
+        )
+
+    monkeypatch.setattr(steps.ResidualFlow, "preset", preset)
+    trained = steps.residual_flow("cpu", dry=False)
+    assert presets == {"cifar10": {"blocks": (steps.RESIDUAL_BLOCKS,) * 3}}
+    assert len(trained.images) == 2 * 64
+    assert trained.images.dtype == torch.uint8
+    assert f"`{trained.case}`" in (BENCHMARKS / "README.md").read_text()
