@@ -28,7 +28,7 @@ def _dense(name: str, widths: tuple[int, ...], batch: int, blocks: int = 1) -> C
 
 
 def _conv(name: str, channels: int, size: int) -> Case:
-    """One block of Residual Flow on CIFAR-10 (arXiv:1906.02735)."""
+    """One block of a Residual Flow (arXiv:1906.02735) on CIFAR-10 that squeezes its images first."""
     image = (size, size)
     return Case(name, gaussian(channels, *image), (channels, 512, 512, channels), (3, 1, 3), image, 64, 10)
 
