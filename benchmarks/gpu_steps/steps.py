@@ -20,8 +20,8 @@ from iresnet_fast.models import IResNetFlow, ResidualFlow
 
 BATCHES, DRY_BATCH = (32, 256), 2
 RESIDUAL_BATCH, RESIDUAL_RATE = 64, 1e-3  # of the recipe of Residual Flows
-# At each scale. The preset has 16: replays are modelled to take half a second then in TF32 and more in float32, and to
-# read ours and one baseline eleven times in both, most of the time of all jobs together.
+# At each scale. The preset has 16: the replays of one baseline, which compute all 24 terms of a graph, would then take
+# most of the time of all jobs together.
 RESIDUAL_BLOCKS = 2
 READING, DRY_READING = 0.006, 0.001
 LEAST = 10.0  # seconds without which a job is not begun
