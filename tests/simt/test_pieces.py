@@ -146,6 +146,7 @@ def test_a_series_is_enqueued_until_all_items_have_stopped(emulator, terms, want
     results = series(emulator, problem, terms, 0.9**wanted)
     used = results[4]
     assert used.unique().numel() > 1 or used.eq(terms).all()
+    assert used.lt(terms).all() == (wanted < terms)
     assert_same(results, series(emulator, problem, terms, 0.9**wanted))
     assert terms_enqueued(emulator) == expected_steps(terms, used.max().item() - 1)
     waits = [call for call in emulator.calls if call == "cudaEventSynchronize"]

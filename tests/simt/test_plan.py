@@ -112,6 +112,9 @@ def test_small_branches_stay_on_fma_and_large_ones_do_not():
     for precision in (TF32, BF16):
         assert plan(large(64), "h100", precision=precision)[0].precision == precision
         assert plan(toy(1000), "h100", precision=precision, element_bytes=8)[0].precision == FULL
+        assert plan(large(64), "h100", precision=precision, element_bytes=8)[0].precision == FULL
+        assert plan(large(64), "a100", precision=precision)[0].precision == precision
+        assert plan(large(64), "t4", precision=precision)[0].precision == FULL
 
 
 @pytest.mark.parametrize("card", CARDS)
@@ -169,6 +172,7 @@ def test_constants_are_a_cards_own_and_can_be_given(shape):
     known = constants_of("h100")
     assert known["clock_megahertz"] == 1755
     assert constants_of("a100")["float_fma_cycles"] == 2 * known["float_fma_cycles"]
+    assert constants_of("between") == constants_of("rtx3090")
     p, case = modelled(shape, "h100", constants=known)
     assert p.microseconds == (case.resident if p.resident else case.layered)
     without_launches = known | {"launch_microseconds": 0}
