@@ -6,15 +6,16 @@ of pads and copies, buffers taken for one another, and one term of each kind of 
 bug: such synchronisation is listed as equivalent, with the reason.
 """
 
-from . import gradients, layered, resident, spectral
+from . import gradients, host, layered, resident, spectral
 from .table import Equivalent, Mutant
 
 __all__ = ["EQUIVALENT", "MUTANTS", "Equivalent", "Mutant"]
 
 MUTANTS = (
-    *gradients.weight_gradients(), *gradients.backward(), *layered.products(), *layered.rows(), *layered.inverse(),
-    *layered.pieces(), *layered.tangents(), *resident.products(), *resident.chain(), *resident.forward(),
-    *resident.tangents(), *spectral.norms(), *spectral.normalisation(),
+    *gradients.weight_gradients(), *gradients.backward(), *gradients.kept(), *layered.products(), *layered.rows(),
+    *layered.inverse(), *layered.pieces(), *layered.tangents(), *resident.products(), *resident.chain(),
+    *resident.forward(), *resident.tangents(), *spectral.norms(), *spectral.normalisation(), *host.plans(),
+    *host.tiles(), *host.shared_memory(),
 )  # fmt: skip
 EQUIVALENT = (
     Equivalent(
