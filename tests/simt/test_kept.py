@@ -127,6 +127,12 @@ def test_each_precision_keeps_rows_of_its_own(card):
     assert sizes == [TENSOR.batch * 9 * 4 * channels for channels in (56, 64, 80)]
 
 
+def test_what_is_kept_is_of_the_cheapest_precision():
+    case = Case("few samples", (9,), (37, 27), batch=130, activations=("lipswish", "elu"), terms=3)
+    exact, *others = (walk(project_emulator("check"), case, torch.float32, precision=p) for p in (0, 1, 2))
+    assert all(all(map(torch.equal, exact, other)) for other in others)
+
+
 def test_another_size_is_computed_again():
     emulator = project_emulator("check")
     *outputs, kept = walk(emulator, CASES[3], torch.float32)
@@ -136,12 +142,15 @@ def test_another_size_is_computed_again():
 
 @pytest.mark.parametrize("kept_at", [0, 1, 2])
 def test_backward_pass_takes_the_precision_of_what_was_kept(kept_at):
-    """The layout follows from the size: any precision no less exact than the one asked for may have written it."""
+    """The layout follows from the size: any precision no less exact than the one asked for may have written it.
+
+    Layer by layer the bits are those of walking again.
+    """
     emulator = project_emulator("check")
-    *outputs, kept = walk(emulator, TENSOR, torch.float32, precision=kept_at)
-    got = pull_back(emulator, TENSOR, torch.float32, outputs[2], kept, precision=2)
+    *outputs, kept = walk(emulator, TENSOR, torch.float32, card="layered", precision=kept_at)
+    got = pull_back(emulator, TENSOR, torch.float32, outputs[2], kept, card="layered", precision=2)
     assert products(emulator.launches) == [2 * 3, 3]  # no forward walk, no tangents
-    wanted = pull_back(emulator, TENSOR, torch.float32, outputs[2], kept, precision=kept_at)
+    wanted = pull_back(emulator, TENSOR, torch.float32, outputs[2], None, card="layered", precision=kept_at)
     assert all(map(torch.equal, got, wanted))
 
 

@@ -55,7 +55,7 @@ def backward() -> Iterator[Mutant]:
         "      if (pairs) t_[i] = kept.stages[i].t, p_",
         "      if (pairs) curved_[i] = t_[i] = kept.stages[i].t, p_",
     )
-    group = (*group[:3], "another_size or takes_the_precision or computed_again")
+    group = (*group[:3], "takes_the_precision or taken_at or computed_again")
     yield Mutant(*group, "op.pairs <= 1 && kept_size(branch, precision_) == op.kept_size)", "op.pairs <= 1)")
     yield Mutant(*group, "recall_(op.kept && op.pairs <= 1", "recall_(op.kept")
     yield Mutant(*group, "if (precision <= wanted && kept_size", "if (kept_size")
@@ -77,14 +77,19 @@ def kept() -> Iterator[Mutant]:
     yield Mutant(*group, "if (!piecewise_linear(stage.activation)) stages[i].t = take();")
     yield Mutant(*group, "for (int i = 1; i < branch.stages; ++i) {", "for (int i = 0; i < branch.stages; ++i) {")
     yield Mutant(*group, "kKeptShare = 256", "kKeptShare = 128")
-    group = (*group[:3], "tensor_cores or takes_the_precision")
+    group = (*group[:3], "tensor_cores or cheapest_precision")
     yield Mutant(
         *group, "channel_pad(stage.in_channels, precision)", "channel_pad(stage.in_channels, Precision::kFull)"
     )
     group = ("residual_logdet.cu", *group[1:])
     yield Mutant(*group, "kept(branch, context.precision, op.kept)", "kept(branch, Precision::kFull, op.kept)")
     yield Mutant(*group, "size = kept_size(branch, context.precision)", "size = kept_size(branch, precision)")
+    group = (*group[:3], "test_the_norm_is")
+    yield Mutant(*group, "  chain.tangent = tangent.product;\n")
     group = (*group[:3], "test_step_matches and (two-terms or images) and layered and dtype1")
     yield Mutant(*group, "{op.probe, kept.stages.data()", "{op.x, kept.stages.data()")
-    group = ("frozen.cu", "frozen.cu", "test_residual_logdet.py", "tensor_cores")
-    yield Mutant(*group, "context.precision = cheapest_precision(", "cheapest_precision(")
+    cheapest = "context.precision = cheapest_precision("
+    yield Mutant("frozen.cu", "frozen.cu", "test_residual_logdet.py", "tensor_cores", cheapest, cheapest[20:])
+    yield Mutant("branch.cu", "branch.cu", "test_branch.py", "tensor_cores", cheapest, cheapest[20:])
+    inverse = ("residual_inverse.cu", "test_residual_inverse.py", "tensor_cores")
+    yield Mutant("residual_inverse.cu", *inverse, cheapest, cheapest[20:])

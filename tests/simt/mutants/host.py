@@ -18,7 +18,7 @@ def plans() -> Iterator[Mutant]:
     yield Mutant(
         *group, "element_bytes == 8 || card.architecture < 80", "element_bytes == 8 || card.architecture <= 80"
     )
-    group = ("plan.cpp", "plan.cpp", "test_kept.py", "takes_the_precision or computed_again")
+    group = ("plan.cpp", "plan.cpp", "test_kept.py", "takes_the_precision or taken_at")
     yield Mutant(*group, "if (this_cost < best_cost) best", "if (this_cost <= best_cost) best")
     group = ("plan_constants.cpp", *("plan_constants.cpp", "test_plan.py", "constants"))
     yield Mutant(*group, "next.architecture <= architecture", "next.architecture < architecture")

@@ -56,6 +56,13 @@ def products() -> Iterator[Mutant]:
     yield Mutant("layered_chain.cu", *stops, f"  if (item >= series.items) return;\n{lane}", lane)
     yield Mutant(*group, "scratch_.y[(k - 1) % 2] : nullptr", "scratch_.y[k % 2] : nullptr")
     yield Mutant("layered_chain.cu", *stops, "|| (series.active && !series.active[item])")
+    yield Mutant(
+        "layered_chain.cu",
+        *stops[:2],
+        "no_number",
+        "!(norm * series.tail[k - 1] <= series.limit[item])",
+        "(norm * series.tail[k - 1] > series.limit[item])",
+    )
 
 
 def rows() -> Iterator[Mutant]:
@@ -129,6 +136,7 @@ def pieces() -> Iterator[Mutant]:
     yield Mutant(*group, "in_pieces(chain_.terms - 1, chain_.items(),", "in_pieces(chain_.terms - 1, chain_.probes,")
     entry = ("layered_chain.cpp", *inverse[1:])
     yield Mutant("progress.h", *entry, "    const OutsideCaptures outside;\n    cudaError_t", "    cudaError_t")
+    yield Mutant("progress_pool.h", *entry, "    idle_[device].push_back(std::move(progress));\n")
     yield Mutant("progress_pool.h", *entry, " || status != cudaStreamCaptureStatusNone) return", ") return")
 
 
@@ -150,6 +158,9 @@ def tangents() -> Iterator[Mutant]:
     yield Mutant(*group, "if (last_term && chain_.tangent) return shortcut(from);")
     yield Mutant(*group, "square += left[e] * left[e];", "square += right[e] * right[e];")
     yield Mutant(*group, "series.terms_used[item] = n;", "series.terms_used[item] = n - 1;")
+    group = ("planned.cu", "planned.cu", *step)
+    yield Mutant(*group, "    stages_[i].a = tangent.kept[i].a;\n")
+    yield Mutant(*group, "stages_[i].h = tangent.kept[i].h;", "stages_[i].h = tangent.kept[i].scaled;")
     group = ("layered_tangent.cu", "layered_tangent.cu", *step)
     yield Mutant(*group, "start.d = derivatives[0];")
     yield Mutant(*group, "last ? nullptr : derivatives[i + 1]", "nullptr")

@@ -58,6 +58,13 @@ def chain() -> Iterator[Mutant]:
     yield Mutant(*group, "      __syncthreads();\n      if (p.powers)", "      if (p.powers)")
     yield Mutant("resident_chain.cuh", *_STOPS, "!__syncthreads_or(pass.series.active)", "!pass.series.active")
     yield Mutant(*group, "active = k < p.terms && ", "active = ")
+    nan = ("resident_chain.cu", "test_resident_chain.py", "test_nan_stays")
+    yield Mutant(
+        "resident_chain.cuh",
+        *nan,
+        "!(p.tail && norm * __ldg(p.tail + k - 1) <= limit)",
+        "(!p.tail || norm * __ldg(p.tail + k - 1) > limit)",
+    )
     yield Mutant(*group, "    if (mine)\n")
     yield Mutant(*group, "share.slot < group.count && share.index == 0", "share.index == 0")
 

@@ -39,7 +39,7 @@ void refuse_beside_a_capture(const char* function) {
 }  // namespace simt
 
 cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned) {
-  if (simt::config.capturing) simt::fail("cudaHostAlloc is forbidden while the stream is captured into a graph");
+  simt::refuse_in_a_capture("cudaHostAlloc");
   simt::refuse_beside_a_capture("cudaHostAlloc");
   *memory = std::malloc(bytes);
   simt::page_locked[static_cast<char*>(*memory)] = bytes;
