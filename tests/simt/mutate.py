@@ -2,7 +2,7 @@
 
     python tests/simt/mutate.py [--only REGEX]     all mutants, or those whose files or code match
 
-A mutant (mutants/) changes one place of csrc/cuda. The one .cu file that shows it is compiled again, into
+A mutant (mutants/) changes one place of csrc/cuda. The one source that shows it is compiled again, into
 build/simt-mutate, and linked with the other objects of the checker build; the chosen tests then run on that library.
 Caught means that a test fails: by a report of the emulator, a wrong result, a crash, or because it never ends.
 The chosen tests must pass on the kernels as they are. MAX_JOBS: mutants tried at once.

@@ -2,8 +2,9 @@
 
 How the mutants were chosen: every barrier, every wait for a copy and every vote of csrc/cuda is removed in
 turn (mutate.py refuses a table that leaves one out), then the bounds of every kind of loop and store, the zero fill
-of pads and copies, buffers taken for one another, and one term of each kind of index. What changes no result is no
-bug: such synchronisation is listed as equivalent, with the reason.
+of pads and copies, buffers taken for one another, one term of each kind of index, and every decision of the host about
+precision, tiles, memory and when to stop. What changes no result is no bug: such synchronisation is listed as
+equivalent, with the reason.
 """
 
 from . import gradients, host, layered, resident, spectral
