@@ -48,12 +48,14 @@ def build(kind, sources=None, name="kernels"):
     with _locked(BUILD / "src"):
         for header in _files(KERNELS, "*.cuh"):
             _translated(header)
-        units = {
-            _translated(s) if s.suffix == ".cu" else s: KERNEL_FLAGS[kind] if s.suffix == ".cu" else "-O2"
-            for s in sources
-        }
+        units = {_translated(s) if s.suffix == ".cu" else s: unit_flags(kind, s) for s in sources}
     link = f"-shared -Wl,-z,defs -Wl,-Bsymbolic {runtime_object}"
     return ROOT / _ninja(BUILD / kind / name, units, "libkernels.so", link, runtime_object)
+
+
+def unit_flags(kind, source):
+    """Return the flags of a source: only kernels are checked."""
+    return KERNEL_FLAGS[kind] if source.suffix == ".cu" else "-O2"
 
 
 def original(path):

@@ -2,7 +2,7 @@
 
     python tests/simt/mutate.py [--only REGEX]     all mutants, or those whose files or code match
 
-A mutant (mutants/) changes one place of csrc/cuda. The one .cu file that shows it is compiled again, into
+A mutant (mutants/) changes one place of csrc/cuda. The one source that shows it is compiled again, into
 build/simt-mutate, and linked with the other objects of the checker build; the chosen tests then run on that library.
 Caught means that a test fails: by a report of the emulator, a wrong result, a crash, or because it never ends.
 The chosen tests must pass on the kernels as they are. MAX_JOBS: mutants tried at once.
@@ -111,6 +111,8 @@ def _try(base: Path, mutant: Mutant) -> str:
 def _mutated_library(base: Path, mutant: Mutant) -> Path:
     """Build the checker library with the mutant in it and return its path."""
     source, unit = builder.KERNELS / mutant.file, builder.KERNELS / mutant.unit
+    if not (builder.ROOT / unit).exists():
+        unit = builder.HERE / "entries" / mutant.unit
     text = _source(mutant.file).replace(mutant.old, mutant.new)
     folder = OUT / f"{os.getpid()}"
     for stale in folder.glob("cuda/*"):
@@ -118,15 +120,15 @@ def _mutated_library(base: Path, mutant: Mutant) -> Path:
     changed = folder / "cuda" / (mutant.file + (".cpp" if source.suffix == ".cu" else ""))
     changed.parent.mkdir(parents=True, exist_ok=True)
     changed.write_text(translate(text, source) if source.suffix in (".cu", ".cuh") else text)
-    translated = builder.BUILD / "src" / f"{unit}.cpp"
+    compiled = builder.BUILD / "src" / f"{unit}.cpp" if unit.suffix == ".cu" else unit
     target, library = folder / "mutant.o", folder / f"{os.getpid()}.so"
-    flags = f"-I{folder} {builder.COMMON_FLAGS} {builder.KERNEL_FLAGS['check']} -w -c -o {target}"
-    _run("g++", *flags.split(), changed if unit == source else translated)
+    flags = f"-I{folder} {builder.COMMON_FLAGS} {builder.unit_flags('check', unit)} -w -c -o {target}"
+    _run("g++", *flags.split(), changed if unit == source else compiled)
     # First, so that its templates win over the same ones in other objects.
     script = (base.parent / "build.ninja").read_text()
     link_flags = re.search(r"rule link\n +command = g\+\+ -o \$out \$in (.*)", script)[1].split()
     objects = re.search(r": link ([^|\n]*)", script)[1].split()
-    others = [name for name in objects if not name.endswith(f"/{translated}.o")]
+    others = [name for name in objects if not name.endswith(f"/{compiled}.o")]
     _run("g++", "-o", library, target, *others, *link_flags)
     return library
 

@@ -27,9 +27,9 @@ CASES = [
 ]
 ACTIVATIONS = [Case(name, (3,), (5, 5), batch=4, activations=(name,), terms=3) for name in KERNEL_ACTIVATIONS]
 ONE_STAGE = Case("one stage", (5,), batch=7, activations=("elu",), terms=3)
-# More than 16 columns, so that products meet the tensor cores; rows of 37 + 27 channels are padded to 68, 72 and 80 in
-# full precision, TF32 and bf16.
-TENSOR = Case("tensor cores", (9,), (37, 27), batch=130, activations=("lipswish", "elu"), terms=3)
+# Tensor cores are the cheaper way on every card, and bf16 the cheapest; rows of 36 + 20 channels are padded to 56, 64
+# and 80 in full precision, TF32 and bf16.
+TENSOR = Case("tensor cores", (20, 3, 3), (36, 20), (3, 3, 1), batch=3, activations=("lipswish", "elu"), terms=3)
 RUNS_ON = ["h100", "single", "layered", "no memory"]
 ROUNDING = {1: 2.0**-11, 2: 2.0**-8}  # of one operand: TF32, bf16
 
@@ -119,6 +119,20 @@ def test_what_is_kept_is_read_and_stays(case, card):
     torch.testing.assert_close(*alone, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("card", RUNS_ON[:3])
+def test_each_precision_keeps_rows_of_its_own(card):
+    sizes = [
+        walk(project_emulator("fast"), TENSOR, torch.float32, card=card, precision=p)[-1].numel() for p in (0, 1, 2)
+    ]
+    assert sizes == [TENSOR.batch * 9 * 4 * channels for channels in (56, 64, 80)]
+
+
+def test_what_is_kept_is_of_the_cheapest_precision():
+    case = Case("few samples", (9,), (37, 27), batch=130, activations=("lipswish", "elu"), terms=3)
+    exact, *others = (walk(project_emulator("check"), case, torch.float32, precision=p) for p in (0, 1, 2))
+    assert all(all(map(torch.equal, exact, other)) for other in others)
+
+
 def test_another_size_is_computed_again():
     emulator = project_emulator("check")
     *outputs, kept = walk(emulator, CASES[3], torch.float32)
@@ -128,13 +142,44 @@ def test_another_size_is_computed_again():
 
 @pytest.mark.parametrize("kept_at", [0, 1, 2])
 def test_backward_pass_takes_the_precision_of_what_was_kept(kept_at):
-    """The layout follows from the size: any precision no less exact than the one asked for may have written it."""
+    """The layout follows from the size: any precision no less exact than the one asked for may have written it.
+
+    Layer by layer the bits are those of walking again.
+    """
+    emulator = project_emulator("check")
+    *outputs, kept = walk(emulator, TENSOR, torch.float32, card="layered", precision=kept_at)
+    got = pull_back(emulator, TENSOR, torch.float32, outputs[2], kept, card="layered", precision=2)
+    assert products(emulator.launches) == [2 * 3, 3]  # no forward walk, no tangents
+    wanted = pull_back(emulator, TENSOR, torch.float32, outputs[2], None, card="layered", precision=kept_at)
+    assert all(map(torch.equal, got, wanted))
+
+
+@pytest.mark.parametrize("kept_at", [1, 2])
+def test_what_was_kept_less_exactly_is_computed_again(kept_at):
     emulator = project_emulator("check")
     *outputs, kept = walk(emulator, TENSOR, torch.float32, precision=kept_at)
-    got = pull_back(emulator, TENSOR, torch.float32, outputs[2], kept, precision=2)
-    assert products(emulator.launches) == [2 * 3, 3]  # no forward walk, no tangents
-    wanted = pull_back(emulator, TENSOR, torch.float32, outputs[2], kept, precision=kept_at)
-    assert all(map(torch.equal, got, wanted))
+    bits = [pull_back(emulator, TENSOR, torch.float32, outputs[2], k, precision=kept_at - 1) for k in (None, kept)]
+    assert all(map(torch.equal, *bits))
+
+
+def test_rows_that_fit_every_precision_are_taken_at_the_cheapest():
+    """Sixteen columns are exact at every precision, and equally dear: the backward pass of bf16 is the exact one."""
+    case = Case("sixteen", (16,), (16, 16), batch=140, activations=("elu",), terms=2)
+    emulator = project_emulator("check")
+    *outputs, kept = walk(emulator, case, torch.float32)
+    bits = [pull_back(emulator, case, torch.float32, outputs[2], kept, precision=p) for p in (0, 1, 2)]
+    assert all(map(torch.equal, bits[0], bits[1]))
+    assert all(map(torch.equal, bits[0], bits[2]))
+
+
+def test_tangents_of_several_pairs_are_computed_again():
+    """Those of one probe were kept."""
+    emulator, problem = project_emulator("check"), make(CASES[3])
+    *outputs, kept = walk(emulator, CASES[3], torch.float64)
+    probe, neumann = (torch.cat([t, 0.5 * t]) for t in (probes_of(problem), outputs[2]))
+    arguments = problem.x.cos(), probe, neumann, outputs[1].cos(), True, True
+    bits = [run(emulator, operands.branch_backward, problem, *arguments, kept=k) for k in (None, kept)]
+    assert all(map(torch.equal, *bits))
 
 
 @pytest.mark.parametrize("case", **named(CASES))

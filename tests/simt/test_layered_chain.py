@@ -114,6 +114,23 @@ def between_items(problem, tail, relative, k):
     return needed[len(needed) // 2 - 1 : len(needed) // 2 + 1].mean().item()
 
 
+@pytest.mark.parametrize("relative", [False, True])
+def test_an_item_that_is_no_number_never_stops(emulator, relative):
+    """Nor does it change another."""
+    case = STOPPING[0]
+    problem = make(case)
+    tail = problem.x.new_tensor(tail_factors(LIPSCHITZ, case.terms))
+    tolerance = between_items(problem, tail, relative, k=3)
+    clean = chain(emulator, problem, tail, tolerance, relative, card="single")
+    problem.probe[1, 7, 2] = torch.nan
+    got = chain(emulator, problem, tail, tolerance, relative, card="single")
+    assert got[4][1, 7] == case.terms
+    assert all(got[i][1, 7].isnan().all() for i in (1, 3))
+    others = torch.ones_like(got[4], dtype=torch.bool)
+    others[1, 7] = False
+    assert all(torch.equal(a[others], b[others]) for a, b in zip(got[1:], clean[1:], strict=True))
+
+
 def test_no_terms(emulator):
     case = CASES[2]
     problem = make(case)._replace(coefficients=torch.empty(0, dtype=torch.float64))

@@ -129,6 +129,14 @@ def test_one_inverse_leaves_nothing_to_the_next(emulator):
     assert_same([*first, *later], [*again[0], *again[1]])
 
 
+def test_a_call_uses_again_what_the_last_one_waited_with(emulator):
+    """To lock pages takes longer than most calls."""
+    for _ in range(2):
+        invert(emulator, make_linear(torch.float32), 1e-3, 1000)
+    assert "cudaEventSynchronize" in emulator.calls
+    assert "cudaHostAlloc" not in emulator.calls
+
+
 def series(emulator, problem, terms, tolerance):
     """Return the results of a series with Neumann vectors and a stop."""
     x, tail = problem.x, problem.x.new_tensor(tail_factors(0.9, terms))
@@ -146,6 +154,7 @@ def test_a_series_is_enqueued_until_all_items_have_stopped(emulator, terms, want
     results = series(emulator, problem, terms, 0.9**wanted)
     used = results[4]
     assert used.unique().numel() > 1 or used.eq(terms).all()
+    assert used.lt(terms).all() == (wanted < terms)
     assert_same(results, series(emulator, problem, terms, 0.9**wanted))
     assert terms_enqueued(emulator) == expected_steps(terms, used.max().item() - 1)
     waits = [call for call in emulator.calls if call == "cudaEventSynchronize"]

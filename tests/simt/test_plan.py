@@ -1,5 +1,7 @@
 """Plans: what they promise the kernels, and which way they choose for cases whose answer is known."""
 
+import itertools
+
 import pytest
 
 from .plans import FORWARD, INVERSE, NOT_SHARED, TANGENT, TRANSPOSED, constants_of, modelled
@@ -79,11 +81,11 @@ def test_a_resident_plan_fits(shape, card):
                 assert stage.chunk == stage.flat_rows
 
 
-def op_time(shape, card, kind, precision):
+def op_time(shape, card, kind, precision, terms):
     """Modelled time of an op at exactly this precision: the walk, and before a chain the forward walk."""
     if kind in (TRANSPOSED, TANGENT):
-        return walk_time(shape, card, FORWARD, precision, 1) + walk_time(shape, card, kind, precision, 10)
-    return walk_time(shape, card, kind, precision, 10)
+        return walk_time(shape, card, FORWARD, precision, 1) + walk_time(shape, card, kind, precision, terms)
+    return walk_time(shape, card, kind, precision, terms)
 
 
 def walk_time(shape, card, kind, precision, terms):
@@ -97,10 +99,10 @@ def walk_time(shape, card, kind, precision, terms):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_tensor_cores_never_make_an_op_slower(shape, card):
     """The precision chosen is the cheapest of those that may be: never slower, in the model, than float32."""
-    for kind in range(4):
-        times = [op_time(shape, card, kind, precision) for precision in (FULL, TF32, BF16)]
+    for kind, terms in itertools.product(range(4), (1, 10)):
+        times = [op_time(shape, card, kind, precision, terms) for precision in (FULL, TF32, BF16)]
         for wanted in (FULL, TF32, BF16):
-            chosen = plan(shape, card, kind, precision=wanted)[0].precision
+            chosen = plan(shape, card, kind, terms=terms, precision=wanted)[0].precision
             assert chosen <= wanted
             assert times[chosen] == min(times[: wanted + 1])
 
@@ -112,6 +114,9 @@ def test_small_branches_stay_on_fma_and_large_ones_do_not():
     for precision in (TF32, BF16):
         assert plan(large(64), "h100", precision=precision)[0].precision == precision
         assert plan(toy(1000), "h100", precision=precision, element_bytes=8)[0].precision == FULL
+        assert plan(large(64), "h100", precision=precision, element_bytes=8)[0].precision == FULL
+        assert plan(large(64), "a100", precision=precision)[0].precision == precision
+        assert plan(large(64), "t4", precision=precision)[0].precision == FULL
 
 
 @pytest.mark.parametrize("card", CARDS)
@@ -177,6 +182,7 @@ def test_constants_are_a_cards_own_and_can_be_given(shape):
     known = constants_of("h100")
     assert known["clock_megahertz"] == 1755
     assert constants_of("a100")["float_fma_cycles"] == 2 * known["float_fma_cycles"]
+    assert constants_of("between") == constants_of("rtx3090")
     p, case = modelled(shape, "h100", constants=known)
     assert p.microseconds == (case.resident if p.resident else case.layered)
     without_launches = known | {"launch_microseconds": 0}

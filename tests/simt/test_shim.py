@@ -48,11 +48,15 @@ LAUNCH_BUGS = {
     "shared_over_48_kb": "more than 48 KB",
     "shared_over_the_card": "invalid launch",
     "static_shared_over_48_kb": "too much shared memory",
+    "allowed_more_than_the_card_has": "too much shared memory: 232704 bytes",
     "allocation": "cudaMalloc is forbidden",
     "synchronisation": "cudaStreamSynchronize is forbidden",
     "other_stream": "not on the stream",
     "copy_to_memory_that_can_be_paged": "the target is not page-locked",
     "copy_over_a_copy": "another copy to the same place is under way",
+    "wait_beside_a_capture": "cudaEventSynchronize outside the relaxed capture mode",
+    "allocation_beside_a_capture": "cudaHostAlloc outside the relaxed capture mode",
+    "capture_mode_left_behind": "left in another capture mode",
 }
 
 

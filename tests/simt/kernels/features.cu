@@ -116,6 +116,8 @@ __global__ void store(float a, float b, float* out) {
 inline void read_back(const float* in, float* out) {
   float* words;
   cudaEvent_t events[2];
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+  cudaThreadExchangeStreamCaptureMode(&mode);
   cudaHostAlloc(reinterpret_cast<void**>(&words), 2 * sizeof(float), cudaHostAllocDefault);
   for (int i = 0; i < 2; ++i) {
     cudaEventCreateWithFlags(&events[i], cudaEventDisableTiming);
@@ -130,6 +132,7 @@ inline void read_back(const float* in, float* out) {
   store<<<1, 1>>>(std::isnan(still_early), words[1], out + 2);
   for (cudaEvent_t event : events) cudaEventDestroy(event);
   cudaFreeHost(words);
+  cudaThreadExchangeStreamCaptureMode(&mode);
 }
 
 // A launch by a pointer, in a template.

@@ -30,10 +30,27 @@ __global__ void none(const float* in, float* out) {
   out[t] = s[t];
 }
 
+__global__ void array(const float* in, float* out) {
+  __shared__ float s[64];
+  s[threadIdx.x] = in[threadIdx.x];
+  out[threadIdx.x] = s[threadIdx.x];
+}
+
 __global__ void large_array(const float* in, float* out) {
   __shared__ float s[12289];
   s[threadIdx.x] = in[threadIdx.x];
   out[threadIdx.x] = s[threadIdx.x];
+}
+
+void set_capture_mode(cudaStreamCaptureMode mode) { cudaThreadExchangeStreamCaptureMode(&mode); }
+
+void wait_for_a_kernel(const float* in, float* out) {
+  cudaEvent_t event;
+  cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+  none<<<1, 64>>>(in, out);
+  cudaEventRecord(event, nullptr);
+  cudaEventSynchronize(event);
+  cudaEventDestroy(event);
 }
 
 using Case = void (*)(const float* in, float* out);
@@ -51,6 +68,11 @@ const std::map<std::string, Case> kLaunches = {
      [](const float* in, float* out) {
        cudaFuncSetAttribute(copy_dynamic, cudaFuncAttributeMaxDynamicSharedMemorySize, 232448);
        copy_dynamic<<<1, 64, 232448>>>(in, out);
+     }},
+    {"allowed_more_than_the_card_has",
+     [](const float* in, float* out) {
+       cudaFuncSetAttribute(array, cudaFuncAttributeMaxDynamicSharedMemorySize, 232448);
+       array<<<1, 64>>>(in, out);
      }},
     {"static_shared_over_48_kb", [](const float* in, float* out) { large_array<<<1, 64>>>(in, out); }},
     {"two_launches",  // no bug: one follows the other
@@ -82,17 +104,26 @@ const std::map<std::string, Case> kLaunches = {
     {"copy_over_a_copy",
      [](const float* in, float*) {
        void* word;
+       set_capture_mode(cudaStreamCaptureModeRelaxed);
        cudaHostAlloc(&word, 4, cudaHostAllocDefault);
        for (int i = 0; i < 2; ++i) cudaMemcpyAsync(word, in + i, 4, cudaMemcpyDeviceToHost, nullptr);
      }},
     {"wait",  // no bug but in a capture
      [](const float* in, float* out) {
-       cudaEvent_t event;
-       cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+       set_capture_mode(cudaStreamCaptureModeRelaxed);
+       wait_for_a_kernel(in, out);
+       set_capture_mode(cudaStreamCaptureModeGlobal);
+     }},
+    {"wait_beside_a_capture", wait_for_a_kernel},
+    {"allocation_beside_a_capture",
+     [](const float*, float*) {
+       void* word;
+       cudaHostAlloc(&word, 4, cudaHostAllocDefault);
+     }},
+    {"capture_mode_left_behind",
+     [](const float* in, float* out) {
+       set_capture_mode(cudaStreamCaptureModeRelaxed);
        none<<<1, 64>>>(in, out);
-       cudaEventRecord(event, nullptr);
-       cudaEventSynchronize(event);
-       cudaEventDestroy(event);
      }},
     {"none", [](const float* in, float* out) { none<<<1, 64>>>(in, out); }},
 };

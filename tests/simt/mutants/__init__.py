@@ -2,19 +2,21 @@
 
 How the mutants were chosen: every barrier, every wait for a copy and every vote of csrc/cuda is removed in
 turn (mutate.py refuses a table that leaves one out), then the bounds of every kind of loop and store, the zero fill
-of pads and copies, buffers taken for one another, and one term of each kind of index. What changes no result is no
-bug: such synchronisation is listed as equivalent, with the reason.
+of pads and copies, buffers taken for one another, one term of each kind of index, and every decision of the host about
+precision, tiles, memory and when to stop. What changes no result is no bug: such synchronisation is listed as
+equivalent, with the reason.
 """
 
-from . import gradients, layered, resident, spectral
+from . import gradients, host, layered, resident, spectral
 from .table import Equivalent, Mutant
 
 __all__ = ["EQUIVALENT", "MUTANTS", "Equivalent", "Mutant"]
 
 MUTANTS = (
-    *gradients.weight_gradients(), *gradients.backward(), *layered.products(), *layered.rows(), *layered.inverse(),
-    *layered.pieces(), *layered.tangents(), *resident.products(), *resident.chain(), *resident.forward(),
-    *resident.tangents(), *spectral.norms(), *spectral.normalisation(),
+    *gradients.weight_gradients(), *gradients.backward(), *gradients.kept(), *layered.products(), *layered.rows(),
+    *layered.inverse(), *layered.pieces(), *layered.tangents(), *resident.products(), *resident.chain(),
+    *resident.forward(), *resident.tangents(), *spectral.norms(), *spectral.normalisation(), *host.plans(),
+    *host.tiles(), *host.shared_memory(),
 )  # fmt: skip
 EQUIVALENT = (
     Equivalent(

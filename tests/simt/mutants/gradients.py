@@ -45,3 +45,51 @@ def backward() -> Iterator[Mutant]:
     yield Mutant(*group, "weight[item % samples]", "weight[item]")
     group = (*group[:2], "test_kept.py", "test_step_matches and (two-terms or images) and layered and dtype1")
     yield Mutant(*group, "t_[i] = kept.stages[i].t, p_", "t_[i] = kept.stages[i].scaled, p_")
+    yield Mutant(*group, "p_[i] = kept.stages[i].scaled;", "p_[i] = kept.stages[i].h;")
+    yield Mutant(*group, "{kept.stages[i].a, kept.stages[i].h, nullptr", "{kept.stages[i].h, kept.stages[i].h, nullptr")
+    yield Mutant(*group, "{kept.stages[i].a, kept.stages[i].h, nullptr", "{kept.stages[i].a, kept.stages[i].a, nullptr")
+    yield Mutant(*group, "(straight(0) || !wants_backward(0))", "(straight(0) || wants_backward(0))")
+    group = (*group[:3], "test_what_is_kept_is_read")
+    yield Mutant(
+        *group,
+        "      if (pairs) t_[i] = kept.stages[i].t, p_",
+        "      if (pairs) curved_[i] = t_[i] = kept.stages[i].t, p_",
+    )
+    group = (*group[:3], "takes_the_precision or taken_at or computed_again")
+    yield Mutant(*group, "op.pairs <= 1 && kept_size(branch, precision_) == op.kept_size)", "op.pairs <= 1)")
+    yield Mutant(*group, "recall_(op.kept && op.pairs <= 1", "recall_(op.kept")
+    yield Mutant(*group, "if (precision <= wanted && kept_size", "if (kept_size")
+    yield Mutant(*group, "kept(branch, precision_, const_cast", "kept(branch, Precision::kFull, const_cast")
+    yield Mutant(*group, "if (!op.kept || kept_size(branch, context.precision) == op.kept_size) return context;")
+    yield Mutant(*group, "      context.precision = precision;\n")
+    yield Mutant(
+        *group, "at_cheapest_precision(branch, op, context), context.precision)", "context, context.precision)"
+    )
+
+
+def kept() -> Iterator[Mutant]:
+    """Return mutants of what a training step keeps: how much, where, and at which precision."""
+    group = ("kept.h", "residual_logdet.cu", "test_kept.py", "two-terms or images or at_most")
+    yield Mutant(*group, "branch.batch * branch.pixels() *", "branch.batch *")
+    yield Mutant(*group, "        size += count;\n")
+    yield Mutant(*group, "if (stage.activation != Activation::kIdentity) stages[i].a", "stages[i].a")
+    yield Mutant(*group, "if (!piecewise_linear(stage.activation)) stages[i].t", "stages[i].t")
+    yield Mutant(*group, "if (!piecewise_linear(stage.activation)) stages[i].t = take();")
+    yield Mutant(*group, "for (int i = 1; i < branch.stages; ++i) {", "for (int i = 0; i < branch.stages; ++i) {")
+    yield Mutant(*group, "kKeptShare = 256", "kKeptShare = 128")
+    group = (*group[:3], "tensor_cores or cheapest_precision")
+    yield Mutant(
+        *group, "channel_pad(stage.in_channels, precision)", "channel_pad(stage.in_channels, Precision::kFull)"
+    )
+    group = ("residual_logdet.cu", *group[1:])
+    yield Mutant(*group, "kept(branch, context.precision, op.kept)", "kept(branch, Precision::kFull, op.kept)")
+    yield Mutant(*group, "size = kept_size(branch, context.precision)", "size = kept_size(branch, precision)")
+    group = (*group[:3], "test_the_norm_is")
+    yield Mutant(*group, "  chain.tangent = tangent.product;\n")
+    group = (*group[:3], "test_step_matches and (two-terms or images) and layered and dtype1")
+    yield Mutant(*group, "{op.probe, kept.stages.data()", "{op.x, kept.stages.data()")
+    cheapest = "context.precision = cheapest_precision("
+    yield Mutant("frozen.cu", "frozen.cu", "test_residual_logdet.py", "tensor_cores", cheapest, cheapest[20:])
+    yield Mutant("branch.cu", "branch.cu", "test_branch.py", "tensor_cores", cheapest, cheapest[20:])
+    inverse = ("residual_inverse.cu", "test_residual_inverse.py", "tensor_cores")
+    yield Mutant("residual_inverse.cu", *inverse, cheapest, cheapest[20:])

@@ -62,6 +62,13 @@ def products() -> Iterator[Mutant]:
     yield Mutant("layered_chain.cu", *ends, "k < series.last[item] && ")
     yield Mutant("layered_chain.cu", *ends, "per_sample ? item % samples * terms : 0", "0")
     yield Mutant("layered_chain.cu", *ends, "item % samples * terms", "item * terms")
+    yield Mutant(
+        "layered_chain.cu",
+        *stops[:2],
+        "no_number",
+        "!(series.tail && norm * series.tail[k - 1] <= series.limit[item])",
+        "(!series.tail || norm * series.tail[k - 1] > series.limit[item])",
+    )
 
 
 def rows() -> Iterator[Mutant]:
@@ -93,6 +100,9 @@ def inverse() -> Iterator[Mutant]:
     yield Mutant(*group, "  if (row >= layout.items * layout.pixels) return;\n")
     yield Mutant(*group, "  if (!first && !state.active[place.item]) return;", "  //")
     yield Mutant(*group, " || (iteration > 0 && !state.active[sample])")
+    yield Mutant(*group, "iteration > 0 ? state.active : nullptr", "state.active")
+    yield Mutant(*group, "stop ? iteration : iteration + 1", "iteration + 1")
+    yield Mutant(*group, "!(residual > op.residual_limit)", "residual <= op.residual_limit")
 
 
 def pieces() -> Iterator[Mutant]:
@@ -102,14 +112,38 @@ def pieces() -> Iterator[Mutant]:
     yield Mutant(*group, "cudaError_t error = wait(slots_[newest_]);", "cudaError_t error = cudaSuccess;")
     yield Mutant(*group, "const cudaError_t error = wait(slot);", "const cudaError_t error = cudaSuccess;")
     yield Mutant(*group, "const Slot& slot = slots_[1 - newest_];", "const Slot& slot = slots_[newest_];")
+    yield Mutant(*group, "    newest_ = 1 - newest_;\n")
+    yield Mutant(*group, "    const OutsideCaptures outside;\n    return", "    return")
+    yield Mutant(*group, "    ~OutsideCaptures() { cudaThreadExchangeStreamCaptureMode(&mode); }\n")
+    yield Mutant(
+        *group,
+        "return error == cudaSuccess ? cudaEventRecord(slots_[newest_].arrived, stream) : error;",
+        "return error;",
+    )
     yield Mutant(
         *group, "cudaError_t error = stopped ? cudaMemsetAsync(", "cudaError_t error = false ? cudaMemsetAsync("
     )
     yield Mutant(*group, "count == items", "count + 1 == items")
+    yield Mutant(*group, "i > kPiece", "i >= kPiece")
+    yield Mutant(*group, "i % kPiece == 0", "i % (2 * kPiece) == 0")
     yield Mutant(*group, "return context.progress && last >= 2 * kPiece ? count : nullptr;", "return nullptr;")
-    yield Mutant("layered_inverse.cu", *inverse, "if (stop && state.stopped)", "if (state.stopped)")
-    chain = ("layered_chain.cu", "test_pieces.py", "series and dtype0")
-    yield Mutant("layered_chain.cu", *chain, "  if (series.stopped) atomicAdd(series.stopped, 1u);\n")
+    yield Mutant(*group, "return context.progress && last", "return last")
+    group = ("layered_inverse.cu", *inverse)
+    yield Mutant(*group, "if (stop && state.stopped)", "if (state.stopped)")
+    yield Mutant(*group, "atomicAdd(state.stopped, 1u)", "atomicAdd(state.stopped, 2u)")
+    yield Mutant(*group, "if (!context.progress) op.max_iterations", "if (false) op.max_iterations")
+    yield Mutant(*group, "in_pieces(op.max_iterations, branch.batch,", "in_pieces(op.max_iterations, branch.batch - 1,")
+    series = ("layered_chain.cu", "test_pieces.py", "series and dtype0")
+    yield Mutant("progress.h", *series, "last >= 2 * kPiece", "last >= kPiece")
+    group = ("layered_chain.cu", *series)
+    yield Mutant(*group, "  if (series.stopped) atomicAdd(series.stopped, 1u);\n")
+    yield Mutant(*group, "atomicAdd(series.stopped, 1u)", "atomicAdd(series.stopped, 2u)")
+    yield Mutant(*group, "  series.last[item] = 0;\n")
+    yield Mutant(*group, "in_pieces(chain_.terms - 1, chain_.items(),", "in_pieces(chain_.terms - 1, chain_.probes,")
+    entry = ("layered_chain.cpp", *inverse[1:])
+    yield Mutant("progress.h", *entry, "    const OutsideCaptures outside;\n    cudaError_t", "    cudaError_t")
+    yield Mutant("progress_pool.h", *entry, "    idle_[device].push_back(std::move(progress));\n")
+    yield Mutant("progress_pool.h", *entry, " || status != cudaStreamCaptureStatusNone) return", ") return")
 
 
 def tangents() -> Iterator[Mutant]:
@@ -117,7 +151,24 @@ def tangents() -> Iterator[Mutant]:
     step = ("test_kept.py", "test_step_matches and (two-terms or images) and layered and dtype1")
     group = ("layered_chain.cu", "layered_chain.cu", *step)
     yield Mutant(*group, "i < (item + 1) * size; i += kWarp", "i <= (item + 1) * size; i += kWarp")
-    yield Mutant(*group[:3], "test_the_norm_is", "if (last_term && chain_.tangent) return shortcut(from);", "")
+    yield Mutant(*group, "(n % 2 ? q : -q)", "q")
+    yield Mutant(*group, "(n == 1 ? T(0) : series.value[item])", "series.value[item]")
+    yield Mutant(*group, "static_cast<T>(n) * dot", "static_cast<T>(n - 1) * dot")
+    yield Mutant(*group, "series_state(), w, chain_.tangent,", "series_state(), w, scratch_.start,")
+    yield Mutant(*group, "series_state(), w, chain_.tangent,", "series_state(), scratch_.start, chain_.tangent,")
+    yield Mutant(
+        *group, "return shortcut(from);", "return shortcut(from == scratch_.state[0] ? scratch_.state[1] : from);"
+    )
+    group = (*group[:3], "test_the_norm_is")
+    yield Mutant(*group, "if (last_term && chain_.tangent) return shortcut(from);")
+    yield Mutant(*group, "square += left[e] * left[e];", "square += right[e] * right[e];")
+    yield Mutant(*group, "series.terms_used[item] = n;", "series.terms_used[item] = n - 1;")
+    group = ("planned.cu", "planned.cu", *step)
+    yield Mutant(*group, "    stages_[i].a = tangent.kept[i].a;\n")
+    yield Mutant(*group, "stages_[i].h = tangent.kept[i].h;", "stages_[i].h = tangent.kept[i].scaled;")
     group = ("layered_tangent.cu", "layered_tangent.cu", *step)
-    yield Mutant(*group, "start.d = derivatives[0];", "")
+    yield Mutant(*group, "start.d = derivatives[0];")
     yield Mutant(*group, "last ? nullptr : derivatives[i + 1]", "nullptr")
+    yield Mutant(*group, "derivatives[i + 1]", "derivatives[i]")
+    yield Mutant(*group, "last ? nullptr : tangent.kept[i + 1].t;", "nullptr;")
+    yield Mutant(*group, "tangent.kept[i + 1].scaled", "tangent.kept[i + 1].h")

@@ -61,6 +61,13 @@ def chain() -> Iterator[Mutant]:
     yield Mutant(*group, "active = k < last && ", "active = ")
     yield Mutant("resident_chain.cuh", *_ENDS, "last_term(p.coefficients, p.terms) : p.terms;", "p.terms : p.terms;")
     yield Mutant("resident_chain.cuh", *_ENDS, "(p.tail || p.per_sample) && ", "p.tail && ")
+    nan = ("resident_chain.cu", "test_resident_chain.py", "test_nan_stays")
+    yield Mutant(
+        "resident_chain.cuh",
+        *nan,
+        "!(p.tail && norm * __ldg(p.tail + k - 1) <= limit)",
+        "(!p.tail || norm * __ldg(p.tail + k - 1) > limit)",
+    )
     yield Mutant(*group, "    if (mine)\n")
     yield Mutant(*group, "share.slot < group.count && share.index == 0", "share.index == 0")
 
@@ -105,14 +112,31 @@ def tangents() -> Iterator[Mutant]:
     yield Mutant(*group, "        __syncthreads();  // g(x) has been read\n")
     yield Mutant(*group, "p.v);\n        __syncthreads();\n        continue;", "p.v);\n        continue;")
     yield Mutant(*group, "tangent ? nullptr : shared", "shared")
+    yield Mutant(*group, "load_events(p, block, group, p.v);", "load_events(p, block, group, p.x);")
+    yield Mutant(*group, "share, i, p.derivative[i], p.kept[i]", "share, i, p.derivative[0], p.kept[i]")
+    yield Mutant(*group, "share, i, p.derivative[i], p.kept[i]", "share, i, p.derivative[i], p.kept[1]")
+    yield Mutant(*group, "*before = p.kept[i].a, *after = p.kept[i].h;", "*before = p.kept[i].h, *after = p.kept[i].a;")
+    yield Mutant(*group, "if (p.v && real)", "if (p.v)")
+    some_idle = ("test_kept.py", "test_step_matches and images and single and dtype1")
+    yield Mutant(*group[:2], *some_idle, "if (!p.v && (p.z || p.g))", "if (p.z || p.g)")
     group = ("resident_tangent.cuh", *group[1:])
     yield Mutant(*group, "    if (kept.t) store16(kept.t + place, t);\n")
+    yield Mutant(*group, "store16(kept.t + place, t);", "store16(kept.t + place, load16(derivative + place));")
+    yield Mutant(*group, "    if (derivative) {", "    if (false) {")
     yield Mutant(*group, "      store16(at, t);\n")
+    yield Mutant(*group, "store16(kept.scaled + place, t);", "store16(kept.scaled + place, load16(kept.h + place));")
     yield Mutant(
         *group,
         "rows.global(row)) * stage.K_padded + channel;\n    Vector<T> t",
         "rows.local(row)) * stage.K_padded + channel;\n    Vector<T> t",
     )
+    yield Mutant(*group, "rows.global(row)) * pitch", "rows.local(row)) * pitch")
+    group = ("resident_forward.cu", "resident_forward.cu", step[0], step[1].replace("dtype1", "dtype0"))
+    yield Mutant(*group, "p.kept[i] = forward.tangent.kept[i];", "p.kept[i] = forward.tangent.kept[i - 1];")
     group = ("resident_chain.cuh", "resident_chain_double.cu", *step)
     yield Mutant(*group, "k > 0 && k == terms;", "false;")
+    yield Mutant(*group, "p.tangent && k > 0 && k == terms;", "p.tangent && k > 0;")
     yield Mutant(*group, "p.tangent && k == terms ? 0 : plan.stages", "plan.stages")
+    yield Mutant(*group, "p.tangent + int64_t(rows.global(row))", "p.tangent + int64_t(rows.local(row))")
+    yield Mutant(*group, "value += (k % 2 ? q(p, sample, k) : -q(p, sample, k))", "value += q(p, sample, k)")
+    yield Mutant(*group[:3], "test_the_norm_is", "sums[1] += w[e] * w[e];", "sums[1] += u[e] * u[e];")

@@ -9,7 +9,7 @@ class Mutant(NamedTuple):
     """One bug: `old`, found exactly once in a file of csrc/cuda, becomes `new`."""
 
     file: str
-    unit: str  # the .cu that is compiled
+    unit: str  # what is compiled: a file of csrc/cuda, or else of entries
     tests: str  # a file of tests/simt
     select: str  # pytest's -k
     old: str

@@ -191,7 +191,9 @@ void* shared_storage(const void* key, size_t bytes, size_t alignment, const char
   void*& storage = variables[key];
   if (storage) return storage;
   static_bytes += key ? bytes : 0;
-  const size_t total = static_bytes + launch.shared, limit = opted_in() ? config.shared_limit : kDefaultShared;
+  // CUDA refuses to allow a kernel more than the card has beside what the kernel declares, needed or not.
+  const size_t allowed = allowed_shared(), limit = allowed ? config.shared_limit : kDefaultShared;
+  const size_t total = static_bytes + std::max<size_t>(launch.shared, allowed);
   if (static_bytes > kDefaultShared || total > limit) fail("too much shared memory: ", total, " bytes");
   const size_t start = (arena_used + kRedzone + 127) / 128 * 128 + alignment % 128;
   arena_used = start + bytes + kRedzone;

@@ -11,7 +11,7 @@ Config config;
 
 extern "C" SIMT_EXPORT void simt_configure(int order, uint64_t seed, size_t shared_limit, bool counting,
                                            bool capturing) {
-  config = {static_cast<Order>(order), seed, shared_limit, counting, capturing, nullptr};
+  config = {static_cast<Order>(order), seed, shared_limit, counting, capturing, nullptr, cudaStreamCaptureModeGlobal};
 }
 
 const char* guarded(const std::function<void()>& body) {
@@ -19,6 +19,7 @@ const char* guarded(const std::function<void()>& body) {
   begin_call();
   try {
     body();
+    if (config.capture_mode != cudaStreamCaptureModeGlobal) fail("the thread is left in another capture mode");
     return nullptr;
   } catch (const std::exception& e) { return (message = e.what()).c_str(); }
 }

@@ -198,7 +198,9 @@ void begin_call() {
   calls.clear(), error.clear();
   allowed.clear();  // attributes belong to one device of several: a launch function sets what it needs each time
 }
-bool opted_in() { return allowed.contains(launch.kernel); }
+size_t allowed_shared() {
+  return allowed.contains(launch.kernel) ? dynamic_limits.at({launch.kernel, config.shared_limit}) : 0;
+}
 
 void forbidden(const char* function) {
   record(function);

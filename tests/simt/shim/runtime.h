@@ -27,6 +27,7 @@ extern struct Config {
   bool counting;
   bool capturing;       // into a graph: kernels run all the same, but nothing may wait
   cudaStream_t stream;  // if set, the only stream that may be used
+  cudaStreamCaptureMode capture_mode;  // of the calling thread
 } config;
 
 using Out = std::ostream&;
@@ -63,7 +64,7 @@ extern uint32_t epoch, launch_epoch, block_epoch;
 bool clear_shared_memory();                                     // whether its red zones were intact
 void check_contents(const void* p, size_t bytes, Access kind);  // of device memory that the runtime itself uses
 void close_requests(bool at_barrier);  // accesses before and after this point are different requests
-bool opted_in();                       // cudaFuncSetAttribute set the limit of the running kernel
+size_t allowed_shared();               // dynamic, that the running kernel may have by cudaFuncSetAttribute; or 0
 void begin_call();                     // forgets the log and which kernels were allowed more
 void record(const std::string& call);
 extern "C" void simt_add_buffer(const void* p, size_t bytes, const char* name, bool writable, bool initialised);

@@ -29,11 +29,18 @@ void refuse_in_a_capture(const char* function) {
   if (config.capturing) fail(function, " is forbidden while the stream is captured into a graph");
 }
 
+// A thread that captures a graph forbids all others this, but those in the relaxed mode.
+void refuse_beside_a_capture(const char* function) {
+  if (config.capture_mode != cudaStreamCaptureModeRelaxed)
+    fail(function, " outside the relaxed capture mode fails while another thread captures a graph");
+}
+
 }  // namespace
 }  // namespace simt
 
 cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned) {
-  if (simt::config.capturing) simt::fail("cudaHostAlloc is forbidden while the stream is captured into a graph");
+  simt::refuse_in_a_capture("cudaHostAlloc");
+  simt::refuse_beside_a_capture("cudaHostAlloc");
   *memory = std::malloc(bytes);
   simt::page_locked[static_cast<char*>(*memory)] = bytes;
   return cudaSuccess;
@@ -74,6 +81,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
 }
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   simt::refuse_in_a_capture("cudaEventSynchronize");
+  simt::refuse_beside_a_capture("cudaEventSynchronize");
   for (auto& copies = simt::under_way; !copies.empty() && copies.front().number <= event->recorded; copies.pop_front())
     std::copy(copies.front().contents.begin(), copies.front().contents.end(), copies.front().target);
   return cudaSuccess;
@@ -84,7 +92,6 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus* status)
   return cudaSuccess;
 }
 cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
-  static cudaStreamCaptureMode current = cudaStreamCaptureModeGlobal;
-  std::swap(current, *mode);
+  std::swap(simt::config.capture_mode, *mode);
   return cudaSuccess;
 }
