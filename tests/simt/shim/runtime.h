@@ -25,8 +25,8 @@ extern struct Config {
   uint64_t seed;
   size_t shared_limit;  // what the card allows a block
   bool counting;
-  bool capturing;       // into a graph: kernels run all the same, but nothing may wait
-  cudaStream_t stream;  // if set, the only stream that may be used
+  bool capturing;                      // into a graph: kernels run all the same, but nothing may wait
+  cudaStream_t stream;                 // if set, the only stream that may be used
   cudaStreamCaptureMode capture_mode;  // of the calling thread
 } config;
 
