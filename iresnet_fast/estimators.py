@@ -68,8 +68,8 @@ class RussianRoulette:
     """Unbiased power series of random length (Residual Flows, arXiv 1906.02735, section 3.1).
 
     In a CUDA graph the number of coefficients is fixed, `n_exact + n_captured`: each replay draws its own N, and those
-    beyond are 0. The kernels compute no term after a sample's last coefficient that is not; the autograd fallback
-    computes them all.
+    beyond are 0. The kernels compute no term after a sample's last coefficient that is not; the autograd fallback and
+    the backward pass of gradient "series" compute them all.
 
     Attributes:
         n_exact: terms that are always there, with weight 1.

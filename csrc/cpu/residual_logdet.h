@@ -54,6 +54,7 @@ void series_chain(Walk<T>& walk, const ResidualLogdetOperands<T>& op, int64_t fi
   if (y) add_scaled(layout, state.coefficient, walk.state[0], channels, true, y);
 
   for (int k = 1; k <= terms; ++k) {
+    // Of a sample that ends before others of its tile, the last term is not cut short: equal up to rounding.
     const bool shortcut = jv && k == terms;
     if (!shortcut) walk.vjp();
     sample_sums(layout, walk.state[0], shortcut ? jv : v, channels, state.dot, state.square);

@@ -140,9 +140,10 @@ class LayeredChain {
       : chain_(chain), scratch_(scratch), context_(context), events_(event_rows(chain, context.precision)) {
     const StageProduct<T> product = last_product(chain, context.precision);
     sums_ = ItemSums<T, 2>(scratch.partials, product, product_columns(product, context.precision, context.card));
-    // Asking costs a load before every tile, and pays only where items stop early: a capture may hold more terms than
-    // a roulette draws.
-    active_ = series() && (chain.tail || chain.per_sample || !context.progress) ? scratch.last : nullptr;
+    // Asking costs a load before every tile, and pays only where items stop early. In a capture they do: it may hold
+    // more terms than a roulette draws.
+    const bool captured = !context.progress;
+    active_ = series() && (chain.tail || chain.per_sample || captured) ? scratch.last : nullptr;
     stopped_ = series() && chain.tail ? watched(scratch.stopped, chain.terms - 1, context) : nullptr;
   }
 
@@ -207,8 +208,8 @@ class LayeredChain {
       StageProduct<T> product = product_of(chain_.branch, stage, chain_.transpose, context_.precision,
                                            chain_.weights[stage], from, chain_.items());
       // The rows of a block left out are still read by its neighbours, so they must have been written once; with one
-      // stage the first term writes only one of the two states.
-      product.active = stages > 1 ? active_ : nullptr;
+      // stage it takes two terms to write both states.
+      product.active = stages > 1 || k > 2 ? active_ : nullptr;
       ChainStep<T> step{};
       step.pitch = product.columns;
       step.d = derivative(chain_.transpose ? stage : (i + 1) % stages);

@@ -36,7 +36,7 @@ struct ChainArguments {
         first_unit(chain.first_unit),
         probe(chain.probe),
         terms(chain.terms),
-        per_sample(chain.per_sample),
+        per_sample(chain.value && chain.per_sample),
         relative(chain.relative),
         coefficients(chain.coefficients),
         tail(chain.value ? chain.tail : nullptr),

@@ -59,7 +59,7 @@ def residual_logdet(
         gradient: "neumann": of <y, J v> with y = sum_{k<n} (-1)^k q_{k+1} w_k constant, memory independent of n. With
             one probe, no tol and no info, activations and tangents are kept for the backward pass; on a GPU only if
             they are at most 1/256 of its memory.
-            "series": the exact gradient of the value, memory n events per sample.
+            "series": the exact gradient of the value, from all n terms; memory n events per sample.
         parameters: None, or L entries, each None or the activation's learnable scalar.
         tol: a sample and probe stops after the first term k with |v| |w_k| sum_j lipschitz^j / (k + j) <= tol.
         lipschitz: Lipschitz constant of the branch in [0, 1), for the tail bound.

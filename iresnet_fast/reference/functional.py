@@ -131,8 +131,8 @@ def _series(vjp: Callable[[Tensor], Tensor], v: Tensor, c: Tensor, watch: _Watch
     w, value = v, v.new_zeros(v.shape[0])
     for k in range(1, n + 1):
         w = vjp(w)
-        weight = c[k - 1] if watch is None else torch.where(watch.active, c[k - 1], 0.0)
-        value = value + weight / k * sample_dot(w, v, event_ndim)
+        term = c[k - 1] / k * sample_dot(w, v, event_ndim)
+        value = value + (term if watch is None else torch.where(watch.active, term, 0.0))
         if watch is not None and not watch.after(k, w):
             break
     return value
@@ -146,7 +146,8 @@ def _neumann(vjp: Callable[..., Tensor], v: Tensor, c: Tensor, watch: _Watch | N
     # s = sum_{k=1..n} c_{k-1} <w_k, v> holds the n-th term of the value: w_n itself is needed only to watch its norm.
     for k in range(1, n if watch is None else n + 1):
         w = vjp(w)
-        term = (c[k - 1] if watch is None else torch.where(watch.active, c[k - 1], 0.0)) * sample_dot(w, v, event_ndim)
+        term = c[k - 1] * sample_dot(w, v, event_ndim)
+        term = term if watch is None else torch.where(watch.active, term, 0.0)
         value, total = value + term / k, total + term
         if (watch is not None and not watch.after(k, w)) or k == n:
             break

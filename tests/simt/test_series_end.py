@@ -84,8 +84,9 @@ def test_a_training_step_of_a_graph(emulated_ops, case, card):
 
 @pytest.mark.parametrize(("card", "file"), [("h100", "resident_product.cuh"), ("layered", "product_fetch.cuh")])
 @pytest.mark.parametrize("per_sample", [False, True])
-def test_products_behind_the_last_are_not_computed(checker, card, file, per_sample):
-    problem = make(CASES[0]._replace(per_sample=per_sample), torch.float32)
+@pytest.mark.parametrize("case", **named(CASES))
+def test_products_behind_the_last_are_not_computed(checker, card, file, per_sample, case):
+    problem = make(case._replace(per_sample=per_sample), torch.float32)
     traffic = []
     for zeros in (1, 20):
         with checker.counting() as counters:

@@ -28,7 +28,8 @@ Tensor scratch(size_t bytes, const Tensor& like);
 // Turns an error of the CUDA runtime into an exception of one sentence.
 void check(cudaError_t error, const char* op);
 
-// One call of a kernel. Nothing in it waits for the GPU, but what has a Progress: an op that may end early.
+// One call of a kernel. Nothing in it waits for the GPU, but what has a Progress and steps of which nobody
+// knows how many are needed.
 template <class T>
 class OnDevice {
  public:

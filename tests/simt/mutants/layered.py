@@ -57,7 +57,7 @@ def products() -> Iterator[Mutant]:
     yield Mutant(*group, "scratch_.y[(k - 1) % 2] : nullptr", "scratch_.y[k % 2] : nullptr")
     yield Mutant("layered_chain.cu", *stops, "|| !series.last[item]) return;\n  const T q", ") return;\n  const T q")
     ends = ("layered_chain.cu", "test_series_end.py", "dense or behind")
-    yield Mutant("layered_chain.cu", *ends, " || !context.progress)", ")")
+    yield Mutant("layered_chain.cu", *ends, " || captured)", ")")
     yield Mutant("layered_chain.cu", *ends, "item >= series.items || !series.last[item]", "item >= series.items")
     yield Mutant("layered_chain.cu", *ends, "k < series.last[item] && ")
     yield Mutant("layered_chain.cu", *ends, "per_sample ? item % samples * terms : 0", "0")
