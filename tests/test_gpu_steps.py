@@ -275,6 +275,12 @@ def test_the_dry_run_times_a_step_of_a_residual_flow(module, one_thread):
     assert ways == {(name, way) for name in ("ours", "neumann", "explicit") for way in ("graph", "eager")}
 
 
+def test_short_of_time_the_stronger_baseline_of_the_residual_flow_stays(module, one_thread, monkeypatch):
+    monkeypatch.setattr(module("gpu_timing").Implementation, "seconds_to_time", lambda one, device: 10.0)
+    _, job = module("steps").jobs(StepsRun(21.0, dry=True))["training step, residual flow, float32"]
+    assert {r["implementation"] for r in job() if r["gpu_us"]} == {"ours", "explicit"}
+
+
 def test_without_time_for_baselines_the_step_of_ours_is_timed(module, one_thread):
     steps = module("steps")
     run = StepsRun(steps.LEAST_OF_OURS + 0.1, dry=True)
