@@ -164,7 +164,7 @@ class _Measurement:
             **origin(self.device),
             "case": self.trained.case,
             "subject": f"{type(self.trained.flow).__name__}, {event}, {sum(config.blocks)} blocks, "
-            f"{config.hidden[0]} channels" + ", roulette" * roulette,
+            f"{config.hidden[0]} channels" + ", roulette: in a graph baselines compute all its terms" * roulette,
             "batch": self.batch,
             "terms": estimator.n_exact + estimator.n_captured if roulette else estimator.n_terms,
             "mode": "step",

@@ -145,7 +145,10 @@ def test_a_step_of_a_residual_flow_is_timed(module):
         assert record["gpu_us"] > 0
         assert 0.0 < record["error"] < 1e-3
         assert (record["case"], record["terms"]) == ("residual flow", 24)
-        assert record["subject"] == "ResidualFlow, 3x8x8, 4 blocks, 6 channels, roulette"
+        assert (
+            record["subject"]
+            == "ResidualFlow, 3x8x8, 4 blocks, 6 channels, roulette: in a graph baselines compute all its terms"
+        )
 
 
 def test_baselines_without_time_for_a_warm_up_are_left_out(module, monkeypatch):
