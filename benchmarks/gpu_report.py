@@ -81,15 +81,21 @@ def tables(records: Iterable[Record]) -> Iterator[tuple[str, list[Record]]]:
 
 
 def compared(rows: list[Record]) -> list[Record]:
-    """Return a row for what was timed together: ours beside the fastest baseline launched in the same way."""
+    """Return a row for what was timed together: ours beside the fastest baseline, launched in the same way and anyhow.
+
+    A baseline may be faster eagerly: a graph of it computes all terms of a roulette.
+    """
     groups: dict[tuple[Any, ...], list[Record]] = {}
+    anyhow: dict[tuple[Any, ...], float] = {}  # microseconds of the fastest baseline
     for row in rows:
-        key = tuple(row[name] for name in ("case", "batch", "mode", "precision", "launch"))
-        groups.setdefault(key, []).append(row)
-    return [_comparison(key, group) for key, group in groups.items()]
+        *key, launch = (row[name] for name in ("case", "batch", "mode", "precision", "launch"))
+        groups.setdefault((*key, launch), []).append(row)
+        if row["gpu_us"] and row["implementation"] != OURS:
+            anyhow[tuple(key)] = min(row["gpu_us"], anyhow.get(tuple(key), row["gpu_us"]))
+    return [_comparison(key, group, anyhow.get(key[:-1])) for key, group in groups.items()]
 
 
-def _comparison(key: tuple[Any, ...], group: list[Record]) -> Record:
+def _comparison(key: tuple[Any, ...], group: list[Record], anyhow: float | None) -> Record:
     timed = [row for row in group if row["gpu_us"]]
     ours = next((row for row in timed if row["implementation"] == OURS), None)
     best = min((row for row in timed if row is not ours), key=lambda row: row["gpu_us"], default=None)
@@ -100,6 +106,8 @@ def _comparison(key: tuple[Any, ...], group: list[Record]) -> Record:
     line["best is"] = None if best is None else best["implementation"]
     if ours is not None and best is not None:
         line["ratio"], line["spread"] = best["gpu_us"] / ours["gpu_us"], ours["spread"] + best["spread"]
+    if ours is not None and anyhow is not None:
+        line["ratio to any launch"] = anyhow / ours["gpu_us"]
     line["failed"] = "; ".join(f"{row['implementation']}: {row['failed']}" for row in group if row["failed"])[:200]
     return line
 

@@ -38,7 +38,7 @@ class TrainedFlow:
         flow: the model, as `PlainFlow` describes it, in training mode on the device; left alone.
         images: [N, C, H, W], uint8, on the device.
         learning_rate: of its recipe.
-        baselines: of train_steps.BASELINES, in the order in which they are tried.
+        baselines: of train_steps.BASELINES, in the order in which they are tried; short of time, the last goes first.
     """
 
     case: str
@@ -107,8 +107,7 @@ class _Measurement:
             # A compilation takes minutes: one, in the memory format in which the same code ran faster.
             both = (torch.contiguous_format, torch.channels_last)
             formats = (implementations["explicit"].memory_format,) if name == COMPILED else both
-            candidates = [self._baseline(name, memory_format, narrow) for memory_format in formats]
-            implementations[name] = min(candidates, key=lambda one: one.quick_us(self.device))
+            implementations[name] = self._fastest(name, formats, narrow)
         self._leave_out_what_takes_too_long(implementations)
         timed = [name for name, one in implementations.items() if one.launches]
         errors = _errors(self.trained.flow, self.trained.images[: min(self.batch, JUDGED)], timed, narrow)
@@ -130,6 +129,11 @@ class _Measurement:
             except RuntimeError as error:
                 self.checked[formula] = error
         return self.checked[formula]
+
+    def _fastest(self, name: str, formats: Sequence[torch.memory_format], narrow: bool) -> Implementation:
+        """Return a baseline in its fastest format; the memory of the others is free before the next one is built."""
+        candidates = [self._baseline(name, memory_format, narrow) for memory_format in formats]
+        return min(candidates, key=lambda one: one.quick_us(self.device))
 
     def _baseline(self, name: str, memory_format: torch.memory_format, narrow: bool) -> Implementation:
         form = {"compiled": name == COMPILED, "dtype": torch.bfloat16 if narrow else None}
@@ -160,7 +164,7 @@ class _Measurement:
             **origin(self.device),
             "case": self.trained.case,
             "subject": f"{type(self.trained.flow).__name__}, {event}, {sum(config.blocks)} blocks, "
-            f"{config.hidden[0]} channels" + ", roulette" * roulette,
+            f"{config.hidden[0]} channels" + ", roulette: in a graph baselines compute all its terms" * roulette,
             "batch": self.batch,
             "terms": estimator.n_exact + estimator.n_captured if roulette else estimator.n_terms,
             "mode": "step",

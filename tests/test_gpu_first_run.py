@@ -232,6 +232,21 @@ def test_times_are_compared_with_the_fastest_baseline(module):
     assert line["failed"] == "normflows: no"
 
 
+def test_ours_is_compared_with_baselines_launched_in_another_way_too(module):
+    def record(implementation, launch, us):
+        return {
+            "case": "residual flow", "batch": 9, "mode": "step", "precision": "tf32", "launch": launch, "spread": 0.01,
+            "implementation": implementation, "gpu_us": us, "host_us": 1.0, "error": 0.0, "failed": None,
+        }  # fmt: skip
+
+    rows = [record("ours", "graph", 20.0), record("explicit", "graph", 120.0), record("ours", "eager", 25.0)]
+    rows += [record("explicit", "eager", 60.0), record("neumann", "eager", 50.0)]
+    other = record("explicit", "eager", 1.0) | {"precision": "float32"}
+    graph, eager, _ = module("gpu_report").compared([*rows, other])
+    assert (graph["ratio"], graph["ratio to any launch"]) == (6.0, 2.5)
+    assert (eager["ratio"], eager["ratio to any launch"]) == (2.0, 2.0)
+
+
 def test_the_summary_keeps_to_its_lines(module):
     records = [
         {"step": step, "table": "figures", "card": "a card", "value": i} for step in ("a", "b", "c") for i in range(80)

@@ -32,20 +32,58 @@ def test_the_fit_finds_known_constants_again(module):
     truth = {"fixed": 2.0, "cycles": 3.0, "rate": 0.5, "latency": 1.2, "unused": 5.0}
     start = {"fixed": 2.0, "cycles": 1.5, "rate": 1.1, "latency": 0.4, "unused": 5.0}
     fitted = fitting.fit(model, model(truth), start, ["cycles", "rate", "latency", "unused"])
-    assert fitted == pytest.approx(truth, rel=1e-2)
-    assert fitted["fixed"] == 2.0
+    assert fitted.constants == pytest.approx(truth, rel=1e-2)
+    assert (fitted.constants["fixed"], fitted.constants["unused"]) == (2.0, 5.0)
+    assert fitted.determined == fitted.moved == ["cycles", "rate", "latency"]
+    assert fitted.finished
+
+
+def alike(count):
+    """A model of so many measurements in which two of the constants act alike and one on nothing."""
+    work, waits = np.random.default_rng(0).uniform(1.0, 100.0, (2, count))
+    return lambda c: c["cycles"] * work + (c["latency"] + c["other latency"]) * waits
 
 
 def test_constants_are_determined_by_what_acts_alone(module):
-    fitting = module("plan_fit")
-    work, waits = np.random.default_rng(0).uniform(1.0, 100.0, (2, 30))
-
-    def model(c):
-        return c["cycles"] * work + (c["latency"] + c["other latency"]) * waits
-
+    fitting, model = module("plan_fit"), alike(30)
     at = {"cycles": 3.0, "latency": 1.0, "other latency": 1.0, "unused": 5.0}
-    assert fitting.determined(model, at, list(at)) == ["cycles"]
-    assert fitting.determined(model, at, ["cycles", "latency", "unused"]) == ["cycles", "latency"]
+    assert fitting.determined(model, at, list(at), 0.02) == ["cycles"]
+    assert fitting.determined(model, at, ["cycles", "latency", "unused"], 0.02) == ["cycles", "latency"]
+
+
+def test_times_that_are_off_determine_less(module):
+    fitting, model = module("plan_fit"), alike(30)
+    at = {"cycles": 3.0, "latency": 0.05, "other latency": 0.0}
+    assert fitting.determined(model, at, ["cycles", "latency"], 0.02) == ["cycles", "latency"]
+    assert fitting.determined(model, at, ["cycles", "latency"], 0.3) == ["cycles"]
+
+
+def test_of_two_that_act_alike_one_stays_and_neither_is_determined(module):
+    model, start = alike(30), {"cycles": 3.0, "latency": 1.0, "other latency": 1.0, "unused": 5.0}
+    fitted = module("plan_fit").fit(model, model(start | {"latency": 2.0}), start, list(start))
+    (moved,) = {"latency", "other latency"} & set(fitted.moved)
+    assert fitted.constants == pytest.approx(start | {moved: 2.0}, rel=1e-2)
+    assert fitted.constants["unused"] == 5.0
+    assert fitted.determined == ["cycles"]
+
+
+def test_times_that_tell_nothing_move_nothing(module):
+    start = {"unused": 5.0, "other": 1.0}
+    fitted = module("plan_fit").fit(lambda c: np.array([1.0, 2.0]), np.array([3.0, 1.0]), start, list(start))
+    assert fitted == (start, [], [], True)
+
+
+def test_a_fit_that_is_out_of_time_tells_its_best_and_names_nothing(module):
+    fit, model, start = module("plan_fit").fit, alike(30), {"cycles": 1.0, "latency": 1.0, "other latency": 1.0}
+    times, free = model(start | {"cycles": 9.0}), ["cycles", "latency"]
+    none, one = (
+        fit(model, times, start, free, lambda: 0.0),
+        fit(model, times, start, free, iter([1.0, 0.0, 0.0]).__next__),
+    )
+    assert none == (start, [], [], False)
+    assert one[1:] == ([], [], False)
+    worst = [np.abs(np.log(model(found.constants) / times)).max() for found in (none, one)]
+    assert worst[1] < 0.5 * worst[0]
 
 
 def test_choices_are_counted_by_group(module):
@@ -235,6 +273,12 @@ def test_the_dry_run_times_a_step_of_a_residual_flow(module, one_thread):
     assert {(r["case"], r["failed"]) for r in records} == {("residual flow, 3 x 1 blocks", None)}
     ways = {(r["implementation"], r["launch"]) for r in records}
     assert ways == {(name, way) for name in ("ours", "neumann", "explicit") for way in ("graph", "eager")}
+
+
+def test_short_of_time_the_stronger_baseline_of_the_residual_flow_stays(module, one_thread, monkeypatch):
+    monkeypatch.setattr(module("gpu_timing").Implementation, "seconds_to_time", lambda one, device: 10.0)
+    _, job = module("steps").jobs(StepsRun(21.0, dry=True))["training step, residual flow, float32"]
+    assert {r["implementation"] for r in job() if r["gpu_us"]} == {"ours", "explicit"}
 
 
 def test_without_time_for_baselines_the_step_of_ours_is_timed(module, one_thread):

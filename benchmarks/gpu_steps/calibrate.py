@@ -14,7 +14,7 @@ import numpy as np
 from forced_plans import SHAPES, Forced, candidates, measured, modelled
 from gpu_report import read
 from numpy.typing import NDArray
-from plan_fit import Constants, determined, fit, within
+from plan_fit import Constants, Fit, fit, within
 from step import ROOT, Run, first_line
 
 sys.path.insert(0, str(ROOT / "tests"))
@@ -51,7 +51,11 @@ def main() -> None:
             start["clock_megahertz"], facts["clock_megahertz"] = clock, "measured by ceilings"
         plans, times = measure(run, gpu, card, start)
         fitted = judge(run, plans, times, start, facts)
-    run.record("row", text=f"{{{architecture}, {{{', '.join(f'{value:.4g}' for value in fitted.values())}}}}},")
+    if fitted.finished:
+        values = ", ".join(f"{value:.4g}" for value in fitted.constants.values())
+        run.record("row", text=f"{{{architecture}, {{{values}}}}},")
+    else:
+        run.record("left out", what="the rest of the fit, and a row made of it")
 
 
 def measured_clock(run: Run) -> float | None:
@@ -88,8 +92,8 @@ def measure(run: Run, gpu: Gpu, card: str, start: Constants) -> tuple[list[Force
 
 def judge(
     run: Run, plans: Sequence[Forced], times: NDArray[np.float64], start: Constants, facts: Mapping[str, str]
-) -> Constants:
-    """Fit the constants and return them; record them, and how well the model chose before and does now.
+) -> Fit:
+    """Fit the constants and return what was found; record them, and how well the model chose before and does now.
 
     Args:
         run: what records.
@@ -102,15 +106,24 @@ def judge(
     def model(constants: Constants) -> NDArray[np.float64]:
         return modelled(plans, constants)
 
-    names = [name for name in start if name not in facts]
-    fitted = fit(model, times, start, names)
-    known = determined(model, fitted, names)
-    for title, constants in (("before", start), ("fitted", fitted)):
+    def record_choices(title: str, constants: Constants) -> None:
         run.record("choices", constants=title, plans=len(plans), **choices(plans, times, model(constants)))
-    for name, value in fitted.items():
-        origin = facts.get(name) or ("fitted" if name in known else "not determined by these times")
+
+    record_choices("before", start)  # at once: what may end the step is the fit
+    fitted = fit(model, times, start, [name for name in start if name not in facts], run.left)
+    record_choices("fitted", fitted.constants)
+    for name, value in fitted.constants.items():
+        origin = facts.get(name) or _origin(name, fitted)
         run.record("constants", name=name, before=start[name], now=value, origin=origin)
     return fitted
+
+
+def _origin(name: str, fitted: Fit) -> str:
+    if not fitted.finished:
+        return "fit not finished"
+    if name in fitted.determined:
+        return "fitted"
+    return "fitted, if those not determined are right" if name in fitted.moved else "not determined by these times"
 
 
 def choices(
@@ -131,13 +144,13 @@ def choices(
     }
 
 
-def try_fit(run: Run, plans: Sequence[Forced], table: Constants) -> Constants:
+def try_fit(run: Run, plans: Sequence[Forced], table: Constants) -> Fit:
     """Give the fit the model's own times with other constants; the program fails if it does not find them again."""
     generator = np.random.default_rng(0)
     truth = {name: value * (1.0 if name in FACTS else generator.uniform(0.7, 1.4)) for name, value in table.items()}
     times = modelled(plans, truth)
     fitted = judge(run, plans, times, table, FACTS)
-    worst = float(np.abs(np.log(modelled(plans, fitted) / times)).max())
+    worst = float(np.abs(np.log(modelled(plans, fitted.constants) / times)).max())
     run.record("tried", plans=len(plans), worst_error_of_a_time=worst)
     if worst > 0.05:
         sys.exit(f"calibrate: the fit must find the times it was given again within 5 %, one is off by {worst:.0%}")
