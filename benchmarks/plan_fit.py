@@ -8,19 +8,19 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import least_squares
 
 Array = NDArray[np.float64]
 Constants = dict[str, float]
 Model = Callable[[Constants], Array]  # modelled times of all measurements
 
-ROUNDS = 12
+ROUNDS, EVALUATIONS = 12, 4  # of the search; of the model, in a round
 STEP = 1e-3  # of a logarithm, for differences
 # The model is a maximum of several costs, so a constant may act on no measurement. A pull keeps it where it started: a
 # constant wrong by a factor of e costs as much as a measurement that is off by the error of a measurement, which is
 # what the model leaves of all of them, but at least LEAST_ERROR, relative.
 LEAST_ERROR = 0.02
 DETERMINED = 0.3  # standard deviation of a constant's logarithm
-FARTHEST = 3.0  # a constant moves by at most this factor in either direction in one round
 GAIN = 0.1  # of the sum of squared errors, each in units of the error: a round that gains less is the last
 
 
@@ -105,33 +105,24 @@ def _closest(
 ) -> tuple[Constants, float]:
     """Return the best constants found from `at` on by moving those named, and the error of a measurement there."""
 
-    def residuals(constants: Constants) -> Array:
-        return np.log(model(constants) / measured)
+    def residuals(logs: Array) -> Array:
+        """Return how far the times are off, and the pull on the logarithms, relative to where they started."""
+        return np.concatenate((np.log(model(_moved(start, names, logs)) / measured), error * logs))
 
-    def from_start(constants: Constants) -> Array:
-        return np.log([constants[name] / start[name] for name in names])
+    def slopes(logs: Array) -> Array:
+        return np.concatenate((_slopes(model, _moved(start, names, logs), names), error * np.eye(len(names))))
 
-    there, damping = residuals(at), 1e-2
-    error = _error(there, len(names))
+    logs, gain = np.log([at[name] / start[name] for name in names]), math.inf
+    error = _error(np.log(model(at) / measured), len(names))
     for _ in range(ROUNDS if names else 0):
-        if left() <= 0.0:
+        if left() <= 0.0 or gain < GAIN * error**2:
             break
-        slopes, pulled = _slopes(model, at, names), from_start(at)
-        normal = slopes.T @ slopes + error**2 * np.eye(len(names))
-        gradient = slopes.T @ there + error**2 * pulled
-        gain = 0.0
-        while gain <= 0.0 and damping < 1e6:
-            move = -np.linalg.solve(normal + damping * np.diag(np.diag(normal)), gradient)
-            trial = _moved(at, names, move.clip(-np.log(FARTHEST), np.log(FARTHEST)))
-            new, new_pulled = residuals(trial), from_start(trial)
-            gain = there @ there - new @ new + error**2 * (pulled @ pulled - new_pulled @ new_pulled)
-            damping *= 0.1 if gain > 0.0 else 10.0
-        if gain > 0.0:
-            at, there = trial, new
-        if gain < GAIN * error**2:
-            break
-        error = _error(there, len(names))
-    return at, error
+        before = residuals(logs)
+        found = least_squares(residuals, logs, slopes, max_nfev=EVALUATIONS)
+        gain = before @ before - 2.0 * found.cost
+        logs = found.x
+        error = _error(found.fun[: len(measured)], len(names))
+    return _moved(start, names, logs), error
 
 
 def _error(residuals: Array, fitted: int) -> float:
