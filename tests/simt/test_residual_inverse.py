@@ -7,13 +7,9 @@ from problems import CASES, LIPSCHITZ, Case, make, named
 
 from iresnet_fast import ops, reference
 
-from .conftest import FEW_SCHEDULES
-
 # What is large is left to the tests of the walks.
 SMALL = [case for case in CASES if case.batch <= 16 and "identity" not in case.name]
 WIDE = Case("layer by layer", (3, 4, 4), (520,), (3, 1), batch=2)
-FEW_SAMPLES = Case("few samples", (31,), (33,), batch=3)
-TENSOR = Case("tensor images", (20, 5, 6), (40,), (3, 3), batch=3)
 
 
 def evaluate(package, case, dtype, tol=1e-3):
@@ -39,17 +35,3 @@ def test_double_matches_the_reference(emulated_ops, case):
     got, exact = evaluate(ops, case, torch.float64, 1e-6), evaluate(reference, case, torch.float64, 1e-6)
     assert torch.equal(got[1], exact[1])
     assert_within_rounding(case, got[::2], exact[::2], exact[::2])
-
-
-@pytest.mark.parametrize("emulator", **FEW_SCHEDULES)
-@pytest.mark.parametrize("precision", [1, 2])
-@pytest.mark.parametrize(
-    ("case", "slower"), [(FEW_SAMPLES, True), (TENSOR, False)], ids=lambda p: getattr(p, "name", p)
-)
-def test_tensor_cores_run_only_where_they_are_cheaper(emulated_ops, case, slower, precision):
-    """Elsewhere the bits are those of full precision."""
-    results = []
-    for asked in (0, precision):
-        emulated_ops("h100", asked)
-        results.append(evaluate(ops, case, torch.float32)[0])
-    assert torch.equal(*results) == slower

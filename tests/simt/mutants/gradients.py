@@ -90,6 +90,6 @@ def kept() -> Iterator[Mutant]:
     yield Mutant(*group, "{op.probe, kept.stages.data()", "{op.x, kept.stages.data()")
     cheapest = "context.precision = cheapest_precision("
     yield Mutant("frozen.cu", "frozen.cu", "test_residual_logdet.py", "tensor_cores", cheapest, cheapest[20:])
-    yield Mutant("branch.cu", "branch.cu", "test_branch.py", "tensor_cores", cheapest, cheapest[20:])
-    inverse = ("residual_inverse.cu", "test_residual_inverse.py", "tensor_cores")
+    yield Mutant("branch.cu", "branch.cu", "test_cheapest_precision.py", "branch", cheapest, cheapest[20:])
+    inverse = ("residual_inverse.cu", "test_cheapest_precision.py", "inverse")
     yield Mutant("residual_inverse.cu", *inverse, cheapest, cheapest[20:])
