@@ -1,13 +1,18 @@
 """The subjects of `make trust` hold over a small share of their cases, and its runner overlooks nothing."""
 
+import importlib
 import math
 import sys
 
 import pytest
 import torch
-from trust import runner
+from trust import logdet, runner, unbiased
 from trust.__main__ import main
 from trust.tally import Tally
+
+from iresnet_fast.estimators import RussianRoulette
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 PLANTED = """
 from trust.tally import Tally
@@ -119,3 +124,35 @@ def test_an_unknown_name_is_an_error(planted, monkeypatch, capsys):
 def test_a_share_of_every_subject_holds(subject):
     result = runner.run("trust", subject, share=0.01)
     assert result.holds, result.cells()
+
+
+@pytest.mark.parametrize("subject", logdet.SUBJECTS[:3])
+def test_a_bound_that_is_too_small_is_seen(subject, monkeypatch):
+    op = importlib.import_module("iresnet_fast.ops.residual_logdet")
+    factors = op.tail_factors
+    monkeypatch.setattr(op, "tail_factors", lambda *settings: tuple(0.8 * factor for factor in factors(*settings)))
+    tally = subject(0.0)  # the branches that attain the bounds
+    assert tally.violations > 0
+    assert tally.worst == pytest.approx(1.25, rel=1e-2)
+
+
+def test_a_theorem_that_promises_too_much_is_seen(monkeypatch):
+    bound = logdet.truncation_bound
+    monkeypatch.setattr(logdet, "truncation_bound", lambda block: 0.99 * bound(block))
+    assert logdet.theorem_3(0.0).violations > 0
+
+
+def test_a_biased_roulette_is_seen(monkeypatch):
+    survival = RussianRoulette.survival
+    monkeypatch.setattr(RussianRoulette, "survival", lambda self, n, *device: survival(self, n + 1, *device)[1:])
+    assert unbiased.roulette(0.01).violations > 0
+
+
+@pytest.mark.parametrize("subject", [unbiased.series_in_training, unbiased.series_in_evaluation])
+def test_a_biased_probe_is_seen(subject, monkeypatch):
+    from iresnet_fast import estimators
+
+    for name in ("draw_probe", "hashed_probe"):
+        draw = getattr(estimators, name)
+        monkeypatch.setattr(estimators, name, lambda *arguments, draw=draw: 1.1 * draw(*arguments))
+    assert subject(0.03).violations > 0
