@@ -199,16 +199,16 @@ class _ModulePath:
         if isinstance(context, Tensor) and context.is_floating_point():
             self.tensors += (context,)
         self.extra = () if context is None else (context,)
-        # A replay may have changed these: they are refreshed once a call, not in every evaluation of the branch.
+        # They are looked after and normalised once a call, not in every evaluation of the branch.
         spectral = (module for module in block.branch.modules() if isinstance(module, SpectralLayer))
-        self.replayed = [layer for layer in spectral if layer.may_have_been_replayed]
+        self.layers = [layer for layer in spectral if layer.is_ready]
         said = f"{type(block).__name__} runs a {type(block.branch).__name__} as its branch on the autograd fallback"
         if not torch.compiler.is_compiling() and said not in _told:
             _told.add(said)
             warnings.warn(f"iresnet_fast: {said}, slower than the kernels of a ResidualBranch.", stacklevel=4)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        with normalized_together(self.replayed):
+        with normalized_together(self.layers):
             return self._forward(x)
 
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -226,7 +226,7 @@ class _ModulePath:
 
     def solve(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         lipschitz, solver = self.block._known_lipschitz(), self.block.solver
-        with normalized_together(self.replayed):
+        with normalized_together(self.layers):
             return functional.inverse_of(self._g, z, lipschitz, solver.tol, solver.max_iterations, self.tensors)
 
     def _g(self, x: Tensor) -> Tensor:
