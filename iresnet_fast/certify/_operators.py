@@ -12,9 +12,9 @@ from torch import Tensor
 from ..geometry import ConvGeometry
 from ._rounding import UNIT, frobenius, gamma
 
-# Above these, the operator of a k x k convolution is not written out. The eigenvalues of a side of 1024 take 0.15 s on
-# one core of a 2020s CPU, and a matrix of 2**23 numbers is 64 MiB.
-LARGEST_SIDE = 1024
+# Above these, the operator of a k x k convolution is not written out: a side of 2048 takes a second on one core, and a
+# matrix of 2**23 numbers is 64 MiB.
+LARGEST_SIDE = 2048
 _LARGEST_MATRIX = 2**23
 # So many complex numbers of the torus at a time, 64 MiB.
 _CHUNK = 2**22
@@ -54,6 +54,8 @@ class Operator:
         self.output_size = geometry.output_size(kernel)
         self.weight = weight.reshape(geometry.groups, -1, *weight.shape[1:])  # [groups, out, in, kh, kw]
         self.axes = (self._axis(0), self._axis(1))
+        if not all(bool(axis.selection(torch.device("cpu")).any()) for axis in self.axes):
+            self.weight = torch.zeros_like(self.weight)  # it sees nothing but padding
 
     def _axis(self, i: int) -> _Axis:
         size, stride, padding, dilation, _ = self.geometry
@@ -73,10 +75,9 @@ class Operator:
             return rows, columns
         return rows * math.prod(self.output_size), columns * math.prod(self.geometry.image_size)
 
-    @property
-    def is_explicit(self) -> bool:
-        """Whether the operator is small enough to be written out, or pointwise."""
-        return self.is_pointwise or (min(self.sides) <= LARGEST_SIDE and math.prod(self.sides) <= _LARGEST_MATRIX)
+    def is_explicit(self, largest_side: int = LARGEST_SIDE) -> bool:
+        """Whether the operator is pointwise, or small enough to be written out."""
+        return self.is_pointwise or (min(self.sides) <= largest_side and math.prod(self.sides) <= _LARGEST_MATRIX)
 
     @property
     def is_torus(self) -> bool:
@@ -92,14 +93,49 @@ class Operator:
         """Return the operator itself, one block for each group."""
         nothing = self.weight.new_zeros(())
         if self.is_pointwise:
-            seen = all(bool(axis.selection(torch.device("cpu")).any()) for axis in self.axes)  # not the padding alone
-            return Blocks(self.weight[..., 0, 0] * float(seen), nothing, 1.0)
+            return Blocks(self.weight[..., 0, 0], nothing, 1.0)
         # Products with 0 and 1, and sums with at most one term that is not zero, are exact.
         matrices = self._expanded(self.weight)
         if any(axis.overlaps for axis in self.axes):  # several taps meet in one pixel of a small torus
             n_terms = self.weight.shape[3] + self.weight.shape[4]
             return Blocks(matrices, 2.0 * gamma(n_terms) * frobenius(self._expanded(self.weight.abs())).amax(), 1.0)
         return Blocks(matrices, nothing, 1.0)
+
+    def apply(self, v: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Return A v of v [groups, in, h, w] (h = w = 1 if pointwise), with `weight` in place of that of the map.
+
+        Each number is a sum of in kh kw products; picking out what the taps see is exact.
+        """
+        weight = self.weight if weight is None else weight
+        if self.is_pointwise:
+            return torch.einsum("goi,giyx->goyx", weight[..., 0, 0], v)
+        rows, columns = self.selections()
+        if weight.shape[1] < weight.shape[2]:  # pixels are moved in the fewer channels
+            taps = torch.einsum("goiab,giyx->goabyx", weight, v)
+            return torch.einsum("goayq,apy->gopq", torch.einsum("goabyx,bqx->goayq", taps, columns), rows)
+        seen = torch.einsum("giybq,apy->giabpq", torch.einsum("giyx,bqx->giybq", v, columns), rows)
+        return torch.einsum("goiab,giabpq->gopq", weight, seen)
+
+    def transposed(self, u: Tensor) -> Tensor:
+        """Return A^T u of u [groups, out, oh, ow]."""
+        if self.is_pointwise:
+            return torch.einsum("goi,goyx->giyx", self.weight[..., 0, 0], u)
+        rows, columns = self.selections()
+        if self.weight.shape[1] < self.weight.shape[2]:
+            sent = torch.einsum("gobpx,apy->goabyx", torch.einsum("gopq,bqx->gobpx", u, columns), rows)
+            return torch.einsum("goiab,goabyx->giyx", self.weight, sent)
+        taps = torch.einsum("goiab,gopq->giabpq", self.weight, u)
+        return torch.einsum("giybq,bqx->giyx", torch.einsum("giabpq,apy->giybq", taps, rows), columns)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape that `apply` takes."""
+        return self.weight.shape[0], self.weight.shape[2], *((1, 1) if self.is_pointwise else self.geometry.image_size)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """The shape that `apply` returns."""
+        return self.weight.shape[0], self.weight.shape[1], *((1, 1) if self.is_pointwise else self.output_size)
 
     def vectors(self, block: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Return vectors of one block of `explicit` as those of the map."""
