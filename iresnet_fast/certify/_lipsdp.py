@@ -30,74 +30,69 @@ from ._rounding import UNIT, exponent_of, gamma, power_of_two
 
 # A bound that is proved to be below 1 + this times what the proposal says; the first is nearly always enough.
 _MARGINS = (1e-8, 1e-6, 1e-4, 1e-2)
-# ECLipsE-Fast itself, and smaller s for layers whose ellipsoid has few long axes.
+# ECLipsE-Fast itself, and smaller s, in units of the one for a ball, for ellipsoids of few long axes.
 _STARTS = ((False, 1.0), (True, 1.0), (True, 0.5), (True, 0.25))
 # A neuron of nearly no variance keeps this share of the largest entry of d, or its multiplier would be without bound.
 _LEAST_SHARE = 1e-6
 
 
 class Stage(NamedTuple):
-    """An activation and the linear map behind it.
+    """An activation and the linear map behind it; the first stage has none.
 
     Attributes:
         weight: [out, in] in float64.
-        alpha: least slope of the activation.
-        beta: largest slope; alpha = beta = 1 for none, which only the first stage may have.
         norm: an upper bound of that of the weight.
+        alpha: least slope of the activation.
+        beta: largest slope, above alpha.
     """
 
     weight: Tensor
-    alpha: float
-    beta: float
     norm: float
+    alpha: float = 1.0
+    beta: float = 1.0
 
     @property
-    def is_linear(self) -> bool:
-        """Whether there is no activation."""
-        return self.alpha == self.beta == 1.0
+    def best_for_a_ball(self) -> float:
+        """The s of the smallest Q if S = I; not 0, which would be possible only just."""
+        return max((self.alpha + self.beta) / (self.beta - self.alpha), 1e-3)
 
 
-Multipliers = list[tuple[Tensor, Tensor]]  # log d [n] and log s [] of every stage with an activation
+Multipliers = list[tuple[Tensor, Tensor]]  # log d [n] and log s [] of every activation
 
 
 def bound(stages: Sequence[Stage], n_steps: int) -> float:
     """Return an upper bound of the Lipschitz constant, infinite if none is proved; n_steps of descent at most."""
     candidates = [_start(stages, by_rows, s) for by_rows, s in _STARTS]
     proposals = [float(_proposed(stages, candidate)[0]) for candidate in candidates]
-    best = min(range(len(proposals)), key=lambda i: math.inf if math.isnan(proposals[i]) else proposals[i])
-    multipliers = _improved(stages, candidates[best], n_steps) if n_steps else candidates[best]
-    square, diagonals = _proposed(stages, multipliers)
+    best = candidates[min(range(len(proposals)), key=proposals.__getitem__)]
+    square, diagonals = _proposed(stages, _improved(stages, best, n_steps) if n_steps else best)
     for margin in _MARGINS:
-        found = _proved(stages, [d.detach() for d in diagonals], float(square) * (1.0 + margin))
+        found = _proved(stages, diagonals, float(square) * (1.0 + margin))
         if found < math.inf:
             return found
     return math.inf
 
 
 def _start(stages: Sequence[Stage], by_rows: bool, s: float) -> Multipliers:
-    """Return d and s of all stages by formula."""
+    """Return d and s of all activations by formula."""
     multipliers: Multipliers = []
-    ellipsoid = torch.eye(stages[0].weight.shape[1], dtype=torch.float64, device=stages[0].weight.device)
-    for i, stage in enumerate(stages):
-        if not stage.is_linear:
-            rows = ellipsoid.abs().sum(1) if by_rows else torch.ones_like(ellipsoid[0])
-            d = rows.clamp(min=_LEAST_SHARE * float(rows.amax()))
-            # At the input S = I, for which s = 1 is the best.
-            multipliers.append((d.log(), d.new_tensor(s if i else 1.0).log()))
-            ellipsoid = _through(stage, ellipsoid, *multipliers[-1])[0]
-        ellipsoid = stage.weight @ ellipsoid @ stage.weight.mT
+    ellipsoid = stages[0].weight @ stages[0].weight.mT
+    for stage in stages[1:]:
+        rows = ellipsoid.abs().sum(1) if by_rows else torch.ones_like(ellipsoid[0])
+        d = rows.clamp(min=_LEAST_SHARE * float(rows.amax()))
+        multipliers.append((d.log(), d.new_tensor(s * stage.best_for_a_ball).log()))
+        ellipsoid = stage.weight @ _through(stage, ellipsoid, *multipliers[-1])[0] @ stage.weight.mT
     return multipliers
 
 
 def _proposed(stages: Sequence[Stage], multipliers: Multipliers) -> tuple[Tensor, list[Tensor]]:
-    """Return the square of the bound [], and D [n] of every stage with an activation."""
-    ellipsoid = torch.eye(stages[0].weight.shape[1], dtype=torch.float64, device=stages[0].weight.device)
-    remaining, diagonals = iter(multipliers), []
-    for stage in stages:
-        if not stage.is_linear:
-            ellipsoid, diagonal = _through(stage, ellipsoid, *next(remaining))
-            diagonals.append(diagonal)
-        ellipsoid = stage.weight @ ellipsoid @ stage.weight.mT
+    """Return the square of the bound [], and D [n] of every activation."""
+    ellipsoid = stages[0].weight @ stages[0].weight.mT
+    diagonals = []
+    for stage, pair in zip(stages[1:], multipliers, strict=True):
+        outputs, diagonal = _through(stage, ellipsoid, *pair)
+        ellipsoid = stage.weight @ outputs @ stage.weight.mT
+        diagonals.append(diagonal)
     return torch.linalg.eigvalsh(ellipsoid)[-1], diagonals
 
 
@@ -129,8 +124,8 @@ def _improved(stages: Sequence[Stage], multipliers: Multipliers, n_steps: int) -
                 kept[:] = [(d.detach().clone(), s.detach().clone()) for d, s in pairs]
             return square.log()
 
-        # A step may leave the range of exp; the best so far is kept.
-        with suppress(torch.linalg.LinAlgError):
+        # A step may leave the range of exp; the best so far stays.
+        with suppress(torch.linalg.LinAlgError):  # type: ignore[attr-defined]
             optimizer.step(closure)  # type: ignore[no-untyped-call]
     return kept
 
@@ -166,30 +161,27 @@ def _inequality(stages: Sequence[Stage], diagonals: Sequence[Tensor], inverse: f
     matrix.diagonal()[:n_inputs] = 1.0
     magnitude, stretch = math.sqrt(n_inputs), 1.0
     scale = matrix.new_ones(n_inputs)  # Z of h_{i-1}, which begins in row `start` and is at most `size` |x|
-    start, size, remaining = 0, 1.0, iter(diagonals)
-    before = Stage(torch.eye(n_inputs).to(matrix), 1.0, 1.0, 1.0)
-    for stage in stages:
-        if not stage.is_linear:
-            diagonal = next(remaining)
-            inputs = before.weight * scale
-            middle, product = 0.5 * (stage.alpha + stage.beta), stage.alpha * stage.beta
-            here = slice(start, start + len(scale))
-            there = slice(here.stop, here.stop + len(diagonal))
-            scale = power_of_two(exponent_of(diagonal.sqrt()))
-            coupling = middle * (scale / diagonal).unsqueeze(1) * inputs
-            whitened = inputs / diagonal.sqrt().unsqueeze(1)
-            own = scale * scale / diagonal
-            matrix[here, here] += product * (whitened.mT @ whitened)
-            matrix[there, here] -= coupling
-            matrix[there, there] += own.diag()
-            for factor, term in ((2.0, coupling), (1.0, own)):
-                magnitude += factor * float(torch.linalg.vector_norm(term))
-            magnitude += abs(product) * float(torch.linalg.vector_norm(whitened)) ** 2
-            slope = max(abs(stage.alpha), abs(stage.beta))
-            rows = torch.linalg.vector_norm(before.weight, dim=1)
-            stretch += float(((slope * size * rows / scale) ** 2).sum())
-            start, size = there.start, size * slope * before.norm
-        before = stage
-    last = before.weight * scale
+    start, size = 0, 1.0
+    for before, stage, diagonal in zip(stages[:-1], stages[1:], diagonals, strict=True):
+        inputs = before.weight * scale
+        middle, product = 0.5 * (stage.alpha + stage.beta), stage.alpha * stage.beta
+        here = slice(start, start + len(scale))
+        there = slice(here.stop, here.stop + len(diagonal))
+        scale = power_of_two(exponent_of(diagonal.sqrt()))
+        coupling = middle * (scale / diagonal).unsqueeze(1) * inputs
+        whitened = inputs / diagonal.sqrt().unsqueeze(1)
+        own = scale * scale / diagonal
+        matrix[here, here] += product * (whitened.mT @ whitened)
+        matrix[there, here] -= coupling
+        matrix[there, there] += own.diag()
+        for factor, term in ((2.0, coupling), (1.0, own)):
+            magnitude += factor * float(torch.linalg.vector_norm(term))
+        magnitude += abs(product) * float(torch.linalg.vector_norm(whitened)) ** 2
+        # |h_j| <= largest slope |row_j(W_{i-1})| |h_{i-1}|
+        slope = max(abs(stage.alpha), abs(stage.beta))
+        rows = torch.linalg.vector_norm(before.weight, dim=1)
+        stretch += float(((slope * size * rows / scale) ** 2).sum())
+        start, size = there.start, size * slope * before.norm
+    last = stages[-1].weight * scale
     matrix[start:, start:] -= inverse * (last.mT @ last)
     return matrix, magnitude + inverse * float(torch.linalg.vector_norm(last)) ** 2, stretch
