@@ -19,7 +19,7 @@ they stand for, and a Cholesky factorisation shows that it holds, rounding inclu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -62,10 +62,10 @@ Multipliers = list[tuple[Tensor, Tensor]]  # log d [n] and log s [] of every act
 
 def bound(stages: Sequence[Stage], n_steps: int) -> float:
     """Return an upper bound of the Lipschitz constant, infinite if none is proved; n_steps of descent at most."""
-    candidates = [_start(stages, by_rows, s) for by_rows, s in _STARTS]
-    proposals = [float(_proposed(stages, candidate)[0]) for candidate in candidates]
-    best = candidates[min(range(len(proposals)), key=proposals.__getitem__)]
-    square, diagonals = _proposed(stages, _improved(stages, best, n_steps) if n_steps else best)
+    starts = [_start(stages, *start) for start in _STARTS]
+    square, diagonals, multipliers = min(starts, key=lambda found: float(found[0]))
+    if n_steps:
+        square, diagonals = _proposed(stages, _improved(stages, multipliers, n_steps))
     for margin in _MARGINS:
         found = _proved(stages, diagonals, float(square) * (1.0 + margin))
         if found < math.inf:
@@ -73,24 +73,33 @@ def bound(stages: Sequence[Stage], n_steps: int) -> float:
     return math.inf
 
 
-def _start(stages: Sequence[Stage], by_rows: bool, s: float) -> Multipliers:
-    """Return d and s of all activations by formula."""
+def _start(stages: Sequence[Stage], by_rows: bool, s: float) -> tuple[Tensor, list[Tensor], Multipliers]:
+    """Return what `_chain` does for d and s by formula, and these."""
     multipliers: Multipliers = []
-    ellipsoid = stages[0].weight @ stages[0].weight.mT
-    for stage in stages[1:]:
+
+    def choose(stage: Stage, ellipsoid: Tensor) -> tuple[Tensor, Tensor]:
         rows = ellipsoid.abs().sum(1) if by_rows else torch.ones_like(ellipsoid[0])
         d = rows.clamp(min=_LEAST_SHARE * float(rows.amax()))
         multipliers.append((d.log(), d.new_tensor(s * stage.best_for_a_ball).log()))
-        ellipsoid = stage.weight @ _through(stage, ellipsoid, *multipliers[-1])[0] @ stage.weight.mT
-    return multipliers
+        return multipliers[-1]
+
+    return *_chain(stages, choose), multipliers
 
 
 def _proposed(stages: Sequence[Stage], multipliers: Multipliers) -> tuple[Tensor, list[Tensor]]:
-    """Return the square of the bound [], and D [n] of every activation."""
+    """Return what `_chain` does for given multipliers."""
+    remaining = iter(multipliers)
+    return _chain(stages, lambda stage, ellipsoid: next(remaining))
+
+
+def _chain(
+    stages: Sequence[Stage], choose: Callable[[Stage, Tensor], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, list[Tensor]]:
+    """Return the square of the bound [], and D [n] of every activation, with multipliers as they are chosen."""
     ellipsoid = stages[0].weight @ stages[0].weight.mT
     diagonals = []
-    for stage, pair in zip(stages[1:], multipliers, strict=True):
-        outputs, diagonal = _through(stage, ellipsoid, *pair)
+    for stage in stages[1:]:
+        outputs, diagonal = _through(stage, ellipsoid, *choose(stage, ellipsoid))
         ellipsoid = stage.weight @ outputs @ stage.weight.mT
         diagonals.append(diagonal)
     return torch.linalg.eigvalsh(ellipsoid)[-1], diagonals

@@ -37,17 +37,12 @@ from .certificate import BranchCertificate, Certificate
 Block = InvertibleResidualBlock | UnboundedBlock
 
 
-@torch.no_grad()
 def certify_model(model: nn.Module, n_steps: int) -> Certificate:
     """Return the bounds of all blocks; `n_steps` as for `branch_bound`."""
     kinds = (InvertibleResidualBlock, UnboundedBlock)
-    return Certificate(
-        tuple(
-            _block(name or "the block", module, n_steps)
-            for name, module in model.named_modules()
-            if isinstance(module, kinds)
-        )
-    )
+    blocks = [(name or "the block", module) for name, module in model.named_modules() if isinstance(module, kinds)]
+    with torch.inference_mode(False), torch.no_grad():
+        return Certificate(tuple(_block(name, block, n_steps) for name, block in blocks))
 
 
 class _Stages(NamedTuple):
@@ -132,8 +127,8 @@ def _whole(branch: nn.Module, stages: _Stages, norms: list[float], n_steps: int)
 def _secant(stages: _Stages, norms: list[float]) -> float:
     layers = []
     for weight, geometry, bias, name, parameter, norm in zip(*stages, norms, strict=True):
-        operator = Operator(weight.to(torch.float64), geometry, "zeros")
-        wide = [None if t is None else t.to(torch.float64) for t in (parameter, bias)]
+        operator = Operator(weight.to(torch.float64, copy=True), geometry, "zeros")
+        wide = [None if t is None else t.detach().to(torch.float64, copy=True) for t in (parameter, bias)]
         layers.append(Layer(registry.get(name), wide[0], operator, wide[1], norm))
     return steepest_secant(layers)
 

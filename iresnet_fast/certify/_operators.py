@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -62,7 +64,7 @@ class Operator:
         kernel = self.weight.shape[3 + i]
         return _Axis(size[i], self.output_size[i], kernel, stride[i], padding[i], dilation[i], self.circular)
 
-    @property
+    @cached_property
     def is_pointwise(self) -> bool:
         """Whether every output pixel sees one input pixel, and no two the same: the norm is that of the matrices."""
         return self.weight.shape[3:] == (1, 1) and all(axis.multiplicity == 1 for axis in self.axes)
@@ -180,7 +182,8 @@ class Operator:
             yield Blocks(transfer.reshape(-1, out, folds * in_) / math.sqrt(folds), error, factor)
 
 
-class _Axis(NamedTuple):
+@dataclass(frozen=True)
+class _Axis:
     """One of the two dimensions of a convolution."""
 
     size: int
@@ -191,13 +194,14 @@ class _Axis(NamedTuple):
     dilation: int
     circular: bool
 
+    @cached_property
     def positions(self) -> Tensor:
         """Return where on the input, continued beyond its borders, every tap is for every output pixel, [k, out]."""
         starts = torch.arange(self.output_size) * self.stride - self.padding
         return starts + torch.arange(self.kernel).unsqueeze(1) * self.dilation
 
     def selection(self, device: torch.device) -> Tensor:
-        positions = self.positions()
+        positions = self.positions
         if self.circular:
             positions = positions % self.size
         pixels = torch.arange(self.size)
@@ -213,13 +217,13 @@ class _Axis(NamedTuple):
         """Whether two taps may see the same pixel."""
         return self.circular and self.dilation * (self.kernel - 1) >= self.size
 
-    @property
+    @cached_property
     def n(self) -> int:
         """The size of the torus."""
         if self.circular:
             return self.size
         # What lies outside the image on one side may come round to what lies outside it on the other, not further.
-        positions = self.positions()
+        positions = self.positions
         beyond = max(self.padding, int(positions.max()) - self.size + 1)
         n = max(self.size + beyond, (self.output_size - 1) * self.stride + 1)
         return -(-n // self.stride) * self.stride
@@ -233,10 +237,10 @@ class _Axis(NamedTuple):
     def coarse(self) -> int:
         return self.n // self.folds
 
-    @property
+    @cached_property
     def multiplicity(self) -> int:
         """How often one output pixel of the torus is written: more than once if circular padding goes round it."""
-        places = self.positions()[0] % self.n
+        places = self.positions[0] % self.n
         return int(places.bincount().max())
 
     @property

@@ -48,12 +48,12 @@ def steepest_secant(layers: Sequence[Layer]) -> float:
     largest = 0.0
     for _ in range(_POINTS):
         x, v = (torch.randn(shape, generator=generator, dtype=torch.float64).to(weight.device) for _ in range(2))
-        with torch.inference_mode(False):
-            for _ in range(_ITERATIONS):
-                v = v / torch.linalg.vector_norm(v)
-                value, pull, *_ = torch.func.vjp(lambda t: _value(layers, t), x)
-                tangent = torch.func.jvp(lambda t: _value(layers, t), (x,), (v,))[1]
-                v = pull(tangent)[0]
+        with torch.enable_grad():
+            value = _value(layers, x.requires_grad_())
+        for _ in range(_ITERATIONS):
+            y = x.detach() + _LENGTH * v / torch.linalg.vector_norm(v)
+            (v,) = torch.autograd.grad(value, x, _value(layers, y.detach()) - value.detach(), retain_graph=True)
+        x = x.detach()
         y = x + _LENGTH * v / torch.linalg.vector_norm(v)
         (first, first_error), (second, second_error) = _with_error(layers, x), _with_error(layers, y)
         rise = torch.linalg.vector_norm(second - first) * (1.0 - gamma(value.numel() + 8)) - first_error - second_error

@@ -66,7 +66,7 @@ class Certificate:
         lines = [("", "lower", "upper", "product", "declared", "method")]
         for row in self.branches:
             declared = "unknown" if row.declared is None else f"{row.declared:.5f}"
-            lines.append((row.name, *_both(row.branch), _up(row.product), declared, row.branch.method))
+            lines.append((row.name, *_both(row.branch), rounded_up(row.product), declared, row.branch.method))
             for i, layer in enumerate(row.layers):
                 lines.append((f"  layer {i}", *_both(layer), "", "", layer.method))
         widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
@@ -78,19 +78,22 @@ class Certificate:
             for line in lines
         ]
         below, above = self.bi_lipschitz
-        table.append(f"largest of a branch: at least {_down(self.lower)}, at most {_up(self.upper)}")
+        below, above = below * (1.0 - 5e-3), above * (1.0 + 5e-3)  # three digits are off by less
+        table.append(f"largest of a branch: at least {rounded_down(self.lower)}, at most {rounded_up(self.upper)}")
         table.append(f"all blocks together: {below:.3g} |x - y| <= |f(x) - f(y)| <= {above:.3g} |x - y|")
         return "\n".join(table)
 
 
 def _both(bounds: Bounds) -> tuple[str, str]:
     """Return the bounds as text, each rounded to its own side."""
-    return _down(bounds.lower), _up(bounds.upper)
+    return rounded_down(bounds.lower), rounded_up(bounds.upper)
 
 
-def _down(value: float) -> str:
+def rounded_down(value: float) -> str:
+    """Return a lower bound as text of five decimals, itself a lower bound."""
     return f"{math.floor(value * 1e5) / 1e5:.5f}"
 
 
-def _up(value: float) -> str:
+def rounded_up(value: float) -> str:
+    """Return an upper bound as text of five decimals, itself an upper bound."""
     return f"{math.ceil(value * 1e5) / 1e5:.5f}" if value < math.inf else "inf"

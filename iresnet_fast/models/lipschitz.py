@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..certify import Certificate, certify
+from ..certify.certificate import rounded_up
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,13 @@ class LipschitzTable:
         return max((norm for block in self.blocks for norm in block.norms), default=0.0)
 
     def __str__(self) -> str:
-        """Return the table as text, a line for each block."""
+        """Return the table as text, a line for each block; bounds are rounded upwards."""
         width = max((len(block.name) for block in self.blocks), default=5)
         lines = [f"{'block':<{width}}  lipschitz  declared  layers"]
         for block in self.blocks:
             declared = "unknown" if block.declared is None else f"{block.declared:.5f}"
-            norms = " ".join(f"{norm:.5f}" for norm in block.norms)
-            lines.append(f"{block.name:<{width}}  {block.lipschitz:>9.5f}  {declared:>8}  {norms}".rstrip())
+            norms = " ".join(rounded_up(norm) for norm in block.norms)
+            lines.append(f"{block.name:<{width}}  {rounded_up(block.lipschitz):>9}  {declared:>8}  {norms}".rstrip())
         return "\n".join(lines)
 
 
