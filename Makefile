@@ -1,4 +1,5 @@
-# make test | matrix | simt | bench | gpu | lint | sanitize | cuda-static | cuda-install | simt-mutate | build | clean.
+# make test | matrix | simt | trust | bench | gpu | lint | sanitize | cuda-static | cuda-install | simt-mutate | build |
+# clean.
 # Options: ARGS="--quick" for the program run, JOBS (test processes), VENV, PYTHON, MATRIX (environments of `matrix`).
 VENV ?= .venv
 PYTHON ?= python3
@@ -12,7 +13,7 @@ CUDA_TORCH := torch==2.14.1
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
 BUILD_FILES := setup.py pyproject.toml $(wildcard build_backend/*.py) iresnet_fast/_version.py
 
-.PHONY: test matrix simt bench gpu lint sanitize cuda-static cuda-install simt-mutate build clean
+.PHONY: test matrix simt trust bench gpu lint sanitize cuda-static cuda-install simt-mutate build clean
 .DELETE_ON_ERROR:
 
 test: build
@@ -28,6 +29,10 @@ matrix: build
 # The CUDA kernels on the CPU, every access checked; part of `make test`.
 simt: build
 	$(BIN)/python -m pytest tests/simt -q -n $(JOBS) --dist worksteal $(ARGS)
+
+# Every claim of docs/guarantees.md over all its cases, and a table; under 15 minutes on two cores.
+trust: build
+	PYTHONPATH=tests $(BIN)/python -m trust --jobs $(JOBS) $(ARGS)
 
 bench: build
 	$(BIN)/python benchmarks/bench_logdet.py $(ARGS)

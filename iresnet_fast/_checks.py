@@ -201,6 +201,42 @@ def check_spectral(
                 )
 
 
+def check_lanczos(
+    weights: Sequence[Tensor],
+    us: Sequence[Tensor],
+    vs: Sequence[Tensor],
+    companions: Sequence[Tensor],
+    geometry: Sequence[ConvGeometry | None],
+    n_iterations: int,
+    tol: float,
+    seed: int | Tensor,
+) -> None:
+    """Check the arguments of lanczos_norm."""
+    check_spectral(weights, us, vs, geometry)
+    if len(companions) != len(weights):
+        raise ValueError(
+            f"companions must have one entry per weight ({len(weights)}), got {len(companions)}; add zeros."
+        )
+    for i, (u, v, companion) in enumerate(zip(us, vs, companions, strict=True)):
+        name, shorter = ("vs", v) if v.numel() <= u.numel() else ("us", u)
+        _check_same("companions", i, companion, f"weights[{i}]", weights[i])
+        if companion.shape != shorter.shape:
+            raise ValueError(
+                f"companions[{i}] must have the shape of {name}[{i}], the shorter vector, {tuple(shorter.shape)}, "
+                f"got {tuple(companion.shape)}; start with zeros."
+            )
+    check_count("n_iterations", n_iterations, 1)
+    check_tolerance(tol)
+    if not isinstance(seed, Tensor):
+        if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
+            raise TypeError(f"seed must be an integer of 64 bits or a tensor of one, got {seed!r}; pass e.g. 0.")
+    elif seed.dtype != torch.int64 or seed.numel() != 1 or (weights and seed.device != weights[0].device):
+        raise ValueError(
+            f"seed must be an int64 tensor of one element on the device of weights[0], got {seed.dtype} of shape "
+            f"{tuple(seed.shape)} on {seed.device}; pass an int or convert it."
+        )
+
+
 def _vector_shapes(i: int, weight: Tensor, place: ConvGeometry | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Check the weight of one layer and return the shapes its u and v must have."""
     shape = tuple(weight.shape)

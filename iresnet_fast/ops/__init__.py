@@ -3,7 +3,9 @@
 Each function has a twin of the same name and signature in `iresnet_fast.reference`.
 """
 
+from ..reference import LanczosNorms
 from .branch import branch
+from .lanczos_norm import lanczos_norm
 from .residual_inverse import residual_inverse
 from .residual_logdet import LogdetInfo, residual_logdet
 from .residual_logdet_exact import residual_logdet_exact
@@ -11,8 +13,10 @@ from .spectral_norm import spectral_norm
 from .spectral_normalize import spectral_normalize
 
 __all__ = [
+    "LanczosNorms",
     "LogdetInfo",
     "branch",
+    "lanczos_norm",
     "residual_inverse",
     "residual_logdet",
     "residual_logdet_exact",

@@ -1,6 +1,7 @@
 """Every op in plain torch, names and signatures of `iresnet_fast.ops`: the specification, the oracle, the fallback."""
 
 from iresnet_fast.reference.branch import branch
+from iresnet_fast.reference.lanczos_norm import LanczosNorms, lanczos_norm
 from iresnet_fast.reference.residual_inverse import residual_inverse
 from iresnet_fast.reference.residual_logdet import LogdetInfo, residual_logdet
 from iresnet_fast.reference.residual_logdet_exact import residual_logdet_exact
@@ -9,8 +10,10 @@ from iresnet_fast.reference.spectral_norm import spectral_norm
 from iresnet_fast.reference.spectral_normalize import spectral_normalize
 
 __all__ = [
+    "LanczosNorms",
     "LogdetInfo",
     "branch",
+    "lanczos_norm",
     "residual_inverse",
     "residual_logdet",
     "residual_logdet_exact",

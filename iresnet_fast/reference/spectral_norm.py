@@ -36,7 +36,7 @@ def spectral_norm(
     if not weights:
         return torch.empty(0), [], [], torch.empty(0, dtype=torch.int64)
     layers = [
-        _iterate(*_operator(weight, place), u, v, n_iterations, tol)
+        _iterate(*operator(weight, place), u, v, n_iterations, tol)
         for weight, u, v, place in zip(weights, us, vs, geometry, strict=True)
     ]
     sigmas, new_us, new_vs, counts = zip(*layers, strict=True)
@@ -76,7 +76,7 @@ def _unit(a: Tensor, fallback: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(norm > 0, a / norm, fallback), norm
 
 
-def _operator(
+def operator(
     weight: Tensor, place: ConvGeometry | None
 ) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
     """Return the maps v -> A v and u -> A^T u."""

@@ -1,0 +1,54 @@
+"""Adversarial linear maps for the tests of the Lanczos iteration: each with its norm, known or by SVD."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from iresnet_fast.geometry import ConvGeometry
+
+
+def operator_matrix(weight: Tensor, place: ConvGeometry | None) -> Tensor:
+    """Return the linear map of a layer as a matrix."""
+    if place is None:
+        return weight.flatten(1)
+    size = weight.shape[1] * place.groups * math.prod(place.image_size)
+    basis = torch.eye(size, dtype=weight.dtype).view(size, -1, *place.image_size)
+    columns = F.conv2d(basis, weight, None, place.stride, place.padding, place.dilation, place.groups)
+    return columns.flatten(1).t()
+
+
+def rotation(size: int, seed: int) -> Tensor:
+    """Return a random orthogonal matrix."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.linalg.qr(torch.randn(size, size, dtype=torch.float64, generator=generator))[0]
+
+
+def with_singular_values(values: Tensor, rows: int, seed: int = 0) -> Tensor:
+    """Return a random matrix [rows, len(values)], rows >= len(values), with these singular values."""
+    size = len(values)
+    return rotation(rows, seed)[:, :size] * values @ rotation(size, seed + 1).t()
+
+
+def gap(relative: float, size: int = 60) -> Tensor:
+    """Return a matrix whose two largest singular values are 1 and 1 - relative, the others below 0.9."""
+    values = torch.linspace(0.9, 0.0, size, dtype=torch.float64)
+    values[0], values[1] = 1.0, 1.0 - relative
+    return with_singular_values(values, size)
+
+
+def adversarial() -> dict[str, Tensor]:
+    """Return matrices that are hard for an iteration, each of norm 1."""
+    size = 40
+    one = torch.ones(1, dtype=torch.float64)
+    rest = torch.linspace(0.8, 0.0, size - 1, dtype=torch.float64)
+    ranks = {
+        "rank one": torch.cat((one, 0.0 * rest)),
+        "twice the largest": torch.cat((one, one, rest[1:])),
+        "orthogonal": torch.ones(size, dtype=torch.float64),
+        "half the identity, half zero": torch.cat((torch.ones(20), torch.zeros(20))).double(),
+    }
+    cases = {name: with_singular_values(values, size + 3) for name, values in ranks.items()}
+    blocks = torch.block_diag(0.5 * gap(0.1, 20), gap(0.1, 20))
+    return cases | {f"gap of {g:g}": gap(g) for g in (1e-1, 1e-2, 1e-3, 1e-4, 1e-6)} | {"two blocks": blocks}
