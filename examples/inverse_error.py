@@ -51,7 +51,7 @@ def random_branch(c: float) -> Any:
     """Return weights, biases and activations of a random branch of certified Lipschitz constant c."""
     branch = nn.ResidualBranch.conv(CHANNELS, KERNELS, SIZE, "elu", coeff=0.9).double()
     block = nn.InvertibleResidualBlock(branch, estimator=None).eval()
-    certified = models.certified_lipschitz(block, tol=1e-10).worst
+    certified = models.certified_lipschitz(block).worst
     with torch.no_grad():
         weights, biases, activations, _ = branch.stages(SIZE)
     return [weight * (c / certified) ** (1 / len(weights)) for weight in weights], biases, activations

@@ -16,6 +16,8 @@ from torch import Tensor
 LIPSWISH_INITIAL_BETA = 0.5
 # max swish' is 1.0998 at any slope: divided by 1.1 it stays below 1 (Residual Flows, arXiv 1906.02735, section 3.3).
 _LIPSWISH_SCALE = 1.0 / 1.1
+# min swish' = 1 - max swish', since swish'(u) + swish'(-u) = 1: -0.09984 / 1.1 = -0.09077 at any slope.
+_LIPSWISH_LEAST_SLOPE = -0.0908
 # torch switches softplus to the identity above this; at its default of 20 the step is visible in float64.
 _SOFTPLUS_THRESHOLD = 40.0
 
@@ -31,6 +33,7 @@ class Activation:
         second_derivative: phi''(a, parameter=None, h=None, d=None), `d` = phi'(a) if known; None likewise.
         parameter_derivatives: (d phi/d beta, d phi'/d beta) at (a, parameter=None); None without a parameter.
         lipschitz: an upper bound of |phi'|.
+        least_slope: a lower bound of phi'; without meaning if phi is not elementwise.
         has_parameter: phi takes a learnable scalar beta.
         pairwise: phi mixes pairs of channels, so the number of channels must be even.
         piecewise_linear: phi'' is zero wherever it exists, so its terms can be left out.
@@ -44,6 +47,7 @@ class Activation:
     kernel_id: int | None
     parameter_derivatives: Callable[..., tuple[Tensor, Tensor]] | None = None
     lipschitz: float = 1.0
+    least_slope: float = 0.0
     has_parameter: bool = False
     pairwise: bool = False
     piecewise_linear: bool = False
@@ -177,14 +181,21 @@ def _maxmin(a: Tensor, parameter: Tensor | None = None) -> Tensor:
 REGISTRY: dict[str, Activation] = {
     entry.name: entry
     for entry in (
-        Activation("identity", _identity, _identity_derivative, _zero, 0, piecewise_linear=True),
+        Activation("identity", _identity, _identity_derivative, _zero, 0, least_slope=1.0, piecewise_linear=True),
         Activation("relu", _relu, _relu_derivative, _zero, 1, piecewise_linear=True),
         Activation("elu", _elu, _elu_derivative, _elu_second, 2),
         Activation("softplus", _softplus, _softplus_derivative, _softplus_second, 3),
         Activation("tanh", _tanh, _tanh_derivative, _tanh_second, 4),
-        Activation("sin", _sin, _sin_derivative, _sin_second, 5),
+        Activation("sin", _sin, _sin_derivative, _sin_second, 5, least_slope=-1.0),
         Activation(
-            "lipswish", _lipswish, _lipswish_derivative, _lipswish_second, 6, _lipswish_parameter, has_parameter=True
+            "lipswish",
+            _lipswish,
+            _lipswish_derivative,
+            _lipswish_second,
+            6,
+            _lipswish_parameter,
+            least_slope=_LIPSWISH_LEAST_SLOPE,
+            has_parameter=True,
         ),
         Activation("maxmin", _maxmin, None, None, None, pairwise=True, piecewise_linear=True),
     )

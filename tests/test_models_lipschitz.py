@@ -1,4 +1,4 @@
-"""certified_lipschitz: the norms of the layers as they are, and what follows from them."""
+"""certified_lipschitz: bounds of the norms of the layers as they are, and what follows from them."""
 
 import copy
 
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from models_examples import make_classifier, make_data, make_flow, make_hybrid
 
 from iresnet_fast import nn
-from iresnet_fast.models import certified_lipschitz
+from iresnet_fast.models import BlockLipschitz, certified_lipschitz
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -18,18 +18,20 @@ pytestmark = [
 
 def test_norms_are_those_of_the_normalised_weights():
     flow = make_flow("dense").eval()
-    table = certified_lipschitz(flow, tol=1e-9)
+    table = certified_lipschitz(flow)
     blocks = [module for module in flow.modules() if isinstance(module, nn.InvertibleResidualBlock)]
     assert len(table.blocks) == len(blocks) == 2
     for row, block in zip(table.blocks, blocks, strict=True):
         weights, *_ = block.branch.stages()
         norms = [float(torch.linalg.matrix_norm(weight.detach(), 2)) for weight in weights]
-        assert row.norms == pytest.approx(norms, rel=1e-5)
-        product = norms[0] * norms[1] * norms[2]
-        assert row.lipschitz == pytest.approx(product, rel=1e-5)
+        assert all(
+            low <= norm * (1.0 + 1e-14) and norm <= high * (1.0 + 1e-14) and high < low * (1.0 + 1e-8)
+            for low, norm, high in zip(row.lower_norms, norms, row.norms, strict=True)
+        )
+        assert 0.0 < row.lower <= row.lipschitz < norms[0] * norms[1] * norms[2]  # of LipSDP
         assert row.declared == pytest.approx(0.9**3)
     assert table.worst == max(row.lipschitz for row in table.blocks)
-    assert table.worst_layer == pytest.approx(0.9, abs=1e-3)
+    assert 0.9 <= table.worst_layer < 0.901
     low, high = table.bi_lipschitz
     assert 0.0 < low < 1.0 < high
     first, second, _ = str(table).splitlines()
@@ -94,7 +96,7 @@ def test_it_sees_a_norm_that_the_vectors_of_the_layer_miss():
 
 def test_unbounded_blocks_are_measured():
     model, _ = make_classifier("small", coeff=None)
-    table = certified_lipschitz(model, tol=1e-7)
+    table = certified_lipschitz(model)
     block = next(module for module in model.modules() if hasattr(module, "image_size"))
     layer = block.branch[0]
     height, width = block.image_size
@@ -110,13 +112,12 @@ def test_unbounded_blocks_are_measured():
 def test_other_branches_and_other_models():
     induced = nn.InvertibleResidualBlock(nn.InducedNormBranch.dense([4, 6, 4], norm=2.0))
     table = certified_lipschitz(induced)
-    assert table.blocks[0].norms == ()
-    assert table.worst == pytest.approx(induced.lipschitz)
+    assert 0.0 < table.worst <= induced.lipschitz * (1.0 + 1e-6)
     nobody = certified_lipschitz(torch.nn.Linear(2, 2))
     assert (nobody.worst, nobody.worst_layer, nobody.bi_lipschitz) == (0.0, 0.0, (1.0, 1.0))
     assert str(nobody).startswith("block")
     hybrid, x, _ = make_hybrid()
     hybrid(x)
     assert len(certified_lipschitz(copy.deepcopy(hybrid)).blocks) == 2
-    with pytest.raises(ValueError, match="tol must be positive"):
-        certified_lipschitz(hybrid, tol=0.0)
+    unknown = nn.InvertibleResidualBlock(torch.nn.Linear(2, 2), lipschitz=0.3)
+    assert certified_lipschitz(unknown).blocks == (BlockLipschitz("the block", (), 0.3, 0.3),)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -12,9 +14,9 @@ from torch import Tensor
 from ..geometry import ConvGeometry
 from ._rounding import UNIT, frobenius, gamma
 
-# Above these, the operator of a k x k convolution is not written out. The eigenvalues of a side of 1024 take 0.15 s on
-# one core of a 2020s CPU, and a matrix of 2**23 numbers is 64 MiB.
-LARGEST_SIDE = 1024
+# Above these, the operator of a k x k convolution is not written out: a side of 2048 takes a second on one core, and a
+# matrix of 2**23 numbers is 64 MiB.
+LARGEST_SIDE = 2048
 _LARGEST_MATRIX = 2**23
 # So many complex numbers of the torus at a time, 64 MiB.
 _CHUNK = 2**22
@@ -54,13 +56,15 @@ class Operator:
         self.output_size = geometry.output_size(kernel)
         self.weight = weight.reshape(geometry.groups, -1, *weight.shape[1:])  # [groups, out, in, kh, kw]
         self.axes = (self._axis(0), self._axis(1))
+        if not all(bool(axis.selection(torch.device("cpu")).any()) for axis in self.axes):
+            self.weight = torch.zeros_like(self.weight)  # it sees nothing but padding
 
     def _axis(self, i: int) -> _Axis:
         size, stride, padding, dilation, _ = self.geometry
         kernel = self.weight.shape[3 + i]
         return _Axis(size[i], self.output_size[i], kernel, stride[i], padding[i], dilation[i], self.circular)
 
-    @property
+    @cached_property
     def is_pointwise(self) -> bool:
         """Whether every output pixel sees one input pixel, and no two the same: the norm is that of the matrices."""
         return self.weight.shape[3:] == (1, 1) and all(axis.multiplicity == 1 for axis in self.axes)
@@ -73,10 +77,9 @@ class Operator:
             return rows, columns
         return rows * math.prod(self.output_size), columns * math.prod(self.geometry.image_size)
 
-    @property
-    def is_explicit(self) -> bool:
-        """Whether the operator is small enough to be written out, or pointwise."""
-        return self.is_pointwise or (min(self.sides) <= LARGEST_SIDE and math.prod(self.sides) <= _LARGEST_MATRIX)
+    def is_explicit(self, largest_side: int = LARGEST_SIDE) -> bool:
+        """Whether the operator is pointwise, or small enough to be written out."""
+        return self.is_pointwise or (min(self.sides) <= largest_side and math.prod(self.sides) <= _LARGEST_MATRIX)
 
     @property
     def is_torus(self) -> bool:
@@ -92,14 +95,49 @@ class Operator:
         """Return the operator itself, one block for each group."""
         nothing = self.weight.new_zeros(())
         if self.is_pointwise:
-            seen = all(bool(axis.selection(torch.device("cpu")).any()) for axis in self.axes)  # not the padding alone
-            return Blocks(self.weight[..., 0, 0] * float(seen), nothing, 1.0)
+            return Blocks(self.weight[..., 0, 0], nothing, 1.0)
         # Products with 0 and 1, and sums with at most one term that is not zero, are exact.
         matrices = self._expanded(self.weight)
         if any(axis.overlaps for axis in self.axes):  # several taps meet in one pixel of a small torus
             n_terms = self.weight.shape[3] + self.weight.shape[4]
             return Blocks(matrices, 2.0 * gamma(n_terms) * frobenius(self._expanded(self.weight.abs())).amax(), 1.0)
         return Blocks(matrices, nothing, 1.0)
+
+    def apply(self, v: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Return A v of v [groups, in, h, w] (h = w = 1 if pointwise), with `weight` in place of that of the map.
+
+        Each number is a sum of in kh kw products; picking out what the taps see is exact.
+        """
+        weight = self.weight if weight is None else weight
+        if self.is_pointwise:
+            return torch.einsum("goi,giyx->goyx", weight[..., 0, 0], v)
+        rows, columns = self.selections()
+        if weight.shape[1] < weight.shape[2]:  # pixels are moved in the fewer channels
+            taps = torch.einsum("goiab,giyx->goabyx", weight, v)
+            return torch.einsum("goayq,apy->gopq", torch.einsum("goabyx,bqx->goayq", taps, columns), rows)
+        seen = torch.einsum("giybq,apy->giabpq", torch.einsum("giyx,bqx->giybq", v, columns), rows)
+        return torch.einsum("goiab,giabpq->gopq", weight, seen)
+
+    def transposed(self, u: Tensor) -> Tensor:
+        """Return A^T u of u [groups, out, oh, ow]."""
+        if self.is_pointwise:
+            return torch.einsum("goi,goyx->giyx", self.weight[..., 0, 0], u)
+        rows, columns = self.selections()
+        if self.weight.shape[1] < self.weight.shape[2]:
+            sent = torch.einsum("gobpx,apy->goabyx", torch.einsum("gopq,bqx->gobpx", u, columns), rows)
+            return torch.einsum("goiab,goabyx->giyx", self.weight, sent)
+        taps = torch.einsum("goiab,gopq->giabpq", self.weight, u)
+        return torch.einsum("giybq,bqx->giyx", torch.einsum("giabpq,apy->giybq", taps, rows), columns)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape that `apply` takes."""
+        return self.weight.shape[0], self.weight.shape[2], *((1, 1) if self.is_pointwise else self.geometry.image_size)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """The shape that `apply` returns."""
+        return self.weight.shape[0], self.weight.shape[1], *((1, 1) if self.is_pointwise else self.output_size)
 
     def vectors(self, block: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Return vectors of one block of `explicit` as those of the map."""
@@ -144,7 +182,8 @@ class Operator:
             yield Blocks(transfer.reshape(-1, out, folds * in_) / math.sqrt(folds), error, factor)
 
 
-class _Axis(NamedTuple):
+@dataclass(frozen=True)
+class _Axis:
     """One of the two dimensions of a convolution."""
 
     size: int
@@ -155,13 +194,14 @@ class _Axis(NamedTuple):
     dilation: int
     circular: bool
 
+    @cached_property
     def positions(self) -> Tensor:
         """Return where on the input, continued beyond its borders, every tap is for every output pixel, [k, out]."""
         starts = torch.arange(self.output_size) * self.stride - self.padding
         return starts + torch.arange(self.kernel).unsqueeze(1) * self.dilation
 
     def selection(self, device: torch.device) -> Tensor:
-        positions = self.positions()
+        positions = self.positions
         if self.circular:
             positions = positions % self.size
         pixels = torch.arange(self.size)
@@ -177,13 +217,13 @@ class _Axis(NamedTuple):
         """Whether two taps may see the same pixel."""
         return self.circular and self.dilation * (self.kernel - 1) >= self.size
 
-    @property
+    @cached_property
     def n(self) -> int:
         """The size of the torus."""
         if self.circular:
             return self.size
         # What lies outside the image on one side may come round to what lies outside it on the other, not further.
-        positions = self.positions()
+        positions = self.positions
         beyond = max(self.padding, int(positions.max()) - self.size + 1)
         n = max(self.size + beyond, (self.output_size - 1) * self.stride + 1)
         return -(-n // self.stride) * self.stride
@@ -197,10 +237,10 @@ class _Axis(NamedTuple):
     def coarse(self) -> int:
         return self.n // self.folds
 
-    @property
+    @cached_property
     def multiplicity(self) -> int:
         """How often one output pixel of the torus is written: more than once if circular padding goes round it."""
-        places = self.positions()[0] % self.n
+        places = self.positions[0] % self.n
         return int(places.bincount().max())
 
     @property

@@ -10,6 +10,16 @@ from torch import Tensor
 UNIT = 2.0**-53  # the unit roundoff u of float64: every operation is right up to a factor 1 + d, |d| <= u
 
 
+def product_up(*factors: float) -> float:
+    """Return at least the product of factors that are not negative; 0 if one is 0, even beside infinity."""
+    if 0.0 in factors:
+        return 0.0
+    product = 1.0
+    for factor in factors:
+        product = math.nextafter(product * factor, math.inf)
+    return product
+
+
 def gamma(n: int) -> float:
     """Return gamma_n = n u / (1 - n u): the error of n roundings in a row, and of a dot product of n terms.
 

@@ -61,10 +61,10 @@ def norm(weight: Tensor, geometry: ConvGeometry | None = None, padding_mode: str
 
     Raises:
         ValueError: the arguments do not describe a linear map, or it is a k x k convolution too large to be written
-            out: above 1024 on its smaller side, or 2^23 numbers in all.
+            out: above 2048 on its smaller side, or 2^23 numbers in all.
     """
     operator, exponent, finite = prepared(weight, geometry, padding_mode)
-    if not operator.is_explicit:
+    if not operator.is_explicit():
         raise ValueError(
             f"weight must describe an operator with a side of at most {LARGEST_SIDE}, got {operator.sides}; use "
             f"norm_bounds."
@@ -74,7 +74,7 @@ def norm(weight: Tensor, geometry: ConvGeometry | None = None, padding_mode: str
     a = blocks.matrices if tall else blocks.matrices.mT
     size, gram = frobenius(a), a.mT @ a
     values, vectors = torch.linalg.eigh(gram)
-    upper = up(_proved(gram, values[:, -1].amax()) + (gamma(a.shape[-2] + 8) * size * size).amax())
+    upper = _root(_proved(gram, values[:, -1].amax(), 8.0 * gram.shape[-1] ** 2 * UNIT), a, size, blocks.error)
     best = values[:, -1].argmax()
     right = vectors[best, :, -1]
     left = a[best] @ right
@@ -86,14 +86,18 @@ def norm(weight: Tensor, geometry: ConvGeometry | None = None, padding_mode: str
     u, v = (left, right) if tall else (right, left)
     return Norm(
         torch.where(finite, scaled_down(down(lower), exponent), 0.0),
-        torch.where(finite, scaled_up(up(up(upper.sqrt()) + up(blocks.error)), exponent), math.inf),
+        torch.where(finite, scaled_up(upper, exponent), math.inf),
         *operator.vectors(best, u, v),
     )
 
 
 @torch.no_grad()
 def upper_bound(
-    weight: Tensor, geometry: ConvGeometry | None = None, padding_mode: str = "zeros", n_iterations: int = 8
+    weight: Tensor,
+    geometry: ConvGeometry | None = None,
+    padding_mode: str = "zeros",
+    n_iterations: int = 8,
+    largest_side: int = LARGEST_SIDE,
 ) -> Tensor:
     """Return an upper bound [] of the norm of a linear map by Gram iteration in float64, with no wait for the device.
 
@@ -105,6 +109,7 @@ def upper_bound(
         geometry: where the convolution acts; None for a matrix, which may come as [out, in, 1, 1].
         padding_mode: "zeros" or "circular".
         n_iterations: products of a Gram matrix with itself, the first of them of the operator.
+        largest_side: a k x k convolution with a smaller side above it is bounded on the torus, which costs much less.
 
     Returns:
         the bound; infinite if a weight is not finite. In another dtype it must be rounded upwards.
@@ -113,13 +118,18 @@ def upper_bound(
         ValueError: the arguments do not describe a linear map.
     """
     operator, exponent, finite = prepared(weight, geometry, padding_mode)
-    parts = [operator.explicit()] if _writes_out(operator) else operator.torus()
-    bounds = [up(gram_iteration(part, n_iterations) * part.factor) for part in parts]
-    return torch.where(finite, scaled_up(torch.stack(bounds).amax(), exponent), math.inf)
+    is_explicit = operator.is_explicit(largest_side) and (operator.is_pointwise or not operator.is_torus)
+    bound = gram_iteration(operator.explicit(), n_iterations) if is_explicit else on_torus(operator, n_iterations)
+    return torch.where(finite, scaled_up(bound, exponent), math.inf)
+
+
+def on_torus(operator: Operator, n_iterations: int) -> Tensor:
+    """Return an upper bound [] of the norm of the map from that on the torus, by Gram iteration."""
+    return torch.stack([gram_iteration(part, n_iterations) for part in operator.torus()]).amax()
 
 
 def gram_iteration(blocks: Blocks, n_iterations: int) -> Tensor:
-    """Return an upper bound [] of the norms of the matrices, `error` included, by Gram iteration."""
+    """Return an upper bound [] of the norm of the map that the matrices stand for, by Gram iteration."""
     a = blocks.matrices
     a = a if a.shape[-2] >= a.shape[-1] else a.mH
     # A complex product is made of real ones of twice the length; 8 covers also those from three real products.
@@ -134,7 +144,7 @@ def gram_iteration(blocks: Blocks, n_iterations: int) -> Tensor:
     bound = frobenius(a)
     for exponent, error in reversed(steps):
         bound = scaled(up((bound + error).sqrt()), exponent)
-    return up(bound.amax() + blocks.error)
+    return up(up(bound.amax() + blocks.error) * blocks.factor)
 
 
 def prepared(weight: Tensor, geometry: ConvGeometry | None, padding_mode: str) -> tuple[Operator, Tensor, Tensor]:
@@ -150,15 +160,16 @@ def prepared(weight: Tensor, geometry: ConvGeometry | None, padding_mode: str) -
     return Operator(scaled(weight, -exponent), geometry, padding_mode), exponent, finite
 
 
-def _writes_out(operator: Operator) -> bool:
-    """Whether the operator itself is the best to bound: on a torus the matrices of the frequencies are as exact."""
-    return operator.is_explicit and (operator.is_pointwise or not operator.is_torus)
+def proved(blocks: Blocks, norm: Tensor) -> Tensor:
+    """Return an upper bound [] of the norm of the matrices, 0.1 % above `norm` [] if the norm is not larger."""
+    a = blocks.matrices if blocks.matrices.shape[-2] >= blocks.matrices.shape[-1] else blocks.matrices.mT
+    return _root(_proved(a.mT @ a, norm * norm, 2e-3), a, frobenius(a), blocks.error)
 
 
-def _proved(gram: Tensor, largest: Tensor) -> Tensor:
+def _proved(gram: Tensor, largest: Tensor, margin: float) -> Tensor:
     """Return an upper bound [] of the eigenvalues of all matrices [b, n, n], given what seems to be the largest."""
     n = gram.shape[-1]
-    shift = largest * (1.0 + 8.0 * n * n * UNIT)
+    shift = largest * (1.0 + margin)
     rest = -gram
     rest.diagonal(dim1=-2, dim2=-1).add_(shift)
     _, failed = torch.linalg.cholesky_ex(rest)
@@ -166,3 +177,8 @@ def _proved(gram: Tensor, largest: Tensor) -> Tensor:
         return gram_iteration(Blocks(gram, torch.zeros_like(shift), 1.0), 8)
     # tr(shift I - gram) <= n shift; 4 for the subtraction and for triangular solves by inverted blocks.
     return up(shift * (1.0 + 4.0 * n * gamma(n + 1)))
+
+
+def _root(largest: Tensor, a: Tensor, size: Tensor, error: Tensor) -> Tensor:
+    """Return the bound [] of the norm of A that one of the eigenvalues of fl(A^T A) gives; |A|_F <= size [b]."""
+    return up(up((largest + (gamma(a.shape[-2] + 8) * size * size).amax()).sqrt()) + error)

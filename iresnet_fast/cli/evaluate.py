@@ -7,6 +7,7 @@ import argparse
 from torch import nn
 
 from .. import _checks
+from ..certify.certificate import rounded_up
 from ..models import certified_lipschitz
 from ..training.batches import permutation
 from ..training.evaluate import Evaluation, evaluate
@@ -45,5 +46,6 @@ def describe(model: nn.Module, found: Evaluation) -> str:
     elif flow_of(model) is not None:
         lines.append("log-determinants: exact")
     table = certified_lipschitz(model)
-    lines.append(f"largest Lipschitz constant of a branch {table.worst:.5f}, norm of a layer {table.worst_layer:.5f}")
+    constant, norm = rounded_up(table.worst), rounded_up(table.worst_layer)
+    lines.append(f"certified: no branch has a Lipschitz constant above {constant}, no layer a norm above {norm}")
     return "\n".join(lines)

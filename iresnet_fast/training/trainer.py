@@ -27,6 +27,9 @@ from .progress import make_progress
 from .resume import check_identity, identity
 from .tasks import LossModule, flow_of, set_data_levels, task_of
 
+# Norms that take longer than _NORMS_FREE seconds take no more than _NORMS_SHARE of the run, but for those at its end.
+_NORMS_FREE, _NORMS_SHARE = 1.0, 0.02
+
 
 class Trainer:
     """A run that can take steps, report and write checkpoints.
@@ -82,6 +85,7 @@ class Trainer:
         self._begin = time.monotonic() - 60.0 * self.minutes
         self._evaluated = self._saved = self.minutes
         self._reported = (self.step, time.monotonic())
+        self._norms_due = 0.0
         is_main = distributed.is_main()
         self.log = Log(folder, self._task.metrics, self.step) if is_main else None
         self._progress = make_progress(show_progress and is_main, self.progress)
@@ -129,7 +133,7 @@ class Trainer:
         if self.log is not None:
             row = self._row(loss, norm)
             if must_evaluate or must_save:
-                row |= self._norms_now()
+                row |= self._norms_now(is_over)
             if must_evaluate:
                 row |= self._evaluate(None if is_over else test_subset(self._dataset, config))
             self.log.write(row)
@@ -233,9 +237,17 @@ class Trainer:
             "samples_per_second": steps * self._config.accumulate * self._config.batch_size / seconds,
         }
 
-    def _norms_now(self) -> dict[str, float]:
-        """Return the Lipschitz constants of the model as the next step will see it: of a copy, to leave it as it is."""
+    def _norms_now(self, is_over: bool) -> dict[str, float]:
+        """Return bounds of the Lipschitz constants of the model as the next step will see it, nothing if it is early.
+
+        Of a copy, to leave the model as it is. Large convolutional models take seconds: then a small share of the run.
+        """
+        now = time.monotonic()
+        if not is_over and now < self._norms_due:
+            return {}
         table = certified_lipschitz(copy.deepcopy(self._model))
+        seconds = time.monotonic() - now
+        self._norms_due = now + (seconds / _NORMS_SHARE if seconds > _NORMS_FREE else 0.0)
         unsettled = count_unsettled(self._model)
         return {"lipschitz": table.worst, "worst_norm": table.worst_layer, "unsettled_norms": unsettled}
 
