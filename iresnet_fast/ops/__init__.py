@@ -4,6 +4,7 @@ Each function has a twin of the same name and signature in `iresnet_fast.referen
 """
 
 from .branch import branch
+from .inverse_error import inverse_error
 from .residual_inverse import residual_inverse
 from .residual_logdet import LogdetInfo, residual_logdet
 from .residual_logdet_exact import residual_logdet_exact
@@ -13,6 +14,7 @@ from .spectral_normalize import spectral_normalize
 __all__ = [
     "LogdetInfo",
     "branch",
+    "inverse_error",
     "residual_inverse",
     "residual_logdet",
     "residual_logdet_exact",
