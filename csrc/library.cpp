@@ -38,11 +38,12 @@ STABLE_TORCH_LIBRARY(iresnet_fast, m) {
       "jacobian(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations, int precision) -> "
       "Tensor");
 
-  // x, iterations [B] int64, residual [B]. lipschitz: of the branch, for the number of iterations that a CUDA graph
-  // records where it cannot be told to end.
+  // x, iterations [B] int64, residual [B]. lipschitz: of the branch, for the safeguard of Anderson's method, and for
+  // the number of iterations that a CUDA graph records where it cannot be told to end.
   m.def(
       "residual_inverse(Tensor z, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations, "
-      "float residual_limit, int max_iterations, float lipschitz, int precision) -> (Tensor, Tensor, Tensor)");
+      "float residual_limit, int max_iterations, float lipschitz, bool accelerate, int precision) -> (Tensor, Tensor, "
+      "Tensor)");
 
   // geometry: 10 numbers a layer: height, width (0 for a matrix), stride, padding, dilation (two each), groups, input
   // channels. sigmas [layers], iterations [layers] int64, packed new u and v (all u, then all v)

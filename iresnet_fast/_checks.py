@@ -178,6 +178,13 @@ def check_count(argument: str, value: int, minimum: int) -> None:
         raise ValueError(f"{argument} must be at least {minimum}, got {value}; increase it.")
 
 
+def check_choice(argument: str, value: object, choices: Sequence[str]) -> None:
+    """Raise ValueError unless `value` is one of the choices."""
+    if value not in choices:
+        names = ", ".join(map(repr, choices))
+        raise ValueError(f"{argument} must be one of {names}, got {value!r}; use one of them.")
+
+
 def check_spectral(
     weights: Sequence[Tensor],
     us: Sequence[Tensor],

@@ -8,6 +8,7 @@ import timed_flows
 import torch
 
 from iresnet_fast import _library
+from iresnet_fast.nn.spectral import SpectralGroup
 
 
 def pytest_addoption(parser):
@@ -95,8 +96,15 @@ def one_thread():
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The number of layers of every call of ops.spectral_norm."""
-    return nn_models.count_calls(monkeypatch, "spectral_norm")
+    """The number of layers of every refresh of norms."""
+    counts, iterate = [], SpectralGroup.iterate
+
+    def counting(group, layers, *others):
+        counts.append(len(layers))
+        iterate(group, layers, *others)
+
+    monkeypatch.setattr(SpectralGroup, "iterate", counting)
+    return counts
 
 
 @pytest.fixture

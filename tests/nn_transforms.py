@@ -9,7 +9,7 @@ from iresnet_fast.solvers import FixedPoint
 
 def exact_block(branch, lipschitz=None):
     """A block whose numbers are right to rounding."""
-    return nn.InvertibleResidualBlock(branch, Exact(), FixedPoint(1e-12), lipschitz)
+    return nn.InvertibleResidualBlock(branch, Exact(), FixedPoint(5e-12), lipschitz)
 
 
 def grown(branch, gain=3.0):

@@ -57,14 +57,14 @@ def test_sharded_norms_are_the_bits_of_unsharded_ones(both):
     for results in (r["train"] for r in both):
         for norms, twins in zip(results["norms"], results["twins"], strict=True):
             assert all(map(same_bits, norms, twins))
-        assert not any(map(torch.equal, results["norms"][0][::3], results["norms"][1][::3]))  # they follow the weights
+        assert not any(map(torch.equal, results["norms"][0][::4], results["norms"][1][::4]))  # they follow the weights
 
 
 @pytest.mark.slow
 def test_every_process_iterates_its_share_only(both):
     layers = len(ranks.layers_of(IResNetFlow(ranks.CONFIGS["series"])))
     first, second = (results["train"]["calls"] for results in both)
-    assert len(first) == len(second) == ranks.STEPS
+    assert len(first) == len(second) == ranks.STEPS - 1  # nothing is new in the first
     assert all(a + b == layers and 0 < a < layers for a, b in zip(first, second, strict=True))
 
 
@@ -90,12 +90,12 @@ def test_shares_are_even():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("tol", [None, 1e-4])
+@pytest.mark.parametrize("tol", [1e-9, 1e-2])
 def test_the_norm_of_a_layer_does_not_depend_on_the_others_of_the_call(dtype, tol):
     layers = [layer.to(dtype) for layer in (make_linear(), *map(make_conv, CONVOLUTIONS), torch_sized())]
-    together = ops.spectral_norm(*arguments(layers), 7, tol)
+    together = ops.lanczos_norm(*arguments(layers), 30, tol)
     for i, layer in enumerate(layers):
-        alone = ops.spectral_norm(*arguments([layer]), 7, tol)
+        alone = ops.lanczos_norm(*arguments([layer]), 30, tol)
         for one, of_all in zip(alone, together, strict=True):
             assert same_bits(one[0], of_all[i])
 
@@ -109,6 +109,7 @@ def arguments(layers):
         [x.weight.detach() for x in layers],
         [x.u for x in layers],
         [x.v for x in layers],
+        [x.companion for x in layers],
         [x.geometry for x in layers],
     )
 

@@ -44,11 +44,12 @@ def test_round_trip_of_every_part():
         [1, 2],
         train_estimator=RussianRoulette(n_exact=3, distribution="poisson", per_sample=True),
         eval_estimator=PowerSeries(n_terms=30, tol=1e-3),
-        solver=FixedPoint(1e-3, 50),
+        solver=FixedPoint(1e-3, 50, refine=False),
     )
     config = HybridConfig(flow, 10)
     written = json.loads(json.dumps(config.to_dict()))
-    assert written["flow"]["solver"] == {"type": "FixedPoint", "tol": 1e-3, "max_iterations": 50}
+    options = {"accelerate": True, "refine": False, "on_failure": "warn"}
+    assert written["flow"]["solver"] == {"type": "FixedPoint", "tol": 1e-3, "max_iterations": 50, **options}
     assert HybridConfig.from_dict(written) == config
     assert flow.event_shape == (3, 8, 8)
     assert FlowConfig.from_dict({"event_shape": [2]}) == FlowConfig((2,))
@@ -96,7 +97,7 @@ def test_presets_change():
         (
             lambda: FlowConfig.from_dict({"event_shape": [2], "solver": {"type": "FixedPoint", "steps": 3}}),
             ValueError,
-            "FixedPoint must have keys of tol, max_iterations, got 'steps'",
+            "FixedPoint must have keys of tol, max_iterations, accelerate, refine, on_failure, got 'steps'",
         ),
         (lambda: IResNetFlow.preset("mnsit"), ValueError, "name must be one of toy, .*, got 'mnsit'; use one"),
         (lambda: FlowConfig((2, 2)), ValueError, r"event_shape must be \(d,\) or \(C, H, W\), got \(2, 2\)"),

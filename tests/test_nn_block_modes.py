@@ -169,10 +169,11 @@ def test_func_grad_and_functional_call(kind):
 
 def test_golden_state_dict_keys():
     branch = nn.ResidualBranch.conv([4, 8, 4], [3, 1], 5, "lipswish", bias=False)
-    names = [f"branch.layers.{i}.{name}" for i in range(2) for name in ("weight", "u", "v", "sigma")]
+    names = [f"branch.layers.{i}.{name}" for i in range(2) for name in ("weight", "u", "v", "companion", "sigma")]
     assert list(nn.InvertibleResidualBlock(branch).state_dict()) == ["branch.beta_1", *names]
     dense = nn.InvertibleResidualBlock(nn.ResidualBranch.dense([4, 4]))
-    assert list(dense.state_dict()) == [f"branch.layers.0.{name}" for name in ("weight", "bias", "u", "v", "sigma")]
+    names = ("weight", "bias", "u", "v", "companion", "sigma")
+    assert list(dense.state_dict()) == [f"branch.layers.0.{name}" for name in names]
 
 
 @pytest.mark.parametrize("kind", KINDS)

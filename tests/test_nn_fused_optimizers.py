@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from iresnet_fast import nn
+from iresnet_fast.nn.spectral import SpectralGroup
 
 OPTIMIZERS = [(torch.optim.Adam, 0.1), (torch.optim.AdamW, 0.1), (torch.optim.SGD, 0.1), (torch.optim.Adagrad, 1.0)]
 
@@ -20,18 +21,8 @@ def test_norms_follow_a_fused_optimizer(optimizer_class, rate):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        assert layer.is_stale()
+        assert SpectralGroup.of([layer]).is_stale(layer)
     layer(x)
     norm = torch.linalg.matrix_norm(layer.weight, 2)
     assert norm > 1.1 * before  # else there was nothing to follow
-    torch.testing.assert_close(layer.sigma, norm.detach(), rtol=1e-2, atol=0.0)  # five iterations a step follow it
-
-
-def test_parameters_without_a_gradient_are_left_alone():
-    used, unused = (torch.nn.Parameter(torch.randn(3)) for _ in range(2))
-    optimizer = torch.optim.Adam([used, unused], fused=True)
-    used.sum().backward()
-    before = used._version, unused._version
-    optimizer.step()
-    assert used._version > before[0]
-    assert unused._version == before[1]
+    torch.testing.assert_close(layer.sigma, norm.detach(), rtol=1e-3, atol=0.0)

@@ -84,17 +84,36 @@ def test_one_refresh_per_optimizer_step(make, calls):
         optimizer.zero_grad()
 
 
-def test_training_refresh_takes_few_iterations_and_evaluation_converges(monkeypatch):
-    settings, original = [], ops.spectral_norm
-    monkeypatch.setattr(ops, "spectral_norm", lambda *a: settings.append(a[4:]) or original(*a))
-    layer = make_linear(n_iterations=2, tol=None)
-    x = input_of(layer)
+def test_training_goes_on_from_the_vectors_and_evaluation_starts_anew(monkeypatch):
+    settings, original = [], ops.lanczos_norm
+
+    def watched(*arguments, **options):
+        hints = arguments[1] + arguments[2]
+        settings.append((any(bool(hint.any()) for hint in hints), *arguments[5:7]))
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(ops, "lanczos_norm", watched)
+    layer = nn.SpectralLinear(150, 200, n_iterations=30, tol=1e-2)
+    x = torch.randn(3, 150)
     layer(x)
     grow(layer)
     layer(x)
     layer.eval()(x)
     layer(x)
-    assert settings == [(1000, 1e-5), (2, None), (1000, 1e-5)]
+    fresh = [(False, 1000, 1e-5)] * 2  # two random starts
+    assert settings == [*fresh, (True, 30, 1e-2), *fresh]
+
+
+def test_what_training_cannot_settle_is_settled_and_counted():
+    layer = nn.SpectralLinear(150, 200, n_iterations=1)
+    x = torch.randn(3, 150)
+    layer(x)
+    for step in range(3):
+        with torch.no_grad():
+            layer.weight.normal_()
+        layer(x)
+        assert float(layer.sigma) == pytest.approx(true_norm(layer, layer.weight), rel=CLOSE)
+        assert layer.group.n_unsettled() == step + 1
 
 
 @pytest.mark.parametrize("make", LAYERS)

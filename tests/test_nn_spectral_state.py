@@ -17,7 +17,6 @@ from nn_models import (
 )
 
 from iresnet_fast import nn
-from iresnet_fast.nn import spectral
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -68,14 +67,17 @@ def test_a_copy_or_a_checkpoint_computes_the_same_bits(make):
         assert torch.equal(other.sigma, layer.sigma)
 
 
-def test_copies_carry_no_caches():
+def test_copies_know_nothing_of_the_group():
     layer = make_linear().eval()
     with torch.no_grad():
         layer(input_of(layer))
-    assert layer._baked is not None
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert other._last is None
-        assert other._baked is None
+        assert other.group is None
+        assert other.handle != layer.handle
+        grow(other)
+        other(input_of(other))
+        assert float(other.sigma) == pytest.approx(3.0 * float(layer.sigma))
+        assert other.group is not layer.group
 
 
 def test_defect_11_state_dict_restores_the_vectors_before_any_forward():
@@ -88,7 +90,7 @@ def test_defect_11_state_dict_restores_the_vectors_before_any_forward():
     assert other.u.numel() == 0
     assert str(other.load_state_dict(torch.load(file, weights_only=True))) == "<All keys matched successfully>"
     assert other.image_size == (6, 5)
-    for name in ("u", "v", "sigma"):
+    for name in ("u", "v", "companion", "sigma"):
         assert torch.equal(getattr(other, name), getattr(layer, name))
     x = torch.randn(1, 3, 6, 5)
     torch.testing.assert_close(other(x), layer(x), rtol=1e-3, atol=1e-4)  # a training refresh more
@@ -177,7 +179,7 @@ def test_update_works_on_copies_and_forgets_dead_layers(calls):
     nn.update_spectral_norm(model)
     other = copy.deepcopy(model)
     gc.collect()
-    size = len(spectral._groups)
+    group = model[0].group
     assert pickle.loads(pickle.dumps(model))[0].sigma == model[0].sigma
     calls.clear()
     other(torch.randn(2, 7))
@@ -185,7 +187,7 @@ def test_update_works_on_copies_and_forgets_dead_layers(calls):
     survivor = model[0]
     del model
     gc.collect()
-    assert len(spectral._groups) == size - 1
+    assert group.members() == [survivor]
     grow(survivor)
     survivor(torch.randn(2, 7))
     assert calls == [1, 1, 1]
@@ -196,7 +198,7 @@ def test_update_arguments():
     assert nn.update_spectral_norm(model).shape == (0,)
     with pytest.raises(ValueError, match="the image size of 1 must be known, got none"):
         nn.update_spectral_norm(torch.nn.Sequential(make_linear(), nn.SpectralConv2d(3, 4, 3)))
-    with pytest.raises(ValueError, match="n_iterations must be at least 0"):
+    with pytest.raises(ValueError, match="n_iterations must be at least 1"):
         nn.update_spectral_norm(make_linear(), -1)
     with pytest.raises(ValueError, match="tol must be positive"):
         nn.update_spectral_norm(make_linear(), tol=0.0)
@@ -204,6 +206,6 @@ def test_update_arguments():
     nn.update_spectral_norm(layer)
     grow(layer)
     nn.update_spectral_norm(layer, n_iterations=1)
-    assert not layer._last.converged  # the next forward goes on
+    assert layer.group.is_stale(layer)  # the next forward goes on
     layer(torch.randn(2, 7))
-    assert layer._last.converged
+    assert not layer.group.is_stale(layer)

@@ -1,3 +1,4 @@
+import math
 from functools import cache
 
 import pytest
@@ -16,22 +17,23 @@ from iresnet_fast import ops, reference
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 3e-9}
 
 
-def call(package, problem, tol=1e-9, max_iterations=1000, lipschitz=LIPSCHITZ):
-    return package.residual_inverse(problem.x, *problem.branch, lipschitz, tol, max_iterations, problem.parameters)
+def call(package, problem, tol=1e-9, max_iterations=1000, lipschitz=LIPSCHITZ, accelerate=True):
+    arguments = (*problem.branch, lipschitz, tol, max_iterations, problem.parameters, accelerate)
+    return package.residual_inverse(problem.x, *arguments)
 
 
-def evaluate(package, case, dtype, tol, max_iterations):
+def evaluate(package, case, dtype, tol, max_iterations, accelerate=True):
     """x, iterations, residual and the gradients of z, weights, biases and parameters."""
     problem = make(case, dtype).requires_grad()
-    x, iterations, residual = call(package, problem, tol, max_iterations)
+    x, iterations, residual = call(package, problem, tol, max_iterations, accelerate=accelerate)
     assert not iterations.requires_grad
     assert not residual.requires_grad
     return x, iterations, residual, gradients([x], problem.leaves)
 
 
 @cache
-def expected(case, dtype, tol, max_iterations):
-    return evaluate(reference, case, dtype, tol, max_iterations)
+def expected(case, dtype, tol, max_iterations, accelerate=True):
+    return evaluate(reference, case, dtype, tol, max_iterations, accelerate)
 
 
 @pytest.mark.parametrize("case", **named(CASES))
@@ -41,15 +43,43 @@ def test_matches_reference(isa, dtype, case):
     run_on(isa)
     tol = TOLERANCE[dtype]
     got, same, exact = (
-        evaluate(ops, case, dtype, tol, 1000),
-        expected(case, dtype, tol, 1000),
-        expected(case, torch.float64, tol, 1000),
+        evaluate(ops, case, dtype, tol, 1000, False),
+        expected(case, dtype, tol, 1000, False),
+        expected(case, torch.float64, tol, 1000, False),
     )
     assert got[1].dtype == torch.int64
     assert torch.equal(got[1], same[1])
     assert torch.equal(got[1], exact[1])
     assert_within_rounding(case, (got[0], got[2]), (same[0], same[2]), (exact[0], exact[2]))
     assert ((got[2] / (1.0 - LIPSCHITZ)) <= tol).all()
+
+
+@pytest.mark.parametrize("case", **named(CASES))
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", ISAS)
+def test_accelerated_matches_reference(isa, dtype, case):
+    """Float64 drops fewer differences of iterates and takes other steps: the oracle is the solution itself."""
+    run_on(isa)
+    tol = TOLERANCE[dtype]
+    got, same = evaluate(ops, case, dtype, tol, 1000), expected(case, dtype, tol, 1000)
+    solution = expected(case, torch.float64, 1e-13, 1000)[0]
+    assert torch.equal(got[1], same[1])
+    assert_within_rounding(case, got[:1], same[:1], (solution,))
+    problem = make(case)
+    x = got[0].detach().double()
+    image = x + reference.branch(x, *problem.branch, problem.parameters)
+    assert_within_rounding(case, (got[2],), (same[2],), ((problem.x - image).flatten(1).norm(dim=1),))
+    assert ((got[2] / (1.0 - LIPSCHITZ)) <= tol).all()
+
+
+@pytest.mark.parametrize("case", **named(CASES))
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_takes_at_most_one_evaluation_more_than_the_contraction_guarantees(case, dtype):
+    problem, tol = make(case, dtype), TOLERANCE[dtype]
+    _, iterations, _ = call(ops, problem, tol)
+    first = ops.branch(problem.x, *problem.branch, problem.parameters).double().flatten(1).norm(dim=1)
+    guaranteed = (torch.log(tol * (1.0 - LIPSCHITZ) / first) / math.log(LIPSCHITZ)).ceil().clamp(min=0.0)
+    assert (iterations <= guaranteed + 1).all()
 
 
 @pytest.mark.parametrize("case", **named(CASES))

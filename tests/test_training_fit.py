@@ -90,14 +90,14 @@ def test_steps_are_those_of_a_plain_loop(tmp_path):
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_spectral_norms_follow_the_optimizer(optimizer, tmp_path, monkeypatch):
-    """Fused optimizers write weights without counting the write, on which the layers rely to renew their norms."""
+    """Fused optimizers write weights without counting the write."""
     advance = Trainer.advance
 
     def advance_and_look(self):
         advance(self)
         layers = [module for module in self._model.modules() if isinstance(module, SpectralLinear)]
         assert len(layers) == 6
-        assert all(layer.is_stale() for layer in layers)
+        assert all(layer.group.is_stale(layer) for layer in layers)
 
     monkeypatch.setattr(Trainer, "advance", advance_and_look)
     model = models.IResNetFlow(make_model().config.replace(power_iterations=50, power_tolerance=1e-6))

@@ -37,12 +37,13 @@ def test_the_log_is_the_history(kind, tmp_path):
             "samples_per_second",
             "lipschitz",
             "worst_norm",
+            "unsettled_norms",
         ),
         *metrics,
     ]
     assert [int(row["step"]) for row in rows] == [3, 5, 6, 9, 10, 12]
     assert [bool(row[metrics[0]]) for row in rows] == [False, True, False, False, True, True]
-    assert [{name: str(value or "") for name, value in row.items()} for row in done.history] == rows
+    assert [{name: "" if value is None else str(value) for name, value in row.items()} for row in done.history] == rows
     assert [row["learning_rate"] for row in done.history[:2]] == pytest.approx([0.01, 0.01])
 
     board = EventAccumulator(str(tmp_path / "tensorboard"))

@@ -1,7 +1,8 @@
-// x with x + g(x) = z by the fixed-point iteration x <- z - g(x), each sample stopped at its own certified error and
-// then frozen (docs/mathematics.md, 5).
+// x with x + g(x) = z by the fixed-point iteration x <- z - g(x), accelerated, each sample stopped by its own residual
+// and then frozen (docs/mathematics.md, 5).
 #pragma once
 
+#include "cpu/anderson.h"
 #include "cpu/walk.h"
 
 namespace irf {
@@ -27,16 +28,22 @@ void residual_inverse(const Branch<T>& branch, const ResidualInverseOperands<T>&
   T** step = workspace.take<T*>(prepared.chunks);
   T** best = workspace.take<T*>(prepared.chunks);
   int** waited = workspace.take<int*>(prepared.chunks);
+  const bool accelerate = op.lipschitz > T(0);
+  auto** history = workspace.take<AndersonHistory<T>*>(prepared.chunks);
   for (int i = 0; i < prepared.chunks; ++i) {
     z[i] = prepared.take(channels, workspace);
     square[i] = workspace.take<T>(layout.slots());
     step[i] = workspace.take<T>(layout.slots());
     best[i] = workspace.take<T>(layout.slots());
     waited[i] = workspace.take<int>(layout.slots());
+    history[i] = accelerate ? new (workspace.take<char>(sizeof(AndersonHistory<T>)))
+                                  AndersonHistory<T>(prepared, channels, workspace)
+                            : nullptr;
   }
 
   for_each_chunk(prepared, [&](int64_t chunk) {
     Walk<T>& walk = *walks[chunk];
+    AndersonHistory<T>* const anderson = history[chunk];
     T *target = z[chunk], *norm = square[chunk], *move = step[chunk];
     for_each_tile(prepared, chunk, [&](int64_t first, int samples) {
       load_events(layout, op.z + first * size, samples, channels, target);
@@ -47,6 +54,7 @@ void residual_inverse(const Branch<T>& branch, const ResidualInverseOperands<T>&
         best[chunk][s] = __builtin_inff();
         waited[chunk][s] = 0;
       }
+      if (anderson) anderson->begin();
       for (int64_t iteration = 0;; ++iteration) {
         walk.template forward<Order::kValue>();
         // g <- z - x - g(x): the step to take, and its length is the residual.
@@ -57,22 +65,34 @@ void residual_inverse(const Branch<T>& branch, const ResidualInverseOperands<T>&
             store(walk.g + at, keep_pixels(layout, column, load(target + at) - load(walk.x + at) - load(walk.g + at)));
           }
         sample_sums(layout, walk.g, walk.g, channels, norm, norm);
-        bool any_active = false;
+        bool any_active = false, any_undone = false, any_tried = false;
         for (int s = 0; s < samples; ++s) {
-          if (move[s] == T(0)) continue;
-          const T residual = op.residual[first + s] = __builtin_sqrt(norm[s]);
-          const bool better = residual < best[chunk][s];
-          if (better) best[chunk][s] = residual;
-          waited[chunk][s] = better ? 0 : waited[chunk][s] + 1;
-          // `!(>)`: a NaN residual will not heal, so it stops too.
-          if (!(residual > op.residual_limit) || waited[chunk][s] == kPatience || iteration == op.max_iterations) {
-            move[s] = T(0);
-            continue;
+          bool undone = false;
+          if (move[s] != T(0)) {
+            const T residual = __builtin_sqrt(norm[s]);
+            undone = anderson && anderson->of(s).accept(residual, op.lipschitz);
+            op.residual[first + s] = undone ? anderson->of(s).norm : residual;
+            const bool better = residual < best[chunk][s];
+            if (better) best[chunk][s] = residual;
+            waited[chunk][s] = better ? 0 : waited[chunk][s] + 1;
+            // `!(>)`: a NaN residual will not heal, so it stops too, unless it is that of a step which is undone.
+            const bool stop = !(residual > op.residual_limit) && !undone;
+            move[s] = stop || waited[chunk][s] == kPatience || iteration == op.max_iterations ? T(0) : T(1);
           }
+          if (anderson) {
+            anderson->undo(s, undone);
+            // The last evaluation is that of a step which needs no second one.
+            anderson->of(s).decide(undone, move[s] != T(0) && iteration + 1 < op.max_iterations);
+            any_tried |= anderson->of(s).tried;
+          }
+          any_undone |= undone;
+          if (move[s] == T(0)) continue;
           op.iterations[first + s] = iteration + 1;
           any_active = true;
         }
+        if (anderson) anderson->push(walk.x, walk.g, any_undone);
         if (!any_active) break;
+        if (any_tried) anderson->step(samples, walk.g);
         spread(layout, move);
         for (int c = 0; c < channels; ++c)
           for (int j = 0; j < layout.vectors; ++j) {

@@ -11,6 +11,7 @@ namespace {
 
 // After how many iterations the residual of a contraction, lipschitz^n of the first one, is the rounding of the first.
 // More bring nothing: x <- z - g(x) rounds g(x), whose norm is about that of the first residual, by as much.
+// Accelerated, a sample takes at most one more.
 template <class T>
 int64_t iterations_to_rounding(double lipschitz) {
   if (lipschitz == 0.0) return 1;
@@ -20,7 +21,7 @@ int64_t iterations_to_rounding(double lipschitz) {
 std::tuple<Tensor, Tensor, Tensor> residual_inverse(const Tensor& z, const Tensors& weights, const Tensors& biases,
                                                     const Tensors& betas, const std::vector<int64_t>& activations,
                                                     double residual_limit, int64_t max_iterations, double lipschitz,
-                                                    int64_t precision) {
+                                                    bool accelerate, int64_t precision) {
   const BranchArguments arguments(z, weights, biases, betas, activations);
   STD_TORCH_CHECK(arguments.square(), "a residual branch must return the shape it takes");
   STD_TORCH_CHECK(0.0 <= lipschitz && lipschitz < 1.0, "lipschitz must be in [0, 1), got ", lipschitz);
@@ -33,9 +34,10 @@ std::tuple<Tensor, Tensor, Tensor> residual_inverse(const Tensor& z, const Tenso
   }
   with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {
     OnDevice<T>(z, precision)
-        .residual_inverse(branch, {data<T>(arguments.x()), static_cast<T>(residual_limit), max_iterations,
-                                   iterations_to_rounding<T>(lipschitz), mutable_data<T>(x),
-                                   mutable_data<int64_t>(iterations), mutable_data<T>(residual)});
+        .residual_inverse(
+            branch, {data<T>(arguments.x()), static_cast<T>(residual_limit), max_iterations,
+                     iterations_to_rounding<T>(lipschitz) + accelerate, static_cast<T>(accelerate ? lipschitz : 0.0),
+                     mutable_data<T>(x), mutable_data<int64_t>(iterations), mutable_data<T>(residual)});
   });
   return {x, iterations, residual};
 }

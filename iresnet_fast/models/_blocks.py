@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..estimators import Exact, PowerSeries
 from ..nn import ConditionalBranch, DenseBranch, InducedNormBranch, InvertibleResidualBlock, ResidualBranch
+from ..nn._inverse import report
 from ..nn.block import Estimator
 from ..ops._stages import may_read
 from ..solvers import FixedPoint
@@ -61,12 +62,15 @@ class Block(InvertibleResidualBlock):
         """Return x and the log-determinant of the inverse as InvertibleResidualBlock does, zeros without estimator."""
         if self.estimator is not None:
             return super().inverse(z, context)
-        x, iterations, residual = self.solve(z, context)
+        if self._steps is None and not may_read(z):
+            x = self.solve(z, context)[0]
+            return x, x.new_zeros(x.shape[0])
+        found = self.certified_inverse(z, context)
         if may_read(z):
-            self._warn_unless_reached(z, iterations, residual)
+            report(found, self.solver, self._known_lipschitz())
         if self._steps is not None:
-            self._steps.append((iterations, residual.detach() / (1.0 - self._known_lipschitz())))
-        return x, x.new_zeros(x.shape[0])
+            self._steps.append((found.iterations, found.error))
+        return found.x, found.x.new_zeros(found.x.shape[0])
 
 
 @contextmanager

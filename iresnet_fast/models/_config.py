@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any, TypeVar, cast
 
 from .. import _checks
+from .._checks import check_choice as check_choice
 from ..estimators import Exact, PowerSeries, RussianRoulette
 from ..nn.activation import get_entry
 from ..nn.block import Estimator
@@ -67,13 +67,6 @@ def check_counts(argument: str, values: Any, minimum: int, length: int | None = 
         raise ValueError(f"{argument} must hold {expected}, got {values!r}; change it.")
     for value in values:
         _checks.check_count(f"every number of {argument}", value, minimum)
-
-
-def check_choice(argument: str, value: Any, choices: Sequence[str]) -> None:
-    """Raise ValueError unless `value` is one of the choices."""
-    if value not in choices:
-        names = ", ".join(map(repr, choices))
-        raise ValueError(f"{argument} must be one of {names}, got {value!r}; use one of them.")
 
 
 def check_activation(name: str, branch: str) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..nn import update_spectral_norm
 from ..nn._layer import SpectralLayer
 from ..nn.spectral import normalized_together
 
@@ -26,11 +25,10 @@ class GroupsNorms(nn.Module):
             yield
             return
         if self._spectral_layers is None:
-            update_spectral_norm(self)
             self._spectral_layers = tuple(module for module in self.modules() if isinstance(module, SpectralLayer))
         with normalized_together(self._spectral_layers):
             yield
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the group: a copy has layers of its own."""
+        """Leave out the layers: a copy has layers of its own."""
         return {**self.__dict__, "_spectral_layers": None}

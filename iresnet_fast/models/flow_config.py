@@ -31,8 +31,8 @@ class FlowConfig(Config):
         activation: a name of `iresnet_fast.activations`, or "clipswish" for a dense branch.
         preactivation: whether the residual branches but the very first begin with the activation; not with a context.
         coeff: bound on the spectral norm of every layer.
-        power_iterations: in training, at most so many power iterations per change of the weights.
-        power_tolerance: and fewer once the norm changes by less than this, relatively; None: all of them.
+        power_iterations: in training, at most so many Lanczos steps per change of the weights.
+        power_tolerance: and fewer once the relative residual of the norm is below this; None: all of them.
         squeeze_first: begin the first scale with a squeeze as well.
         factor_out: let half of the channels go after every scale but the last.
         actnorm: an ActNorm before every block.
@@ -69,8 +69,8 @@ class FlowConfig(Config):
     activation: str = "elu"
     preactivation: bool = False
     coeff: float = 0.9
-    power_iterations: int = 5
-    power_tolerance: float | None = 1e-3
+    power_iterations: int = 40
+    power_tolerance: float | None = 3e-4
     squeeze_first: bool = False
     factor_out: bool = False
     actnorm: bool = True

@@ -1,7 +1,7 @@
 """Layers: spectrally normalised maps, residual branches of them, the invertible block, and what flows put around it."""
 
-from ._sharding import shard_spectral_norms
-from ._versions import watch_optimizers
+from ._freshness import watch_optimizers
+
 from .activation import Activation
 from .actnorm import ActNorm
 from .affine import Affine
@@ -22,7 +22,7 @@ from .multiscale import MultiScale
 from .noise_pad import NoisePad
 from .permutation import Permutation
 from .sequential import Sequential
-from .spectral import update_spectral_norm
+from .spectral import shard_spectral_norms, update_spectral_norm
 from .squeeze import Squeeze
 
 watch_optimizers()

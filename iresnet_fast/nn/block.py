@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +11,20 @@ from torch import Tensor, nn
 from .. import _library, ops
 from ..estimators import Exact, PowerSeries, RussianRoulette
 from ..ops._stages import may_read, why_no_kernels, widen
+from ..ops.inverse_error import WideBranch
 from ..reference import functional
+from ..reference.series import sample_norm
 from ..solvers import FixedPoint
+from ._inverse import CertifiedInverse, moved, report, rounding_of
 from ._layer import SpectralLayer
 from ._transform import takes_context
 from .branch import ResidualBranch
 from .spectral import normalized_together
 
 Estimator = PowerSeries | RussianRoulette | Exact
+
+# Of tol, what the residual of a module may take: the rest is for its rounding.
+_RESIDUAL_SHARE = 0.5
 
 _told: set[str] = set()
 
@@ -94,7 +100,9 @@ class InvertibleResidualBlock(nn.Module):
     def inverse(self, z: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
         """Return x with x + g(x) = z, and the log-determinant of the inverse [B], -log|det(I + J)| at x.
 
-        Differentiable: x by the implicit function theorem. Warns if a sample did not reach the solver's tol.
+        Differentiable: x by the implicit function theorem. Each sample is within the solver's tol of the true inverse,
+        rounding counted, if `lipschitz` bounds the branch; if one is not, a warning says so, or an error if the
+        solver asks for one. While a graph is captured or compiled nobody can look: `certified_inverse` tells.
 
         Args:
             z: [B, *event].
@@ -103,21 +111,36 @@ class InvertibleResidualBlock(nn.Module):
         Raises:
             ValueError: the Lipschitz constant is not known, a shape does not fit, or a ResidualBranch got a context.
             TypeError: a dtype does not fit.
+            RuntimeError: a sample is not within tol, and the solver's on_failure is "raise".
         """
         (z,) = widen(z)
         path = self._path(z, context)
-        x, iterations, residual = path.solve(z)
-        if may_read(z):
-            self._warn_unless_reached(z, iterations, residual)
+        if not may_read(z):
+            x = path.solve(z, self.solver.tol)[0]
+        else:
+            found = path.certified(z)
+            report(found, self.solver, self._known_lipschitz())
+            x = found.x
         return x, -path.forward(x)[1]
+
+    def certified_inverse(self, z: Tensor, context: Any = None) -> CertifiedInverse:
+        """Return the inverse with a bound of its error for every sample: `CertifiedInverse`; no warning.
+
+        For a ResidualBranch the bound is (|z - x - g(x)| + rounding) / (1 - lipschitz), evaluated in float64, which is
+        one evaluation more than the solver makes. For any other module g(x) is taken to be right to an eps, since
+        nothing is known of how it rounds: there the error is an estimate. Arguments and errors as in `inverse`.
+        """
+        (z,) = widen(z)
+        return self._path(z, context).certified(z)
 
     def solve(self, z: Tensor, context: Any = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return x with x + g(x) = z, iterations [B] int64 and residual [B] = |z - x - g(x)|; no warning.
 
-        The error |x - f^-1(z)| of a sample is at most residual / (1 - lipschitz). Arguments as in `inverse`.
+        But for rounding, the error |x - f^-1(z)| of a sample is at most residual / (1 - lipschitz);
+        `certified_inverse` gives a bound with rounding. Arguments as in `inverse`.
         """
         (z,) = widen(z)
-        return self._path(z, context).solve(z)
+        return self._path(z, context).solve(z, self.solver.tol)
 
     def extra_repr(self) -> str:
         """Describe the block in its repr."""
@@ -137,28 +160,6 @@ class InvertibleResidualBlock(nn.Module):
             )
         return self.lipschitz
 
-    def _warn_unless_reached(self, z: Tensor, iterations: Tensor, residual: Tensor) -> None:
-        tol, contraction = self.solver.tol, 1.0 - self._known_lipschitz()
-        missed = ~(residual / contraction <= tol)  # true for NaN
-        if not bool(missed.any()):
-            return
-        worst = float((residual / contraction)[missed].max())
-        rounding = float(
-            torch.finfo(z.dtype).eps * torch.linalg.vector_norm(z.detach().flatten(1), dim=1)[missed].max()
-        )
-        if rounding / contraction > tol:
-            advice = f"{z.dtype} rounds these samples by about {rounding / contraction:.1e}: raise tol or use float64"
-        elif int(iterations[missed].max()) >= self.solver.max_iterations:
-            advice = f"raise the solver's max_iterations, {self.solver.max_iterations}"
-        else:
-            advice = f"it stopped shrinking: check the input, and that lipschitz = {self.lipschitz} bounds the branch"
-        warnings.warn(
-            f"iresnet_fast: {int(missed.sum())} of {z.shape[0]} samples did not reach tol = {tol:.1e}, "
-            f"their error is up to {worst:.1e}; {advice}.",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-
 
 class _StagesPath:
     """One call of a block whose branch is a ResidualBranch: its stages, computed once."""
@@ -169,6 +170,7 @@ class _StagesPath:
         branch.check_context(context)
         self.block = block
         self.weights, self.biases, self.activations, self.parameters = branch.stages(x.shape[2:])
+        self.norms = [cast(SpectralLayer, layer).coeff for layer in branch.layers]
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         estimator = self.block.estimator
@@ -184,10 +186,36 @@ class _StagesPath:
         )
         return z, logdet
 
-    def solve(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def solve(self, z: Tensor, tol: float) -> tuple[Tensor, Tensor, Tensor]:
         lipschitz, solver = self.block._known_lipschitz(), self.block.solver
-        stages = (self.weights, self.biases, self.activations)
-        return ops.residual_inverse(z, *stages, lipschitz, solver.tol, solver.max_iterations, self.parameters)
+        return ops.residual_inverse(
+            z,
+            self.weights,
+            self.biases,
+            self.activations,
+            lipschitz,
+            tol,
+            solver.max_iterations,
+            self.parameters,
+            solver.accelerate,
+        )
+
+    def certified(self, z: Tensor) -> CertifiedInverse:
+        lipschitz, solver = self.block._known_lipschitz(), self.block.solver
+        x, iterations, _ = self.solve(z, solver.tol)
+        with torch.no_grad():
+            wide = WideBranch.of(self.weights, self.biases, self.activations, self.parameters, self.norms)
+            error, rounding = wide.error(x, z, lipschitz)
+        missed = (error > solver.tol) & (iterations < solver.max_iterations)
+        if solver.refine and may_read(z) and bool(missed.any()):
+            left = solver.max_iterations - int(iterations[missed].max())
+            with torch.no_grad():
+                value, error[missed], more = wide.refine(
+                    x[missed], z[missed], lipschitz, solver.tol, left, solver.accelerate
+                )
+            iterations[missed] += more
+            x = moved(x, missed, value)
+        return CertifiedInverse(x, error, iterations, error <= solver.tol, rounding_of(x) + rounding)
 
 
 class _ModulePath:
@@ -199,16 +227,16 @@ class _ModulePath:
         if isinstance(context, Tensor) and context.is_floating_point():
             self.tensors += (context,)
         self.extra = () if context is None else (context,)
-        # A replay may have changed these: they are refreshed once a call, not in every evaluation of the branch.
+        # They are looked after and normalised once a call, not in every evaluation of the branch.
         spectral = (module for module in block.branch.modules() if isinstance(module, SpectralLayer))
-        self.replayed = [layer for layer in spectral if layer.may_have_been_replayed]
+        self.layers = [layer for layer in spectral if layer.is_ready]
         said = f"{type(block).__name__} runs a {type(block.branch).__name__} as its branch on the autograd fallback"
         if not torch.compiler.is_compiling() and said not in _told:
             _told.add(said)
             warnings.warn(f"iresnet_fast: {said}, slower than the kernels of a ResidualBranch.", stacklevel=4)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        with normalized_together(self.replayed):
+        with normalized_together(self.layers):
             return self._forward(x)
 
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -224,10 +252,21 @@ class _ModulePath:
         )
         return z, logdet
 
-    def solve(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def solve(self, z: Tensor, tol: float) -> tuple[Tensor, Tensor, Tensor]:
         lipschitz, solver = self.block._known_lipschitz(), self.block.solver
-        with normalized_together(self.replayed):
-            return functional.inverse_of(self._g, z, lipschitz, solver.tol, solver.max_iterations, self.tensors)
+        with normalized_together(self.layers):
+            return functional.inverse_of(
+                self._g, z, lipschitz, tol, solver.max_iterations, self.tensors, accelerate=solver.accelerate
+            )
+
+    def certified(self, z: Tensor) -> CertifiedInverse:
+        lipschitz, tol = self.block._known_lipschitz(), self.block.solver.tol
+        x, iterations, residual = self.solve(z, _RESIDUAL_SHARE * tol)
+        with torch.no_grad():
+            change = sample_norm((z.detach() - x).double(), z.dim() - 1)  # |g(x)| but for the residual
+            rounding = 1.5 * torch.finfo(z.dtype).eps * change / (1.0 - lipschitz)
+            error = residual.double() / (1.0 - lipschitz) + rounding
+        return CertifiedInverse(x, error, iterations, error <= tol, rounding_of(x) + rounding)
 
     def _g(self, x: Tensor) -> Tensor:
         gx: Tensor = self.block.branch(x, *self.extra)

@@ -34,9 +34,12 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
         padding_mode: "zeros".
         image_size: one number or (height, width) of the input; None: taken from the first input.
         coeff: bound on the spectral norm; weights below it are left alone.
-        n_iterations: in training, at most so many power iterations per change of the weights.
-        tol: in training, stop when sigma changes by less than this, relatively; None: run all iterations.
+        n_iterations: in training, at most so many Lanczos steps per change of the weights.
+        tol: in training, stop at this relative residual |A^T u - sigma v| / sigma, by which sigma is increased; None: run
+            all steps.
         sigma_gradient: whether the gradient goes through sigma.
+        strict: whether sigma is an upper bound of the norm at every step, see `iresnet_fast.certify`, so that the layer
+            is bounded by coeff whatever happens; dearer for large layers.
         device: of the parameters.
         dtype: of the parameters.
 
@@ -61,9 +64,10 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
         *,
         image_size: int | tuple[int, int] | None = None,
         coeff: float = 0.9,
-        n_iterations: int = 5,
-        tol: float | None = 1e-3,
+        n_iterations: int = 40,
+        tol: float | None = 3e-4,
         sigma_gradient: bool = True,
+        strict: bool = False,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
@@ -76,7 +80,7 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, "zeros", device, dtype
         )
         self.image_size = None
-        self._start(coeff, n_iterations, tol, sigma_gradient)
+        self._start(coeff, n_iterations, tol, sigma_gradient, strict)
         if image_size is not None:
             self.set_image_size(_pair(image_size))
 
@@ -126,7 +130,7 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
                 f"image_size must be {self.image_size} while a CUDA graph is captured, got {(height, width)}; call "
                 f"set_image_size, or run the model once on such images, before."
             )
-        if self._captured:
+        if self.is_captured:
             raise RuntimeError(
                 f"image_size must stay {self.image_size} for a layer that a CUDA graph has captured, got "
                 f"{(height, width)}; use a copy.deepcopy of the model for other images."
@@ -168,7 +172,7 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
         return (self.out_channels, *output_size), (self.in_channels, *self.image_size)
 
     def _fits(self, u_shape: tuple[int, ...], v_shape: tuple[int, ...]) -> bool:
-        if not self._is_matrix and not self._captured and len(v_shape) == 3:
+        if not self._is_matrix and not self.is_captured and len(v_shape) == 3:
             before, self.image_size = self.image_size, (v_shape[1], v_shape[2])
             if (u_shape, v_shape) != self._vector_shapes():
                 self.image_size = before

@@ -23,9 +23,12 @@ class SpectralLinear(SpectralLayer, nn.Linear):
         out_features: width of the output.
         bias: whether there is a bias.
         coeff: bound on the spectral norm; weights below it are left alone.
-        n_iterations: in training, at most so many power iterations per change of the weights.
-        tol: in training, stop when sigma changes by less than this, relatively; None: run all iterations.
+        n_iterations: in training, at most so many Lanczos steps per change of the weights.
+        tol: in training, stop at this relative residual |A^T u - sigma v| / sigma, by which sigma is increased; None: run
+            all steps.
         sigma_gradient: whether the gradient goes through sigma.
+        strict: whether sigma is an upper bound of the norm at every step, see `iresnet_fast.certify`, so that the layer
+            is bounded by coeff whatever happens; dearer for large layers.
         device: of the parameters.
         dtype: of the parameters.
 
@@ -41,15 +44,16 @@ class SpectralLinear(SpectralLayer, nn.Linear):
         bias: bool = True,
         *,
         coeff: float = 0.9,
-        n_iterations: int = 5,
-        tol: float | None = 1e-3,
+        n_iterations: int = 40,
+        tol: float | None = 3e-4,
         sigma_gradient: bool = True,
+        strict: bool = False,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
         """Build the layer; the arguments are those of the class."""
         super().__init__(in_features, out_features, bias, device, dtype)
-        self._start(coeff, n_iterations, tol, sigma_gradient)
+        self._start(coeff, n_iterations, tol, sigma_gradient, strict)
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer to [..., in_features]."""

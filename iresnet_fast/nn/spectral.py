@@ -1,51 +1,213 @@
-"""Keep sigma up with the weights, for as many layers as possible in one kernel call, and normalise by it."""
+"""The way of a weight: is its norm out of date? iterate it; divide by it. For as many layers as possible in one call.
+
+weight -> `_freshness.stale` -> `_norms.follow` or `_norms.settle` -> sigma, u, v -> `_normalize` -> effective weight
+
+`SpectralGroup` goes this way, for layers that are asked alone, in a branch or in a model.
+"""
 
 from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
-from .. import _checks, ops
-from .._torch_private import is_transformed
-from ._layer import Norm, SpectralLayer, accept, as_dtype, plain, plainly
-from ._sharding import process_group_of, shared_spectral_norm
+from .. import _capture, _checks, ops
+from .._torch_private import copy_all, is_transformed
+from . import _norms
+from ._compiled import traced_norms
+from ._freshness import Seen, expect_writes, may_have_been_replayed, see, stale
+from ._layer import Norm, SpectralLayer, as_dtype, plain, plainly
+from ._operators import Norms, Operators
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup  # not in every build of torch
 
-# The first refresh of a layer, and every one outside training, iterates until sigma changes by less than this.
-_TOLERANCE = 1e-5
-_MOST_ITERATIONS = 1000
-_LOW_PRECISION = (torch.float16, torch.bfloat16)
+_merging = threading.RLock()
 
-# Layer -> the layers of its model, from the last update_spectral_norm; kept outside the modules, so that copies and
-# pickles carry nothing of it.
-_groups: weakref.WeakKeyDictionary[SpectralLayer, list[weakref.ref[SpectralLayer]]] = weakref.WeakKeyDictionary()
 
-# The weights that `normalized_together` has at hand for this thread.
-_at_hand = threading.local()
+class SpectralGroup:
+    """The spectral layers that are refreshed together: those of a model, or one alone.
+
+    It owns all that is known of their norms beside the buffers. What it holds of a layer is replaced as a whole and
+    never changed, so that threads which evaluate a model at once each see one refresh or the other.
+
+    Attributes:
+        process_group: the processes among which a refresh in training is shared out; None: each does all of it.
+    """
+
+    def __init__(self, layers: Sequence[SpectralLayer]) -> None:
+        """Begin with these layers, of which nothing is known."""
+        self.process_group: ProcessGroup | None = None
+        self._unsettled: dict[torch.device, int | Tensor] = {}
+        self._members = [weakref.ref(layer) for layer in layers]
+        self._seen: weakref.WeakKeyDictionary[SpectralLayer, Seen] = weakref.WeakKeyDictionary()
+        # Effective weights without a graph, with the refresh and the coeff they are of.
+        self._baked: weakref.WeakKeyDictionary[SpectralLayer, tuple[Seen, float, Tensor]] = weakref.WeakKeyDictionary()
+        self._at_hand = threading.local()
+
+    @classmethod
+    def of(cls, layers: Sequence[SpectralLayer]) -> SpectralGroup:
+        """Return the group of these layers. If they are of several, those become one."""
+        group = layers[0].group
+        if group is not None and all(layer.group is group for layer in layers):
+            return group
+        with _merging:
+            groups = {id(layer.group): layer.group for layer in layers if layer.group is not None}.values()
+            merged = cls(list(dict.fromkeys([*(m for g in groups for m in g.members()), *layers])))
+            for one in groups:
+                merged._seen.update(one._seen)
+                merged._baked.update(one._baked)
+                merged._unsettled.update(one._unsettled)
+                merged.process_group = merged.process_group or one.process_group
+            for layer in merged.members():
+                layer.group = merged
+        return merged
+
+    def members(self) -> list[SpectralLayer]:
+        """Return the layers that still live."""
+        return [layer for reference in self._members if (layer := reference()) is not None]
+
+    def is_stale(self, layer: SpectralLayer) -> bool:
+        """Whether the norm of a layer is not, or may not be, that of its weight."""
+        return bool(self._stale([layer]))
+
+    @contextmanager
+    def at_hand(self, layers: Sequence[SpectralLayer]) -> Iterator[None]:
+        """Normalise these layers once, in one node of the graph, for all calls inside the block."""
+        before: dict[SpectralLayer, tuple[Tensor, Tensor]] = getattr(self._at_hand, "weights", {})
+        weights = self.effective_weights(layers)
+        entries = ((layer.sigma, weight) for layer, weight in zip(layers, weights, strict=True))
+        self._at_hand.weights = before | dict(zip(layers, entries, strict=True))
+        try:
+            yield
+        finally:
+            self._at_hand.weights = before
+
+    def effective_weights(self, layers: Sequence[SpectralLayer]) -> list[Tensor]:
+        """Return the normalised weights of some of its layers."""
+        known: dict[SpectralLayer, tuple[Tensor, Tensor]] = getattr(self._at_hand, "weights", {})
+        # Another sigma: an image of another size has come.
+        if known and all(layer in known and known[layer][0] is layer.sigma for layer in layers):
+            return [known[layer][1] for layer in layers]
+        seen = self.refresh(layers)
+        if _wants_graph(layers) or is_transformed():
+            return _normalize(layers, [last.norm for last in seen], expect_writes)
+        baked = [self._baked.get(layer) for layer in layers]
+        if any(
+            known is None or known[0] is not last or known[1] != layer.coeff
+            for known, last, layer in zip(baked, seen, layers, strict=True)
+        ):
+            with plainly():
+                weights_now = _normalize(layers, [last.norm for last in seen])
+            baked = [(last, layer.coeff, w) for last, layer, w in zip(seen, layers, weights_now, strict=True)]
+            self._baked.update(zip(layers, baked, strict=True))
+        return [known[2] for known in baked if known is not None]
+
+    def refresh(self, layers: Sequence[SpectralLayer]) -> list[Seen]:
+        """Iterate those of the layers that are stale, and with them all others that are; return what is seen of them."""
+        with plainly():
+            wanted = self._stale(layers)
+            if wanted:
+                # One that may have been replayed is stale at every call: only where it is asked for itself.
+                others = [
+                    layer
+                    for layer in self.members()
+                    if layer not in layers and layer.is_ready and not may_have_been_replayed(layer)
+                ]
+                self.iterate([*wanted, *self._stale(others)])
+        return [self._seen[layer] for layer in layers]
+
+    def iterate(self, layers: Sequence[SpectralLayer], n_iterations: int | None = None, tol: float | None = None) -> None:
+        """Find the norms of these layers, stale or not, and record what was seen.
+
+        Those of layers in training follow on from the last ones, unless there are none or they are asked to be upper
+        bounds; so do all that are asked for by number of iterations.
+        """
+        explicit = n_iterations is not None or tol is not None
+        settling: list[SpectralLayer] = []
+        with plainly():
+            calls: dict[tuple[Any, ...], list[SpectralLayer]] = {}
+            for layer in layers:
+                if not layer.is_warm or layer.strict or not (layer.training or explicit):
+                    settling.append(layer)
+                    continue
+                most = layer.n_iterations if n_iterations is None else n_iterations
+                limit = tol or (layer.tol if n_iterations is None else None)
+                calls.setdefault((layer.weight.dtype, layer.weight.device, most, limit), []).append(layer)
+            for (_, _, most, limit), members in calls.items():
+                norms, missed = _norms.follow(Operators.of(members), most, limit, self.process_group)
+                self._accept(members, norms, settled=False)
+                settling += self._unsettled_of(members, missed)
+            calls = {}
+            for layer in settling:
+                calls.setdefault((layer.weight.dtype, layer.weight.device, layer.strict), []).append(layer)
+            for (_, _, strict), members in calls.items():
+                self._accept(members, _norms.settle(Operators.of(members), strict), settled=True)
+
+    def n_unsettled(self) -> int:
+        """Return how many norms have not been settled by the steps that a refresh in training may take.
+
+        On the CPU they were settled at once, as in evaluation. On a GPU, where looking would make the host wait, they
+        were increased by their residuals and no more.
+        """
+        return sum(int(count) for count in self._unsettled.values())
+
+    def _unsettled_of(self, layers: Sequence[SpectralLayer], missed: Tensor) -> list[SpectralLayer]:
+        """Count the layers whose norms have not been settled; return those that can be told."""
+        if _capture.of(missed) is not None:
+            return []
+        there = missed.is_cuda
+        found = [] if there else [layer for layer, miss in zip(layers, missed.tolist(), strict=True) if miss]
+        self._unsettled[missed.device] = self._unsettled.get(missed.device, 0) + (missed.sum() if there else len(found))
+        return found
+
+    def _stale(self, layers: Sequence[SpectralLayer]) -> list[SpectralLayer]:
+        return stale(layers, [self._seen.get(layer) for layer in layers])
+
+    def _accept(self, layers: Sequence[SpectralLayer], found: Norms, settled: bool) -> None:
+        """Take new norms, tensors that nothing else writes, as the buffers of the layers."""
+        kept: list[Tensor] = []
+        written: list[Tensor] = []
+        norms: list[Norm] = []
+        for layer, *values in zip(layers, found.sigmas.unbind(), found.us, found.vs, found.companions, strict=True):
+            weight = plain(layer.weight)
+            captured = _capture.of(weight) is not None
+            sigma, u, v, companion = (as_dtype(value, weight.dtype) for value in values)
+            layer.is_captured = layer.is_captured or captured
+            if layer.is_captured:
+                kept += [layer.sigma, layer.u, layer.v, layer.companion]
+                written += [sigma, u, v, companion]
+            else:
+                # Not by setattr, whose checks cost more than the rest.
+                layer._buffers.update(sigma=sigma, u=u, v=v, companion=companion)
+            # A capture computes nothing: u and v have not converged before a replay.
+            layer.is_warm = layer.is_warm or (settled and not captured)
+            norms.append((sigma, u, v))  # not the buffers: what is saved for backward must survive the next refresh
+        if kept:
+            copy_all(kept, written)
+        self._seen.update(zip(layers, see(layers, norms, settled), strict=True))
 
 
 def update_spectral_norm(model: nn.Module, n_iterations: int | None = None, tol: float | None = None) -> Tensor:
     """Iterate all spectral layers of `model` in one kernel call, and let them be refreshed together from now on.
 
-    Eager code need not call it: layers follow their weights by themselves, each branch with a call of its own; after
-    this call the first layer asked refreshes all of the model. Code under torch.compile uses the stored sigma: call
-    this before compiling and after every optimizer step. Call it also after writing weights through `.data` without
-    changing the mode, which no layer can see. Nor can it see replays of a CUDA graph that has captured it: from then on
-    it is refreshed whenever it is called.
+    No code need call it: layers follow their weights by themselves, whoever writes them and however, also under
+    torch.compile; each branch at first with a call of its own, after this call the first layer asked refreshes all of
+    the model. What no layer can see are replays of a CUDA graph that has captured it: from then on it is refreshed
+    whenever it is called. On a GPU in training mode a layer expects new weights after every backward pass and every
+    step of an optimizer; call this after other writes through `.data`.
 
     Args:
         model: any module that contains SpectralLinear or SpectralConv2d layers.
-        n_iterations: of a layer that has converged before; None: the layer's own in training, else up to 1000.
-        tol: relative change of sigma at which a layer stops; None: the layer's own in training, else 1e-5; with
-            n_iterations given, None runs all of them. The first refresh of a layer always reaches 1e-5.
+        n_iterations: Lanczos steps of a layer that has converged before; None: the layer's own in training, else as
+            many as its norm to five digits takes.
+        tol: relative residual |A^T u - sigma v| / sigma at which a layer stops; None: the layer's own in training; with
+            n_iterations given, None runs all of them. The first refresh of a layer always converges.
 
     Returns:
         sigmas [layers], in the order of model.modules(), without gradient; empty if there are no spectral layers.
@@ -54,7 +216,7 @@ def update_spectral_norm(model: nn.Module, n_iterations: int | None = None, tol:
         ValueError: a convolution does not know its image size yet, or an argument is out of range.
     """
     if n_iterations is not None:
-        _checks.check_count("n_iterations", n_iterations, 0)
+        _checks.check_count("n_iterations", n_iterations, 1)
     if tol is not None:
         _checks.check_tolerance(tol)
     named = {name: module for name, module in model.named_modules() if isinstance(module, SpectralLayer)}
@@ -65,86 +227,82 @@ def update_spectral_norm(model: nn.Module, n_iterations: int | None = None, tol:
                 f"image_size to SpectralConv2d or run the model once."
             )
     layers = list(named.values())
-    members = [weakref.ref(layer) for layer in layers]
-    for layer in layers:
-        _groups[layer] = members
-    _iterate(layers, n_iterations, tol)
-    return torch.stack([layer.sigma.to(layers[0].sigma) for layer in layers]) if layers else torch.empty(0)
+    if not layers:
+        return torch.empty(0)
+    SpectralGroup.of(layers).iterate(layers, n_iterations, tol)
+    return torch.stack([layer.sigma.to(layers[0].sigma) for layer in layers])
 
 
 @contextmanager
 def normalized_together(layers: Sequence[SpectralLayer]) -> Iterator[None]:
-    """Let `effective_weights` take those of these layers from one call, one node of the graph, inside the block."""
-    # The compiler fuses them; without a graph they last, unless replays of a CUDA graph may change the layers.
-    last = not _wants_graph(layers) and not any(layer.may_have_been_replayed for layer in layers)
-    if torch.compiler.is_compiling() or last:
+    """Let `effective_weights` take those of these layers from one call inside the block; the compiler does so itself."""
+    if torch.compiler.is_compiling() or not layers:
         yield
         return
-    before = getattr(_at_hand, "weights", {})
-    _at_hand.weights = before | dict(zip(layers, effective_weights(layers), strict=True))
+    with SpectralGroup.of(layers).at_hand(layers):
+        yield
+
+
+def count_unsettled(model: nn.Module) -> int:
+    """Return `SpectralGroup.n_unsettled` of all spectral layers of a model."""
+    layers = (module for module in model.modules() if isinstance(module, SpectralLayer))
+    return sum(group.n_unsettled() for group in {layer.group for layer in layers} if group is not None)
+
+
+@contextmanager
+def shard_spectral_norms(model: nn.Module, process_group: ProcessGroup | None = None) -> Iterator[None]:
+    """Let each process iterate a share of the spectral layers of `model` in training, inside the block.
+
+    A refresh is then a collective: the processes must hold the same weights and run the model equally often, as in
+    distributed training. All get the same sigma, u and v, the bits that each would have computed by itself. Copies of
+    the model, made inside the block or before, are not affected.
+
+    Args:
+        model: any module that contains SpectralLinear or SpectralConv2d layers.
+        process_group: who shares; None: all processes.
+
+    Raises:
+        RuntimeError: torch.distributed is not initialised.
+    """
+    if process_group is None and distributed.is_available() and distributed.is_initialized():
+        process_group = distributed.group.WORLD
+    if process_group is None:
+        raise RuntimeError(
+            "shard_spectral_norms: torch.distributed must be initialised, got no process group; call "
+            "torch.distributed.init_process_group, or run without sharding."
+        )
+    layers = [module for module in model.modules() if isinstance(module, SpectralLayer)]
+    if layers:
+        SpectralGroup.of(layers).process_group = process_group
     try:
         yield
     finally:
-        _at_hand.weights = before
+        if layers:
+            SpectralGroup.of(layers).process_group = None
 
 
 def effective_weights(layers: Sequence[SpectralLayer]) -> list[Tensor]:
     """Return the normalised weights of the layers, fresh, in one call each for sigma and for the weights.
 
-    With a gradient to take they carry a graph; otherwise each layer keeps its own until its weight changes.
+    With a gradient to take they carry a graph; otherwise the group keeps them until a weight changes.
     """
     if torch.compiler.is_compiling():
-        for layer in layers:
-            if not layer._warm:
-                raise RuntimeError("sigma must be known before tracing, got none; call update_spectral_norm(model).")
-        return _normalize(layers, [(layer.sigma, layer.u, layer.v) for layer in layers])
-    at_hand: dict[SpectralLayer, Tensor] = getattr(_at_hand, "weights", {})
-    if at_hand and all(layer in at_hand for layer in layers):
-        return [at_hand[layer] for layer in layers]
-    refresh(layers)
-    refreshes = []
-    for layer in layers:
-        assert layer._last is not None  # refreshed above
-        refreshes.append(layer._last)
-    norms = [last.norm for last in refreshes]
-    if _wants_graph(layers) or is_transformed():
-        return _normalize(layers, norms)
-    if not all(_has_baked(layer) for layer in layers):
-        with plainly():
-            for layer, last, weight in zip(layers, refreshes, _normalize(layers, norms), strict=True):
-                layer._baked = (last, layer.coeff, weight)
-    return [layer._baked[2] for layer in layers if layer._baked is not None]
-
-
-def refresh(layers: Sequence[SpectralLayer]) -> None:
-    """Iterate those of the layers whose sigma is out of date, and with them those of their models."""
-    if not any(layer.is_stale() for layer in layers):
-        return
-    wanted = dict.fromkeys(layers)
-    groups = {id(members): members for layer in layers if (members := _groups.get(layer)) is not None}
-    for members in groups.values():
-        for reference in members:
-            member = reference()
-            # One that may have been replayed is stale at every call: only where it is asked for itself.
-            if member is not None and member.is_ready and not member.may_have_been_replayed:
-                wanted[member] = None
-    _iterate([layer for layer in wanted if layer.is_stale()])
+        return _normalize(layers, traced_norms(layers))
+    return SpectralGroup.of(layers).effective_weights(layers)
 
 
 def _wants_graph(layers: Sequence[SpectralLayer]) -> bool:
     return torch.is_grad_enabled() and any(layer.weight.requires_grad for layer in layers)
 
 
-def _has_baked(layer: SpectralLayer) -> bool:
-    baked = layer._baked
-    return baked is not None and baked[0] is layer._last and baked[1] == layer.coeff
-
-
-def _normalize(layers: Sequence[SpectralLayer], norms: Sequence[Norm]) -> list[Tensor]:
+def _normalize(
+    layers: Sequence[SpectralLayer], norms: Sequence[Norm], on_backward: Callable[..., None] | None = None
+) -> list[Tensor]:
     if len({layer.sigma_gradient for layer in layers}) > 1:
-        return [weight for pair in zip(layers, norms, strict=True) for weight in _normalize(pair[:1], pair[1:])]
+        pairs = zip(layers, norms, strict=True)
+        return [weight for layer, norm in pairs for weight in _normalize([layer], [norm], on_backward)]
     sigmas, us, vs = zip(*norms, strict=True)
-    return ops.spectral_normalize(
+    weights = ops.spectral_normalize(
         [layer.weight for layer in layers],
         torch.stack(sigmas),
         us,
@@ -153,51 +311,7 @@ def _normalize(layers: Sequence[SpectralLayer], norms: Sequence[Norm]) -> list[T
         [layer.coeff for layer in layers],
         layers[0].sigma_gradient,
     )
-
-
-def _iterate(layers: Sequence[SpectralLayer], n_iterations: int | None = None, tol: float | None = None) -> None:
-    """Refresh the layers, those of one dtype, device, number of iterations and process group in one call."""
-    calls: dict[tuple[Any, ...], list[SpectralLayer]] = {}
-    for layer in layers:
-        most: int
-        limit: float | None
-        if not layer._warm or (n_iterations is None and not layer.training):
-            most, limit = _MOST_ITERATIONS, min(tol or _TOLERANCE, _TOLERANCE)
-        elif n_iterations is None:
-            most, limit = layer.n_iterations, tol or layer.tol
-        else:
-            most, limit = n_iterations, tol
-        key = (layer.weight.dtype, layer.weight.device, most, limit, process_group_of(layer))
-        calls.setdefault(key, []).append(layer)
-    with plainly():
-        for (dtype, _, most, limit, group), members in calls.items():
-            _iterate_alike(members, torch.float32 if dtype in _LOW_PRECISION else dtype, most, limit, group)
-
-
-def _iterate_alike(
-    layers: Sequence[SpectralLayer],
-    dtype: torch.dtype,
-    most: int,
-    limit: float | None,
-    group: ProcessGroup | None,
-) -> None:
-    operators = (
-        [as_dtype(plain(layer.weight), dtype) for layer in layers],
-        [as_dtype(layer.u, dtype) for layer in layers],
-        [as_dtype(layer.v, dtype) for layer in layers],
-        [layer.geometry for layer in layers],
-    )
-    if group is None:
-        sigmas, us, vs, _ = ops.spectral_norm(*operators, most, limit)
-    else:
-        sigmas, us, vs = shared_spectral_norm(*operators, most, limit, group)
-    converged = most >= _MOST_ITERATIONS and limit is not None and limit <= _TOLERANCE
-    if converged:
-        # A layer that had converged on these weights keeps its numbers: a copy, or a checkpoint loaded again,
-        # computes the same bits. The kernel takes at least two iterations, each a change below the tolerance.
-        old = torch.stack([layer.sigma for layer in layers]).to(dtype)
-        settled = (sigmas - old).abs() <= 3.0 * _TOLERANCE * sigmas
-        sigmas = torch.where(settled, old, sigmas)
-        us = [torch.where(keep, layer.u, u) for keep, layer, u in zip(settled, layers, us, strict=True)]
-        vs = [torch.where(keep, layer.v, v) for keep, layer, v in zip(settled, layers, vs, strict=True)]
-    accept(layers, sigmas, us, vs, converged)
+    if on_backward is not None:  # the weights are about to change, which on a GPU nobody reads
+        for node in {weight.grad_fn for weight in weights if weight.is_cuda} - {None}:
+            node.register_prehook(on_backward)
+    return weights

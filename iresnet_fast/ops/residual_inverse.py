@@ -24,7 +24,7 @@ from ._stages import (
 )
 
 _Outputs = tuple[Tensor, Tensor, Tensor]  # x, iterations, residual
-_Settings = tuple[tuple[str, ...], float, float, int]  # activations, lipschitz, tol, max_iterations
+_Settings = tuple[tuple[str, ...], float, float, int, bool]  # activations and the last arguments, in their order
 
 
 def residual_inverse(
@@ -36,13 +36,16 @@ def residual_inverse(
     tol: float = 1e-5,
     max_iterations: int = 1000,
     parameters: Sequence[Tensor | None] | None = None,
+    accelerate: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Solve x + g(x) = z by x <- z - g(x) from x = z, each sample until its certified error is below `tol`.
+    """Solve x + g(x) = z by x <- z - g(x) from x = z, each sample until residual / (1 - lipschitz) is at most `tol`.
 
-    Certified error: |x - x*| <= residual / (1 - lipschitz) (i-ResNet, arXiv 1811.00995, section 2). Converged samples
-    are frozen; a sample stops unconverged, which its residual tells, at `max_iterations`, at a NaN, or when ten
-    evaluations brought no better residual (the floor of rounding, or no contraction). Gradients to z, weights, biases
-    and parameters by the implicit function theorem, to the relative tolerance `tol`.
+    That bounds |x - x*| but for rounding (i-ResNet, arXiv 1811.00995, section 2); `inverse_error` gives a bound that
+    counts it. The iteration is accelerated by Anderson's method, window 5, safeguarded: a sample takes at most one
+    evaluation more than the contraction guarantees (docs/mathematics.md, 5). Converged samples are frozen; a sample
+    stops unconverged, which its residual tells, at `max_iterations`, at a NaN, or when ten evaluations brought no
+    better residual (the floor of rounding, or no contraction). Gradients to z, weights, biases and parameters by the
+    implicit function theorem, to the relative tolerance `tol`.
 
     On a GPU the products are full float32 whatever TF32 and autocast allow: narrower operands would hold every residual
     above some 1e-3 of z, and no error near `tol` could be certified.
@@ -50,10 +53,10 @@ def residual_inverse(
     There, a branch too wide to stay on chip takes a few launches an iteration. They are enqueued 16 iterations at a
     time, and before the third piece and every later one the call waits for the last but one: it ends at most 32
     iterations after its last sample. A CUDA graph cannot wait, and records the smaller of `max_iterations` and
-    ceil(log eps / log lipschitz) iterations of such a branch, after which the residual of a contraction is the rounding
-    of the first one (float32: 152 iterations for a constant of 0.9, 1587 for 0.99). A sample for which they were too
-    few is seen by its residual, as always. The terms of the backward pass are enqueued in pieces too; a graph records
-    as many as `lipschitz` and `tol` call for.
+    ceil(log eps / log lipschitz) iterations of such a branch (one more if accelerated), after which the residual of a
+    contraction is the rounding of the first one (float32: 153 iterations for a constant of 0.9, 1588 for 0.99). A
+    sample for which they were too few is seen by its residual, as always. The terms of the backward pass are enqueued
+    in pieces too; a graph records as many as `lipschitz` and `tol` call for.
 
     Args:
         z: [B, d] or [B, C, H, W].
@@ -64,9 +67,10 @@ def residual_inverse(
         tol: bound on the Euclidean error of a sample, in the units of z.
         max_iterations: at most so many updates of x.
         parameters: None, or L entries, each None or the activation's learnable scalar.
+        accelerate: False: the plain iteration.
 
     Returns:
-        x, iterations [B] int64 (updates of x), residual [B] = |z - x - g(x)|; the last two without gradient.
+        x, iterations [B] int64 (updates of x), residual [B] = |z - x - g(x)| as rounded; the last two without gradient.
 
     Raises:
         ValueError: a shape, device, name or range does not fit.
@@ -78,9 +82,11 @@ def residual_inverse(
     _checks.check_tolerance(tol)
     _checks.check_count("max_iterations", max_iterations, 0)
     if not kernels_serve(z, activations):
-        return reference.residual_inverse(z, weights, biases, activations, lipschitz, tol, max_iterations, parameters)
+        return reference.residual_inverse(
+            z, weights, biases, activations, lipschitz, tol, max_iterations, parameters, accelerate
+        )
     stages = Stages.of(z, weights, biases, activations, parameters)
-    settings = (stages.activations, float(lipschitz), float(tol), max_iterations)
+    settings = (stages.activations, float(lipschitz), float(tol), max_iterations, bool(accelerate))
     if stages.need_gradient(z):
         result: _Outputs = apply(_ResidualInverse, settings, z, *stages.tensors)
         return result
@@ -88,9 +94,9 @@ def residual_inverse(
 
 
 def _forward(settings: _Settings, z: Tensor, tensors: Sequence[Tensor | None]) -> _Outputs:
-    activations, lipschitz, tol, max_iterations = settings
+    activations, lipschitz, tol, max_iterations, accelerate = settings
     result: _Outputs = torch.ops.iresnet_fast.residual_inverse(
-        z, *raw(activations, tensors), tol * (1.0 - lipschitz), max_iterations, lipschitz, FULL_PRECISION
+        z, *raw(activations, tensors), tol * (1.0 - lipschitz), max_iterations, lipschitz, accelerate, FULL_PRECISION
     )
     return result
 
@@ -109,7 +115,7 @@ class _ResidualInverse(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_x: Tensor, *_: None) -> tuple[Tensor | None, ...]:
         x, *tensors = ctx.saved_tensors
-        activations, lipschitz, tol, _ = ctx.settings
+        activations, lipschitz, tol, *_ = ctx.settings
         branch = raw(activations, tensors)
         u = _solve_transposed(branch, x, grad_x.detach(), lipschitz, tol)
         _, packed = torch.ops.iresnet_fast.branch_backward(
@@ -153,6 +159,7 @@ def _residual_inverse_fake(
     residual_limit: float,
     max_iterations: int,
     lipschitz: float,
+    accelerate: bool,
     precision: int,
 ) -> _Outputs:
     return z.new_empty(z.shape), z.new_empty(z.shape[0], dtype=torch.int64), z.new_empty(z.shape[0])

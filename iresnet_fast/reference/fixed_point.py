@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from iresnet_fast import _checks
+from iresnet_fast.reference.anderson import Anderson
 from iresnet_fast.reference.series import over_events, sample_norm
 
 Map = Callable[[Tensor], Tensor]
@@ -27,13 +28,14 @@ def inverse_of(
     max_iterations: int = 1000,
     parameters: Sequence[Tensor] = (),
     compact: bool = False,
+    accelerate: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Solve x + g(x) = z by x <- z - g(x) from x = z (i-ResNet, arXiv 1811.00995, algorithm 1), each sample by itself.
 
-    A sample is frozen as soon as residual / (1 - lipschitz) <= tol, which bounds its distance to the solution, or when
-    its residual is NaN or has not improved for ten evaluations (the floor of rounding, or no contraction). The gradient
-    solves (I + J)^T u = grad_x by its Neumann series to the relative tolerance `tol`, then dz = u and the parameters
-    get -(dg/dtheta)^T u.
+    A sample is frozen as soon as residual / (1 - lipschitz) <= tol, which but for rounding bounds its distance to the
+    solution, or when its residual is NaN or has not improved for ten evaluations (the floor of rounding, or no
+    contraction). The gradient solves (I + J)^T u = grad_x by its Neumann series to the relative tolerance `tol`, then
+    dz = u and the parameters get -(dg/dtheta)^T u.
 
     Args:
         g: the branch, any callable with a Lipschitz constant below one that acts on each sample by itself.
@@ -43,9 +45,10 @@ def inverse_of(
         max_iterations: at most so many updates of x.
         parameters: the tensors g closes over that shall get a gradient.
         compact: evaluate g only on the samples not yet frozen; g must accept a batch of any size.
+        accelerate: by Anderson's method, safeguarded as `Anderson` describes; False: the plain iteration.
 
     Returns:
-        x, iterations [B] int64 (updates of x), residual [B] = |z - x - g(x)|.
+        x, iterations [B] int64 (updates of x), residual [B] = |z - x - g(x)|, as rounded.
 
     Raises:
         ValueError: lipschitz, tol or max_iterations is out of range.
@@ -55,15 +58,29 @@ def inverse_of(
     _checks.check_count("max_iterations", max_iterations, 0)
     if torch.is_grad_enabled() and any(t.requires_grad for t in (z, *parameters)):
         x, iterations, residual = _Inverse.apply(  # type: ignore[no-untyped-call]
-            g, lipschitz, tol, max_iterations, compact, z, *parameters
+            g, Settings(lipschitz, tol, max_iterations, compact, accelerate), z, *parameters
         )
         return x, iterations, residual
     with torch.no_grad():
-        return _iterate(g, z, tol * (1.0 - lipschitz), max_iterations, compact)
+        return iterate(g, z, z, Settings(lipschitz, tol, max_iterations, compact, accelerate))
 
 
-def _iterate(g: Map, z: Tensor, threshold: float, max_iterations: int, compact: bool) -> tuple[Tensor, Tensor, Tensor]:
-    x = z.clone()
+class Settings(NamedTuple):
+    """How to iterate, as `inverse_of` describes."""
+
+    lipschitz: float
+    tol: float
+    max_iterations: int
+    compact: bool
+    accelerate: bool
+
+
+def iterate(g: Map, z: Tensor, start: Tensor, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
+    """Solve as `inverse_of` does, from x = start, without gradient."""
+    lipschitz, tol, max_iterations, compact, accelerate = settings
+    threshold = tol * (1.0 - lipschitz)
+    x = start.clone()
+    anderson = Anderson(x, lipschitz) if accelerate else None
     rows = torch.arange(z.shape[0], device=z.device)  # of the samples still iterated
     iterations = torch.zeros_like(rows)
     residual = z.new_zeros(z.shape[0])
@@ -76,17 +93,28 @@ def _iterate(g: Map, z: Tensor, threshold: float, max_iterations: int, compact: 
         x_rows, z_rows = (x, z) if everyone else (x[rows], z[rows])
         gx = g(x_rows) if compact or everyone else g(x)[rows]
         target = z_rows - gx
-        norm = sample_norm(target - x_rows, z.dim() - 1)
-        residual[rows] = norm
+        step = target - x_rows
+        norm = sample_norm(step, z.dim() - 1)
+        undone = torch.zeros_like(norm, dtype=torch.bool)
+        if anderson is not None:
+            undone = anderson.accept(x_rows, step, norm)
+            x[rows], residual[rows] = anderson.x[0], anderson.norm
+        else:
+            residual[rows] = norm
         iterations[rows] = count
         if count == max_iterations:
             break
         waited[rows] = torch.where(norm < best[rows], 0, waited[rows] + 1)
         best[rows] = torch.minimum(norm, best[rows])
-        # `norm > threshold` is false for NaN, which would never get better.
-        going = (norm > threshold) & (waited[rows] < PATIENCE)
+        # `norm > threshold` is false for NaN, which would never get better; that of a step that is undone will.
+        going = ((norm > threshold) | undone) & (waited[rows] < PATIENCE)
         rows = rows[going]
-        x[rows] = target[going]
+        if anderson is None:
+            x[rows] = target[going]
+            continue
+        anderson.keep(going)
+        # The last evaluation is that of a step which needs no second one.
+        x[rows] = anderson.step(undone[going], count + 1 < max_iterations)
     return x, iterations, residual
 
 
@@ -122,29 +150,27 @@ def enough_terms(lipschitz: float, tol: float) -> int:
 
 class _Inverse(torch.autograd.Function):
     @staticmethod
-    def forward(
-        g: Map, lipschitz: float, tol: float, max_iterations: int, compact: bool, z: Tensor, *parameters: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return _iterate(g, z, tol * (1.0 - lipschitz), max_iterations, compact)
+    def forward(g: Map, settings: Settings, z: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return iterate(g, z, z, settings)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        ctx.g, ctx.lipschitz, ctx.tol = inputs[:3]
+        ctx.g, ctx.settings = inputs[:2]
         x, iterations, residual = output
         ctx.mark_non_differentiable(iterations, residual)
         # The parameters are saved only for autograd's check that nobody changed them: g holds them itself.
-        ctx.save_for_backward(x, *inputs[6:])
+        ctx.save_for_backward(x, *inputs[3:])
 
     @staticmethod
     def backward(ctx: Any, grad_x: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, *parameters = ctx.saved_tensors
         gradients = _Inverse._gradients(ctx, x, parameters, grad_x.detach())
-        return (None,) * 5 + differentiable_once(gradients, (grad_x, x, *parameters))
+        return None, None, *differentiable_once(gradients, (grad_x, x, *parameters))
 
     @staticmethod
     def _gradients(ctx: Any, x: Tensor, parameters: list[Tensor], grad_x: Tensor) -> list[Tensor | None]:
         """Return the gradients of z and of the parameters, without a graph."""
-        wanted = [p for p, needed in zip(parameters, ctx.needs_input_grad[6:], strict=True) if needed]
+        wanted = [p for p, needed in zip(parameters, ctx.needs_input_grad[3:], strict=True) if needed]
         with torch.enable_grad():
             inner = x.detach().requires_grad_()
             gx = ctx.g(inner)
@@ -157,10 +183,10 @@ class _Inverse(torch.autograd.Function):
             )[0]
             return product
 
-        u = _solve_transposed(vjp, grad_x, ctx.lipschitz, ctx.tol)
+        u = _solve_transposed(vjp, grad_x, ctx.settings.lipschitz, ctx.settings.tol)
         grads = iter(torch.autograd.grad(gx, wanted, -u, allow_unused=True) if wanted else ())
-        of_parameters = (next(grads) if needed else None for needed in ctx.needs_input_grad[6:])
-        return [u if ctx.needs_input_grad[5] else None, *of_parameters]
+        of_parameters = (next(grads) if needed else None for needed in ctx.needs_input_grad[3:])
+        return [u if ctx.needs_input_grad[2] else None, *of_parameters]
 
 
 def _solve_transposed(vjp: Map, grad_x: Tensor, lipschitz: float, tol: float) -> Tensor:

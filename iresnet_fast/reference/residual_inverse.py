@@ -20,13 +20,9 @@ def residual_inverse(
     tol: float = 1e-5,
     max_iterations: int = 1000,
     parameters: Sequence[Tensor | None] | None = None,
+    accelerate: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Solve x + g(x) = z by x <- z - g(x) from x = z, each sample until its certified error is below `tol`.
-
-    Certified error: |x - x*| <= residual / (1 - lipschitz) (i-ResNet, arXiv 1811.00995, section 2). Converged samples
-    are frozen; a sample stops unconverged, which its residual tells, at `max_iterations`, at a NaN, or when ten
-    evaluations brought no better residual (the floor of rounding, or no contraction). Gradients to z, weights, biases
-    and parameters by the implicit function theorem, to the relative tolerance `tol`.
+    """Solve x + g(x) = z by x <- z - g(x) from x = z, each sample until residual / (1 - lipschitz) is at most `tol`.
 
     Arguments, results and errors: those of `iresnet_fast.ops.residual_inverse`.
     """
@@ -40,4 +36,5 @@ def residual_inverse(
         max_iterations,
         inputs,
         compact=True,
+        accelerate=accelerate,
     )

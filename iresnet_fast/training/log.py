@@ -26,6 +26,7 @@ _COLUMNS = (
     "samples_per_second",
     "lipschitz",
     "worst_norm",
+    "unsettled_norms",
 )
 
 
@@ -103,4 +104,4 @@ def _read(path: Path) -> list[Row]:
 def _value(name: str, text: str) -> float | int | None:
     if not text:
         return None
-    return int(text) if name == "step" else float(text)
+    return int(text) if name in ("step", "unsettled_norms") else float(text)

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..data import DataSet
 from ..models import certified_lipschitz
+from ..nn.spectral import count_unsettled
 from . import checkpoint, distributed, schedule
 from .batches import Batches, seed_batch, seed_initial, test_subset
 from .checkpoint import Checkpoint
@@ -247,7 +248,8 @@ class Trainer:
         table = certified_lipschitz(copy.deepcopy(self._model))
         seconds = time.monotonic() - now
         self._norms_due = now + (seconds / _NORMS_SHARE if seconds > _NORMS_FREE else 0.0)
-        return {"lipschitz": table.worst, "worst_norm": table.worst_layer}
+        unsettled = count_unsettled(self._model)
+        return {"lipschitz": table.worst, "worst_norm": table.worst_layer, "unsettled_norms": unsettled}
 
     def _evaluate(self, rows: Tensor | None) -> dict[str, float]:
         """Evaluate on some rows of the test set, or on all of it: a copy, since training must not notice."""

@@ -147,7 +147,7 @@ void check_branch(const std::string& name, const BranchCase& c) {
       Numbers<T> solution = unwritten<T>(all), residual = unwritten<T>(batch), image = unwritten<T>(all);
       Numbers<int64_t> iterations(batch, -1);
       kernels.residual_inverse(
-          branch, {x.data(), limit, most, most, solution.data(), iterations.data(), residual.data()}, parallel);
+          branch, {x.data(), limit, most, most, T(0.9), solution.data(), iterations.data(), residual.data()}, parallel);
       for (int64_t b = 0; b < batch; ++b)
         expect(iterations[b] <= most && (most == 0 || residual[b] <= limit), where, "the inverse did not converge");
       if (most == 0) continue;

@@ -110,6 +110,7 @@ struct ResidualInverseOperands {
   T residual_limit;  // tol * (1 - Lipschitz constant)
   int64_t max_iterations;
   int64_t captured_iterations;  // the most that a CUDA graph records, where every iteration is launched by itself
+  T lipschitz;                  // of the branch: the safeguard of Anderson's method; 0: the plain iteration
   T* x;                         // [B, d]
   int64_t* iterations;          // [B]
   T* residual;                  // [B]

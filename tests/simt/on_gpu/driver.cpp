@@ -177,6 +177,7 @@ void branch_ops(const Shape& shape, const Card& card, Precision precision) {
   inverse.z = x;
   inverse.residual_limit = T(1e-3);
   inverse.max_iterations = inverse.captured_iterations = 5;
+  inverse.lipschitz = T(0.9);
   inverse.x = memory.result<T>(event);
   inverse.iterations = memory.result<int64_t>(batch);
   inverse.residual = memory.result<T>(batch);

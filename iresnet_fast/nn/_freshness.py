@@ -1,0 +1,122 @@
+"""Whether a layer's norm is that of its weight: what the last refresh saw, against what there is now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from .. import _capture, ops
+from ._layer import Norm, SpectralLayer, plain
+
+
+class Seen(NamedTuple):
+    """What a refresh saw of a layer and what it left behind. Never changed, so that threads can share it."""
+
+    weight: Tensor  # an alias: while it lives, no other tensor can have its address
+    version: int
+    fingerprint: int | None  # None: on a GPU in training, where reading it would make the host wait
+    writes: int
+    buffer: Tensor  # sigma as it was then: a swapped or moved buffer is not it
+    norm: Norm
+    settled: bool  # as evaluation asks for, not only as far as a training step goes
+    capture: int | None  # of the CUDA graph that computes the norm when it is replayed; None: it is there
+
+
+class _Writes:
+    """Counts the events after which weights on a GPU may have changed, whoever wrote them and however."""
+
+    count = 0
+
+
+def expect_writes(*_: Any) -> None:
+    """Take note that weights are about to change; a hook of backward passes."""
+    _Writes.count += 1
+
+
+def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    expect_writes()
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None and _capture.of(parameter) is not None:
+                parameter.written_by_a_graph = True
+
+
+def watch_optimizers() -> None:
+    """Take note of the steps of all optimizers from now on."""
+    register_optimizer_step_post_hook(_after_step)
+
+
+def see(layers: Sequence[SpectralLayer], norms: Sequence[Norm], settled: bool) -> list[Seen]:
+    """Record what a refresh found, just after its norms have become the buffers of the layers."""
+    weights = [plain(layer.weight) for layer in layers]
+    seen = []
+    for layer, weight, norm, fingerprint in zip(layers, weights, norms, fingerprints(layers), strict=True):
+        version = 0 if weight.is_inference() else weight._version
+        capture = _capture.of(weight)
+        seen.append(
+            Seen(weight.detach(), version, fingerprint, _Writes.count, layer.sigma, norm, settled, capture)
+        )
+    return seen
+
+
+def may_have_been_replayed(layer: SpectralLayer) -> bool:
+    """Whether a CUDA graph may have changed weight and buffers since anyone looked: a replay leaves no trace."""
+    weight = plain(layer.weight)
+    in_a_graph = layer.is_captured or getattr(layer.weight, "written_by_a_graph", False)
+    return in_a_graph and _capture.of(weight) is None
+
+
+def shows_a_change(layer: SpectralLayer, seen: Seen | None) -> bool:
+    """Whether the weight, the buffers, the mode or a CUDA graph ask for another refresh, without reading the weight."""
+    if seen is None or seen.buffer is not layer.sigma or not (layer.training or seen.settled):
+        return True
+    weight = plain(layer.weight)
+    # A graph being captured must hold a refresh of its own, since the weight may change between its replays.
+    if may_have_been_replayed(layer) or seen.capture != _capture.of(weight):
+        return True
+    return (
+        weight.is_inference()  # its changes are not counted
+        or weight._version != seen.version
+        or weight.data_ptr() != seen.weight.data_ptr()
+        or weight.dtype != seen.weight.dtype
+        or weight.device != seen.weight.device
+        or (weight.is_cuda and layer.training and seen.writes != _Writes.count)
+    )
+
+
+def fingerprints(layers: Sequence[SpectralLayer]) -> list[int | None]:
+    """Return a hash of the bits of each weight, None where reading it would make the host wait in training."""
+    found: list[int | None] = [None] * len(layers)
+    calls: dict[torch.device, list[int]] = {}
+    for i, layer in enumerate(layers):
+        weight = plain(layer.weight)
+        if weight.device.type == "cpu" or not (layer.training or _capture.of(weight) is not None):
+            calls.setdefault(weight.device, []).append(i)
+    for members in calls.values():
+        hashes = ops.fingerprint([plain(layers[i].weight) for i in members]).tolist()
+        for i, value in zip(members, hashes, strict=True):
+            found[i] = value
+    return found
+
+
+def stale(layers: Sequence[SpectralLayer], seen: Sequence[Seen | None]) -> list[SpectralLayer]:
+    """Return those of the layers whose norm is not, or may not be, that of their weight.
+
+    Only the bits of a weight tell of writes through `p.data`, NumPy views and other ways that autograd cannot see. On a
+    GPU in training they are not read: there every step of an optimizer and every backward pass counts as a change.
+    """
+    changed = {layer for layer, last in zip(layers, seen, strict=True) if shows_a_change(layer, last)}
+    rest = [(layer, last) for layer, last in zip(layers, seen, strict=True) if layer not in changed and last]
+    if rest:
+        now = fingerprints([layer for layer, _ in rest])
+        changed.update(
+            layer
+            for (layer, last), value in zip(rest, now, strict=True)
+            if value is not None and value != last.fingerprint
+        )
+    return [layer for layer in layers if layer in changed]

@@ -1,0 +1,59 @@
+"""The linear maps of some layers as the ops take them, and what is found of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..geometry import ConvGeometry
+from ._layer import SpectralLayer, as_dtype, plain
+
+_LOW_PRECISION = (torch.float16, torch.bfloat16)
+
+
+class Operators(NamedTuple):
+    """Linear maps of one dtype and device; half precision is iterated in float32."""
+
+    weights: Sequence[Tensor]
+    us: Sequence[Tensor]
+    vs: Sequence[Tensor]
+    companions: Sequence[Tensor]
+    geometry: Sequence[ConvGeometry | None]
+
+    @classmethod
+    def of(cls, layers: Sequence[SpectralLayer], weights: Sequence[Tensor] | None = None) -> Operators:
+        """Return the maps of the layers, with their vectors; or those of other weights, of the same shapes."""
+        weights = [plain(layer.weight) for layer in layers] if weights is None else weights
+        dtype = torch.float32 if weights[0].dtype in _LOW_PRECISION else weights[0].dtype
+        return cls(
+            [as_dtype(weight, dtype) for weight in weights],
+            [as_dtype(layer.u, dtype) for layer in layers],
+            [as_dtype(layer.v, dtype) for layer in layers],
+            [as_dtype(layer.companion, dtype) for layer in layers],
+            [layer.geometry for layer in layers],
+        )
+
+    def some(self, indices: Sequence[int]) -> Operators:
+        """Return these of the maps."""
+        return Operators(*([field[i] for i in indices] for field in self))
+
+    def vectors(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Return u, v and companion of each map."""
+        return list(zip(self.us, self.vs, self.companions, strict=True))
+
+    def without_hints(self) -> Operators:
+        """Return the maps with vectors of zeros, which leave the start of an iteration to chance."""
+        nothing = ([torch.zeros_like(vector) for vector in vectors] for vectors in self[1:4])
+        return Operators(self.weights, *nothing, self.geometry)
+
+
+class Norms(NamedTuple):
+    """What was found of some maps, in tensors that nothing else writes."""
+
+    sigmas: Tensor  # [layers], what the weights are divided by
+    us: Sequence[Tensor]
+    vs: Sequence[Tensor]
+    companions: Sequence[Tensor]
