@@ -5,6 +5,7 @@ Everything is computed in float64 from the weights as they are used, never from 
 
 from torch import nn
 
+from ..geometry import ConvGeometry
 from . import gram
 from .bounds import Bounds, norm_bounds
 from .branch import branch_bound, branch_scale
@@ -14,6 +15,7 @@ __all__ = [
     "Bounds",
     "BranchCertificate",
     "Certificate",
+    "ConvGeometry",
     "branch_bound",
     "branch_scale",
     "certify",
