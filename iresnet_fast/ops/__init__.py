@@ -25,8 +25,3 @@ __all__ = [
     "spectral_norm",
     "spectral_normalize",
 ]
-
-
-def fingerprint(weights):  # TEMPORARY
-    import torch as _t
-    return _t.tensor([hash(w.detach().cpu().contiguous().flatten().view(_t.uint8).numpy().tobytes()) & ((1<<62)-1) for w in weights])
