@@ -5,6 +5,7 @@ Each function has a twin of the same name and signature in `iresnet_fast.referen
 
 from ..reference import LanczosNorms
 from .branch import branch
+from .fingerprint import fingerprint
 from .lanczos_norm import lanczos_norm
 from .residual_inverse import residual_inverse
 from .residual_logdet import LogdetInfo, residual_logdet
@@ -16,6 +17,7 @@ __all__ = [
     "LanczosNorms",
     "LogdetInfo",
     "branch",
+    "fingerprint",
     "lanczos_norm",
     "residual_inverse",
     "residual_logdet",
