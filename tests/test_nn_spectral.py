@@ -101,7 +101,8 @@ def test_training_goes_on_from_the_vectors_and_evaluation_starts_anew(monkeypatc
     layer.eval()(x)
     layer(x)
     fresh = [(False, 1000, 1e-5)] * 2  # two random starts
-    assert settings == [*fresh, (True, 30, 1e-2), *fresh]
+    beside = (False, 30, 1e-2)  # these vectors have no companion yet
+    assert settings == [*fresh, (True, 30, 1e-2), beside, *fresh]
 
 
 def test_what_training_cannot_settle_is_settled_and_counted():

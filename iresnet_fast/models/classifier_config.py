@@ -47,7 +47,7 @@ class ClassifierConfig(Config):
     preactivation: bool = True
     coeff: float | None = 0.9
     power_iterations: int = 40
-    power_tolerance: float | None = 3e-4
+    power_tolerance: float | None = 5e-5
     border: int = 0
     squeeze_first: bool = False
     padding_channels: int = 0

@@ -70,7 +70,7 @@ class FlowConfig(Config):
     preactivation: bool = False
     coeff: float = 0.9
     power_iterations: int = 40
-    power_tolerance: float | None = 3e-4
+    power_tolerance: float | None = 5e-5
     squeeze_first: bool = False
     factor_out: bool = False
     actnorm: bool = True

@@ -48,6 +48,7 @@ class SpectralLayer(nn.Module):
     # Python state, none of it in the state_dict. All that is known of the norm beside it is the group's.
     group: SpectralGroup | None = None  # who is refreshed together with this layer; None: nobody has asked yet
     is_warm: bool  # u, v have converged once: a few iterations follow the weights
+    is_doubtful: bool  # they come from a checkpoint, or no companion has led from them to the next ones yet
     is_captured: bool = False  # a CUDA graph reads and writes the buffers, so they must stay where they are
     handle: int  # for `layer_of`
 
@@ -100,7 +101,7 @@ class SpectralLayer(nn.Module):
                 self._write(name, unit.to(device=weight.device, dtype=weight.dtype))
             self._write("companion", torch.zeros_like(min(self.v, self.u, key=torch.Tensor.numel)))
             self._write("sigma", torch.zeros((), device=weight.device, dtype=weight.dtype))
-        self.is_warm = False
+        self.is_warm = self.is_doubtful = False
 
     def _write(self, name: str, value: Tensor) -> None:
         """Set a buffer: a new tensor, unless a CUDA graph would go on with the old one."""
@@ -146,7 +147,7 @@ class SpectralLayer(nn.Module):
             return
         else:
             self._draw()  # tensors of the saved shapes; super() copies into them
-            self.is_warm = sigma is not None and not sigma.is_meta and bool(sigma > 0)
+            self.is_warm = self.is_doubtful = sigma is not None and not sigma.is_meta and bool(sigma > 0)
             companion = state_dict.get(prefix + "companion")
             if companion is None or companion.shape != self.companion.shape:  # of a version that had none
                 state_dict[prefix + "companion"] = self.companion

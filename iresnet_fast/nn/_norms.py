@@ -29,12 +29,17 @@ _EXACT_SIDE = 128
 
 
 def follow(
-    operators: Operators, most: int, tol: float | None, process_group: ProcessGroup | None
-) -> tuple[Norms, Tensor]:
-    """Go on from the vectors. Returns the norms, and whether that was not enough, [layers] bool.
+    operators: Operators,
+    most: int,
+    tol: float | None,
+    process_group: ProcessGroup | None = None,
+    doubtful: Sequence[int] = (),
+) -> tuple[Norms, Tensor | None]:
+    """Go on from the vectors. Returns the norms, and whether that was not enough, [layers] bool; None in a capture.
 
     The weight of a training step has moved a little. A norm is increased by its residual; it is not enough if that is
-    still above the tolerance after all iterations.
+    still above the tolerance after all iterations, or, for the doubtful ones, if a start from nothing finds a norm that
+    is larger by more than the tolerance.
     """
     limit = 0.0 if tol is None else tol
     if process_group is None:
@@ -42,8 +47,15 @@ def follow(
         norms, residuals = Norms(found.sigmas, found.us, found.vs, found.companions), found.residuals
     else:
         norms, residuals = shared_lanczos_norm(operators, most, limit, process_group)
+    increased = norms._replace(sigmas=norms.sigmas + residuals)
+    if _capture.of(residuals) is not None:
+        return increased, None
     missed = residuals > (tol or _FOLLOWED) * norms.sigmas
-    return norms._replace(sigmas=norms.sigmas + residuals), missed
+    if doubtful:
+        some = operators.some(doubtful)
+        anew = ops.lanczos_norm(*some.without_hints(), most, limit, seed=1)
+        missed[doubtful] |= anew.sigmas > (1.0 + (tol or _FOLLOWED)) * norms.sigmas[doubtful]
+    return increased, missed
 
 
 def settle(operators: Operators, strict: bool = False) -> Norms:

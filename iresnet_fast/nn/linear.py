@@ -45,7 +45,7 @@ class SpectralLinear(SpectralLayer, nn.Linear):
         *,
         coeff: float = 0.9,
         n_iterations: int = 40,
-        tol: float | None = 3e-4,
+        tol: float | None = 5e-5,
         sigma_gradient: bool = True,
         strict: bool = False,
         device: Any = None,

@@ -138,11 +138,15 @@ class SpectralGroup:
                     continue
                 most = layer.n_iterations if n_iterations is None else n_iterations
                 limit = tol or (layer.tol if n_iterations is None else None)
+                if layer.companion.numel() <= most:  # with as many steps as the smaller side has numbers it is exact
+                    limit = None
                 calls.setdefault((layer.weight.dtype, layer.weight.device, most, limit), []).append(layer)
             for (_, _, most, limit), members in calls.items():
-                norms, missed = _norms.follow(Operators.of(members), most, limit, self.process_group)
+                doubtful = [i for i, layer in enumerate(members) if layer.is_doubtful]
+                norms, missed = _norms.follow(Operators.of(members), most, limit, self.process_group, doubtful)
                 self._accept(members, norms, settled=False)
-                settling += self._unsettled_of(members, missed)
+                if missed is not None:
+                    settling += self._unsettled_of(members, missed)
             calls = {}
             for layer in settling:
                 calls.setdefault((layer.weight.dtype, layer.weight.device, layer.strict), []).append(layer)
@@ -159,8 +163,6 @@ class SpectralGroup:
 
     def _unsettled_of(self, layers: Sequence[SpectralLayer], missed: Tensor) -> list[SpectralLayer]:
         """Count the layers whose norms have not been settled; return those that can be told."""
-        if _capture.of(missed) is not None:
-            return []
         there = missed.is_cuda
         found = [] if there else [layer for layer, miss in zip(layers, missed.tolist(), strict=True) if miss]
         self._unsettled[missed.device] = self._unsettled.get(missed.device, 0) + (missed.sum() if there else len(found))
@@ -186,7 +188,7 @@ class SpectralGroup:
                 # Not by setattr, whose checks cost more than the rest.
                 layer._buffers.update(sigma=sigma, u=u, v=v, companion=companion)
             # A capture computes nothing: u and v have not converged before a replay.
-            layer.is_warm = layer.is_warm or (settled and not captured)
+            layer.is_warm, layer.is_doubtful = layer.is_warm or (settled and not captured), settled
             norms.append((sigma, u, v))  # not the buffers: what is saved for backward must survive the next refresh
         if kept:
             copy_all(kept, written)

@@ -132,12 +132,12 @@ def layers(count: int) -> Iterator[Layer]:
 
 def norm_of(weight: Tensor, place: ConvGeometry | None) -> float:
     """Return the largest singular value of the explicit operator."""
-    matrix = weight.double()
-    if place is not None:
-        size = weight.shape[1] * place.groups * math.prod(place.image_size)
-        basis = torch.eye(size, dtype=torch.float64).view(size, -1, *place.image_size)
-        matrix = F.conv2d(basis, matrix, None, place.stride, place.padding, place.dilation, place.groups).flatten(1)
-    return float(torch.linalg.matrix_norm(matrix, 2))
+    if place is None:
+        return float(torch.linalg.matrix_norm(weight.double().flatten(1), 2))
+    size = weight.shape[1] * place.groups * math.prod(place.image_size)
+    basis = torch.eye(size, dtype=torch.float64).view(size, -1, *place.image_size)
+    rows = F.conv2d(basis, weight.double(), None, place.stride, place.padding, place.dilation, place.groups)
+    return float(torch.linalg.matrix_norm(rows.flatten(1), 2))
 
 
 def excess(layer: Layer, allowed: float) -> float:
