@@ -78,6 +78,7 @@ class Trainer:
         # The last losses and gradient norms, whose means are in the log: no waiting for a value at every step.
         self._losses: deque[Tensor] = deque(maxlen=config.log_steps)
         self._norms: deque[Tensor] = deque(maxlen=config.log_steps)
+        self._unsettled_before = 0  # norms, by the processes that this one goes on from
         if found is not None:
             self._restore(found)
         self._loss = distributed.wrap(LossModule(model, self._task))
@@ -191,6 +192,7 @@ class Trainer:
         log = found.part("log")
         self._losses.extend(log["loss"].unbind())
         self._norms.extend(log["grad_norm"].unbind())
+        self._unsettled_before = int(log.get("unsettled_norms", 0))
 
     def _save(self) -> None:
         average = self.optimization.average
@@ -200,6 +202,7 @@ class Trainer:
             **{f"optimizer.{name}": value for name, value in self.optimization.state().items()},
             "log.loss": torch.stack(list(self._losses)),
             "log.grad_norm": torch.stack(list(self._norms)),
+            "log.unsettled_norms": torch.tensor(self._unsettled()),
         }
         checkpoint.write(checkpoint.path_of(self._folder, self.step), tensors, self._metadata())
         checkpoint.prune(self._folder, self._config.keep)
@@ -248,8 +251,11 @@ class Trainer:
         table = certified_lipschitz(copy.deepcopy(self._model))
         seconds = time.monotonic() - now
         self._norms_due = now + (seconds / _NORMS_SHARE if seconds > _NORMS_FREE else 0.0)
-        unsettled = count_unsettled(self._model)
-        return {"lipschitz": table.worst, "worst_norm": table.worst_layer, "unsettled_norms": unsettled}
+        return {"lipschitz": table.worst, "worst_norm": table.worst_layer, "unsettled_norms": self._unsettled()}
+
+    def _unsettled(self) -> int:
+        """Return how many norms the steps of the whole run have left unsettled, see `nn.spectral`."""
+        return self._unsettled_before + count_unsettled(self._model)
 
     def _evaluate(self, rows: Tensor | None) -> dict[str, float]:
         """Evaluate on some rows of the test set, or on all of it: a copy, since training must not notice."""
