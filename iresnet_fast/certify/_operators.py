@@ -56,7 +56,7 @@ class Operator:
         self.output_size = geometry.output_size(kernel)
         self.weight = weight.reshape(geometry.groups, -1, *weight.shape[1:])  # [groups, out, in, kh, kw]
         self.axes = (self._axis(0), self._axis(1))
-        if not all(bool(axis.selection(torch.device("cpu")).any()) for axis in self.axes):
+        if not (self.is_matrix or all(bool(axis.selection(torch.device("cpu")).any()) for axis in self.axes)):
             self.weight = torch.zeros_like(self.weight)  # it sees nothing but padding
 
     def _axis(self, i: int) -> _Axis:
@@ -67,7 +67,7 @@ class Operator:
     @cached_property
     def is_pointwise(self) -> bool:
         """Whether every output pixel sees one input pixel, and no two the same: the norm is that of the matrices."""
-        return self.weight.shape[3:] == (1, 1) and all(axis.multiplicity == 1 for axis in self.axes)
+        return self.is_matrix or (self.weight.shape[3:] == (1, 1) and all(axis.multiplicity == 1 for axis in self.axes))
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -144,7 +144,9 @@ class Operator:
         full = []
         for vector, pixels, place in zip((u, v), (self.output_size, self.geometry.image_size), (0, 1), strict=True):
             groups = vector.new_zeros(self.weight.shape[0], vector.numel(), *(pixels if self.is_pointwise else ()))
-            if self.is_pointwise:
+            if self.is_matrix:
+                groups[0, :, 0, 0] = vector
+            elif self.is_pointwise:
                 row, column = (axis.meeting()[place] for axis in self.axes)
                 groups[block, :, row, column] = vector
             else:
