@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,7 +13,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Axis:
-    """One of the two dimensions of a convolution."""
+    """One of the two dimensions of a convolution.
+
+    All sizes are numbers of Python, and tensors are made on their device, so that nothing waits for it.
+    """
 
     size: int
     output_size: int
@@ -22,24 +26,33 @@ class Axis:
     dilation: int
     circular: bool
 
+    @property
+    def starts(self) -> range:
+        """Where on the input, continued beyond its borders, the first tap is for every output pixel."""
+        return range(-self.padding, self.output_size * self.stride - self.padding, self.stride)
+
     @cached_property
-    def positions(self) -> Tensor:
-        """Return where on the input, continued beyond its borders, every tap is for every output pixel, [k, out]."""
-        starts = torch.arange(self.output_size) * self.stride - self.padding
-        return starts + torch.arange(self.kernel).unsqueeze(1) * self.dilation
+    def meeting(self) -> tuple[int, int]:
+        """An output pixel and the input pixel that the first tap sends to it; 0 and 0 if there are none."""
+        if self.circular:
+            return 0, -self.padding % self.size
+        pairs = ((i, start) for i, start in enumerate(self.starts) if 0 <= start < self.size)
+        return next(pairs, (0, 0))
+
+    @cached_property
+    def sees_nothing(self) -> bool:
+        """Whether every tap of every output pixel is on the padding."""
+        reach = range(0, self.kernel * self.dilation, self.dilation)
+        return not self.circular and not any(0 <= start + tap < self.size for start in self.starts for tap in reach)
 
     def selection(self, device: torch.device) -> Tensor:
         """Return 1 where a tap sends an input pixel to an output pixel, else 0, [k, out, in]."""
-        positions = self.positions
+        starts = torch.arange(self.output_size, device=device) * self.stride - self.padding
+        positions = starts + torch.arange(self.kernel, device=device).unsqueeze(1) * self.dilation
         if self.circular:
             positions = positions % self.size
-        pixels = torch.arange(self.size)
-        return (positions.unsqueeze(-1) == pixels).to(device=device, dtype=torch.float64)
-
-    def meeting(self) -> tuple[int, int]:
-        """Return an output pixel and the input pixel that the first tap sends to it; 0 and 0 if there are none."""
-        pairs = self.selection(torch.device("cpu"))[0].nonzero()
-        return (int(pairs[0, 0]), int(pairs[0, 1])) if len(pairs) else (0, 0)
+        pixels = torch.arange(self.size, device=device)
+        return (positions.unsqueeze(-1) == pixels).to(torch.float64)
 
     @property
     def overlaps(self) -> bool:
@@ -52,9 +65,8 @@ class Axis:
         if self.circular:
             return self.size
         # What lies outside the image on one side may come round to what lies outside it on the other, not further.
-        positions = self.positions
-        beyond = max(self.padding, int(positions.max()) - self.size + 1)
-        n = max(self.size + beyond, (self.output_size - 1) * self.stride + 1)
+        last = self.starts[-1] + self.dilation * (self.kernel - 1)
+        n = max(self.size + max(self.padding, last - self.size + 1), (self.output_size - 1) * self.stride + 1)
         return -(-n // self.stride) * self.stride
 
     @property
@@ -70,17 +82,17 @@ class Axis:
     @cached_property
     def multiplicity(self) -> int:
         """How often one output pixel of the torus is written: more than once if circular padding goes round it."""
-        places = self.positions[0] % self.n
-        return int(places.bincount().max())
+        return max(Counter(start % self.n for start in self.starts).values())
 
     @property
     def is_whole(self) -> bool:
         """Whether the outputs are those of the torus, each once."""
         return self.multiplicity == 1 and self.output_size == self.coarse
 
-    def phases(self, frequencies: Tensor, device: torch.device) -> Tensor:
-        """Return exp(2 pi i a f / n) [k, frequencies, folds] of every tap a at the frequencies f folded into these."""
-        folded = frequencies.unsqueeze(1) + self.coarse * torch.arange(self.folds)
-        turns = (torch.arange(self.kernel).view(-1, 1, 1) * self.dilation * folded) % self.n
-        angles = turns.to(device=device, dtype=torch.float64) * (2.0 * math.pi / self.n)
+    def phases(self, first: int, last: int, device: torch.device) -> Tensor:
+        """Return exp(2 pi i a f / n) [k, last - first, folds] of every tap a at the frequencies f folded into these."""
+        coarse = torch.arange(first, last, device=device).unsqueeze(1)
+        folded = coarse + self.coarse * torch.arange(self.folds, device=device)
+        turns = (torch.arange(self.kernel, device=device).view(-1, 1, 1) * self.dilation * folded) % self.n
+        angles = turns.to(torch.float64) * (2.0 * math.pi / self.n)
         return torch.polar(torch.ones_like(angles), angles)

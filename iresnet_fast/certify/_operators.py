@@ -54,8 +54,8 @@ class Operator:
         self.output_size = geometry.output_size(kernel)
         self.weight = weight.reshape(geometry.groups, -1, *weight.shape[1:])  # [groups, out, in, kh, kw]
         self.axes = (self._axis(0), self._axis(1))
-        if not (self.is_matrix or all(bool(axis.selection(torch.device("cpu")).any()) for axis in self.axes)):
-            self.weight = torch.zeros_like(self.weight)  # it sees nothing but padding
+        if any(axis.sees_nothing for axis in self.axes):
+            self.weight = torch.zeros_like(self.weight)
 
     def _axis(self, i: int) -> Axis:
         size, stride, padding, dilation, _ = self.geometry
@@ -168,11 +168,9 @@ class Operator:
         if self.is_matrix:
             return u.flatten(), v.flatten()
         if self.is_pointwise:
-            (row_out, row_in), (column_out, column_in) = (axis.meeting() for axis in self.axes)
-            outputs, inputs = (
-                u.new_zeros(u.numel(), *self.output_size),
-                v.new_zeros(v.numel(), *self.geometry.image_size),
-            )
+            (row_out, row_in), (column_out, column_in) = (axis.meeting for axis in self.axes)
+            outputs = u.new_zeros(u.numel(), *self.output_size)
+            inputs = v.new_zeros(v.numel(), *self.geometry.image_size)
             outputs[:, row_out, column_out], inputs[:, row_in, column_in] = u.flatten(), v.flatten()
             return outputs, inputs
         return u.flatten(0, 1), v.flatten(0, 1)
@@ -192,12 +190,10 @@ class Operator:
         # The phases are off by less than 32 u (the angle below 2 pi by 16, sine and cosine by a few), the sums over
         # taps by gamma of their length, both twice and with a factor of 2 for complex arithmetic.
         error = 8.0 * (kh + kw + 128) * UNIT * frobenius(self.weight.abs().sum((-2, -1))).amax()
-        right = horizontal.phases(torch.arange(horizontal.coarse // 2 + 1), self.weight.device)
-        per_row = groups * out * in_ * folds * right.shape[1]
-        n_rows = max(1, _CHUNK // per_row)
+        right = horizontal.phases(0, horizontal.coarse // 2 + 1, self.weight.device)
+        n_rows = max(1, _CHUNK // (groups * out * in_ * folds * right.shape[1]))
         for first in range(0, vertical.coarse, n_rows):
-            rows = torch.arange(first, min(first + n_rows, vertical.coarse))
-            left = vertical.phases(rows, self.weight.device)
+            left = vertical.phases(first, min(first + n_rows, vertical.coarse), self.weight.device)
             narrow = torch.einsum("goiab,bdm->goiadm", self.weight.to(right.dtype), right)
             transfer = torch.einsum("goiadm,acl->gcdolmi", narrow, left)
             yield Blocks(transfer.reshape(-1, out, folds * in_) / math.sqrt(folds), error, factor)
