@@ -89,10 +89,24 @@ class Axis:
         """Whether the outputs are those of the torus, each once."""
         return self.multiplicity == 1 and self.output_size == self.coarse
 
-    def phases(self, first: int, last: int, device: torch.device) -> Tensor:
+    @property
+    def half_turns(self) -> tuple[int, ...]:
+        """By how many half turns the torus may be twisted: what comes round is cut off, so any phase may be on it.
+
+        A half turn puts the frequencies between those of the torus as it is. Zero padding on small images is nearer to
+        either of them than to both; circular padding is the torus as it is, and large images know no difference.
+        """
+        overhang = self.n - self.size
+        return (0,) if self.circular or self.size >= 32 * overhang else (0, 1)
+
+    def frequencies(self, half_turns: int) -> int:
+        """Return how many of the coarse frequencies there are but for conjugation."""
+        return (self.coarse - half_turns) // 2 + 1
+
+    def phases(self, first: int, last: int, half_turns: int, device: torch.device) -> Tensor:
         """Return exp(2 pi i a f / n) [k, last - first, folds] of every tap a at the frequencies f folded into these."""
         coarse = torch.arange(first, last, device=device).unsqueeze(1)
         folded = coarse + self.coarse * torch.arange(self.folds, device=device)
-        turns = (torch.arange(self.kernel, device=device).view(-1, 1, 1) * self.dilation * folded) % self.n
-        angles = turns.to(torch.float64) * (2.0 * math.pi / self.n)
+        taps = torch.arange(self.kernel, device=device).view(-1, 1, 1) * self.dilation
+        angles = (taps * (2 * folded + half_turns) % (2 * self.n)).to(torch.float64) * (math.pi / self.n)
         return torch.polar(torch.ones_like(angles), angles)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from functools import cached_property
@@ -175,13 +176,18 @@ class Operator:
             return outputs, inputs
         return u.flatten(0, 1), v.flatten(0, 1)
 
-    def torus(self) -> Iterator[Blocks]:
+    def tori(self) -> Iterator[Iterator[Blocks]]:
+        """Yield the matrices of every torus that bounds the map, see `torus`."""
+        for half_turns in itertools.product(*(axis.half_turns for axis in self.axes)):
+            yield self.torus(*half_turns)
+
+    def torus(self, down: int, across: int) -> Iterator[Blocks]:
         """Yield the matrices of the frequencies of a torus, some at a time: one of two that are conjugate.
 
         A convolution with zero padding is P T E: E puts the image on a torus so large that nothing comes round, T is
         the convolution there, P takes the outputs at every `stride`-th pixel. E and P have norm 1, so it is at most
         max over the coarse frequencies of |[K(f_1) .. K(f_s)]| / sqrt(s), where K is the transfer matrix of the kernel
-        and f_1 .. f_s are the s frequencies that the stride folds into one.
+        and f_1 .. f_s are the s frequencies that the stride folds into one. The torus may be twisted by half turns.
         """
         groups, out, in_, kh, kw = self.weight.shape
         vertical, horizontal = self.axes
@@ -190,10 +196,10 @@ class Operator:
         # The phases are off by less than 32 u (the angle below 2 pi by 16, sine and cosine by a few), the sums over
         # taps by gamma of their length, both twice and with a factor of 2 for complex arithmetic.
         error = 8.0 * (kh + kw + 128) * UNIT * frobenius(self.weight.abs().sum((-2, -1))).amax()
-        right = horizontal.phases(0, horizontal.coarse // 2 + 1, self.weight.device)
+        right = horizontal.phases(0, horizontal.frequencies(across), across, self.weight.device)
         n_rows = max(1, _CHUNK // (groups * out * in_ * folds * right.shape[1]))
         for first in range(0, vertical.coarse, n_rows):
-            left = vertical.phases(first, min(first + n_rows, vertical.coarse), self.weight.device)
+            left = vertical.phases(first, min(first + n_rows, vertical.coarse), down, self.weight.device)
             narrow = torch.einsum("goiab,bdm->goiadm", self.weight.to(right.dtype), right)
             transfer = torch.einsum("goiadm,acl->gcdolmi", narrow, left)
             yield Blocks(transfer.reshape(-1, out, folds * in_) / math.sqrt(folds), error, factor)

@@ -46,9 +46,9 @@ def norm_bounds(
     - "eigenvalues", side up to 256: exact to 1e-9.
     - "Cholesky", any matrix, and operators with a side up to 2048: 0.1 % above the lower bound, or what Gram iteration
       gives if that is not enough.
-    - "torus", larger convolutions: Gram iteration for each frequency. For circular padding and stride 1 within 2 % of
-      the norm. Zero padding is bounded by that on a torus, which has more: for 3 x 3 kernels up to 8 % on 8 x 8 images,
-      2 % on 16 x 16, and with the square of the image size less.
+    - "torus", larger convolutions: Gram iteration for each frequency, within 2 % of the norm for circular padding and
+      stride 1. Zero padding is bounded by that on a torus, which has more: for 3 x 3 kernels of random numbers 3 % on
+      8 x 8 images, 2 % on 12 x 12, and with the square of the image size less.
     - "none": a weight is not finite.
 
     Args:

@@ -68,8 +68,8 @@ def branch_bound(
 def branch_scale(weights: Sequence[Tensor], activations: Sequence[str], target: float, n_steps: int = 0) -> float:
     """Return the factor, at least 1, by which the last weight may be multiplied so that the branch bound is `target`.
 
-    The bound is linear in the last weight. Multiplying a weight in float32 rounds it by another 6e-8: multiply in
-    float64, or let `target` be that much smaller.
+    The bound is linear in the last weight, computed anew it may differ by 1e-6. Multiplying a weight in float32 rounds
+    it by another 6e-8: multiply in float64, or let `target` be that much smaller.
 
     Args:
         weights: [out, in] each, normalised so that the product of their norms is at most `target`.
