@@ -99,6 +99,16 @@ def test_weights_that_are_not_finite_or_zero():
     assert outside.lower == outside.upper == 0.0  # it sees nothing but the padding
 
 
+def test_taps_that_see_nothing_but_padding_count_for_nothing():
+    weight, geometry = torch.randn(3, 3, 3, 3), ConvGeometry((1, 1), padding=(1, 1))
+    alone = torch.zeros_like(weight)
+    alone[..., 1, 1] = weight[..., 1, 1]
+    assert certify.norm_bounds(weight, geometry) == certify.norm_bounds(alone, geometry)
+    border = weight - alone
+    assert certify.norm_bounds(border, geometry)[:2] == (0.0, 0.0)
+    assert float(gram.upper_bound(border, geometry, largest_side=0)) == 0.0
+
+
 def test_the_global_generator_is_left_alone():
     before = torch.get_rng_state()
     first, second = (certify.norm_bounds(torch.ones(300, 301)) for _ in range(2))

@@ -40,10 +40,10 @@ class Axis:
         return next(pairs, (0, 0))
 
     @cached_property
-    def sees_nothing(self) -> bool:
-        """Whether every tap of every output pixel is on the padding."""
-        reach = range(0, self.kernel * self.dilation, self.dilation)
-        return not self.circular and not any(0 <= start + tap < self.size for start in self.starts for tap in reach)
+    def seeing(self) -> tuple[bool, ...]:
+        """For every tap, whether it ever sees a pixel, and not the padding alone."""
+        taps = range(0, self.kernel * self.dilation, self.dilation)
+        return tuple(self.circular or any(0 <= start + tap < self.size for start in self.starts) for tap in taps)
 
     def selection(self, device: torch.device) -> Tensor:
         """Return 1 where a tap sends an input pixel to an output pixel, else 0, [k, out, in]."""

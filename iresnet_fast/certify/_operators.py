@@ -55,8 +55,10 @@ class Operator:
         self.output_size = geometry.output_size(kernel)
         self.weight = weight.reshape(geometry.groups, -1, *weight.shape[1:])  # [groups, out, in, kh, kw]
         self.axes = (self._axis(0), self._axis(1))
-        if any(axis.sees_nothing for axis in self.axes):
-            self.weight = torch.zeros_like(self.weight)
+        rows, columns = (axis.seeing for axis in self.axes)
+        if not all(rows + columns):  # the others do nothing, and no bound should depend on them
+            sees = [torch.tensor(seeing, device=weight.device) for seeing in (rows, columns)]
+            self.weight = self.weight.where(sees[0].unsqueeze(1) & sees[1], 0.0)
 
     def _axis(self, i: int) -> Axis:
         size, stride, padding, dilation, _ = self.geometry
