@@ -51,6 +51,15 @@ STABLE_TORCH_LIBRARY(iresnet_fast, m) {
       "spectral_norm(Tensor[] weights, Tensor[] us, Tensor[] vs, int[] geometry, int max_iterations, float tolerance) "
       "-> (Tensor, Tensor, Tensor)");
 
+  // companions: one vector a layer, as u or v, whichever is shorter. seed: [1] int64. norms [2, layers]: sigmas and
+  // residuals; iterations [layers] int64; packed new u, v and companions (all u, then all v, ...)
+  m.def(
+      "lanczos_norm(Tensor[] weights, Tensor[] us, Tensor[] vs, Tensor[] companions, Tensor seed, int[] geometry, int "
+      "max_iterations, float tolerance) -> (Tensor, Tensor, Tensor)");
+
+  // [layers] int64: a hash of the bits of each weight, of any floating point type
+  m.def("fingerprint(Tensor[] weights) -> Tensor");
+
   // Packed W / max(1, sigma / coeff)
   m.def("spectral_normalize(Tensor[] weights, Tensor sigmas, Tensor coeffs) -> Tensor");
 

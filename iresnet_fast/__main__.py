@@ -15,6 +15,8 @@ from . import __version__, _environment, _library, _plan, activations, reference
 # Public op: the raw op that carries its work.
 RAW_OPS = {
     "spectral_norm": "spectral_norm",
+    "lanczos_norm": "lanczos_norm",
+    "fingerprint": "fingerprint",
     "spectral_normalize": "spectral_normalize",
     "branch": "branch",
     "residual_logdet": "residual_logdet",

@@ -185,6 +185,26 @@ def check_choice(argument: str, value: object, choices: Sequence[str]) -> None:
         raise ValueError(f"{argument} must be one of {names}, got {value!r}; use one of them.")
 
 
+def check_weights(weights: Sequence[Tensor]) -> None:
+    """Check tensors of any floating point dtype on one device, in a few microseconds for a whole model."""
+    device = weights[0].device if weights else None
+    if all(dtype.is_floating_point for dtype in {weight.dtype for weight in weights}):
+        for i, weight in enumerate(weights):
+            if weight.device != device:
+                raise ValueError(
+                    f"weights[{i}] must be on the device of weights[0], {device}, got {weight.device}; "
+                    f"call once for each device."
+                )
+        return
+    for i, weight in enumerate(weights):
+        _check_floating(i, weight)
+
+
+def _check_floating(i: int, weight: Tensor) -> None:
+    if not weight.is_floating_point():
+        raise TypeError(f"weights[{i}] must be a floating point tensor, got {weight.dtype}; convert it.")
+
+
 def check_spectral(
     weights: Sequence[Tensor],
     us: Sequence[Tensor],
@@ -196,8 +216,7 @@ def check_spectral(
         if len(value) != len(weights):
             raise ValueError(f"{argument} must have one entry per weight ({len(weights)}), got {len(value)}; add them.")
     for i, (weight, place) in enumerate(zip(weights, geometry, strict=True)):
-        if not weight.is_floating_point():
-            raise TypeError(f"weights[{i}] must be a floating point tensor, got {weight.dtype}; convert it.")
+        _check_floating(i, weight)
         u_shape, v_shape = _vector_shapes(i, weight, place)
         for argument, vector, expected in (("us", us[i], u_shape), ("vs", vs[i], v_shape)):
             _check_same(argument, i, vector, f"weights[{i}]", weight)
@@ -233,7 +252,8 @@ def check_lanczos(
                 f"got {tuple(companion.shape)}; start with zeros."
             )
     check_count("n_iterations", n_iterations, 1)
-    check_tolerance(tol)
+    if not tol >= 0.0:
+        raise ValueError(f"tol must not be negative, got {tol}; pass e.g. 3e-4, or 0.0 to take all n_iterations.")
     if not isinstance(seed, Tensor):
         if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
             raise TypeError(f"seed must be an integer of 64 bits or a tensor of one, got {seed!r}; pass e.g. 0.")

@@ -109,7 +109,7 @@ def test_a_first_refresh_can_be_captured():
         out[:] = effective_weights([layer])
 
     graph = capture(step, "cpu", n_warmups=0)
-    assert not layer._warm
+    assert not layer.is_warm
     graph.replay()
     assert_normalised(layer, out[0])
     assert_evaluates(layer)

@@ -205,7 +205,7 @@ def test_update_arguments():
     layer = make_linear().eval()
     nn.update_spectral_norm(layer)
     grow(layer)
-    nn.update_spectral_norm(layer, n_iterations=1)
+    nn.update_spectral_norm(layer, n_iterations=1, tol=0.9)
     assert layer.group.is_stale(layer)  # the next forward goes on
     layer(torch.randn(2, 7))
     assert not layer.group.is_stale(layer)

@@ -8,6 +8,8 @@ namespace irf {
 template <class T>
 struct Kernels {
   void (*spectral_norm)(const SpectralNormOperands<T>&, const Parallel&);
+  void (*lanczos_norm)(const LanczosNormOperands<T>&, const Parallel&);
+  void (*fingerprint)(const FingerprintOperands&, const Parallel&);  // the same for every T
   void (*spectral_normalize)(const SpectralNormalizeOperands<T>&, const Parallel&);
   void (*spectral_normalize_backward)(const SpectralNormalizeOperands<T>&, const Parallel&);
   void (*branch)(const Branch<T>&, const BranchOperands<T>&, const Parallel&);

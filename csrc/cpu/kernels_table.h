@@ -3,7 +3,9 @@
 #pragma once
 
 #include "cpu/branch.h"
+#include "cpu/fingerprint.h"
 #include "cpu/kernels.h"
+#include "cpu/lanczos_norm.h"
 #include "cpu/residual_inverse.h"
 #include "cpu/residual_logdet.h"
 #include "cpu/residual_logdet_exact.h"
@@ -16,10 +18,9 @@ namespace {
 
 template <class T>
 constexpr Kernels<T> table() {
-  return {spectral_norm<T>,   spectral_normalize<T>, spectral_normalize_backward<T>,
-          branch<T>,          branch_backward<T>,    kept_size<T>,
-          residual_logdet<T>, jacobian_powers<T>,    jacobian<T>,
-          residual_inverse<T>};
+  return {spectral_norm<T>, lanczos_norm<T>,    fingerprint<T>, spectral_normalize<T>, spectral_normalize_backward<T>,
+          branch<T>,        branch_backward<T>, kept_size<T>,   residual_logdet<T>,    jacobian_powers<T>,
+          jacobian<T>,      residual_inverse<T>};
 }
 
 }  // namespace

@@ -82,16 +82,15 @@ def _block(name: str, block: Block, n_steps: int) -> BranchCertificate:
 
 def _spectral_stages(branch: ResidualBranch | ConditionalBranch | DenseBranch) -> _Stages:
     layers = cast("list[SpectralLinear | SpectralConv2d]", list(branch.layers))
-    activations: Sequence[str]
+    geometries = [layer.geometry for layer in layers]
     if isinstance(branch, ResidualBranch):
-        activations = branch.activations
-        parameters = [cast("Tensor | None", getattr(branch, f"beta_{i}", None)) for i in range(len(layers))]
-    else:
-        phis = cast("list[Activation]", list(branch.activations))
-        activations, parameters = [phi.name for phi in phis], [phi.beta for phi in phis]
+        weights, biases, names, parameters = branch.stages()
+        return _Stages([plain(weight) for weight in weights], geometries, biases, list(names), parameters)
+    phis = cast("list[Activation]", list(branch.activations))
     weights = [plain(weight) for weight in effective_weights(layers)]
-    biases = [layer.bias for layer in layers]
-    return _Stages(weights, [layer.geometry for layer in layers], biases, list(activations), parameters)
+    return _Stages(
+        weights, geometries, [layer.bias for layer in layers], [phi.name for phi in phis], [phi.beta for phi in phis]
+    )
 
 
 def _plain_stages(block: UnboundedBlock) -> _Stages:

@@ -66,19 +66,20 @@ def branch_bound(
 
 
 def branch_scale(weights: Sequence[Tensor], activations: Sequence[str], target: float, n_steps: int = 0) -> float:
-    """Return the factor, at least 1, by which the last weight may be multiplied so that the branch bound is `target`.
+    """Return the factor by which the last weight must be multiplied for the branch bound to be `target`.
 
-    The bound is linear in the last weight, computed anew it may differ by 1e-6. Multiplying a weight in float32 rounds
-    it by another 6e-8: multiply in float64, or let `target` be that much smaller.
+    Above 1 where the branch has slack, below 1 where it exceeds the target. The bound is linear in the last weight;
+    computed anew it may differ by 1e-6. Multiplying a weight in float32 rounds it by another 6e-8: multiply in float64,
+    or let `target` be that much smaller.
 
     Args:
-        weights: [out, in] each, normalised so that the product of their norms is at most `target`.
+        weights: [out, in] each, of any norms.
         activations: one name per weight, each applied before it.
         target: Lipschitz constant that the branch may have.
         n_steps: as for `branch_bound`; 0 is for training, where the factor is needed at every step.
 
     Returns:
-        the factor; 1 if the bound is 0, not finite, or not below `target`.
+        the factor; 1 if the bound is 0, 0 if it is infinite, NaN if a weight is.
 
     Raises:
         ValueError: the target is not positive and finite, or as for `branch_bound`.
@@ -86,9 +87,7 @@ def branch_scale(weights: Sequence[Tensor], activations: Sequence[str], target: 
     if not 0.0 < target < math.inf:
         raise ValueError(f"target must be positive and finite, got {target}; pass the constant the branch may have.")
     bound = branch_bound(weights, activations, n_steps=n_steps).upper
-    if not 0.0 < bound < target:
-        return 1.0
-    return max(1.0, target / bound * (1.0 - 2.0**-50))
+    return 1.0 if bound == 0.0 else target / bound * (1.0 - 2.0**-50)
 
 
 def _part_bound(part: Sequence[tuple[Tensor, registry.Activation, float]], n_steps: int) -> float:

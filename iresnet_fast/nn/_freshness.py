@@ -19,11 +19,12 @@ class Seen(NamedTuple):
 
     weight: Tensor  # an alias: while it lives, no other tensor can have its address
     version: int
-    fingerprint: int | None  # None: on a GPU in training, where reading it would make the host wait
+    fingerprint: int | None  # None: not read
     writes: int
     buffer: Tensor  # sigma as it was then: a swapped or moved buffer is not it
     norm: Norm
     settled: bool  # as evaluation asks for, not only as far as a training step goes
+    training: bool  # the mode; training goes on from what evaluation left, with a refresh of its own, as replays do
     capture: int | None  # of the CUDA graph that computes the norm when it is replayed; None: it is there
 
 
@@ -59,7 +60,17 @@ def see(layers: Sequence[SpectralLayer], norms: Sequence[Norm], settled: bool) -
         version = 0 if weight.is_inference() else weight._version
         capture = _capture.of(weight)
         seen.append(
-            Seen(weight.detach(), version, fingerprint, _Writes.count, layer.sigma, norm, settled, capture)
+            Seen(
+                weight.detach(),
+                version,
+                fingerprint,
+                _Writes.count,
+                layer.sigma,
+                norm,
+                settled,
+                layer.training,
+                capture,
+            )
         )
     return seen
 
@@ -73,7 +84,7 @@ def may_have_been_replayed(layer: SpectralLayer) -> bool:
 
 def shows_a_change(layer: SpectralLayer, seen: Seen | None) -> bool:
     """Whether the weight, the buffers, the mode or a CUDA graph ask for another refresh, without reading the weight."""
-    if seen is None or seen.buffer is not layer.sigma or not (layer.training or seen.settled):
+    if seen is None or seen.buffer is not layer.sigma or not (seen.training if layer.training else seen.settled):
         return True
     weight = plain(layer.weight)
     # A graph being captured must hold a refresh of its own, since the weight may change between its replays.
@@ -90,12 +101,12 @@ def shows_a_change(layer: SpectralLayer, seen: Seen | None) -> bool:
 
 
 def fingerprints(layers: Sequence[SpectralLayer]) -> list[int | None]:
-    """Return a hash of the bits of each weight, None where reading it would make the host wait in training."""
+    """Return a hash of the bits of each weight; None in a capture, and where reading would make training wait."""
     found: list[int | None] = [None] * len(layers)
     calls: dict[torch.device, list[int]] = {}
     for i, layer in enumerate(layers):
         weight = plain(layer.weight)
-        if weight.device.type == "cpu" or not (layer.training or _capture.of(weight) is not None):
+        if _capture.of(weight) is None and (weight.device.type == "cpu" or not layer.training):
             calls.setdefault(weight.device, []).append(i)
     for members in calls.values():
         hashes = ops.fingerprint([plain(layers[i].weight) for i in members]).tolist()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .. import activations as registry
 from .. import ops
+from ._slack import spend_slack
 from .conv import SpectralConv2d
 from .linear import SpectralLinear
 from .spectral import effective_weights
@@ -29,6 +30,10 @@ class ResidualBranch(nn.Module):
             dilation 1 and one group; the last width is the first.
         activations: one name per layer, of those in `iresnet_fast.activations`, each applied before its layer.
         image_size: (height, width) of the input of a convolutional branch; None: as the layers say, or the first input.
+        normalize: "layers": each layer is bounded by its coeff; "branch", for dense layers: the last one is then scaled
+            so that the bound of the whole branch (`certify.branch_bound`), which is smaller than the product of the
+            coeffs, is that product. So more of the constant is used, and the branch keeps it at every step. It is
+            computed for every change of the weights and makes a GPU wait.
 
     Raises:
         ValueError: the layers do not form such a branch, or a name is unknown.
@@ -36,16 +41,24 @@ class ResidualBranch(nn.Module):
     """
 
     takes_context = False
+    # Weights without a graph, and what they are scaled to.
+    _scaled: tuple[list[Tensor], list[Tensor]] | None = None
 
     def __init__(
         self,
         layers: Sequence[SpectralLinear | SpectralConv2d],
         activations: Sequence[str],
         image_size: int | tuple[int, int] | None = None,
+        normalize: str = "layers",
     ) -> None:
         """Build the branch; the arguments are those of the class."""
         super().__init__()
         _check_layers(layers, activations)
+        if normalize not in ("layers", "branch"):
+            raise ValueError(f"normalize must be 'layers' or 'branch', got {normalize!r}; pass one.")
+        if normalize == "branch" and isinstance(layers[0], SpectralConv2d):
+            raise ValueError("normalize must be 'layers' for convolutions, got 'branch'; leave it out.")
+        self.normalize = normalize
         if image_size is not None:
             size = (image_size, image_size) if isinstance(image_size, int) else image_size
             for layer in layers:
@@ -67,6 +80,7 @@ class ResidualBranch(nn.Module):
         coeff: float = 0.9,
         preactivation: bool = False,
         bias: bool = True,
+        normalize: str = "layers",
         **layer_options: Any,
     ) -> ResidualBranch:
         """Build a branch of SpectralLinear layers.
@@ -77,13 +91,14 @@ class ResidualBranch(nn.Module):
             coeff: bound on the spectral norm of each layer; the branch has the product as its Lipschitz constant.
             preactivation: also before the first layer.
             bias: whether the layers have biases.
+            normalize: "layers" or "branch", as for the class.
             layer_options: further options of SpectralLinear.
 
         Raises:
             ValueError: the widths do not form a branch, or the name is unknown.
         """
         layers = [SpectralLinear(a, b, bias, coeff=coeff, **layer_options) for a, b in _pairs("widths", widths)]
-        return cls(layers, _names(activation, len(layers), preactivation))
+        return cls(layers, _names(activation, len(layers), preactivation), normalize=normalize)
 
     @classmethod
     def conv(
@@ -148,7 +163,23 @@ class ResidualBranch(nn.Module):
                 if isinstance(layer, SpectralConv2d):
                     layer.set_image_size(image_size)
         betas = [getattr(self, f"beta_{i}", None) for i in range(len(layers))]
-        return effective_weights(layers), [layer.bias for layer in layers], self.activations, betas
+        return self._weights(layers), [layer.bias for layer in layers], self.activations, betas
+
+    def _weights(self, layers: Sequence[SpectralLinear | SpectralConv2d]) -> list[Tensor]:
+        weights = effective_weights(layers)
+        if self.normalize == "layers":
+            return weights
+        known = self._scaled
+        if known is not None and all(a is b for a, b in zip(known[0], weights, strict=True)):
+            return known[1]
+        scaled = spend_slack(weights, self.activations, self.lipschitz)
+        if not torch.compiler.is_compiling() and not any(weight.requires_grad for weight in weights):
+            self._scaled = weights, scaled
+        return scaled
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out of copies and pickles what follows from the weights."""
+        return {**self.__dict__, "_scaled": None}
 
     def forward(self, x: Tensor, context: None = None) -> Tensor:
         """Return g(x), the shape of x, [B, d] or [B, C, H, W].

@@ -6,6 +6,7 @@ Each function has a twin of the same name and signature in `iresnet_fast.referen
 from ..reference import LanczosNorms
 from .branch import branch
 from .inverse_error import inverse_error
+from .fingerprint import fingerprint
 from .lanczos_norm import lanczos_norm
 from .residual_inverse import residual_inverse
 from .residual_logdet import LogdetInfo, residual_logdet
@@ -18,6 +19,7 @@ __all__ = [
     "LogdetInfo",
     "branch",
     "inverse_error",
+    "fingerprint",
     "lanczos_norm",
     "residual_inverse",
     "residual_logdet",
@@ -25,8 +27,3 @@ __all__ = [
     "spectral_norm",
     "spectral_normalize",
 ]
-
-
-def fingerprint(weights):  # TEMPORARY
-    import torch as _t
-    return _t.tensor([hash(w.detach().cpu().contiguous().flatten().view(_t.uint8).numpy().tobytes()) & ((1<<62)-1) for w in weights])

@@ -1,6 +1,7 @@
 """Every op in plain torch, names and signatures of `iresnet_fast.ops`: the specification, the oracle, the fallback."""
 
 from iresnet_fast.reference.branch import branch
+from iresnet_fast.reference.fingerprint import fingerprint
 from iresnet_fast.reference.lanczos_norm import LanczosNorms, lanczos_norm
 from iresnet_fast.reference.residual_inverse import residual_inverse
 from iresnet_fast.reference.residual_logdet import LogdetInfo, residual_logdet
@@ -13,6 +14,7 @@ __all__ = [
     "LanczosNorms",
     "LogdetInfo",
     "branch",
+    "fingerprint",
     "lanczos_norm",
     "residual_inverse",
     "residual_logdet",

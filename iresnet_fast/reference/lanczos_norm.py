@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from iresnet_fast import _checks
@@ -15,14 +16,16 @@ from iresnet_fast.reference.spectral_norm import operator
 
 # Shares of the companion and of a random direction in a start, beside one of the old singular vector: found on recorded
 # trainings, like the shift below. A direction without a share is not found when its singular value becomes the largest.
-_COMPANION_SHARE = 0.3
-_RANDOM_SHARE = 0.3
+_COMPANION_SHARE = 0.5
+_RANDOM_SHARE = 0.5
+# A start this short, of hints that cancel, is taken from the random vector alone.
+_CANCELLED = 0.01
 # The companion is (mu - A^T A)^{-1} start without its leading part; mu is this times the largest Ritz value.
 _COMPANION_SHIFT = 1.05
-# Convergence is judged when the basis has 8, 12, 16, ... vectors, and when it is full: then it starts anew.
-_FIRST_LOOK = 8
+# Convergence is judged when the basis has 12, 16, 20, ... vectors, and when it is full: then it starts anew.
+_FIRST_LOOK = 12
 _LOOK_EVERY = 4
-_LARGEST_BASIS = 32
+_LARGEST_BASIS = 40
 
 
 class LanczosNorms(NamedTuple):
@@ -52,8 +55,8 @@ def lanczos_norm(
     vs: Sequence[Tensor],
     companions: Sequence[Tensor],
     geometry: Sequence[ConvGeometry | None],
-    n_iterations: int = 30,
-    tol: float = 1e-3,
+    n_iterations: int = 40,
+    tol: float = 3e-4,
     seed: int | Tensor = 0,
 ) -> LanczosNorms:
     """Estimate the largest singular value of every layer by Lanczos iteration, from below, and its residual.
@@ -64,8 +67,8 @@ def lanczos_norm(
     if not weights:
         return LanczosNorms(torch.empty(0), torch.empty(0), [], [], [], torch.empty(0, dtype=torch.int64))
     layers = [
-        _Layer(*layer, random_signs(max(layer[1].numel(), layer[2].numel()), int(seed), index)).norm(n_iterations, tol)
-        for index, layer in enumerate(zip(weights, us, vs, companions, geometry, strict=True))
+        _Layer(*layer, int(seed)).norm(n_iterations, tol)
+        for layer in zip(weights, us, vs, companions, geometry, strict=True)
     ]
     sigmas, residuals, new_us, new_vs, new_companions, counts = zip(*layers, strict=True)
     return LanczosNorms(
@@ -81,10 +84,14 @@ def lanczos_norm(
 _WORD = 0xFFFFFFFF
 
 
-def random_signs(size: int, seed: int, layer: int) -> Tensor:
-    """Return [size] numbers +1 or -1 in float64, a hash of (seed, layer, element): the same bits everywhere."""
-    key = _mix(_mix(_mix(torch.tensor(seed & _WORD)) ^ (seed >> 32 & _WORD)) ^ layer)
-    return 1.0 - 2.0 * (_mix(torch.arange(size) ^ key) >> 31)
+def random_vector(size: int, seed: int) -> Tensor:
+    """Return [size] uniform numbers in float64, about of unit length, a hash of (seed, element): the same everywhere.
+
+    Not signs: those cancel exactly where weights are equal.
+    """
+    key = _mix(_mix(torch.tensor(seed & _WORD)) ^ (seed >> 32 & _WORD))
+    uniform = (_mix(torch.arange(size) ^ key) >> 8).double() * 2.0**-23 - (1.0 - 2.0**-24)  # never 0, exact in float32
+    return uniform * math.sqrt(3.0 / max(size, 1))
 
 
 def _mix(x: Tensor) -> Tensor:
@@ -109,7 +116,8 @@ class _Ritz(NamedTuple):
         off = torch.tensor(betas[:-1], dtype=torch.float64)
         matrix += torch.diag(off, 1) + torch.diag(off, -1)
         values, vectors = torch.linalg.eigh(matrix)
-        value, leading, rest = float(values[-1]), vectors[:, -1], vectors[:, :-1]
+        # No entry of the matrix is negative, so none of the leading eigenvector is, but for rounding.
+        value, leading, rest = float(values[-1]), vectors[:, -1].abs(), vectors[:, :-1]
         if not value > 0.0:
             return cls(0.0, leading, 0.0, torch.zeros_like(leading))
         companion = rest @ (rest[0] / (_COMPANION_SHIFT * value - values[:-1]))
@@ -129,9 +137,9 @@ class _Layer:
     """A layer whose weight is divided by a power of two: squares of its products neither overflow nor underflow."""
 
     def __init__(
-        self, weight: Tensor, u: Tensor, v: Tensor, companion: Tensor, place: ConvGeometry | None, signs: Tensor
+        self, weight: Tensor, u: Tensor, v: Tensor, companion: Tensor, place: ConvGeometry | None, seed: int
     ) -> None:
-        self.u, self.v, self.companion, self.signs = u, v, companion, signs
+        self.u, self.v, self.companion, self.seed = u, v, companion, seed
         self.largest = float(weight.abs().max()) if weight.numel() else 0.0  # NaN if there is one
         self.scale = 1.0
         if 0.0 < self.largest < math.inf:
@@ -162,15 +170,16 @@ class _Layer:
         return sigma * self.scale, residual * self.scale, u, v, self._combine(run, run.ritz.companion), count
 
     def _start(self) -> Tensor:
-        """Return the direction of old singular vector, companion and random signs; a bad hint has no share."""
+        """Return the direction of old singular vector, companion and random vector; a bad hint has no share."""
         near = self.v if self.right else self.u
         random = self._random(near)
         start = _RANDOM_SHARE * random
         for hint, share in ((near, 1.0), (self.companion, _COMPANION_SHARE)):
             unit = _unit(hint)
             start = start if unit is None else start + share * unit
-        unit = _unit(start)
-        return random if unit is None else unit  # the three may cancel
+        if not float(torch.linalg.vector_norm(start)) > _CANCELLED:
+            start = random
+        return start.div(torch.linalg.vector_norm(start))
 
     def _run(self, start: Tensor, most: int, tol: float) -> _Run:
         size, eps = start.numel(), torch.finfo(start.dtype).eps
@@ -206,12 +215,15 @@ class _Layer:
         return (coordinates.to(run.basis) @ run.basis).view_as(near)
 
     def _random(self, like: Tensor) -> Tensor:
-        size = max(like.numel(), 1)
-        return (self.signs[: like.numel()] / math.sqrt(size)).to(like).view_as(like)
+        return random_vector(like.numel(), self.seed).to(like).view_as(like)
+
+    def _direction(self, hint: Tensor) -> Tensor:
+        unit = _unit(hint)
+        return F.normalize(self._random(hint).flatten(), dim=0).view_as(hint) if unit is None else unit
 
     def _without_norm(self, sigma: float, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int]:
         """Return what a weight that is zero or not finite gets: the hints, of unit length."""
-        u, v = (self._random(hint) if (unit := _unit(hint)) is None else unit for hint in (self.u, self.v))
+        u, v = (self._direction(hint) for hint in (self.u, self.v))
         number = self.u.new_full((), sigma)
         return number, number, u, v, torch.zeros_like(self.companion), count
 

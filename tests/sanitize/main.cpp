@@ -3,6 +3,7 @@
 // are finite, that they agree between instruction sets and thread counts, and a few identities. Torch-free.
 #include "cases.h"
 #include "checks.h"
+#include "lanczos.h"
 
 namespace {
 
@@ -247,7 +248,8 @@ void check_all(const char* type) {
   }
   const int before = failures;
   check_layers<T>(std::string("layers ") + type, layer_cases());
-  std::printf("spectral norm, %s: %zu layers, %s\n", type, layer_cases().size(), failures == before ? "ok" : "FAILED");
+  check_lanczos<T>(std::string("Lanczos ") + type, layer_cases());
+  std::printf("spectral norms, %s: %zu layers, %s\n", type, layer_cases().size(), failures == before ? "ok" : "FAILED");
 }
 
 }  // namespace

@@ -154,6 +154,22 @@ struct SpectralNormOperands {
 };
 
 template <class T>
+struct LanczosNormOperands {
+  int layers;
+  const NormLayer<T>* layer;       // [layers]; u and v are hints
+  const T* const* companion_hint;  // per layer, as u or v, whichever is shorter (v if neither)
+  const int64_t* seed;             // [1]
+  int64_t max_iterations;
+  T tolerance;          // of the residual relative to sigma
+  T* sigma;             // [layers]
+  T* residual;          // [layers]
+  int64_t* iterations;  // [layers]
+  T* const* u;          // per layer, as NormLayer::u
+  T* const* v;
+  T* const* companion;  // per layer, as companion_hint
+};
+
+template <class T>
 struct SpectralNormalizeOperands {
   int layers;
   const NormLayer<T>* layer;
@@ -162,6 +178,16 @@ struct SpectralNormalizeOperands {
   const T* const* grad;  // backward: gradient of the normalised weights, per layer, or null
   bool through_sigma;
   T* const* result;  // forward: W / max(1, sigma / coeff); backward: gradient of W
+};
+
+// The position of a word of 64 bits counts with this in a fingerprint: the golden ratio, odd.
+constexpr uint64_t kFingerprintStep = 0x9e3779b97f4a7c15u;
+
+struct FingerprintOperands {
+  int layers;
+  const void* const* weight;  // [layers] arrays of any floating point type
+  const int64_t* bytes;       // [layers] their sizes
+  uint64_t* result;           // [layers]
 };
 
 }  // namespace irf

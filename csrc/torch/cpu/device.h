@@ -38,6 +38,8 @@ class OnDevice {
     kernels_.residual_inverse(b, o, parallel_);
   }
   void spectral_norm(const SpectralNormOperands<T>& o) const { kernels_.spectral_norm(o, parallel_); }
+  void lanczos_norm(const LanczosNormOperands<T>& o) const { kernels_.lanczos_norm(o, parallel_); }
+  void fingerprint(const FingerprintOperands& o) const { kernels_.fingerprint(o, parallel_); }
   void spectral_normalize(const SpectralNormalizeOperands<T>& o) const { kernels_.spectral_normalize(o, parallel_); }
   void spectral_normalize_backward(const SpectralNormalizeOperands<T>& o) const {
     kernels_.spectral_normalize_backward(o, parallel_);

@@ -1,0 +1,30 @@
+#include <torch/csrc/stable/library.h>
+
+#include "device.h"
+
+namespace irf::binding {
+namespace {
+
+Tensor fingerprint(const Tensors& weights) {
+  STD_TORCH_CHECK(!weights.empty(), "at least one weight is needed");
+  Tensor result = make({static_cast<int64_t>(weights.size())}, weights[0], ScalarType::Long);
+  Tensors kept;
+  std::vector<const void*> weight;
+  std::vector<int64_t> bytes;
+  for (const Tensor& w : weights) {
+    check_device(w, "weights");
+    STD_TORCH_CHECK(w.device() == weights[0].device(), "weights must be on one device");
+    kept.push_back(dense(w));
+    weight.push_back(kept.back().const_data_ptr());
+    bytes.push_back(kept.back().numel() * static_cast<int64_t>(kept.back().element_size()));
+  }
+  OnDevice<float>(result).fingerprint(
+      {static_cast<int>(weights.size()), weight.data(), bytes.data(), mutable_data<uint64_t>(result)});
+  return result;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(iresnet_fast, IRF_DEVICE, m) { m.impl("fingerprint", TORCH_BOX(&fingerprint)); }
+
+}  // namespace irf::binding
