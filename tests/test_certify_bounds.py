@@ -75,8 +75,9 @@ def test_a_norm_that_lanczos_misses_is_bounded_all_the_same(monkeypatch):
     """The factorisation fails, and Gram iteration takes its place."""
     weight = torch.randn(300, 280)
     true = largest_singular_value(weight.double())
-    monkeypatch.setattr(module, "attained", lambda operator: torch.tensor(0.5, dtype=torch.float64))
-    assert true <= certify.norm_bounds(weight).upper <= 1.02 * true
+    monkeypatch.setattr(module, "leading", lambda operator: torch.ones(operator.input_shape, dtype=torch.float64))
+    found = certify.norm_bounds(weight)
+    assert found.lower < 0.6 * true < true <= found.upper <= 1.02 * true
 
 
 def test_lower_bounds_are_attained_by_convolutions_of_every_geometry():
@@ -85,7 +86,7 @@ def test_lower_bounds_are_attained_by_convolutions_of_every_geometry():
         weight, geometry, mode = random_convolution(rng)
         true = largest_singular_value(written_out(weight, geometry, mode))
         operator, exponent, _ = gram.prepared(weight, geometry, mode)
-        lower = float(module.attained(operator)) * 2.0 ** int(exponent)
+        lower = float(gram.attained(operator, module.leading(operator))) * 2.0 ** int(exponent)
         assert 0.999 * true <= lower <= true * (1.0 + LAPACK)
 
 
@@ -96,6 +97,16 @@ def test_weights_that_are_not_finite_or_zero():
         assert certify.norm_bounds(torch.zeros(size, 2 * size))[:2] == (0.0, 0.0)
     outside = certify.norm_bounds(torch.ones(300, 300, 1, 1), ConvGeometry((1, 1), (3, 3), (1, 1)))
     assert outside.lower == outside.upper == 0.0  # it sees nothing but the padding
+
+
+def test_taps_that_see_nothing_but_padding_count_for_nothing():
+    weight, geometry = torch.randn(3, 3, 3, 3), ConvGeometry((1, 1), padding=(1, 1))
+    alone = torch.zeros_like(weight)
+    alone[..., 1, 1] = weight[..., 1, 1]
+    assert certify.norm_bounds(weight, geometry) == certify.norm_bounds(alone, geometry)
+    border = weight - alone
+    assert certify.norm_bounds(border, geometry)[:2] == (0.0, 0.0)
+    assert float(gram.upper_bound(border, geometry, largest_side=0)) == 0.0
 
 
 def test_the_global_generator_is_left_alone():

@@ -11,6 +11,7 @@ from training_examples import make_config, make_data, make_model, same_bits
 
 from iresnet_fast import models, training
 from iresnet_fast.nn import SpectralLinear
+from iresnet_fast.training import trainer
 from iresnet_fast.training.config import OPTIMIZERS
 from iresnet_fast.training.optimization import Optimization
 from iresnet_fast.training.trainer import Trainer
@@ -207,6 +208,14 @@ def test_time_decides_when_to_evaluate_and_to_save(tmp_path):
     assert len(list((tmp_path / "2").glob("checkpoint-*"))) == 4
     assert [row["test_nats"] is None for row in done.history] == [True, True, True, False]
     assert all(0.0 < row["lipschitz"] < 1.0 for row in done.history)
+
+
+def test_norms_that_take_long_are_measured_seldom_but_at_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "_NORMS_FREE", 0.0)
+    monkeypatch.setattr(trainer, "_NORMS_SHARE", 1e-6)
+    done = run(tmp_path, max_steps=4, eval_steps=1)
+    assert [row["lipschitz"] is not None for row in done.history] == [True, False, False, True]
+    assert all(row["test_nats"] is not None for row in done.history)
 
 
 # --- what goes wrong ---

@@ -157,8 +157,10 @@ def _proved(stages: Sequence[Stage], diagonals: Sequence[Tensor], square: float)
     _, failed = torch.linalg.cholesky_ex(matrix)
     if int(failed):
         return math.inf
-    # Every entry is a sum of at most as many products as there are columns, of three factors each; 4 covers the rest.
-    slack = 4.0 * gamma(len(matrix) + 16) * (magnitude + float(matrix.diagonal().sum())) * stretch
+    # Every entry is a sum of products of three factors, as many as the matrix or the last weight has rows; 4 covers the
+    # other roundings.
+    n_terms = max(len(matrix), len(stages[-1].weight))
+    slack = 4.0 * gamma(n_terms + 16) * (magnitude + float(matrix.diagonal().sum())) * stretch
     return math.sqrt(square * (1.0 + slack)) * (1.0 + 16.0 * UNIT)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from ..geometry import ConvGeometry
+from ._axis import Axis
 from ._rounding import UNIT, frobenius, gamma
 
-# Above these, the operator of a k x k convolution is not written out: a side of 2048 takes a second on one core, and a
-# matrix of 2**23 numbers is 64 MiB.
+# The Gram matrix of a k x k convolution is written out up to this side, whose factorisation takes 0.3 s on one core.
 LARGEST_SIDE = 2048
-_LARGEST_MATRIX = 2**23
 # So many complex numbers of the torus at a time, 64 MiB.
 _CHUNK = 2**22
 
@@ -56,18 +55,20 @@ class Operator:
         self.output_size = geometry.output_size(kernel)
         self.weight = weight.reshape(geometry.groups, -1, *weight.shape[1:])  # [groups, out, in, kh, kw]
         self.axes = (self._axis(0), self._axis(1))
-        if not all(bool(axis.selection(torch.device("cpu")).any()) for axis in self.axes):
-            self.weight = torch.zeros_like(self.weight)  # it sees nothing but padding
+        rows, columns = (axis.seeing for axis in self.axes)
+        if not all(rows + columns):  # the others do nothing, and no bound should depend on them
+            sees = [torch.tensor(seeing, device=weight.device) for seeing in (rows, columns)]
+            self.weight = self.weight.where(sees[0].unsqueeze(1) & sees[1], 0.0)
 
-    def _axis(self, i: int) -> _Axis:
+    def _axis(self, i: int) -> Axis:
         size, stride, padding, dilation, _ = self.geometry
         kernel = self.weight.shape[3 + i]
-        return _Axis(size[i], self.output_size[i], kernel, stride[i], padding[i], dilation[i], self.circular)
+        return Axis(size[i], self.output_size[i], kernel, stride[i], padding[i], dilation[i], self.circular)
 
     @cached_property
     def is_pointwise(self) -> bool:
         """Whether every output pixel sees one input pixel, and no two the same: the norm is that of the matrices."""
-        return self.weight.shape[3:] == (1, 1) and all(axis.multiplicity == 1 for axis in self.axes)
+        return self.is_matrix or (self.weight.shape[3:] == (1, 1) and all(axis.multiplicity == 1 for axis in self.axes))
 
     @property
     def sides(self) -> tuple[int, int]:
@@ -77,9 +78,19 @@ class Operator:
             return rows, columns
         return rows * math.prod(self.output_size), columns * math.prod(self.geometry.image_size)
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether an output may see the same pixel by several taps."""
+        return any(axis.overlaps for axis in self.axes)
+
+    @property
+    def acts_on_fewer(self) -> bool:
+        """Whether there are no more inputs than outputs, so that A^T A is the smaller Gram matrix."""
+        return self.sides[1] <= self.sides[0]
+
     def is_explicit(self, largest_side: int = LARGEST_SIDE) -> bool:
-        """Whether the operator is pointwise, or small enough to be written out."""
-        return self.is_pointwise or (min(self.sides) <= largest_side and math.prod(self.sides) <= _LARGEST_MATRIX)
+        """Whether the operator is pointwise, or small enough for its Gram matrix."""
+        return self.is_pointwise or min(self.sides) <= largest_side
 
     @property
     def is_torus(self) -> bool:
@@ -91,17 +102,33 @@ class Operator:
         rows, columns = (axis.selection(self.weight.device) for axis in self.axes)
         return rows, columns
 
-    def explicit(self) -> Blocks:
-        """Return the operator itself, one block for each group."""
-        nothing = self.weight.new_zeros(())
+    def gram(self) -> tuple[Tensor, Tensor]:
+        """Return A^T A or A A^T, whichever is smaller, of each group, [groups, n, n], and a bound [] of its rounding.
+
+        That of a k x k convolution comes from products of its taps, since each of its numbers is a sum over the pixels
+        that two taps share: a fraction of the cost of the operator's own product. A sum of m products is off by
+        gamma_m |A|^T |A|, of Frobenius norm at most gamma_m times the square of that of |A|.
+        """
+        w = self.weight
+        _, out, in_, kh, kw = w.shape
         if self.is_pointwise:
-            return Blocks(self.weight[..., 0, 0], nothing, 1.0)
-        # Products with 0 and 1, and sums with at most one term that is not zero, are exact.
-        matrices = self._expanded(self.weight)
-        if any(axis.overlaps for axis in self.axes):  # several taps meet in one pixel of a small torus
-            n_terms = self.weight.shape[3] + self.weight.shape[4]
-            return Blocks(matrices, 2.0 * gamma(n_terms) * frobenius(self._expanded(self.weight.abs())).amax(), 1.0)
-        return Blocks(matrices, nothing, 1.0)
+            a = w[..., 0, 0] if self.acts_on_fewer else w[..., 0, 0].mT
+            return a.mT @ a, (gamma(a.shape[-2] + 8) * frobenius(a).square()).amax()
+        rows, columns = self.selections()
+        if self.acts_on_fewer:
+            n_terms, taps = out, torch.einsum("goiab,gojcd->gijacbd", w, w)
+            shared = [torch.einsum("apy,cpz->acyz", e, e) for e in (rows, columns)]
+        else:
+            n_terms, taps = in_, torch.einsum("goiab,gpicd->gopacbd", w, w)
+            shared = [torch.einsum("apy,cqy->acpq", e, e) for e in (rows, columns)]
+        lines = torch.einsum("gijacbd,acyz->gijbdyz", taps, shared[0])
+        matrices = torch.einsum("gijbdyz,bdxv->giyxjzv", lines, shared[1])
+        # Each tap meets each output pixel once at most, and all of them may meet in one number of |A|.
+        n_meetings = math.prod(self.output_size) * (kh * kw if self.overlaps else 1)
+        size = frobenius(w.flatten(1, 2).flatten(2)) * math.sqrt(n_meetings)
+        error = gamma(n_terms * (kh * kw) ** 2 + 8) * size.square() * (1.0 + 8.0 * UNIT)
+        n = min(self.sides)
+        return matrices.reshape(-1, n, n), error.amax()
 
     def apply(self, v: Tensor, weight: Tensor | None = None) -> Tensor:
         """Return A v of v [groups, in, h, w] (h = w = 1 if pointwise), with `weight` in place of that of the map.
@@ -139,30 +166,30 @@ class Operator:
         """The shape that `apply` returns."""
         return self.weight.shape[0], self.weight.shape[1], *((1, 1) if self.is_pointwise else self.output_size)
 
-    def vectors(self, block: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Return vectors of one block of `explicit` as those of the map."""
-        full = []
-        for vector, pixels, place in zip((u, v), (self.output_size, self.geometry.image_size), (0, 1), strict=True):
-            groups = vector.new_zeros(self.weight.shape[0], vector.numel(), *(pixels if self.is_pointwise else ()))
-            if self.is_pointwise:
-                row, column = (axis.meeting()[place] for axis in self.axes)
-                groups[block, :, row, column] = vector
-            else:
-                groups[block] = vector
-            full.append(groups.reshape(-1) if self.is_matrix else groups.reshape(-1, *pixels))
-        return full[0], full[1]
+    def vectors(self, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Return an output and an input of `apply` in the shapes of the map: [out], or [out, oh, ow] and [in, h, w]."""
+        if self.is_matrix:
+            return u.flatten(), v.flatten()
+        if self.is_pointwise:
+            (row_out, row_in), (column_out, column_in) = (axis.meeting for axis in self.axes)
+            outputs = u.new_zeros(u.numel(), *self.output_size)
+            inputs = v.new_zeros(v.numel(), *self.geometry.image_size)
+            outputs[:, row_out, column_out], inputs[:, row_in, column_in] = u.flatten(), v.flatten()
+            return outputs, inputs
+        return u.flatten(0, 1), v.flatten(0, 1)
 
-    def _expanded(self, weight: Tensor) -> Tensor:
-        operator: Tensor = torch.einsum("goiab,apy,bqx->gopqiyx", weight, *self.selections())
-        return operator.reshape(-1, *self.sides)
+    def tori(self) -> Iterator[Iterator[Blocks]]:
+        """Yield the matrices of every torus that bounds the map, see `torus`."""
+        for half_turns in itertools.product(*(axis.half_turns for axis in self.axes)):
+            yield self.torus(*half_turns)
 
-    def torus(self) -> Iterator[Blocks]:
+    def torus(self, down: int, across: int) -> Iterator[Blocks]:
         """Yield the matrices of the frequencies of a torus, some at a time: one of two that are conjugate.
 
         A convolution with zero padding is P T E: E puts the image on a torus so large that nothing comes round, T is
         the convolution there, P takes the outputs at every `stride`-th pixel. E and P have norm 1, so it is at most
         max over the coarse frequencies of |[K(f_1) .. K(f_s)]| / sqrt(s), where K is the transfer matrix of the kernel
-        and f_1 .. f_s are the s frequencies that the stride folds into one.
+        and f_1 .. f_s are the s frequencies that the stride folds into one. The torus may be twisted by half turns.
         """
         groups, out, in_, kh, kw = self.weight.shape
         vertical, horizontal = self.axes
@@ -171,89 +198,13 @@ class Operator:
         # The phases are off by less than 32 u (the angle below 2 pi by 16, sine and cosine by a few), the sums over
         # taps by gamma of their length, both twice and with a factor of 2 for complex arithmetic.
         error = 8.0 * (kh + kw + 128) * UNIT * frobenius(self.weight.abs().sum((-2, -1))).amax()
-        right = horizontal.phases(torch.arange(horizontal.coarse // 2 + 1), self.weight.device)
-        per_row = groups * out * in_ * folds * right.shape[1]
-        n_rows = max(1, _CHUNK // per_row)
+        right = horizontal.phases(0, horizontal.frequencies(across), across, self.weight.device)
+        n_rows = max(1, _CHUNK // (groups * out * in_ * folds * right.shape[1]))
         for first in range(0, vertical.coarse, n_rows):
-            rows = torch.arange(first, min(first + n_rows, vertical.coarse))
-            left = vertical.phases(rows, self.weight.device)
+            left = vertical.phases(first, min(first + n_rows, vertical.coarse), down, self.weight.device)
             narrow = torch.einsum("goiab,bdm->goiadm", self.weight.to(right.dtype), right)
             transfer = torch.einsum("goiadm,acl->gcdolmi", narrow, left)
             yield Blocks(transfer.reshape(-1, out, folds * in_) / math.sqrt(folds), error, factor)
-
-
-@dataclass(frozen=True)
-class _Axis:
-    """One of the two dimensions of a convolution."""
-
-    size: int
-    output_size: int
-    kernel: int
-    stride: int
-    padding: int
-    dilation: int
-    circular: bool
-
-    @cached_property
-    def positions(self) -> Tensor:
-        """Return where on the input, continued beyond its borders, every tap is for every output pixel, [k, out]."""
-        starts = torch.arange(self.output_size) * self.stride - self.padding
-        return starts + torch.arange(self.kernel).unsqueeze(1) * self.dilation
-
-    def selection(self, device: torch.device) -> Tensor:
-        positions = self.positions
-        if self.circular:
-            positions = positions % self.size
-        pixels = torch.arange(self.size)
-        return (positions.unsqueeze(-1) == pixels).to(device=device, dtype=torch.float64)
-
-    def meeting(self) -> tuple[int, int]:
-        """Return an output pixel and the input pixel that the first tap sends to it; 0 and 0 if there are none."""
-        pairs = self.selection(torch.device("cpu"))[0].nonzero()
-        return (int(pairs[0, 0]), int(pairs[0, 1])) if len(pairs) else (0, 0)
-
-    @property
-    def overlaps(self) -> bool:
-        """Whether two taps may see the same pixel."""
-        return self.circular and self.dilation * (self.kernel - 1) >= self.size
-
-    @cached_property
-    def n(self) -> int:
-        """The size of the torus."""
-        if self.circular:
-            return self.size
-        # What lies outside the image on one side may come round to what lies outside it on the other, not further.
-        positions = self.positions
-        beyond = max(self.padding, int(positions.max()) - self.size + 1)
-        n = max(self.size + beyond, (self.output_size - 1) * self.stride + 1)
-        return -(-n // self.stride) * self.stride
-
-    @property
-    def folds(self) -> int:
-        """Number of frequencies that the stride folds into one; 1 where the stride does not fit round the torus."""
-        return self.stride if self.n % self.stride == 0 else 1
-
-    @property
-    def coarse(self) -> int:
-        return self.n // self.folds
-
-    @cached_property
-    def multiplicity(self) -> int:
-        """How often one output pixel of the torus is written: more than once if circular padding goes round it."""
-        places = self.positions[0] % self.n
-        return int(places.bincount().max())
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the outputs are those of the torus, each once."""
-        return self.multiplicity == 1 and self.output_size == self.coarse
-
-    def phases(self, frequencies: Tensor, device: torch.device) -> Tensor:
-        """Return exp(2 pi i a f / n) [k, frequencies, folds] of every tap a at the frequencies f folded into these."""
-        folded = frequencies.unsqueeze(1) + self.coarse * torch.arange(self.folds)
-        turns = (torch.arange(self.kernel).view(-1, 1, 1) * self.dilation * folded) % self.n
-        angles = turns.to(device=device, dtype=torch.float64) * (2.0 * math.pi / self.n)
-        return torch.polar(torch.ones_like(angles), angles)
 
 
 def check(weight: Tensor, geometry: ConvGeometry | None, padding_mode: str) -> None:

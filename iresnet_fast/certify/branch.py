@@ -68,9 +68,9 @@ def branch_bound(
 def branch_scale(weights: Sequence[Tensor], activations: Sequence[str], target: float, n_steps: int = 0) -> float:
     """Return the factor by which the last weight must be multiplied for the branch bound to be `target`.
 
-    Above 1 where the branch has slack, below 1 where it exceeds the target. The bound is linear in the last weight.
-    Multiplying a weight in float32 rounds it by another 6e-8: multiply in float64, or let `target` be that much
-    smaller.
+    Above 1 where the branch has slack, below 1 where it exceeds the target. The bound is linear in the last weight;
+    computed anew it may differ by 1e-6. Multiplying a weight in float32 rounds it by another 6e-8: multiply in float64,
+    or let `target` be that much smaller.
 
     Args:
         weights: [out, in] each, of any norms.

@@ -27,8 +27,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .. import _checks
 from ..geometry import ConvGeometry
-from ._operators import LARGEST_SIDE, Blocks, Operator, check
+from ._operators import LARGEST_SIDE, Operator, check
 from ._rounding import UNIT, down, exponent_of, frobenius, gamma, scaled, scaled_down, scaled_up, up
 
 
@@ -60,8 +61,8 @@ def norm(weight: Tensor, geometry: ConvGeometry | None = None, padding_mode: str
         padding_mode: "zeros" or "circular".
 
     Raises:
-        ValueError: the arguments do not describe a linear map, or it is a k x k convolution too large to be written
-            out: above 2048 on its smaller side, or 2^23 numbers in all.
+        ValueError: the arguments do not describe a linear map, or it is a k x k convolution with more than 2048 inputs
+            and outputs.
     """
     operator, exponent, finite = prepared(weight, geometry, padding_mode)
     if not operator.is_explicit():
@@ -69,25 +70,23 @@ def norm(weight: Tensor, geometry: ConvGeometry | None = None, padding_mode: str
             f"weight must describe an operator with a side of at most {LARGEST_SIDE}, got {operator.sides}; use "
             f"norm_bounds."
         )
-    blocks = operator.explicit()
-    tall = blocks.matrices.shape[-2] >= blocks.matrices.shape[-1]
-    a = blocks.matrices if tall else blocks.matrices.mT
-    size, gram = frobenius(a), a.mT @ a
-    values, vectors = torch.linalg.eigh(gram)
-    upper = _root(_proved(gram, values[:, -1].amax(), 8.0 * gram.shape[-1] ** 2 * UNIT), a, size, blocks.error)
+    matrices, error = operator.gram()
+    values, vectors = torch.linalg.eigh(matrices)
+    n = matrices.shape[-1]
+    largest = _proved(matrices, values[:, -1].amax(), 8.0 * n * n * UNIT)
+    shape = operator.input_shape if operator.acts_on_fewer else operator.output_shape
     best = values[:, -1].argmax()
-    right = vectors[best, :, -1]
-    left = a[best] @ right
-    length = torch.linalg.vector_norm(left)
-    # |A x| >= |fl(A x)| - gamma |A|_F |x|, and x is a unit vector up to the rounding of its own norm.
-    attained = length * (1.0 - gamma(a.shape[-2] + 8)) - gamma(a.shape[-1] + 8) * size[best] - up(blocks.error)
-    lower = attained.clamp(min=0.0) / (torch.linalg.vector_norm(right) * (1.0 + gamma(a.shape[-1] + 8)))
-    left = left / length.clamp(min=torch.finfo(torch.float64).tiny)
-    u, v = (left, right) if tall else (right, left)
+    near = matrices.new_zeros(len(matrices), n)
+    near[best] = vectors[best, :, -1]
+    near = near.view(shape)
+    v = near if operator.acts_on_fewer else operator.transposed(near)
+    v = v / torch.linalg.vector_norm(v).clamp(min=UNIT)
+    u = operator.apply(v)
+    u = u / torch.linalg.vector_norm(u).clamp(min=UNIT)
     return Norm(
-        torch.where(finite, scaled_down(down(lower), exponent), 0.0),
-        torch.where(finite, scaled_up(upper, exponent), math.inf),
-        *operator.vectors(best, u, v),
+        torch.where(finite, scaled_down(attained(operator, v), exponent), 0.0),
+        torch.where(finite, scaled_up(up((largest + error).sqrt()), exponent), math.inf),
+        *operator.vectors(u, v),
     )
 
 
@@ -101,50 +100,31 @@ def upper_bound(
 ) -> Tensor:
     """Return an upper bound [] of the norm of a linear map by Gram iteration in float64, with no wait for the device.
 
-    Within 2 % of the norm after 8 iterations, but for a convolution with zero padding too large to be written out: it
-    is bounded by the one on a torus, which has up to 8 % more on images of some pixels and less the larger they are.
+    Within 2 % of the norm after 8 iterations, but for a convolution with zero padding on a large image: it is bounded
+    by the one on a torus, which has more, see `norm_bounds`.
 
     Args:
         weight: [out, in], or [out, in / groups, kh, kw], of any floating point dtype: all are exact in float64.
         geometry: where the convolution acts; None for a matrix, which may come as [out, in, 1, 1].
         padding_mode: "zeros" or "circular".
         n_iterations: products of a Gram matrix with itself, the first of them of the operator.
-        largest_side: a k x k convolution with a smaller side above it is bounded on the torus, which costs much less.
+        largest_side: a k x k convolution with more inputs and outputs is bounded on the torus, which costs much less.
 
     Returns:
         the bound; infinite if a weight is not finite. In another dtype it must be rounded upwards.
 
     Raises:
-        ValueError: the arguments do not describe a linear map.
+        ValueError: the arguments do not describe a linear map, or n_iterations is not positive.
+        TypeError: n_iterations is not an integer.
     """
+    _checks.check_count("n_iterations", n_iterations, 1)
     operator, exponent, finite = prepared(weight, geometry, padding_mode)
-    is_explicit = operator.is_explicit(largest_side) and (operator.is_pointwise or not operator.is_torus)
-    bound = gram_iteration(operator.explicit(), n_iterations) if is_explicit else on_torus(operator, n_iterations)
+    if operator.is_explicit(largest_side) and (operator.is_pointwise or not operator.is_torus):
+        matrices, error = operator.gram()
+        bound = up((gram_iteration(matrices, n_iterations - 1) + error).sqrt())
+    else:
+        bound = on_torus(operator, n_iterations)
     return torch.where(finite, scaled_up(bound, exponent), math.inf)
-
-
-def on_torus(operator: Operator, n_iterations: int) -> Tensor:
-    """Return an upper bound [] of the norm of the map from that on the torus, by Gram iteration."""
-    return torch.stack([gram_iteration(part, n_iterations) for part in operator.torus()]).amax()
-
-
-def gram_iteration(blocks: Blocks, n_iterations: int) -> Tensor:
-    """Return an upper bound [] of the norm of the map that the matrices stand for, by Gram iteration."""
-    a = blocks.matrices
-    a = a if a.shape[-2] >= a.shape[-1] else a.mH
-    # A complex product is made of real ones of twice the length; 8 covers also those from three real products.
-    length, safety = (2, 8.0) if a.is_complex() else (1, 1.0)
-    steps = []
-    for _ in range(n_iterations):
-        size = frobenius(a)
-        exponent = exponent_of(size)
-        a, size = scaled(a, -exponent[:, None, None]), scaled(size, -exponent)
-        steps.append((exponent, safety * gamma(length * a.shape[-2] + 8) * size * size))
-        a = a.mH @ a
-    bound = frobenius(a)
-    for exponent, error in reversed(steps):
-        bound = scaled(up((bound + error).sqrt()), exponent)
-    return up(up(bound.amax() + blocks.error) * blocks.factor)
 
 
 def prepared(weight: Tensor, geometry: ConvGeometry | None, padding_mode: str) -> tuple[Operator, Tensor, Tensor]:
@@ -160,25 +140,61 @@ def prepared(weight: Tensor, geometry: ConvGeometry | None, padding_mode: str) -
     return Operator(scaled(weight, -exponent), geometry, padding_mode), exponent, finite
 
 
-def proved(blocks: Blocks, norm: Tensor) -> Tensor:
-    """Return an upper bound [] of the norm of the matrices, 0.1 % above `norm` [] if the norm is not larger."""
-    a = blocks.matrices if blocks.matrices.shape[-2] >= blocks.matrices.shape[-1] else blocks.matrices.mT
-    return _root(_proved(a.mT @ a, norm * norm, 2e-3), a, frobenius(a), blocks.error)
+def attained(operator: Operator, v: Tensor) -> Tensor:
+    """Return at most |A v| / |v| [] for an input v of `operator.apply`: a lower bound of the norm.
+
+    Each number of A v is a sum of k products, off by at most gamma_k times that of the absolute values, |A| |v|.
+    """
+    n_terms = operator.weight[0, 0].numel()
+    product = operator.apply(v)
+    absolute = torch.linalg.vector_norm(operator.apply(v.abs(), operator.weight.abs()))
+    reached = torch.linalg.vector_norm(product) * (1.0 - gamma(product.numel() + 16))
+    reached = reached - 2.0 * gamma(n_terms + 4) * absolute * (1.0 + gamma(product.numel() + 16))
+    length = torch.linalg.vector_norm(v).clamp(min=UNIT) * (1.0 + gamma(v.numel() + 16))
+    return down(reached.clamp(min=0.0) / length)
 
 
-def _proved(gram: Tensor, largest: Tensor, margin: float) -> Tensor:
-    """Return an upper bound [] of the eigenvalues of all matrices [b, n, n], given what seems to be the largest."""
-    n = gram.shape[-1]
+def proved(operator: Operator, norm: Tensor) -> Tensor:
+    """Return an upper bound [] of the norm of the map, 0.1 % above `norm` [] if its norm is not larger."""
+    matrices, error = operator.gram()
+    return up((_proved(matrices, norm * norm, 2e-3) + error).sqrt())
+
+
+def on_torus(operator: Operator, n_iterations: int) -> Tensor:
+    """Return an upper bound [] of the norm of the map from the best of its tori, by Gram iteration."""
+    bounds = []
+    for torus in operator.tori():
+        parts = [up(up(gram_iteration(part.matrices, n_iterations) + part.error) * part.factor) for part in torus]
+        bounds.append(torch.stack(parts).amax())
+    return torch.stack(bounds).amin()
+
+
+def gram_iteration(matrices: Tensor, n_iterations: int) -> Tensor:
+    """Return an upper bound [] of the norms of matrices [b, m, n], real or complex."""
+    a = matrices if matrices.shape[-2] >= matrices.shape[-1] else matrices.mH
+    # A complex product is made of real ones of twice the length; 8 covers also those from three real products.
+    length, safety = (2, 8.0) if a.is_complex() else (1, 1.0)
+    steps = []
+    for _ in range(n_iterations):
+        size = frobenius(a)
+        exponent = exponent_of(size)
+        a, size = scaled(a, -exponent[:, None, None]), scaled(size, -exponent)
+        steps.append((exponent, safety * gamma(length * a.shape[-2] + 8) * size * size))
+        a = a.mH @ a
+    bound = frobenius(a)
+    for exponent, error in reversed(steps):
+        bound = scaled(up((bound + error).sqrt()), exponent)
+    return bound.amax()
+
+
+def _proved(matrices: Tensor, largest: Tensor, margin: float) -> Tensor:
+    """Return an upper bound [] of the eigenvalues of Gram matrices [b, n, n], given what seems to be the largest."""
+    n = matrices.shape[-1]
     shift = largest * (1.0 + margin)
-    rest = -gram
+    rest = -matrices
     rest.diagonal(dim1=-2, dim2=-1).add_(shift)
     _, failed = torch.linalg.cholesky_ex(rest)
     if bool(failed.any()):
-        return gram_iteration(Blocks(gram, torch.zeros_like(shift), 1.0), 8)
-    # tr(shift I - gram) <= n shift; 4 for the subtraction and for triangular solves by inverted blocks.
+        return gram_iteration(matrices, 8)
+    # tr(shift I - G) <= n shift; 4 for the subtraction and for triangular solves by inverted blocks.
     return up(shift * (1.0 + 4.0 * n * gamma(n + 1)))
-
-
-def _root(largest: Tensor, a: Tensor, size: Tensor, error: Tensor) -> Tensor:
-    """Return the bound [] of the norm of A that one of the eigenvalues of fl(A^T A) gives; |A|_F <= size [b]."""
-    return up(up((largest + (gamma(a.shape[-2] + 8) * size * size).amax()).sqrt()) + error)
