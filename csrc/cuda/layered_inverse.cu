@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "cuda/activate.cuh"
+#include "cuda/anderson.cuh"
 #include "cuda/item_sums.cuh"
 #include "cuda/layered_inverse.h"
 #include "cuda/progress.h"
@@ -88,18 +89,76 @@ __global__ void __launch_bounds__(kItemThreads) decide_kernel(const InverseState
                                                               const ResidualInverseOperands<T> op, int64_t iteration) {
   int64_t sample;
   T square[1];
-  if (!sums.gather(sample, square) || (iteration > 0 && !state.active[sample])) return;
-  const T residual = sqrt(square[0]);
-  const bool better = iteration == 0 ? residual < T(INFINITY) : residual < state.best[sample];
+  if (!sums.gather(sample, square)) return;
+  if (iteration > 0 && !state.active[sample]) {
+    if (state.undone) state.undone[sample] = 0;
+    return;
+  }
+  const T found = sqrt(square[0]);
+  const bool better = iteration == 0 ? found < T(INFINITY) : found < state.best[sample];
   const int waited = better ? 0 : iteration == 0 ? 1 : state.waited[sample] + 1;
-  if (iteration == 0 || better) state.best[sample] = better ? residual : T(INFINITY);
+  if (iteration == 0 || better) state.best[sample] = better ? found : T(INFINITY);
   state.waited[sample] = waited;
-  op.residual[sample] = residual;
-  // `!(>)`: a NaN residual will not heal, so it stops too.
-  const bool stop = !(residual > op.residual_limit) || waited == kPatience || iteration == op.max_iterations;
+  AndersonState<T> anderson{};
+  if (state.anderson && iteration > 0) anderson = state.anderson[sample];
+  const bool undone = anderson.accept(found, op.lipschitz);
+  op.residual[sample] = anderson.norm;
+  // `!(>)`: a NaN residual will not heal, so it stops too, unless it is that of a step which is undone.
+  const bool stop = (!(found > op.residual_limit) && !undone) || waited == kPatience || iteration == op.max_iterations;
   state.active[sample] = stop ? 0 : 1;
   op.iterations[sample] = stop ? iteration : iteration + 1;
   if (stop && state.stopped) atomicAdd(state.stopped, 1u);
+  if (!state.anderson) return;
+  // The last evaluation is that of a step which needs no second one.
+  anderson.decide(undone, !stop && iteration + 1 < op.max_iterations);
+  state.anderson[sample] = anderson;
+  state.undone[sample] = undone ? 1 : 0;
+}
+
+// After that: x and its residual, which the product left as the step, become the newest of the history, or again what
+// was the newest where x is undone; and the step becomes that of Anderson's method where it is tried. A block for each
+// sample.
+template <class T>
+__global__ void __launch_bounds__(kItemThreads, 1)
+    accelerate_kernel(const InverseState<T> state, const RowsLayout layout, int64_t iteration) {
+  __shared__ T partial[kItemThreads / kWarp][kStepSums];
+  const int64_t sample = blockIdx.x;
+  const bool undone = state.undone[sample];
+  if (!state.active[sample] && !undone) return;
+  const AndersonState<T> anderson = state.anderson[sample];
+  const int thread = static_cast<int>(threadIdx.x), size = layout.pixels * layout.pitch;
+  const History<T> history(state.history + sample * size, layout.row_elements(), iteration);
+  T *const x = state.x + sample * size, *const step = state.step + sample * size;
+  T sums[kStepSums] = {};
+  for (int at = thread * kVector<T>; at < size; at += kItemThreads * kVector<T>) {
+    const Vector<T> now = load16((undone ? history.x(1) : x) + at), r = load16((undone ? history.r(1) : step) + at);
+    if (undone) {
+      store16(x + at, now);
+      store16(step + at, r);
+    }
+    store16(history.x(0) + at, now);
+    store16(history.r(0) + at, r);
+    if (anderson.tried) add_step_sums(history, at, anderson.seen, sums);
+  }
+  if (!anderson.tried) return;
+#pragma unroll
+  for (int i = 0; i < kStepSums; ++i) {
+    const T sum = sum_lanes(sums[i]);
+    if (thread % kWarp == 0) partial[thread / kWarp][i] = sum;
+  }
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < kStepSums; ++i) {
+    sums[i] = T(0);
+    for (int warp = 0; warp < kItemThreads / kWarp; ++warp) sums[i] += partial[warp][i];
+  }
+  T weight[kWindow];
+  least_squares(sums, anderson.seen, weight);
+  for (int at = thread * kVector<T>; at < size; at += kItemThreads * kVector<T>) {
+    Vector<T> move = load16(step + at);
+    subtract_step(history, at, anderson.seen, weight, move);
+    store16(step + at, move);
+  }
 }
 
 template <class T>
@@ -116,9 +175,9 @@ StageProduct<T> last_product(const Branch<T>& branch, const T* const* weights, c
 }  // namespace
 
 template <class T>
-LayeredInverseScratch<T>::LayeredInverseScratch(const Branch<T>& branch, Precision precision, const Card& card,
-                                                Carver& carver)
-    : stages(branch.stages) {
+LayeredInverseScratch<T>::LayeredInverseScratch(const Branch<T>& branch, bool accelerated, Precision precision,
+                                                const Card& card, Carver& carver)
+    : state{}, stages(branch.stages) {
   T** const rows[] = {&state.z, &state.x, &state.step};
   for (T** piece : rows) *piece = carver.take<T>(event_rows(branch, precision).row_elements());
   int64_t largest = 0;
@@ -132,6 +191,10 @@ LayeredInverseScratch<T>::LayeredInverseScratch(const Branch<T>& branch, Precisi
   state.waited = carver.take<int>(branch.batch);
   state.active = carver.take<int>(branch.batch);
   state.stopped = carver.take<unsigned>(1);
+  if (!accelerated) return;
+  state.anderson = carver.take<AndersonState<T>>(branch.batch);
+  state.undone = carver.take<int>(branch.batch);
+  state.history = carver.take<T>(2 * kHistory * event_rows(branch, precision).row_elements());
 }
 
 template <class T>
@@ -167,6 +230,9 @@ cudaError_t layered_inverse(const Branch<T>& branch, const T* const* weights,
     if (failed == cudaSuccess) failed = stage_product(product, step, precision, context.card, context.stream);
     if (failed == cudaSuccess)
       decide_kernel<T><<<step.sums.blocks(), kItemThreads, 0, context.stream>>>(state, step.sums, op, iteration);
+    if (failed == cudaSuccess && state.anderson)
+      accelerate_kernel<T>
+          <<<static_cast<unsigned>(branch.batch), kItemThreads, 0, context.stream>>>(state, events, iteration);
     return failed;
   };
   error = in_pieces(op.max_iterations, branch.batch, state.stopped, context, iterate);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cuda/forward.h"
+#include "iresnet_fast/anderson.h"
 
 namespace irf::cuda {
 
@@ -15,7 +16,10 @@ struct InverseState {
   T *z, *x, *step;
   T *best, *partials;
   int *waited, *active;
-  unsigned* stopped;  // how many samples have; null where nobody looks
+  unsigned* stopped;           // how many samples have; null where nobody looks
+  AndersonState<T>* anderson;  // what is known of the samples of an accelerated inverse, else null
+  int* undone;                 // the sample's last iterate is
+  T* history;                  // rows of kHistory iterates, then of as many residuals
 };
 
 template <class T>
@@ -23,7 +27,8 @@ struct LayeredInverseScratch {
   InverseState<T> state;
   std::vector<StageRows<T>> stages;  // h only
 
-  LayeredInverseScratch(const Branch<T>& branch, Precision precision, const Card& card, Carver& carver);
+  LayeredInverseScratch(const Branch<T>& branch, bool accelerated, Precision precision, const Card& card,
+                        Carver& carver);
 };
 
 // `weights`: [L] (host array), packed in the forward form.

@@ -38,13 +38,15 @@ cudaError_t resident_forward(const ResidentForward<T>& forward, const ResidentPl
 template <class T>
 cudaError_t resident_inverse(const Branch<T>& branch, const T* const* weights,
                              const ResidualInverseOperands<T>& operands, const ResidentPlan& plan,
-                             const Context& context) {
+                             const ResidentHistory<T>& history, const Context& context) {
   ForwardArguments<T> p(branch, weights, plan);
   p.x = operands.z;
   p.inverse = true;
   p.solution = operands.x;
   p.residual_limit = operands.residual_limit;
   p.max_iterations = operands.max_iterations;
+  p.lipschitz = operands.lipschitz;
+  p.history = history;
   p.iterations = operands.iterations;
   p.residual = operands.residual;
   return launch_resident_forward(p, context);
@@ -53,7 +55,7 @@ cudaError_t resident_inverse(const Branch<T>& branch, const T* const* weights,
 #define IRF_INSTANTIATE(T)                                                                                    \
   template cudaError_t resident_forward(const ResidentForward<T>&, const ResidentPlan&, const Context&);      \
   template cudaError_t resident_inverse(const Branch<T>&, const T* const*, const ResidualInverseOperands<T>&, \
-                                        const ResidentPlan&, const Context&);
+                                        const ResidentPlan&, const ResidentHistory<T>&, const Context&);
 IRF_INSTANTIATE(float)
 IRF_INSTANTIATE(double)
 #undef IRF_INSTANTIATE

@@ -1,6 +1,7 @@
 // The resident forward kernel and its launch, to be instantiated for each family of tiles.
 #pragma once
 
+#include "cuda/anderson.cuh"
 #include "cuda/resident_forward.h"
 #include "cuda/resident_product.cuh"
 #include "cuda/resident_tangent.cuh"
@@ -27,6 +28,8 @@ struct ForwardArguments {
   T* solution;
   T residual_limit;
   int64_t max_iterations;
+  T lipschitz;  // 0: not accelerated
+  ResidentHistory<T> history;
   int64_t* iterations;
   T* residual;
 
@@ -48,6 +51,8 @@ struct ForwardArguments {
         solution(nullptr),
         residual_limit(0),
         max_iterations(0),
+        lipschitz(0),
+        history{},
         iterations(nullptr),
         residual(nullptr) {
     for (int i = 0; i < branch.stages; ++i) {
@@ -144,23 +149,88 @@ struct Iteration {
   int waited;
   bool active;
 
-  // After evaluation number `evaluation`: does the item take the step whose squared length this is?
-  __device__ __forceinline__ void decide(const ForwardArguments<T>& p, int64_t evaluation, T square) {
-    if (!active) return;
-    residual = sqrt(square);
-    const bool better = residual < best;
-    if (better) best = residual;
+  // After evaluation number `evaluation`, which found a residual of this squared length: does the item go on? Returns
+  // whether its iterate is undone.
+  __device__ __forceinline__ bool decide(const ForwardArguments<T>& p, int64_t evaluation, T square,
+                                         AndersonState<T>& anderson) {
+    if (!active) return false;
+    const T found = sqrt(square);
+    const bool undone = anderson.accept(found, p.lipschitz), better = found < best;
+    residual = anderson.norm;
+    if (better) best = found;
     waited = better ? 0 : waited + 1;
-    // `!(>)`: a NaN residual will not heal, so it stops too.
-    if (!(residual > p.residual_limit) || waited == kPatience || evaluation == p.max_iterations)
+    // `!(>)`: a NaN residual will not heal, so it stops too, unless it is that of a step which is undone.
+    const bool stop = !(found > p.residual_limit) && !undone;
+    if (stop || waited == kPatience || evaluation == p.max_iterations)
       active = false;
     else
       count = evaluation + 1;
+    // The last evaluation is that of a step which needs no second one.
+    anderson.decide(undone, active && evaluation + 1 < p.max_iterations);
+    return undone;
   }
 };
 
-// x <- z - g(x) for the items that go on; the state, which holds g(x), becomes x. Holds barriers if an item has more
-// than a warp.
+// x <- the next iterate of the items that go on; the state, which holds g(x), becomes x. Holds barriers.
+template <class T>
+__device__ __forceinline__ void accelerated_step(const ForwardArguments<T>& p, const Block<T>& block,
+                                                 const Share& share, bool real, int64_t evaluation, bool undone,
+                                                 const Iteration<T>& item, const AndersonState<T>& anderson) {
+  const ResidentPlan& plan = p.plan;
+  const Rows rows = block.rows();
+  const T* z = block.shared + plan.first_vector;
+  T* x = block.shared + plan.second_vector;
+  const int size = plan.pixels * plan.event_pitch, first = share.slot * size;
+  T* const vectors = p.history.vectors + (int64_t(blockIdx.x) * plan.items + share.slot) * 2 * kHistory * size;
+  const History<T> history(vectors, size, evaluation);
+  if (real && (item.active || undone))
+    share.for_each_vector<T>(plan, plan.event_pitch, [&](int row, int channel) {
+      const int at = row * plan.event_pitch + channel;
+      Vector<T> now = load16(x + at), r = load16(block.state() + rows.state(row) + channel);
+      const Vector<T> target = load16(z + at);
+#pragma unroll
+      for (int e = 0; e < kVector<T>; ++e) r[e] = target[e] - now[e] - r[e];
+      if (undone) {
+        now = load16(history.x(1) + at - first);
+        r = load16(history.r(1) + at - first);
+        store16(x + at, now);
+      }
+      store16(history.x(0) + at - first, now);
+      store16(history.r(0) + at - first, r);
+    });
+  T weight[kWindow] = {};
+  if (__syncthreads_or(anderson.tried)) {  // also the barrier between two sums
+    T sums[kStepSums] = {};
+    if (anderson.tried)
+      share.for_each_vector<T>(plan, plan.event_pitch, [&](int row, int channel) {
+        add_step_sums(history, row * plan.event_pitch + channel - first, anderson.seen, sums);
+      });
+#pragma unroll
+    for (int i = 0; i < kStepSums; i += 2) {  // as many as there is room for
+      T pair[2] = {sums[i], sums[i + 1]};
+      share.sum(block.shared + plan.sums, pair);
+      sums[i] = pair[0];
+      sums[i + 1] = pair[1];
+      __syncthreads();
+    }
+    if (anderson.tried) least_squares(sums, anderson.seen, weight);
+  }
+  if (!real) return;
+  share.for_each_vector<T>(plan, plan.event_pitch, [&](int row, int channel) {
+    const int at = row * plan.event_pitch + channel;
+    Vector<T> now = load16(x + at);
+    if (item.active) {
+      Vector<T> move = load16(history.r(0) + at - first);
+      if (anderson.tried) subtract_step(history, at - first, anderson.seen, weight, move);
+#pragma unroll
+      for (int e = 0; e < kVector<T>; ++e) now[e] += move[e];
+      store16(x + at, now);
+    }
+    store16(block.state() + rows.state(row) + channel, now);
+  });
+}
+
+// As accelerated_step, or x <- z - g(x). Holds barriers if an item has more than a warp, or if it is accelerated.
 template <class T>
 __device__ __forceinline__ void step(const ForwardArguments<T>& p, const Block<T>& block, const Share& share, bool real,
                                      int64_t evaluation, Iteration<T>& item) {
@@ -183,7 +253,16 @@ __device__ __forceinline__ void step(const ForwardArguments<T>& p, const Block<T
       for (int e = 0; e < kVector<T>; ++e) square[0] += move[e] * move[e];
     });
   share.sum(block.shared + plan.sums, square);
-  item.decide(p, evaluation, square[0]);
+  AndersonState<T> anderson{};
+  AndersonState<T>* const kept = p.history.state + int64_t(blockIdx.x) * block_threads() + thread_index();
+  const bool accelerated = p.lipschitz > T(0);
+  if (accelerated && evaluation > 0) anderson = *kept;
+  const bool undone = item.decide(p, evaluation, square[0], anderson);
+  if (accelerated) {
+    *kept = anderson;
+    accelerated_step(p, block, share, real, evaluation, undone, item, anderson);
+    return;
+  }
   if (!real) return;
   share.for_each_vector<T>(plan, plan.event_pitch, [&](int row, int channel) {
     Vector<T> at, move;

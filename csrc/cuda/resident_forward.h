@@ -5,6 +5,8 @@
 #include "cuda/layered_tangent.h"
 #include "cuda/ops.h"
 #include "cuda/plan.h"
+#include "cuda/workspace.h"
+#include "iresnet_fast/anderson.h"
 
 namespace irf::cuda {
 
@@ -24,10 +26,22 @@ struct ResidentForward {
 template <class T>
 cudaError_t resident_forward(const ResidentForward<T>& forward, const ResidentPlan& plan, const Context& context);
 
-// `plan` is made for kInverse; `weights` as above.
+// Device memory of an accelerated inverse: what a thread knows of its item, and the history of all items under way.
+template <class T>
+struct ResidentHistory {
+  AndersonState<T>* state;
+  T* vectors;
+
+  ResidentHistory() = default;
+  ResidentHistory(const ResidentPlan& plan, Carver& carver)
+      : state(carver.take<AndersonState<T>>(int64_t(plan.blocks) * plan.threads)),
+        vectors(carver.take<T>(int64_t(plan.blocks) * plan.items * 2 * kHistory * plan.pixels * plan.event_pitch)) {}
+};
+
+// `plan` is made for kInverse; `weights` as above; `history` is needed if operands.lipschitz is not 0.
 template <class T>
 cudaError_t resident_inverse(const Branch<T>& branch, const T* const* weights,
                              const ResidualInverseOperands<T>& operands, const ResidentPlan& plan,
-                             const Context& context);
+                             const ResidentHistory<T>& history, const Context& context);
 
 }  // namespace irf::cuda

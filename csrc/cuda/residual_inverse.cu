@@ -1,5 +1,5 @@
-// The op `residual_inverse`: x with x + g(x) = z by the fixed-point iteration x <- z - g(x), each sample stopped at its
-// own certified error and then frozen (docs/mathematics.md, 5).
+// The op `residual_inverse`: x with x + g(x) = z by the fixed-point iteration x <- z - g(x), accelerated, each sample
+// stopped by its own residual and then frozen (docs/mathematics.md, 5).
 #include <optional>
 
 #include "cuda/layered_inverse.h"
@@ -19,12 +19,17 @@ cudaError_t run(const Branch<T>& branch, const ResidualInverseOperands<T>& op, C
   const ResidentPlan plan = plan_walk(shape, request, context.precision, sizeof(T), context.card);
   const std::vector<T*> weights = carve_packed(branch, Form::kForward, context.precision, carver);
   std::optional<LayeredInverseScratch<T>> scratch;
-  if (!plan.resident) scratch.emplace(branch, context.precision, context.card, carver);
+  ResidentHistory<T> history{};
+  const bool accelerated = op.lipschitz > T(0);
+  if (!plan.resident)
+    scratch.emplace(branch, accelerated, context.precision, context.card, carver);
+  else if (accelerated)
+    history = ResidentHistory<T>(plan, carver);
   if (carver.counting()) return cudaSuccess;
   const cudaError_t error = pack_weights(branch, Form::kForward, context.precision, weights.data(), context.stream);
   if (error != cudaSuccess) return error;
   return scratch ? layered_inverse(branch, weights.data(), op, *scratch, context)
-                 : resident_inverse(branch, weights.data(), op, plan, context);
+                 : resident_inverse(branch, weights.data(), op, plan, history, context);
 }
 
 }  // namespace

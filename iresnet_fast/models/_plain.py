@@ -85,8 +85,10 @@ class UnboundedBlock(nn.Module):
 
     def inverse(self, z: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
         """Return where fixed-point iteration stopped, without gradient, and zeros [B]; warns if that is no inverse."""
-        # With 0 for the constant the residual itself is compared with tol. Ten steps without progress end it.
-        x, iterations, residual = inverse_of(self.branch, z.detach(), 0.0, self.solver.tol, self.solver.max_iterations)
+        # With 0 for the constant the residual itself is compared with tol. Ten steps without progress end it. There is
+        # no contraction to safeguard an acceleration by.
+        settings = 0.0, self.solver.tol, self.solver.max_iterations
+        x, iterations, residual = inverse_of(self.branch, z.detach(), *settings, accelerate=False)
         missed = ~(residual <= self.solver.tol)
         if bool(missed.any()):
             warnings.warn(

@@ -93,13 +93,16 @@ def forward_oracle(network, dtype, precision=0):
     )
 
 
-def run_inverse(emulator, network, dtype, residual_limit, max_iterations, choice=None, card="h100", precision=0):
+def run_inverse(
+    emulator, network, dtype, residual_limit, max_iterations, choice=None, card="h100", precision=0, lipschitz=0.0
+):
     """x, iterations, residual and the plan in words; network.x is z."""
     case, branch, plain, given = _case(network, dtype, choice, precision)
     batch = network.shape.batch
     x, iterations = torch.empty_like(plain.x), torch.empty(batch, dtype=torch.int64)
     residual = torch.empty(batch, dtype=dtype)
     case.inverse, case.residual_limit, case.max_iterations = 1, residual_limit, max_iterations
+    case.lipschitz = lipschitz
     case.x, case.solution = plain.x.data_ptr(), x.data_ptr()
     case.iterations, case.residual = iterations.data_ptr(), residual.data_ptr()
     made = {"x": x, "iterations": iterations, "residual": residual}
@@ -107,11 +110,11 @@ def run_inverse(emulator, network, dtype, residual_limit, max_iterations, choice
     return (x, iterations, residual), text
 
 
-def inverse_oracle(network, dtype, lipschitz, tol, max_iterations):
+def inverse_oracle(network, dtype, lipschitz, tol, max_iterations, accelerate=False):
     plain = network.cast(dtype)
     arguments = plain.weights, plain.biases, plain.activations
     return reference_inverse(plain.x, *arguments, lipschitz=lipschitz, tol=tol, max_iterations=max_iterations,
-                             parameters=plain.betas)  # fmt: skip
+                             parameters=plain.betas, accelerate=accelerate)  # fmt: skip
 
 
 def assert_close(got, same_dtype, exact, products, precision=0):

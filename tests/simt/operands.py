@@ -56,7 +56,7 @@ _FIELDS = {
     "norms* terms_used* kept*",
     "jacobian_powers": "x* start* count transpose? powers*",
     "jacobian": "x* jacobian*",
-    "residual_inverse": "z* residual_limit= max_iterations# captured_iterations# x* iterations* residual*",
+    "residual_inverse": "z* residual_limit= max_iterations# captured_iterations# lipschitz= x* iterations* residual*",
     "spectral_norm": "layers layer* max_iterations# tolerance= sigma* iterations* u* v*",
     "spectral_normalize": "layers layer* sigma* coeff* grad* through_sigma? result*",
     "spectral_normalize_backward": "layers layer* sigma* coeff* grad* through_sigma? result*",
@@ -143,13 +143,13 @@ def jacobian(emulator, x, weights, biases, betas, activations, variant="jacobian
 
 def residual_inverse(
     emulator, z, weights, biases, betas, activations, residual_limit, max_iterations, captured_iterations,
-    variant="residual_inverse", **target,
+    lipschitz=0.0, variant="residual_inverse", **target,
 ):  # fmt: skip
     x, residual = torch.empty_like(z), z.new_zeros(len(z))
     iterations = torch.zeros(len(z), dtype=torch.int64)
     if z.numel():
         plain = {"residual_limit": residual_limit, "max_iterations": max_iterations}
-        plain |= {"captured_iterations": captured_iterations}
+        plain |= {"captured_iterations": captured_iterations, "lipschitz": lipschitz}
         made = {"x": x, "iterations": iterations, "residual": residual}
         _call(emulator, variant, (z, weights, biases, betas, activations), target, {"z": z}, made, plain)
     return x, iterations, residual

@@ -24,8 +24,10 @@ def _emulated(op, names, emulator, card, precision):
     def call(*arguments):
         given = dict(zip(names, map(_contiguous, arguments), strict=True))
         given.pop("precision", None)  # the test decides
-        if given.pop("lipschitz", None) is not None:  # it decides what a graph records, and there is none here
+        if "lipschitz" in given:
+            # It also decides what a graph records, and there is none here.
             given["captured_iterations"] = given["max_iterations"]
+            given["lipschitz"] *= given.pop("accelerate")
         results = function(emulator, **given, **target)
         return (*results, given["x"].new_empty(0)) if given.get("keep") is False else results
 

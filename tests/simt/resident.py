@@ -58,6 +58,7 @@ class ForwardCase(Structure):
         *((n, c_void_p) for n in ("x", "z", "g")),
         ("residual_limit", c_double),
         ("max_iterations", c_int64),
+        ("lipschitz", c_double),
         *((n, c_void_p) for n in ("solution", "iterations", "residual")),
     )
 

@@ -2,6 +2,9 @@ import pytest
 import torch
 from comparison import assert_within_rounding
 from problems import DTYPES, LIPSCHITZ, Case, make, named
+from undone import TOLERANCE as UNDONE
+from undone import expected as undone_by_reference
+from undone import make_undone
 
 from iresnet_fast import reference
 
@@ -12,8 +15,9 @@ from .branches import CARDS, CASES, FEW, run
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-5}
 
 
-def expected(problem, tol, max_iterations):
-    return reference.residual_inverse(problem.x, *problem.branch, LIPSCHITZ, tol, max_iterations, problem.parameters)
+def expected(problem, tol, max_iterations, accelerate=False):
+    arguments = (*problem.branch, LIPSCHITZ, tol, max_iterations, problem.parameters, accelerate)
+    return reference.residual_inverse(problem.x, *arguments)
 
 
 def inverse(emulator, problem, tol, max_iterations, **target):
@@ -43,6 +47,39 @@ def test_matches_reference(emulator, card, dtype, case):
     )
     assert torch.equal(got[1], exact[1])
     assert_within_rounding(case, got[::2], same[::2], exact[::2])
+
+
+@pytest.mark.parametrize("case", **named(FEW))
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("card", CARDS)
+def test_accelerated_matches_reference(emulator, card, dtype, case):
+    tol = TOLERANCE[dtype]
+    problem = make(case, dtype)
+    got = inverse(emulator, problem, tol, 60, lipschitz=LIPSCHITZ, card=card)
+    same, solution = expected(problem, tol, 60, True), expected(make(case), 1e-13, 1000, True)[0]
+    assert torch.equal(got[1], same[1])
+    assert_within_rounding(case, got[:1], same[:1], (solution,))
+    assert (got[2] <= tol * (1.0 - LIPSCHITZ)).all()
+
+
+def test_steps_are_undone_as_in_the_reference(emulator, monkeypatch):
+    problem = make_undone()
+    got = inverse(emulator, problem, UNDONE, 100, lipschitz=LIPSCHITZ)
+    want = undone_by_reference(problem, monkeypatch)
+    assert torch.equal(got[1], want[1])
+    # Rounding grows in the differences of iterates; what is compared are the same iterates.
+    torch.testing.assert_close(got[0], want[0], rtol=0.0, atol=1e-10)
+    torch.testing.assert_close(got[2], want[2], rtol=1e-2, atol=1e-14)
+
+
+def test_the_last_update_is_a_plain_one(emulator):
+    """Nobody would see whether it had to be undone."""
+    problem = make_undone()
+    for most in (2, 3, 4, 5):
+        got = inverse(emulator, problem, UNDONE, most, lipschitz=LIPSCHITZ)
+        want = expected(problem, UNDONE, most, True)
+        assert torch.equal(got[1], want[1])
+        torch.testing.assert_close(got[::2], want[::2], rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("max_iterations", [0, 3])

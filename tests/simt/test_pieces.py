@@ -7,7 +7,8 @@ import warnings
 
 import pytest
 import torch
-from problems import DTYPES, Case, make
+from problems import DTYPES, LIPSCHITZ, Case, make
+from undone import make_undone
 
 from iresnet_fast.ops.residual_inverse import _solve_transposed
 from iresnet_fast.reference.fixed_point import enough_terms
@@ -27,9 +28,9 @@ def make_linear(dtype, slope=0.9, batch=5):
     return problem._replace(weights=[slope * eye, eye.clone()])
 
 
-def invert(emulator, problem, limit, max_iterations, captured_iterations=0):
+def invert(emulator, problem, limit, max_iterations, captured_iterations=0, lipschitz=0.0):
     """Return x, iterations and residual."""
-    arguments = limit, max_iterations, captured_iterations
+    arguments = limit, max_iterations, captured_iterations, lipschitz
     return run(emulator, operands.residual_inverse, problem, *arguments, variant="layered_residual_inverse")
 
 
@@ -96,6 +97,22 @@ def test_the_default_call_launches_few_kernels(emulator):
     per_evaluation = 2 + len(problem.weights)  # one for each product, to advance and to decide
     around = 1 + 2  # packed weights, and from and to torch's layout
     assert len(emulator.launches) == 3 * PIECE * per_evaluation + around
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_accelerated_inverse_is_the_same_in_a_graph(emulator, dtype):
+    """A launch more an evaluation; of 100 iterations recorded all but the first few find that nothing moves."""
+    problem = make_undone()._replace(x=make_undone().x.to(dtype))
+    problem = problem._replace(
+        **{name: [t.to(dtype) for t in getattr(problem, name)] for name in ("weights", "biases")}
+    )
+    limit = 1e-4 if dtype == torch.float32 else 1e-8
+    results = invert(emulator, problem, limit, 100, lipschitz=LIPSCHITZ)
+    launches = emulator.launches
+    assert sum(launch.kernel.startswith("accelerate_kernel") for launch in launches) == evaluations(emulator)
+    assert (results[2] <= limit).all()
+    assert_same(results, in_a_graph(emulator, problem, limit, 100, 100, LIPSCHITZ))
+    assert evaluations(emulator) == 101
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

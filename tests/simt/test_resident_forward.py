@@ -2,10 +2,14 @@
 
 import pytest
 import torch
+from undone import TOLERANCE as UNDONE
+from undone import expected as undone_by_reference
+from undone import make_undone
 
 from .emulator import project_emulator
 from .forward_cases import (
     ACTIVATIONS,
+    Network,
     assert_close,
     forward_oracle,
     inverse_oracle,
@@ -117,6 +121,45 @@ def test_inverse(emulator, case, dtype):
     same, want = (inverse_oracle(network, d, 0.7, tol, count) for d in (dtype, torch.float64))
     assert torch.equal(iterations, want[1])
     assert_close((x, residual), same[::2], want[::2], len(network.weights))
+
+
+@named(INVERSES[:-1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_accelerated_inverse(emulator, case, dtype):
+    """Float64 takes other steps than float32: the oracle of x is the solution."""
+    _, shape, choice, options = case
+    count = options.get("max_iterations", 100)
+    if dtype == torch.float64:
+        choice = Choice(weights_shared=choice.weights_shared)
+    network = random_network(shape, None, dtype, scale=0.9)
+    tol = 1e-4
+    (x, iterations, residual), _ = run_inverse(emulator, network, dtype, tol * 0.3, count, choice, lipschitz=0.7)
+    same = inverse_oracle(network, dtype, 0.7, tol, count, True)
+    want = inverse_oracle(network, torch.float64, 0.7, 1e-13 if count == 100 else tol, count, True)
+    assert torch.equal(iterations, same[1])
+    assert_close(x, same[0], want[0], len(network.weights))
+    assert ((residual <= tol * 0.3) | (iterations == count)).all()
+
+
+def test_steps_of_an_inverse_are_undone_as_in_the_reference(emulator, monkeypatch):
+    problem = make_undone()
+    network = Network(Shape((3, 4, 3), 64), problem.activations, problem.weights, problem.biases, [None] * 2, problem.x)
+    (x, iterations, residual), _ = run_inverse(emulator, network, torch.float64, UNDONE * 0.3, 100, lipschitz=0.7)
+    want = undone_by_reference(problem, monkeypatch)
+    assert torch.equal(iterations, want[1])
+    torch.testing.assert_close(x, want[0], rtol=0.0, atol=1e-10)
+    torch.testing.assert_close(residual, want[2], rtol=1e-2, atol=1e-14)
+
+
+def test_an_accelerated_item_is_the_same_at_any_place_of_the_batch(checker):
+    """Its history is its own, also where a block takes many groups."""
+    network = random_network(Shape((4, 9, 4), 33), scale=1.2)
+    arguments = (torch.float32, 1e-5, 50, Choice(items=4))
+    results = run_inverse(checker, network, *arguments, card="single", lipschitz=0.8)[0]
+    assert results[1].unique().numel() > 1
+    moved = network._replace(x=network.x.roll(5, 0))
+    for a, b in zip(results, run_inverse(checker, moved, *arguments, card="single", lipschitz=0.8)[0], strict=True):
+        assert torch.equal(a.roll(5, 0), b)
 
 
 def test_inverse_rests_at_the_floor_of_rounding(emulator):

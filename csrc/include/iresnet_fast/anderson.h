@@ -18,6 +18,9 @@ constexpr int kStepSums = kGram + kWindow;
 
 IRF_HOST_DEVICE constexpr IRF_ALWAYS_INLINE int gram_place(int i, int j) { return i * (i + 1) / 2 + j; }
 
+IRF_HOST_DEVICE IRF_ALWAYS_INLINE float root(float x) { return __builtin_sqrtf(x); }
+IRF_HOST_DEVICE IRF_ALWAYS_INLINE double root(double x) { return __builtin_sqrt(x); }
+
 template <class T>
 struct AndersonState {
   T norm;        // of the newest residual
@@ -47,31 +50,31 @@ template <class T>
 IRF_HOST_DEVICE IRF_ALWAYS_INLINE void least_squares(const T (&sums)[kStepSums], int seen, T (&weight)[kWindow]) {
   const T least = sizeof(T) == 4 ? T(3.4526698300124393e-4) : T(1.4901161193847656e-8);
   T scale[kWindow], factor[kGram], inverse[kWindow];  // Cholesky's factor, and the inverse of its diagonal
-#pragma GCC unroll 8
+  IRF_UNROLL
   for (int i = 0; i < kWindow; ++i) {
     const T square = sums[gram_place(i, i)];
-    scale[i] = i + 1 < seen && square > T(0) ? T(1) / T(__builtin_sqrt(square)) : T(0);
-#pragma GCC unroll 8
+    scale[i] = i + 1 < seen && square > T(0) ? T(1) / root(square) : T(0);
+    IRF_UNROLL
     for (int j = 0; j <= i; ++j) {
       // What does not count need not be a number.
       T sum = scale[i] > T(0) && scale[j] > T(0) ? sums[gram_place(i, j)] * scale[i] * scale[j] : T(0);
-#pragma GCC unroll 8
+      IRF_UNROLL
       for (int k = 0; k < j; ++k) sum -= factor[gram_place(i, k)] * factor[gram_place(j, k)];
-      if (i == j) inverse[i] = sum > least ? T(1) / T(__builtin_sqrt(sum)) : T(0);
+      if (i == j) inverse[i] = sum > least ? T(1) / root(sum) : T(0);
       factor[gram_place(i, j)] = sum * inverse[j];
     }
     T sum = scale[i] > T(0) ? sums[kGram + i] * scale[i] : T(0);
-#pragma GCC unroll 8
+    IRF_UNROLL
     for (int k = 0; k < i; ++k) sum -= factor[gram_place(i, k)] * weight[k];
     weight[i] = sum * inverse[i];
   }
-#pragma GCC unroll 8
+  IRF_UNROLL
   for (int i = kWindow - 1; i >= 0; --i) {
-#pragma GCC unroll 8
+    IRF_UNROLL
     for (int k = i + 1; k < kWindow; ++k) weight[i] -= factor[gram_place(k, i)] * weight[k];
     weight[i] *= inverse[i];
   }
-#pragma GCC unroll 8
+  IRF_UNROLL
   for (int i = 0; i < kWindow; ++i) weight[i] *= scale[i];
 }
 

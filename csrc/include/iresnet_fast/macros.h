@@ -7,5 +7,12 @@
 #define IRF_HOST_DEVICE
 #endif
 
+// Before a loop of at most 8 turns, all of them known: arrays indexed in it stay in registers.
+#if defined(__CUDACC__)
+#define IRF_UNROLL _Pragma("unroll")
+#else
+#define IRF_UNROLL _Pragma("GCC unroll 8")
+#endif
+
 #define IRF_RESTRICT __restrict__
 #define IRF_ALWAYS_INLINE inline __attribute__((always_inline))

@@ -22,7 +22,7 @@ cudaError_t run(const Branch<T>& branch, const BranchOperands<T>& op, const Cont
 template <class T>
 cudaError_t run(const Branch<T>& branch, const ResidualInverseOperands<T>& op, const Context& context, Carver& carver) {
   const std::vector<T*> weights = carve_packed(branch, Form::kForward, context.precision, carver);
-  const LayeredInverseScratch<T> scratch(branch, context.precision, context.card, carver);
+  const LayeredInverseScratch<T> scratch(branch, op.lipschitz > T(0), context.precision, context.card, carver);
   if (carver.counting()) return cudaSuccess;
   pack_weights(branch, Form::kForward, context.precision, weights.data(), context.stream);
   return layered_inverse(branch, weights.data(), op, scratch, context);

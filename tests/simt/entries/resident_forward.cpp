@@ -10,6 +10,7 @@ struct ForwardCase : simt::ResidentCase {
   void *x, *z, *g;
   double residual_limit;
   int64_t max_iterations;
+  double lipschitz;
   void* solution;
   int64_t* iterations;
   void* residual;
@@ -28,11 +29,21 @@ const char* run(const irf::Branch<T>& branch, const ForwardCase& c, const simt::
       weights[i] = in(c.weights[i]);
       derivatives[i] = in(c.derivatives[i]);
     }
-    const irf::ResidualInverseOperands<T> inverse{
-        in(c.x), T(c.residual_limit), c.max_iterations, c.max_iterations, in(c.solution), c.iterations, in(c.residual)};
+    const irf::ResidualInverseOperands<T> inverse{in(c.x),          T(c.residual_limit), c.max_iterations,
+                                                  c.max_iterations, T(c.lipschitz),      in(c.solution),
+                                                  c.iterations,     in(c.residual)};
     const irf::cuda::ResidentForward<T> forward{branch, weights, in(c.x), derivatives, in(c.z), in(c.g)};
-    simt::run_op(target, simt::no_workspace, [&](const irf::cuda::Context& context) {
-      return c.inverse ? irf::cuda::resident_inverse(branch, weights, inverse, plan, context)
+    const auto history = [&](irf::cuda::Carver& carver) {
+      return c.lipschitz > 0 ? irf::cuda::ResidentHistory<T>(plan, carver) : irf::cuda::ResidentHistory<T>{};
+    };
+    const auto workspace = [&](const irf::cuda::Card&, irf::cuda::Precision) {
+      irf::cuda::Carver carver(nullptr);
+      history(carver);
+      return carver.used();
+    };
+    simt::run_op(target, workspace, [&](const irf::cuda::Context& context) {
+      irf::cuda::Carver carver(context.workspace);
+      return c.inverse ? irf::cuda::resident_inverse(branch, weights, inverse, plan, history(carver), context)
                        : irf::cuda::resident_forward(forward, plan, context);
     });
   });

@@ -99,10 +99,22 @@ def inverse() -> Iterator[Mutant]:
     group = ("layered_inverse.cu", "layered_inverse.cu", "test_layered_inverse.py", "dtype0 or not test_matches")
     yield Mutant(*group, "  if (row >= layout.items * layout.pixels) return;\n")
     yield Mutant(*group, "  if (!first && !state.active[place.item]) return;", "  //")
-    yield Mutant(*group, " || (iteration > 0 && !state.active[sample])")
+    yield Mutant(*group, "  if (iteration > 0 && !state.active[sample]) {", "  if (false) {")
     yield Mutant(*group, "iteration > 0 ? state.active : nullptr", "state.active")
     yield Mutant(*group, "stop ? iteration : iteration + 1", "iteration + 1")
-    yield Mutant(*group, "!(residual > op.residual_limit)", "residual <= op.residual_limit")
+    yield Mutant(*group, "!(found > op.residual_limit)", "found <= op.residual_limit")
+    yield Mutant(*group, "  }\n  __syncthreads();\n#pragma unroll", "  }\n#pragma unroll")
+    yield Mutant(
+        *group, "for (int warp = 0; warp < kItemThreads / kWarp; ++warp)", "for (int warp = 0; warp < 1; ++warp)"
+    )
+    undone = (*group[:3], "undone or last_update")
+    yield Mutant(*undone, "    if (state.undone) state.undone[sample] = 0;\n")
+    yield Mutant(*undone, "!stop && iteration + 1 < op.max_iterations", "!stop")
+    yield Mutant(*undone, "(!(found > op.residual_limit) && !undone)", "!(found > op.residual_limit)")
+    yield Mutant(*undone, "(undone ? history.x(1) : x) + at", "x + at")
+    yield Mutant(*undone, "(undone ? history.r(1) : step) + at", "step + at")
+    yield Mutant("anderson.cuh", *undone[1:], "(sum[e] - image)", "(sum[e] - x[e])")
+    yield Mutant("anderson.cuh", *undone[1:], "i + 1 < seen ? load16", "i < seen ? load16")
 
 
 def pieces() -> Iterator[Mutant]:
