@@ -1,4 +1,4 @@
-"""A blur, what undoes it without learning (Tikhonov regularisation and total variation, by scikit-image), and tiles."""
+"""A blur and methods that undo it without learning, by scikit-image; images in tiles, and beside each other."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio
 from skimage.restoration import denoise_tv_chambolle, wiener
@@ -64,3 +66,15 @@ def by_tiles(restore: Callable[[Tensor], Tensor], image: Image, size: int, margi
     x = torch.cat([restore(part)[..., margin:-margin, margin:-margin] for part in tiles.split(16)])
     whole = x.view(rows, columns, step, step).transpose(1, 2).reshape(rows * step, columns * step)
     return whole[: image.shape[0], : image.shape[1]].double().numpy()
+
+
+def picture(pictures: list[dict[str, Image]]) -> Figure:
+    """Return a part of each image, a row for each photograph that was restored."""
+    figure, grid = plt.subplots(len(pictures), len(pictures[0]), figsize=(15, 5.5))
+    for line, images in zip(grid, pictures, strict=True):
+        for axes, (name, image) in zip(line, images.items(), strict=True):
+            row, column = (max(n // 2 - 64, 0) for n in image.shape)
+            axes.imshow(image[row : row + 128, column : column + 128], cmap="gray", vmin=0.0, vmax=1.0)
+            axes.set(xticks=[], yticks=[])
+            axes.set_title(name, fontsize=9)
+    return figure
