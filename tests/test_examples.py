@@ -17,7 +17,15 @@ from iresnet_fast import data, reference
 from iresnet_fast.models import IResNetFlow
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-NAMES = ("digits_density", "inverse_error", "logdet_bias", "mnist_classify", "mnist_density", "toy_densities")
+NAMES = (
+    "digits_density",
+    "inverse_error",
+    "inverse_problem",
+    "logdet_bias",
+    "mnist_classify",
+    "mnist_density",
+    "toy_densities",
+)
 
 
 @pytest.fixture
@@ -33,7 +41,7 @@ def run(module, monkeypatch, tmp_path, capsys):
 
     def run(name, *arguments):
         monkeypatch.setattr(sys, "argv", [name, "--quick", "--threads", "1", "--out", str(tmp_path), *arguments])
-        if name != "inverse_error":
+        if name not in ("inverse_error", "inverse_problem"):
             sys.argv += ["--runs", str(tmp_path / "runs")]
         runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
         results = json.loads((tmp_path / f"{name}.json").read_text())
@@ -169,6 +177,36 @@ def test_the_bias_is_that_of_the_jacobians(module):
     found = bias.series_bias(flow, images, (1, 4))
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-11)
     assert found[0].abs().min() > 1e-5
+
+
+def test_inverse_problem(run):
+    for methods in run("inverse_problem")["learnt_from"].values():
+        assert len(methods) == 4
+        for name, found in methods.items():
+            assert len(found["psnr"]) == 2
+            if name.startswith("i-ResNet"):
+                # An upper bound of a convolution may be some per cent above its norm.
+                assert all(0.0 < lipschitz <= 1.05 * found["parameter"] for lipschitz in found["lipschitz"])
+                first, second = found["lipschitz"]
+                assert found["stretches_at_most"] == pytest.approx(1.0 / ((1.0 - first) * (1.0 - second)))
+
+
+def test_the_baselines_of_deblurring_undo_the_blur(module):
+    example = module("_deblurring")
+    clean = example.photographs()[0][200:296, 200:296]
+    methods = ((example.tikhonov, 1e-9, 1e-3), (example.total_variation, 1e-6, 3e-4))
+    for noise, least in ((0.0, 8.0), (0.01, 4.0)):  # decibels gained, with next to no penalty and with one
+        image = example.blur(clean) + noise * np.random.default_rng(0).standard_normal(clean.shape)
+        for restore, none, some in methods:
+            gained = example.quality(clean, restore(image, some if noise else none)) - example.quality(clean, image)
+            assert gained > least, (restore, noise)
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (50, 81)])
+def test_tiles_cover_an_image_once(module, shape):
+    image = np.random.default_rng(0).random(shape)
+    again = module("_deblurring").by_tiles(lambda tiles: tiles, image, 48, 8)
+    np.testing.assert_allclose(again, image, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,8 @@ def main(package: str = "trust") -> None:
             progress.console.print(f"{result.subject}: {' | '.join(result.cells()[1:])}", highlight=False)
     print(table([results[subject] for subject in chosen]))
     failed = [subject for subject in chosen if not results[subject].holds]
-    print(f"{len(chosen) - len(failed)} of {len(chosen)} claims hold; {time.monotonic() - began:.0f} s")
+    held, seconds = len(chosen) - len(failed), time.monotonic() - began
+    print(f"{held} of {len(chosen)} claims hold over {options.share:.0%} of their cases; {seconds:.0f} s")
     sys.exit(f"trust: {', '.join(failed)} failed" if failed or not chosen else 0)
 
 

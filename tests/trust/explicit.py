@@ -86,17 +86,18 @@ def random_branch(generator: torch.Generator, event: tuple[int, ...], lipschitz:
 
 def worst_branch(event: tuple[int, ...], lipschitz: float) -> Branch:
     """Return the branch g(x) = -L x, for which every bound on what a series leaves out is attained."""
-    weight = -torch.eye(event[0], dtype=torch.float32).double() * float(torch.tensor(lipschitz))
+    lipschitz = float(torch.tensor(lipschitz, dtype=torch.float32))
+    weight = -lipschitz * torch.eye(event[0], dtype=torch.float64)
     weight = weight if len(event) == 1 else weight[:, :, None, None]
     bias = torch.zeros(event[0], dtype=torch.float64)
-    return Branch(event, [weight], [bias], ["identity"], float(torch.tensor(lipschitz)), [_matrix(weight, event)])
+    return Branch(event, [weight], [bias], ["identity"], lipschitz, [_matrix(weight, event)])
 
 
 def symmetric_branch(generator: torch.Generator, event: tuple[int, ...], lipschitz: float) -> Branch:
     """Return a branch x -> A^T lipswish(A x + b) + c: its log-determinants are far from 0."""
     shape = (2 * event[0], event[0], *[3] * (len(event) - 1 and 2))
     weight = torch.randn(shape, generator=generator, dtype=torch.float64)
-    weight *= (lipschitz**0.5 / torch.linalg.matrix_norm(_matrix(weight, event), 2)).float().double()
+    weight = (weight * lipschitz**0.5 / torch.linalg.matrix_norm(_matrix(weight, event), 2)).float().double()
     transposed = weight.transpose(0, 1).flip(tuple(range(2, weight.dim()))).contiguous()
     biases = [torch.randn(n, generator=generator).double() for n in (2 * event[0], event[0])]
     matrices = [_matrix(weight, event), _matrix(transposed, (2 * event[0], *event[1:]))]
