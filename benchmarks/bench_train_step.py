@@ -31,6 +31,7 @@ try:
     from gpu_train_step import TrainedFlow
     from graphs import LEAST_SECONDS
     from machine import environment
+    from plain_flow import POWER_ITERATIONS
     from plot_train_step import draw
     from precision import add_options, check_options
     from report import write_json
@@ -64,14 +65,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=_positive, default=BATCH, help=f"images of a step (default: {BATCH})")
     parser.add_argument("--data-root", type=Path, help="folder of the MNIST files; default: patches of photographs")
     parser.add_argument(
-        "--power-iterations", type=_positive, help="exactly so many at every step (default: the preset's tolerance)"
+        "--power-iterations",
+        type=_positive,
+        default=POWER_ITERATIONS,
+        help="of the baselines at every step (default: 10)",
     )
     parser.add_argument("--seconds", type=float, help="time for the rounds; on a GPU, least time of a reading")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the JSON, Markdown and PNG files")
     options = parser.parse_args(arguments)
     check_options(parser, options)
     # Only the recipe as it is may replace the published figures; on a GPU figures of other batches stand beside them.
-    changed = options.quick or options.threads or options.power_iterations
+    changed = options.quick or options.threads or options.power_iterations != POWER_ITERATIONS
     changed = changed or (options.batch != BATCH and options.device == "cpu")
     options.stem = "bench_train_step_quick" if changed else "bench_train_step"
     seconds, options.rounds, options.warm_up = QUICK_TIME if options.quick else TIME
@@ -98,12 +102,9 @@ def images_of(root: Path | None) -> tuple[torch.Tensor, str]:
 
 
 def model_of(images: torch.Tensor, options: argparse.Namespace) -> IResNetFlow:
-    """Return the preset after some steps of training, as power iterations find it in the middle of a run."""
+    """Return the preset after some steps of training, as refreshes of norms find it in the middle of a run."""
     torch.manual_seed(0)
-    changes: dict[str, Any] = {}
-    if options.power_iterations:
-        changes = {"power_iterations": options.power_iterations, "power_tolerance": None}
-    flow = IResNetFlow.preset("mnist", **changes).to(images.device)
+    flow = IResNetFlow.preset("mnist").to(images.device)
     flow.initialize(images[:INITIAL])
     flow.train()
     step = TrainStep(OurFlow(flow), images, options.batch)
@@ -118,7 +119,9 @@ def plain_step(
     """Return the step of a baseline in the memory format in which it is faster, that format, and its errors."""
     candidates = []
     for memory_format in (torch.contiguous_format, torch.channels_last):
-        model, errors = agreeing(flow, images[: options.batch], name, memory_format=memory_format)
+        model, errors = agreeing(
+            flow, images[: options.batch], name, memory_format=memory_format, power_iterations=options.power_iterations
+        )
         step = TrainStep(model, images, options.batch)
         candidates.append((trial(step)[1], step, memory_format, errors))
     return min(candidates, key=lambda candidate: candidate[0])[1:]
@@ -161,7 +164,7 @@ def measure(options: argparse.Namespace, say: Callable[[str], object]) -> Record
     if not options.quick:
         say("compiling")  # in the memory format in which the same code, the last of the baselines, ran faster eagerly
         start = time.perf_counter()
-        form = {"memory_format": memory_format, "compiled": True}
+        form = {"memory_format": memory_format, "compiled": True, "power_iterations": options.power_iterations}
         model, errors[COMPILED] = agreeing(flow, images[: options.batch], COMPILED, **form)
         steps[COMPILED] = TrainStep(model, images, options.batch)
         trial(steps[COMPILED])
@@ -181,8 +184,7 @@ def measure(options: argparse.Namespace, say: Callable[[str], object]) -> Record
         "images": source,
         "batch": options.batch,
         "terms": flow.config.train_estimator.n_terms,
-        "power_iterations": flow.config.power_iterations,
-        "power_tolerance": flow.config.power_tolerance,
+        "power_iterations": options.power_iterations,
         "steps": len(steps[OURS].clock.seconds["forward"]),
         "ours_ms": 1e3 * times[OURS],
         "baselines": {name: 1e3 * times[name] for name in steps if name != OURS},

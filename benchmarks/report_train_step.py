@@ -36,12 +36,9 @@ def tables(record: Record) -> str:
 
 
 def _setting(record: Record) -> str:
-    tolerance = record["power_tolerance"]
-    iterations = f"{record['power_iterations']} power iterations" + (
-        "" if tolerance is None else f" at most, tolerance {tolerance:g}"
-    )
     return (
-        f"{setting([record])}\nbatch {record['batch']}, {record['terms']} terms, {iterations}; {record['images']}; "
+        f"{setting([record])}\nbatch {record['batch']}, {record['terms']} terms, {record['power_iterations']} power "
+        f"iterations of the baselines; {record['images']}; "
         f"medians, of ours of {record['steps']} steps; sgemm {record['sgemm_peak_gflops']:.0f} GFLOP/s"
     )
 

@@ -17,7 +17,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 SPECTRAL, FORWARD, BACKWARD = "spectral norm", "branch and log-det", "branch and log-det, backward"
 LAYERS, OPTIMIZER, DATA = "other layers", "clip and Adam", "data and noise"
 SECTIONS = (SPECTRAL, FORWARD, BACKWARD, LAYERS, OPTIMIZER, DATA)
-_BRANCH = {"branch": FORWARD, "residual_logdet": FORWARD, "jacobian_powers": BACKWARD, "branch_backward": BACKWARD}
+_SECTIONS = {
+    "branch": FORWARD,
+    "residual_logdet": FORWARD,
+    "jacobian_powers": BACKWARD,
+    "branch_backward": BACKWARD,
+    "lanczos_norm": SPECTRAL,
+    "fingerprint": SPECTRAL,
+}
 _CALLS = 1000  # of the operator that does nothing
 
 
@@ -37,7 +44,7 @@ class Recorder(TorchDispatchMode):
         """Record a call and make it."""
         section, name = self._section, func._schema.name.split("::")[1]
         if func.namespace == "iresnet_fast":
-            section = SPECTRAL if "spectral" in name else _BRANCH.get(name, section)
+            section = SPECTRAL if "spectral" in name else _SECTIONS.get(name, section)
         if func.namespace != "profiler":
             self.calls.append((section, func, args, kwargs or {}))
         return func(*args, **(kwargs or {}))

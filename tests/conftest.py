@@ -8,7 +8,7 @@ import timed_flows
 import torch
 
 from iresnet_fast import _library
-from iresnet_fast.nn.spectral import SpectralGroup
+from iresnet_fast.nn._group import SpectralGroup
 
 
 def pytest_addoption(parser):

@@ -39,7 +39,7 @@ def test_the_program_writes_table_json_markdown_and_plot(tmp_path):
     (record,) = json.loads((tmp_path / "new" / "bench_train_step_quick.json").read_text())
     assert set(record["baselines"]) == {"series", "neumann", "explicit"}
     assert (record["batch"], record["threads"], record["terms"], record["steps"]) == (2, 1, 8, 2)
-    assert (record["power_iterations"], record["power_tolerance"]) == (10, None)
+    assert record["power_iterations"] == 10
     assert record["sgemm_peak_gflops"] > 0
     # All of the time is in a section or is glue, and no section is a share of nothing.
     assert sum(record["sections_ms"].values()) + record["glue_ms"] == pytest.approx(record["ours_ms"], rel=1e-9)
@@ -160,7 +160,7 @@ def test_the_operators_of_a_step_are_recorded_by_section(module, flow):
         names[section].append(func._schema.name)
     assert names[sections.FORWARD] == ["iresnet_fast::residual_logdet"] * 2
     assert names[sections.BACKWARD] == ["iresnet_fast::branch_backward"] * 2
-    assert "iresnet_fast::spectral_norm" in names[sections.SPECTRAL]
+    assert {"iresnet_fast::lanczos_norm", "iresnet_fast::fingerprint"} <= set(names[sections.SPECTRAL])
     assert "iresnet_fast::spectral_normalize_backward" in names[sections.SPECTRAL]
     assert "aten::_fused_adam_" in names[sections.OPTIMIZER]
     assert {"aten::index", "aten::rand"} <= set(names[sections.DATA])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from iresnet_fast import nn
-from iresnet_fast.nn.spectral import SpectralGroup
+from iresnet_fast.nn._group import SpectralGroup
 
 OPTIMIZERS = [(torch.optim.Adam, 0.1), (torch.optim.AdamW, 0.1), (torch.optim.SGD, 0.1), (torch.optim.Adagrad, 1.0)]
 

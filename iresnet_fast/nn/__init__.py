@@ -1,7 +1,6 @@
 """Layers: spectrally normalised maps, residual branches of them, the invertible block, and what flows put around it."""
 
 from ._freshness import watch_optimizers
-
 from .activation import Activation
 from .actnorm import ActNorm
 from .affine import Affine

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..ops._stages import unpack
+from ._group import SpectralGroup
 from ._layer import Norm, SpectralLayer, layer_of, plain
 from ._norms import settle
 from ._operators import Operators
@@ -38,9 +39,9 @@ def traced_norms(layers: Sequence[SpectralLayer]) -> list[Norm]:
 @torch.library.custom_op("iresnet_fast::refreshed_norms", mutates_args=())
 def refreshed_norms(weights: list[Tensor], handles: list[int]) -> tuple[Tensor, Tensor]:
     """Return sigmas [layers], and all u and then all v in one tensor, of layers that have these weights now."""
-    from .spectral import SpectralGroup  # which imports this module
-
     layers = [layer_of(handle) for handle in handles]
+    us: Sequence[Tensor]
+    vs: Sequence[Tensor]
     if all(w.data_ptr() == plain(layer.weight).data_ptr() for w, layer in zip(weights, layers, strict=True)):
         seen = SpectralGroup.of(layers).refresh(layers)
         sigmas, us, vs = zip(*(last.norm for last in seen), strict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from .._torch_private import outside_transforms
 from ..geometry import ConvGeometry
 
 if TYPE_CHECKING:
-    from .spectral import SpectralGroup
+    from ._group import SpectralGroup
 
 Norm = tuple[Tensor, Tensor, Tensor]  # sigma, u, v
 
@@ -52,9 +52,7 @@ class SpectralLayer(nn.Module):
     is_captured: bool = False  # a CUDA graph reads and writes the buffers, so they must stay where they are
     handle: int  # for `layer_of`
 
-    def _start(
-        self, coeff: float, n_iterations: int, tol: float | None, sigma_gradient: bool, strict: bool
-    ) -> None:
+    def _start(self, coeff: float, n_iterations: int, tol: float | None, sigma_gradient: bool, strict: bool) -> None:
         if not 0.0 < coeff < math.inf:
             raise ValueError(f"coeff must be positive and finite, got {coeff}; pass e.g. 0.9.")
         _checks.check_count("n_iterations", n_iterations, 1)
@@ -111,12 +109,12 @@ class SpectralLayer(nn.Module):
             setattr(self, name, value)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out of copies and pickles what is the layer's alone: nobody has asked them, no CUDA graph knows them."""
+        """Leave out of copies and pickles what is this layer's alone: no group and no CUDA graph knows them."""
         return {**self.__dict__, "group": None, "is_captured": False}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over a state, and a number of one's own."""
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # of torch
         self.handle = _register(self)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:

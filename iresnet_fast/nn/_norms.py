@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 # increased by the residual.
 _SETTLED = 1e-5
 _MOST_ITERATIONS = 1000
-# In training: what a layer without a tolerance is held to.
-_FOLLOWED = 1e-3
+# In training: a larger residual is not enough, whatever the tolerance at which the steps may end.
+_FOLLOWED = 1e-2
+# As many steps as the smaller side has numbers find the norm exactly: smaller ones always take them.
+EXACT_STEPS = 40
 # Layers with a side up to this get their exact norm outside training: below it that is faster than an iteration that
 # has nothing to start from.
 _EXACT_SIDE = 128
@@ -38,8 +40,7 @@ def follow(
     """Go on from the vectors. Returns the norms, and whether that was not enough, [layers] bool; None in a capture.
 
     The weight of a training step has moved a little. A norm is increased by its residual; it is not enough if that is
-    still above the tolerance after all iterations, or, for the doubtful ones, if a start from nothing finds a norm that
-    is larger by more than the tolerance.
+    above 1e-2 of it after all iterations, or, for the doubtful ones, if a start from nothing finds a larger norm.
     """
     limit = 0.0 if tol is None else tol
     if process_group is None:
@@ -50,11 +51,11 @@ def follow(
     increased = norms._replace(sigmas=norms.sigmas + residuals)
     if _capture.of(residuals) is not None:
         return increased, None
-    missed = residuals > (tol or _FOLLOWED) * norms.sigmas
+    missed = residuals > _FOLLOWED * norms.sigmas
     if doubtful:
         some = operators.some(doubtful)
         anew = ops.lanczos_norm(*some.without_hints(), most, limit, seed=1)
-        missed[doubtful] |= anew.sigmas > (1.0 + (tol or _FOLLOWED)) * norms.sigmas[doubtful]
+        missed[doubtful] |= anew.sigmas > increased.sigmas[doubtful]
     return increased, missed
 
 
@@ -80,8 +81,8 @@ def settle(operators: Operators, strict: bool = False) -> Norms:
         if strict:
             bounds = (gram.upper_bound(w, place) for w, place in zip(others.weights, others.geometry, strict=True))
             sigmas = [_safe_divisor(bound, others, k) for k, bound in enumerate(bounds)]
-        for i, *values in zip(rest, sigmas, *norms[1:], strict=True):
-            parts[i] = tuple(values)
+        for i, *values in zip(rest, sigmas, norms.us, norms.vs, norms.companions, strict=True):
+            parts[i] = values[0], values[1], values[2], values[3]
     sigmas, us, vs, companions = zip(*parts, strict=True)
     return Norms(torch.stack(sigmas), us, vs, companions)
 

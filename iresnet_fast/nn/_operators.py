@@ -38,7 +38,8 @@ class Operators(NamedTuple):
 
     def some(self, indices: Sequence[int]) -> Operators:
         """Return these of the maps."""
-        return Operators(*([field[i] for i in indices] for field in self))
+        weights, us, vs, companions = ([tensors[i] for i in indices] for tensors in self[:4])
+        return Operators(weights, us, vs, companions, [self.geometry[i] for i in indices])
 
     def vectors(self) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Return u, v and companion of each map."""
@@ -46,8 +47,8 @@ class Operators(NamedTuple):
 
     def without_hints(self) -> Operators:
         """Return the maps with vectors of zeros, which leave the start of an iteration to chance."""
-        nothing = ([torch.zeros_like(vector) for vector in vectors] for vectors in self[1:4])
-        return Operators(self.weights, *nothing, self.geometry)
+        us, vs, companions = ([torch.zeros_like(vector) for vector in vectors] for vectors in self[1:4])
+        return Operators(self.weights, us, vs, companions, self.geometry)
 
 
 class Norms(NamedTuple):

@@ -19,7 +19,13 @@ def spend_slack(weights: list[Tensor], activations: Sequence[str], lipschitz: fl
 
 @torch.library.custom_op("iresnet_fast::branch_factor", mutates_args=())
 def branch_factor(weights: list[Tensor], activations: str, lipschitz: float) -> Tensor:
-    """Return `certify.branch_scale` [], of names apart by blanks, a constant of the gradient, as one operation of compiled graphs."""
+    """Return `certify.branch_scale` [], a constant of the gradient, as one operation of compiled graphs.
+
+    Args:
+        weights: of the stages.
+        activations: their names, with blanks between them.
+        lipschitz: that the branch may have.
+    """
     last = weights[-1]
     # The product with a rounded factor is off by 2 eps of each entry, at most 2 eps sqrt(rank) of the norm.
     margin = 4.0 * torch.finfo(last.dtype).eps * math.sqrt(min(last.shape))

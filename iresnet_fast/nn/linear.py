@@ -24,8 +24,8 @@ class SpectralLinear(SpectralLayer, nn.Linear):
         bias: whether there is a bias.
         coeff: bound on the spectral norm; weights below it are left alone.
         n_iterations: in training, at most so many Lanczos steps per change of the weights.
-        tol: in training, stop at this relative residual |A^T u - sigma v| / sigma, by which sigma is increased; None: run
-            all steps.
+        tol: in training, stop at this relative residual |A^T u - sigma v| / sigma, by which sigma is increased; None:
+            run all steps.
         sigma_gradient: whether the gradient goes through sigma.
         strict: whether sigma is an upper bound of the norm at every step, see `iresnet_fast.certify`, so that the layer
             is bounded by coeff whatever happens; dearer for large layers.

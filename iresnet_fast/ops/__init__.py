@@ -5,8 +5,8 @@ Each function has a twin of the same name and signature in `iresnet_fast.referen
 
 from ..reference import LanczosNorms
 from .branch import branch
-from .inverse_error import inverse_error
 from .fingerprint import fingerprint
+from .inverse_error import inverse_error
 from .lanczos_norm import lanczos_norm
 from .residual_inverse import residual_inverse
 from .residual_logdet import LogdetInfo, residual_logdet
@@ -18,8 +18,8 @@ __all__ = [
     "LanczosNorms",
     "LogdetInfo",
     "branch",
-    "inverse_error",
     "fingerprint",
+    "inverse_error",
     "lanczos_norm",
     "residual_inverse",
     "residual_logdet",
