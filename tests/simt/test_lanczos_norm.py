@@ -2,8 +2,8 @@ import math
 
 import pytest
 import torch
-from lanczos_cases import adversarial, gap, operator_matrix, with_singular_values
-from layers import LAYERS
+from lanczos_cases import adversarial, gap, with_singular_values
+from layers import LAYERS, operator_matrix
 from problems import DTYPES
 
 from iresnet_fast import reference

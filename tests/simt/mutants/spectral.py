@@ -68,7 +68,7 @@ def lanczos() -> Iterator[Mutant]:
     hints = ("lanczos_block.cuh", *tests[:2], "bad_hints or without_a_norm")
     yield Mutant(*hints, "if (norm > Lanczos<T>::kCancelled)", "if (true)")
     yield Mutant(*hints, "return most + block_sum(poison, partial);", "return most;")
-    group = ("fingerprint.cu", "fingerprint.cu", "test_fingerprint.py", "")
+    group = ("fingerprint.cu", "fingerprint.cu", "test_fingerprint.py", "to_the_bit or many_layers")
     yield Mutant(*group, "aligned && 8 * (i + 1) <= layer.size", "8 * (i + 1) <= layer.size")
     yield Mutant(*group, "aligned && 8 * (i + 1) <= layer.size", "aligned")
     yield Mutant(*group, "op.result + first", "op.result")
