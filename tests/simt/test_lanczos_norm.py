@@ -104,6 +104,27 @@ def test_a_basis_begins_anew(emulator):
     torch.testing.assert_close(got.sigmas, expected.sigmas)
 
 
+def test_the_basis_stays_orthogonal(emulator):
+    """Where Ritz values converge, three terms alone lose it, and copies of the leading vector enter the companion."""
+    matrix = gap(0.3).float()
+    got = of_matrices(emulator, [matrix], 30)
+    zeros = [torch.zeros(60)]
+    expected = reference.lanczos_norm([matrix], zeros, zeros, zeros, [None], 30, 0.0)
+    assert got.iterations.item() == 30
+    assert abs((got.vs[0] @ got.companions[0]).item()) <= 1e-5
+    torch.testing.assert_close(got.companions[0], expected.companions[0], rtol=0.0, atol=1e-3)
+
+
+def test_scaled_weights(emulator):
+    """Beyond the range of squares: the factor of the weight meets sigma and residual."""
+    layers = named_layers(["matrix", "same"], torch.float32)
+    plain, (weights, *rest) = arguments(layers), arguments(layers)
+    small = lanczos_norm(emulator, *plain, 2)
+    result = lanczos_norm(emulator, [w * 1e25 for w in weights], *rest, 2)
+    torch.testing.assert_close(result.sigmas / 1e25, small.sigmas)
+    torch.testing.assert_close(result.residuals / 1e25, small.residuals, rtol=1e-3, atol=1e-5)
+
+
 # Many steps: in the fast build alone, as what they do the tests above do too.
 FAST = pytest.mark.parametrize("emulator", SCHEDULES[-1:], indirect=True, ids=["fast"])
 
