@@ -1,22 +1,7 @@
-"""Adversarial linear maps for the tests of the Lanczos iteration: each with its norm, known or by SVD."""
-
-import math
+"""Adversarial linear maps for the tests of the Lanczos iteration."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-
-from iresnet_fast.geometry import ConvGeometry
-
-
-def operator_matrix(weight: Tensor, place: ConvGeometry | None) -> Tensor:
-    """Return the linear map of a layer as a matrix."""
-    if place is None:
-        return weight.flatten(1)
-    size = weight.shape[1] * place.groups * math.prod(place.image_size)
-    basis = torch.eye(size, dtype=weight.dtype).view(size, -1, *place.image_size)
-    columns = F.conv2d(basis, weight, None, place.stride, place.padding, place.dilation, place.groups)
-    return columns.flatten(1).t()
 
 
 def rotation(size: int, seed: int) -> Tensor:

@@ -1,8 +1,10 @@
 """Linear maps for the tests of the spectral norm: a matrix and convolutions of every kind, on odd sizes."""
 
+import math
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from iresnet_fast.geometry import ConvGeometry
@@ -63,3 +65,13 @@ def make_layers(names, dtype=torch.float64, device="cpu"):
             tensors.append(tensor.to(device, dtype))
         layers.geometry.append(place)
     return layers
+
+
+def operator_matrix(weight: Tensor, place: ConvGeometry | None) -> Tensor:
+    """Return the linear map of a layer as a matrix."""
+    if place is None:
+        return weight.flatten(1)
+    size = weight.shape[1] * place.groups * math.prod(place.image_size)
+    basis = torch.eye(size, dtype=weight.dtype).view(size, -1, *place.image_size)
+    columns = F.conv2d(basis, weight, None, place.stride, place.padding, place.dilation, place.groups)
+    return columns.flatten(1).t()

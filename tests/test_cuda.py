@@ -196,6 +196,28 @@ def test_iterations_of_the_spectral_norm_to_a_tolerance(dtype, tol, device):
     assert torch.equal(got[3], same[3])
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_lanczos_norm_matches_reference(dtype, device):
+    """All steps: sigma is the norm, for which the float64 reference needs no other rounding."""
+    weights, us, vs, places = make_layers(LAYERS, dtype, device)
+    hints = [v if v.numel() <= u.numel() else u for u, v in zip(us, vs, strict=True)]
+    seed = torch.tensor(3, device=device)
+    got, same = (p.lanczos_norm(weights, us, vs, hints, places, 60, 0.0, seed) for p in (ops, reference))
+    exact = reference.lanczos_norm(
+        *([t.double() for t in part] for part in (weights, us, vs, hints)), places, 60, 0.0, 3
+    )
+    error, yardstick = ((p.sigmas.double() - exact.sigmas).abs() for p in (got, same))
+    # As in test_spectral_norm.py: 65 eps.
+    assert (error <= 2.0 * yardstick + 65 * torch.finfo(dtype).eps * exact.sigmas).all()
+    assert (got.residuals <= 1e-3 * got.sigmas).all()
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.bfloat16])
+def test_fingerprint_matches_reference_to_the_bit(dtype, device):
+    weights = [torch.randn(size, device=device).to(dtype) for size in (0, 1, 5, 1001, 100_000)]
+    assert torch.equal(ops.fingerprint(weights), reference.fingerprint(weights))
+
+
 @pytest.mark.parametrize("sigma_gradient", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_spectral_normalize_matches_reference(dtype, sigma_gradient, device):

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 from comparison import RecordedOps, assert_deterministic
-from lanczos_cases import adversarial, gap, operator_matrix
-from layers import LAYERS, make_layers
+from lanczos_cases import adversarial, gap
+from layers import LAYERS, make_layers, operator_matrix
 from problems import DTYPES, ISAS, run_on
 
 from iresnet_fast import ops, reference

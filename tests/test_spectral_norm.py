@@ -1,26 +1,13 @@
-import math
-
 import pytest
 import torch
-import torch.nn.functional as F
 from comparison import RecordedOps, assert_deterministic
-from layers import LAYERS, make_layers
+from layers import LAYERS, make_layers, operator_matrix
 from problems import DTYPES, ISAS, run_on
 
 from iresnet_fast import ops, reference
 from iresnet_fast.geometry import ConvGeometry
 
 ALL = list(LAYERS)
-
-
-def operator_matrix(weight, place):
-    """The linear map of a layer as a matrix, column by column."""
-    if place is None:
-        return weight.flatten(1)
-    size = weight.shape[1] * place.groups * math.prod(place.image_size)
-    basis = torch.eye(size, dtype=weight.dtype).view(size, -1, *place.image_size)
-    columns = F.conv2d(basis, weight, None, place.stride, place.padding, place.dilation, place.groups)
-    return columns.flatten(1).t()
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -155,8 +155,15 @@ def layer_ops() -> dict[str, Callable[[Any], list[Tensor]]]:
         sigma, _, packed = raw.spectral_norm(*layers, geometry, 5, -1.0)
         return [sigma, packed]
 
+    def lanczos(place: Any) -> list[Tensor]:
+        layers = [every(place, tensors) for tensors in (weights, us, vs, vs)]
+        # Steps enough that the norm is what all precisions agree on.
+        norms, *_ = raw.lanczos_norm(*layers, place(torch.tensor([5])).long(), geometry, 40, 0.0)
+        return [norms[0]]
+
     return {
         "spectral_norm": norm,
+        "lanczos_norm": lanczos,
         "spectral_normalize": lambda place: [
             raw.spectral_normalize(every(place, weights), place(sigmas), place(coeffs))
         ],

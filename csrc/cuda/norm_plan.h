@@ -52,7 +52,6 @@ constexpr IRF_HOST_DEVICE int packed_pitch(int channels) {
 
 // Shared memory begins with room for sums over the block, and for matrices over the warps of every lane's vector.
 constexpr int kSums = 32;
-constexpr int kStaticShared = 512;  // bytes, more than the kernel declares
 template <class T>
 constexpr int kLaneSums = kNormThreads * 16 / static_cast<int>(sizeof(T));
 
@@ -117,10 +116,11 @@ void place_convolution(NormTask<T>& task, SharedMemory<T>& memory, int64_t& work
   if (task.sources_at == kElsewhere) task.sources = in_workspace(sources_size);
 }
 
-template <class T>
-NormPlan<T> plan_norms(const SpectralNormOperands<T>& op, const Card& card) {
+// `static_bytes`: of shared memory that the kernel declares itself, at most.
+template <class T, template <class> class Operands>
+NormPlan<T> plan_norms(const Operands<T>& op, const Card& card, int static_bytes) {
   NormPlan<T> plan;
-  const int64_t size = (card.shared_per_block - kStaticShared) / int64_t(sizeof(T));
+  const int64_t size = (card.shared_per_block - static_bytes) / int64_t(sizeof(T));
   for (int i = 0; i < op.layers; ++i) {
     NormTask<T> task{};
     task.layer = op.layer[i];

@@ -3,7 +3,8 @@
 // early after many launches, and only where the context has a Progress (progress.h). Pointers inside the operands
 // are device pointers; the structs themselves, and the arrays of stages and layers, live on the host and may die after
 // the call. <op>_workspace says how many bytes of device memory `workspace` must offer (256-byte aligned); it looks at
-// sizes and at which pointers are null, never through them. Defined for float and double.
+// sizes and at which pointers are null, never through them. Templates are
+// defined for float and double.
 #pragma once
 
 #ifndef SIMT_EMULATED
@@ -66,6 +67,15 @@ template <class T>
 size_t spectral_norm_workspace(const SpectralNormOperands<T>&, const Card&);
 template <class T>
 cudaError_t spectral_norm(const SpectralNormOperands<T>&, const Context&);
+
+template <class T>
+size_t lanczos_norm_workspace(const LanczosNormOperands<T>&, const Card&);
+template <class T>
+cudaError_t lanczos_norm(const LanczosNormOperands<T>&, const Context&);
+
+// The same for every type.
+size_t fingerprint_workspace(const FingerprintOperands&, const Card&);
+cudaError_t fingerprint(const FingerprintOperands&, const Context&);
 
 template <class T>
 size_t spectral_normalize_workspace(const SpectralNormalizeOperands<T>&, const Card&);

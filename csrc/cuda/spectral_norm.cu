@@ -7,24 +7,13 @@
 #include "cuda/block_sum.cuh"
 #include "cuda/convolution_map.cuh"
 #include "cuda/matrix_map.cuh"
+#include "cuda/norm_layers.cuh"
 #include "cuda/ops.h"
-#include "cuda/table.cuh"
 
 namespace irf::cuda {
 namespace {
 
-constexpr int kPackBlocks = 64;  // per layer
-
-template <class T>
-__global__ __launch_bounds__(kNormThreads) void pack_weights(const NormTask<T>* table, T* workspace) {
-  const NormTask<T>& task = table[blockIdx.y];
-  if (task.layer.height == 0) return;
-  T* forward = task.forward_at == kElsewhere ? workspace + task.forward : nullptr;
-  T* transposed = task.transposed_at == kElsewhere ? workspace + task.transposed : nullptr;
-  if (forward || transposed)
-    pack_convolution(task.layer, forward, transposed, blockIdx.x * kNormWarps + threadIdx.x / kWarp,
-                     gridDim.x * kNormWarps);
-}
+constexpr int kStaticShared = 512;  // bytes, more than the kernel declares
 
 // How many elements of two arrays can be taken by 16 bytes.
 template <class T>
@@ -139,18 +128,16 @@ size_t table_bytes(int layers) {
 
 template <class T>
 size_t spectral_norm_workspace(const SpectralNormOperands<T>& op, const Card& card) {
-  return table_bytes<T>(op.layers) + plan_norms(op, card).workspace * sizeof(T);
+  return table_bytes<T>(op.layers) + plan_norms(op, card, kStaticShared).workspace * sizeof(T);
 }
 
 template <class T>
 cudaError_t spectral_norm(const SpectralNormOperands<T>& op, const Context& context) {
   if (op.layers == 0) return cudaSuccess;
-  const NormPlan<T> plan = plan_norms(op, context.card);
+  const NormPlan<T> plan = plan_norms(op, context.card, kStaticShared);
   NormTask<T>* table = static_cast<NormTask<T>*>(context.workspace);
   T* workspace = reinterpret_cast<T*>(static_cast<char*>(context.workspace) + table_bytes<T>(op.layers));
-  upload(plan.tasks.data(), op.layers, table, context.stream);
-  if (plan.workspace > 0)
-    pack_weights<T><<<dim3(kPackBlocks, op.layers), kNormThreads, 0, context.stream>>>(table, workspace);
+  prepare_layers(plan, table, workspace, context.stream);
   const int most = static_cast<int>(std::min<int64_t>(op.max_iterations, INT_MAX));
   if (const cudaError_t error = allow_shared(power_iteration<T>, context.card, kStaticShared)) return error;
   const int shared = static_cast<int>(plan.shared * sizeof(T));

@@ -28,10 +28,15 @@ def fingerprint(weights: Sequence[Tensor]) -> Tensor:
         ValueError: the tensors are on several devices.
     """
     _checks.check_weights(weights)
-    if not weights or weights[0].device.type != "cpu" or _library.backend() != "kernels":
+    if not weights or not _kernels_serve(weights[0]):
         return reference.fingerprint(weights)
     result: Tensor = torch.ops.iresnet_fast.fingerprint(weights)
     return result
+
+
+def _kernels_serve(weight: Tensor) -> bool:
+    """Whether the kernels, which take every dtype, serve the device of this tensor; else the reference costs little."""
+    return _library.backend() == "kernels" and (weight.is_cpu or (weight.is_cuda and _library.HAS_CUDA))
 
 
 @_library.register_fake("fingerprint")

@@ -55,7 +55,7 @@ def lanczos_norm(
         TypeError: a dtype does not fit.
     """
     _checks.check_lanczos(weights, us, vs, companions, geometry, n_iterations, tol, seed)
-    if not same_kind(weights) or weights[0].is_cuda or not kernels_serve(weights[0]):
+    if not same_kind(weights) or not kernels_serve(weights[0]):
         return reference.lanczos_norm(weights, us, vs, companions, geometry, n_iterations, tol, seed)
     if not isinstance(seed, Tensor):
         seed = torch.full((1,), seed, dtype=torch.int64, device=weights[0].device)

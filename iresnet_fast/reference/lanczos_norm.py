@@ -95,7 +95,7 @@ def random_vector(size: int, seed: int) -> Tensor:
 
 
 def _mix(x: Tensor) -> Tensor:
-    """Return a bijective hash of 32 bits, held in int64: lowbias32 of github.com/skeeto/hash-prospector."""
+    """Return a bijective hash of 32 bits, held in int64: lowbias32 of the project hash-prospector."""
     x = (x ^ x >> 16) * 0x7FEB352D & _WORD
     x = (x ^ x >> 15) * 0x846CA68B & _WORD
     return x ^ x >> 16

@@ -3,6 +3,7 @@
 // are finite, that they agree between instruction sets and thread counts, and a few identities. Torch-free.
 #include "cases.h"
 #include "checks.h"
+#include "fingerprint.h"
 #include "lanczos.h"
 
 namespace {
@@ -255,6 +256,7 @@ void check_all(const char* type) {
 }  // namespace
 
 int main() {
+  check_fingerprint();
   check_all<float>("float32");
   check_all<double>("float64");
   if (failures > 0) std::printf("%d checks failed\n", failures);

@@ -58,6 +58,8 @@ _FIELDS = {
     "jacobian": "x* jacobian*",
     "residual_inverse": "z* residual_limit= max_iterations# captured_iterations# lipschitz= x* iterations* residual*",
     "spectral_norm": "layers layer* max_iterations# tolerance= sigma* iterations* u* v*",
+    "lanczos_norm": "layers layer* companion_hint* seed* max_iterations# tolerance= sigma* residual* iterations* u* v* "
+    "companion*",
     "spectral_normalize": "layers layer* sigma* coeff* grad* through_sigma? result*",
     "spectral_normalize_backward": "layers layer* sigma* coeff* grad* through_sigma? result*",
 }
@@ -164,6 +166,34 @@ def spectral_norm(emulator, weights, us, vs, geometry, max_iterations, tolerance
     made = {"sigma": sigma, "iterations": iterations, "packed u and v": packed}
     _call_layers(emulator, "spectral_norm", (weights, us, vs, geometry), target, {}, made, plain)
     return sigma, iterations, packed
+
+
+def lanczos_norm(emulator, weights, us, vs, companions, seed, geometry, max_iterations, tolerance, **target):
+    norms, iterations = weights[0].new_empty(2, len(weights)), torch.empty(len(weights), dtype=torch.int64)
+    packed = weights[0].new_empty(sum(t.numel() for t in (*us, *vs, *companions)))
+    pieces, n = _pieces(packed, [*us, *vs, *companions]), len(weights)
+    plain = {"layers": n, "max_iterations": max_iterations, "tolerance": tolerance}
+    plain |= {"u": pieces[:n], "v": pieces[n : 2 * n], "companion": pieces[2 * n :]}
+    plain["companion_hint"] = [t.data_ptr() for t in companions]
+    given = {"seed": seed} | {f"companion hint {i}": t for i, t in enumerate(companions)}
+    made = {"sigma": norms[0], "residual": norms[1], "iterations": iterations, "packed u, v and companions": packed}
+    _call_layers(emulator, "lanczos_norm", (weights, us, vs, geometry), target, given, made, plain)
+    return norms, iterations, packed
+
+
+class Fingerprint(Structure):
+    _fields_ = (("layers", c_int), *((name, c_void_p) for name in ("weight", "bytes", "result")))
+
+
+def fingerprint(emulator, weights, card="h100"):
+    result = torch.empty(len(weights), dtype=torch.int64)
+    addresses = (c_void_p * len(weights))(*map(_address, weights))
+    sizes = (c_int64 * len(weights))(*(t.numel() * t.element_size() for t in weights))
+    struct = Fingerprint(len(weights), ctypes.addressof(addresses), ctypes.addressof(sizes), result.data_ptr())
+    buffers = [Buffer(f"weight {i}", t, False) for i, t in enumerate(weights) if t.numel()]
+    buffers.append(Buffer("result", result, True))
+    emulator.call("fingerprint", pointer(struct), _target({"card": card}), buffers=buffers)
+    return result
 
 
 def spectral_normalize(emulator, weights, sigmas, coeffs, **target):

@@ -6,7 +6,7 @@ import torch
 from . import operands
 
 BRANCH_OPS = ("branch", "branch_backward", "residual_logdet", "jacobian_powers", "jacobian", "residual_inverse")
-LAYER_OPS = ("spectral_norm", "spectral_normalize", "spectral_normalize_backward")
+LAYER_OPS = ("spectral_norm", "lanczos_norm", "fingerprint", "spectral_normalize", "spectral_normalize_backward")
 
 
 def _contiguous(argument):

@@ -28,7 +28,7 @@ EXPECTED = (
     (r"to_rows_kernel<", ("STG.128",), 75),
     (r"from_rows_kernel<", ("LDG.128",), 75),
     (r"advance_kernel<", ("LDG.128", "STG.128"), 75),
-    (r"power_iteration<", ("LDGSTS.128", "LDS.128"), 80),
+    (r"(power|lanczos)_iteration<", ("LDGSTS.128", "LDS.128"), 80),
     (r"spectral_normalize\.cu: (scale|gradient)<", ("LDG.128", "STG.128"), 75),
     (r"spectral_normalize\.cu: sum_products<", ("LDG.128",), 75),
 )

@@ -22,7 +22,7 @@ struct Lanczos {
   static constexpr T kEps = std::numeric_limits<T>::epsilon(), kLargest = std::numeric_limits<T>::max();
 };
 
-// A bijective hash of 32 bits: lowbias32 of github.com/skeeto/hash-prospector.
+// A bijective hash of 32 bits: lowbias32 of the project hash-prospector.
 IRF_HOST_DEVICE IRF_ALWAYS_INLINE uint32_t mix_bits(uint32_t x) {
   x = (x ^ x >> 16) * 0x7feb352du;
   x = (x ^ x >> 15) * 0x846ca68bu;

@@ -16,3 +16,4 @@
 
 #define IRF_RESTRICT __restrict__
 #define IRF_ALWAYS_INLINE inline __attribute__((always_inline))
+#define IRF_NOINLINE __attribute__((noinline))

@@ -67,6 +67,12 @@ class OnDevice {
   void spectral_norm(const SpectralNormOperands<T>& o) const {
     run("spectral_norm", cuda::spectral_norm_workspace<T>, cuda::spectral_norm<T>, o);
   }
+  void lanczos_norm(const LanczosNormOperands<T>& o) const {
+    run("lanczos_norm", cuda::lanczos_norm_workspace<T>, cuda::lanczos_norm<T>, o);
+  }
+  void fingerprint(const FingerprintOperands& o) const {
+    run("fingerprint", cuda::fingerprint_workspace, cuda::fingerprint, o);
+  }
   void spectral_normalize(const SpectralNormalizeOperands<T>& o) const {
     run("spectral_normalize", cuda::spectral_normalize_workspace<T>, cuda::spectral_normalize<T>, o);
   }

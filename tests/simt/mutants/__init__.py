@@ -15,8 +15,8 @@ __all__ = ["EQUIVALENT", "MUTANTS", "Equivalent", "Mutant"]
 MUTANTS = (
     *gradients.weight_gradients(), *gradients.backward(), *gradients.kept(), *layered.products(), *layered.rows(),
     *layered.inverse(), *layered.pieces(), *layered.tangents(), *resident.products(), *resident.chain(),
-    *resident.forward(), *resident.tangents(), *spectral.norms(), *spectral.normalisation(), *host.plans(),
-    *host.tiles(), *host.shared_memory(),
+    *resident.forward(), *resident.tangents(), *spectral.norms(), *spectral.lanczos(), *spectral.normalisation(),
+    *host.plans(), *host.tiles(), *host.shared_memory(),
 )  # fmt: skip
 EQUIVALENT = (
     Equivalent(

@@ -38,6 +38,41 @@ def norms() -> Iterator[Mutant]:
     yield Mutant(*group, "if (from * stride != at - tap_offset) return -1;")
 
 
+def lanczos() -> Iterator[Mutant]:
+    """Return mutants of the Lanczos iteration."""
+    tests = ("lanczos_norm.cu", "test_lanczos_norm.py", "(test_matches and dtype0 and -3]) or begins_anew")
+    yield Mutant("lanczos_norm.cu", *tests, "  }\n  __syncthreads();\n  const LanczosNorm", "  }\n  const LanczosNorm")
+    group = ("lanczos_block.cuh", *tests)
+    yield Mutant(*group, "      __syncthreads();\n      gram(map);", "      gram(map);")
+    yield Mutant(*group, "lead(leading);\n      __syncthreads();\n", "lead(leading);\n")
+    yield Mutant(*group, "= most;\n    __syncthreads();\n    for", "= most;\n    for")
+    yield Mutant(*group, "partial[i] : most;\n    __syncthreads();\n", "partial[i] : most;\n")
+    yield Mutant(*group, "      __syncthreads();\n      map.apply", "      map.apply")
+    yield Mutant(*group, "turn == 0);\n      __syncthreads();\n", "turn == 0);\n")
+    yield Mutant(*group, "++used, ++steps;\n    }\n    __syncthreads();\n", "++used, ++steps;\n    }\n")
+    yield Mutant(
+        *group,
+        "      __syncthreads();\n      add_combination(coordinates, count",
+        "      add_combination(coordinates, count",
+    )
+    yield Mutant(
+        *group,
+        "      __syncthreads();\n      each(size(), [&](int i) { row.companion",
+        "      each(size(), [&](int i) { row.companion",
+    )
+    yield Mutant(*group, "if (image != target) target[i] = entry;")
+    yield Mutant(*group, "vector(0)[i] = y[i]; });", "vector(0)[i] = T(1); });")
+    long = ("lanczos_block.cuh", *tests[:2], "stays_orthogonal or scaled_weights")
+    yield Mutant(*long, "      add_combination(coordinates, count, T(-1), w);\n")
+    yield Mutant(*long, "const T rest = factor * from[i] / sigma", "const T rest = from[i] / sigma")
+    hints = ("lanczos_block.cuh", *tests[:2], "bad_hints or without_a_norm")
+    yield Mutant(*hints, "return most + block_sum(poison, partial);", "return most;")
+    group = ("fingerprint.cu", "fingerprint.cu", "test_fingerprint.py", "to_the_bit or many_layers")
+    yield Mutant(*group, "aligned && 8 * (i + 1) <= layer.size", "8 * (i + 1) <= layer.size")
+    yield Mutant(*group, "aligned && 8 * (i + 1) <= layer.size", "aligned")
+    yield Mutant(*group, "op.result + first", "op.result")
+
+
 def normalisation() -> Iterator[Mutant]:
     """Return mutants of the normalised weights and their gradient."""
     group = (

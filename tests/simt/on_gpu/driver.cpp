@@ -218,6 +218,32 @@ void norm_ops(const Card& card) {
       "spectral_norm", memory, card, Precision::kFull, [&] { return irf::cuda::spectral_norm_workspace(norm, card); },
       [&](const Context& context) { return irf::cuda::spectral_norm(norm, context); });
 
+  std::vector<const float*> hints{layers[0].u, layers[1].v};
+  std::vector<float*> companions{memory.result<float>(layers[0].u_size()), memory.result<float>(layers[1].v_size())};
+  irf::LanczosNormOperands<float> lanczos{};
+  lanczos.layers = 2;
+  lanczos.layer = layers.data();
+  lanczos.companion_hint = hints.data();
+  lanczos.seed = memory.copied(std::vector<int64_t>{5});
+  lanczos.max_iterations = 14;
+  lanczos.tolerance = 1e-3f;
+  lanczos.sigma = norm.sigma;
+  lanczos.residual = memory.result<float>(2);
+  lanczos.iterations = norm.iterations;
+  lanczos.u = u.data();
+  lanczos.v = v.data();
+  lanczos.companion = companions.data();
+  run(
+      "lanczos_norm", memory, card, Precision::kFull, [&] { return irf::cuda::lanczos_norm_workspace(lanczos, card); },
+      [&](const Context& context) { return irf::cuda::lanczos_norm(lanczos, context); });
+
+  const std::vector<const void*> weights{layers[0].weight, layers[1].weight};
+  const std::vector<int64_t> bytes{4 * layers[0].weight_size(), 4 * layers[1].weight_size()};
+  const irf::FingerprintOperands hashed{2, weights.data(), bytes.data(), memory.result<uint64_t>(2)};
+  run(
+      "fingerprint", memory, card, Precision::kFull, [&] { return irf::cuda::fingerprint_workspace(hashed, card); },
+      [&](const Context& context) { return irf::cuda::fingerprint(hashed, context); });
+
   irf::SpectralNormalizeOperands<float> normalize{};
   normalize.layers = 2;
   normalize.layer = layers.data();
