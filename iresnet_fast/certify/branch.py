@@ -79,7 +79,7 @@ def branch_scale(weights: Sequence[Tensor], activations: Sequence[str], target: 
         n_steps: as for `branch_bound`; 0 is for training, where the factor is needed at every step.
 
     Returns:
-        the factor; 1 if the bound is 0, 0 if it is infinite, NaN if a weight is.
+        the factor; 1 if the bound is 0, 0 if it is infinite, as where a weight is not finite.
 
     Raises:
         ValueError: the target is not positive and finite, or as for `branch_bound`.
