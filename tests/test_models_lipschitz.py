@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from models_examples import make_classifier, make_data, make_flow, make_hybrid
 
 from iresnet_fast import nn
-from iresnet_fast.nn import _norms
 from iresnet_fast.models import BlockLipschitz, certified_lipschitz
+from iresnet_fast.nn import _norms
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
