@@ -134,7 +134,8 @@ def test_slack_can_be_spent():
     assert factor > 1.2
     scaled = [weights[0], weights[1].double() * factor]
     assert certify.branch_bound(scaled, names, n_steps=0).upper == pytest.approx(0.81, rel=1e-6)
-    assert certify.branch_scale(weights, names, 0.1) == 1.0
+    assert certify.branch_scale(weights, names, 0.1) == pytest.approx(0.1 * factor / 0.81)  # too much is taken back
+    assert certify.branch_scale([math.nan * weights[0], weights[1]], names, 0.1) == 0.0
     assert certify.branch_scale([weights[0], torch.zeros(4, 32)], names, 0.1) == 1.0
 
 

@@ -8,9 +8,9 @@ alpha) / 2 and 1-Lipschitz psi. If all differences of its inputs per unit of |x 
 
 and after a linear map W in that of W Q W^T. From S = I at the input, the largest eigenvalue of the last S is the square
 of a Lipschitz constant: LipSDP-Neuron (Fazlyab et al., arXiv 1906.04893) with multipliers T = D^-1, one layer after the
-other. ECLipsE-Fast (Xu and Sivaranjani, arXiv 2404.04375) is D = 2 r^2 |S| I. Other D are better (Syed and Hu, arXiv
-2503.14297): D = (1 + s) r^2 |d^-1/2 S d^-1/2| diag(d) is possible for any d, s > 0, here with the row sums of |S| as d,
-which are large where neurons move together.
+other. ECLipsE-Fast (Xu and Sivaranjani, arXiv 2404.04375) is D = 2 r^2 |S| I. Other D that are possible give better
+bounds (Syed and Hu, arXiv 2503.14297); the family here is D = (1 + s) r^2 |d^-1/2 S d^-1/2| diag(d), possible for any
+d, s > 0, with the row sums of |S| as d, which are large where neurons move together.
 
 None of this needs to be exact, for it only proposes D and the bound: `_proved` puts them into the one inequality that
 they stand for, and a Cholesky factorisation shows that it holds, rounding included.

@@ -30,11 +30,11 @@ def branch_bound(
     """Return a bound of the Lipschitz constant of stages of an activation followed by a dense layer.
 
     The relaxation LipSDP, which knows that no unit can have its largest slope in one direction and its least in
-    another: ECLipsE-Fast (arXiv 2404.04375) and closed forms beyond it (arXiv 2503.14297), then a descent over its
-    multipliers, and a proof of what comes out, so that rounding cannot make it too small. Stages without an activation
-    within the branch, and MaxMin, whose slopes are not those of units, divide the branch into parts: the product of
-    their bounds is taken. It is never above the product of the norms, times the constants of the activations, which is
-    all that is taken of branches of more than 2048 inputs and hidden units.
+    another: ECLipsE-Fast (arXiv 2404.04375) and closed forms with other multipliers, then a descent over these, and a
+    proof of what comes out, so that rounding cannot make it too small. Stages without an activation within the branch,
+    and MaxMin, whose slopes are not those of units, divide the branch into parts: the product of their bounds is taken.
+    It is never above the product of the norms, times the constants of the activations, which is all that is taken of
+    branches of more than 2048 inputs and hidden units.
 
     Args:
         weights: [out, in] each, as they are used, of any floating point dtype.
@@ -79,7 +79,7 @@ def branch_scale(weights: Sequence[Tensor], activations: Sequence[str], target: 
         n_steps: as for `branch_bound`; 0 is for training, where the factor is needed at every step.
 
     Returns:
-        the factor; 1 if the bound is 0, 0 if it is infinite, NaN if a weight is.
+        the factor; 1 if the bound is 0, 0 if it is infinite, as where a weight is not finite.
 
     Raises:
         ValueError: the target is not positive and finite, or as for `branch_bound`.
