@@ -9,11 +9,6 @@ namespace irf {
 namespace IRF_ISA {
 namespace {
 
-// A contraction's residual shrinks at every step until rounding stops it: a sample without a better residual for so
-// many steps has reached that floor (or the branch is no contraction) and will not converge. Also in
-// reference/fixed_point.py.
-constexpr int kPatience = 10;
-
 template <class T>
 void residual_inverse(const Branch<T>& branch, const ResidualInverseOperands<T>& op, const Parallel& parallel) {
   Workspace workspace;
@@ -77,7 +72,8 @@ void residual_inverse(const Branch<T>& branch, const ResidualInverseOperands<T>&
             waited[chunk][s] = better ? 0 : waited[chunk][s] + 1;
             // `!(>)`: a NaN residual will not heal, so it stops too, unless it is that of a step which is undone.
             const bool stop = !(residual > op.residual_limit) && !undone;
-            move[s] = stop || waited[chunk][s] == kPatience || iteration == op.max_iterations ? T(0) : T(1);
+            move[s] =
+                stop || waited[chunk][s] == patience(op.lipschitz) || iteration == op.max_iterations ? T(0) : T(1);
           }
           if (anderson) {
             anderson->undo(s, undone);

@@ -10,10 +10,6 @@
 namespace irf::cuda {
 namespace {
 
-// As in the CPU kernel: a sample without a better residual for so many steps has reached the floor of rounding (or the
-// branch is no contraction) and will not converge.
-constexpr int kPatience = 10;
-
 // After the last product: the step z - x - g(x), and its square.
 template <class T>
 struct InverseStep {
@@ -104,7 +100,8 @@ __global__ void __launch_bounds__(kItemThreads) decide_kernel(const InverseState
   const bool undone = anderson.accept(found, op.lipschitz);
   op.residual[sample] = anderson.norm;
   // `!(>)`: a NaN residual will not heal, so it stops too, unless it is that of a step which is undone.
-  const bool stop = (!(found > op.residual_limit) && !undone) || waited == kPatience || iteration == op.max_iterations;
+  const bool stop =
+      (!(found > op.residual_limit) && !undone) || waited == patience(op.lipschitz) || iteration == op.max_iterations;
   state.active[sample] = stop ? 0 : 1;
   op.iterations[sample] = stop ? iteration : iteration + 1;
   if (stop && state.stopped) atomicAdd(state.stopped, 1u);

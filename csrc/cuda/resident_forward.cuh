@@ -71,9 +71,6 @@ cudaError_t launch_resident_forward_tensor(const ForwardArguments<float>& p, con
 
 namespace {
 
-// As in cpu/residual_inverse.h: a sample without a better residual for so many steps will not converge.
-constexpr int kPatience = 10;
-
 // Biases, padded with zeros, and slopes of the activations to shared memory.
 template <class T>
 __device__ __forceinline__ void load_parameters(const ForwardArguments<T>& p, T* shared) {
@@ -161,7 +158,7 @@ struct Iteration {
     waited = better ? 0 : waited + 1;
     // `!(>)`: a NaN residual will not heal, so it stops too, unless it is that of a step which is undone.
     const bool stop = !(found > p.residual_limit) && !undone;
-    if (stop || waited == kPatience || evaluation == p.max_iterations)
+    if (stop || waited == patience(p.lipschitz) || evaluation == p.max_iterations)
       active = false;
     else
       count = evaluation + 1;

@@ -43,9 +43,9 @@ def residual_inverse(
     That bounds |x - x*| but for rounding (i-ResNet, arXiv 1811.00995, section 2); `inverse_error` gives a bound that
     counts it. The iteration is accelerated by Anderson's method, window 5, safeguarded: a sample takes at most one
     evaluation more than the contraction guarantees (docs/mathematics.md, 5). Converged samples are frozen; a sample
-    stops unconverged, which its residual tells, at `max_iterations`, at a NaN, or when ten evaluations brought no
-    better residual (the floor of rounding, or no contraction). Gradients to z, weights, biases and parameters by the
-    implicit function theorem, to the relative tolerance `tol`.
+    stops unconverged, which its residual tells, at `max_iterations`, at a NaN, or when three evaluations in a row, ten
+    if plain, brought no better residual (the floor of rounding, or no contraction). Gradients to z, weights, biases and
+    parameters by the implicit function theorem, to the relative tolerance `tol`.
 
     On a GPU the products are full float32 whatever TF32 and autocast allow: narrower operands would hold every residual
     above some 1e-3 of z, and no error near `tol` could be certified.

@@ -16,8 +16,9 @@ from iresnet_fast.reference.series import over_events, sample_norm
 Map = Callable[[Tensor], Tensor]
 
 # A contraction's residual shrinks at every step until rounding stops it: a sample without a better residual for so many
-# evaluations has reached that floor (or the branch is no contraction) and will not converge. Also in the CPU kernel.
-PATIENCE = 10
+# evaluations has reached that floor (or the branch is no contraction) and will not converge. Accelerated, it shrinks at
+# every update but one that is undone, which the next one follows. Also in iresnet_fast/anderson.h.
+PATIENCE, ACCELERATED_PATIENCE = 10, 3
 
 
 def inverse_of(
@@ -33,9 +34,9 @@ def inverse_of(
     """Solve x + g(x) = z by x <- z - g(x) from x = z (i-ResNet, arXiv 1811.00995, algorithm 1), each sample by itself.
 
     A sample is frozen as soon as residual / (1 - lipschitz) <= tol, which but for rounding bounds its distance to the
-    solution, or when its residual is NaN or has not improved for ten evaluations (the floor of rounding, or no
-    contraction). The gradient solves (I + J)^T u = grad_x by its Neumann series to the relative tolerance `tol`, then
-    dz = u and the parameters get -(dg/dtheta)^T u.
+    solution, or when its residual is NaN or has not improved for three evaluations, ten if plain (the floor of
+    rounding, or no contraction). The gradient solves (I + J)^T u = grad_x by its Neumann series to the relative
+    tolerance `tol`, then dz = u and the parameters get -(dg/dtheta)^T u.
 
     Args:
         g: the branch, any callable with a Lipschitz constant below one that acts on each sample by itself.
@@ -79,6 +80,8 @@ def iterate(g: Map, z: Tensor, start: Tensor, settings: Settings) -> tuple[Tenso
     """Solve as `inverse_of` does, from x = start, without gradient."""
     lipschitz, tol, max_iterations, compact, accelerate = settings
     threshold = tol * (1.0 - lipschitz)
+    accelerate = accelerate and lipschitz > 0.0
+    patience = ACCELERATED_PATIENCE if accelerate else PATIENCE
     x = start.clone()
     anderson = Anderson(x, lipschitz) if accelerate else None
     rows = torch.arange(z.shape[0], device=z.device)  # of the samples still iterated
@@ -107,7 +110,7 @@ def iterate(g: Map, z: Tensor, start: Tensor, settings: Settings) -> tuple[Tenso
         waited[rows] = torch.where(norm < best[rows], 0, waited[rows] + 1)
         best[rows] = torch.minimum(norm, best[rows])
         # `norm > threshold` is false for NaN, which would never get better; that of a step that is undone will.
-        going = ((norm > threshold) | undone) & (waited[rows] < PATIENCE)
+        going = ((norm > threshold) | undone) & (waited[rows] < patience)
         rows = rows[going]
         if anderson is None:
             x[rows] = target[going]

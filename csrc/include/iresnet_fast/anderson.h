@@ -10,6 +10,15 @@
 
 namespace irf {
 
+// After how many evaluations in a row without a better residual a sample will not converge: it has reached the floor of
+// rounding, or the branch is no contraction. A contraction's residual shrinks at every update but one that is undone,
+// which the next one follows, so accelerated there are never two in a row but for rounding. Also in
+// reference/fixed_point.py.
+template <class T>
+IRF_HOST_DEVICE constexpr IRF_ALWAYS_INLINE int patience(T lipschitz) {
+  return lipschitz > T(0) ? 3 : 10;
+}
+
 constexpr int kWindow = 5;  // differences of iterates that a step combines
 constexpr int kHistory = kWindow + 1;
 constexpr int kGram = kWindow * (kWindow + 1) / 2;

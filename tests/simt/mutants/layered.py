@@ -108,9 +108,7 @@ def inverse() -> Iterator[Mutant]:
         *group, "for (int warp = 0; warp < kItemThreads / kWarp; ++warp)", "for (int warp = 0; warp < 1; ++warp)"
     )
     undone = (*group[:3], "undone or last_update")
-    yield Mutant(*undone, "    if (state.undone) state.undone[sample] = 0;\n")
     yield Mutant(*undone, "!stop && iteration + 1 < op.max_iterations", "!stop")
-    yield Mutant(*undone, "(!(found > op.residual_limit) && !undone)", "!(found > op.residual_limit)")
     yield Mutant(*undone, "(undone ? history.x(1) : x) + at", "x + at")
     yield Mutant(*undone, "(undone ? history.r(1) : step) + at", "step + at")
     yield Mutant("anderson.cuh", *undone[1:], "(sum[e] - image)", "(sum[e] - x[e])")

@@ -101,7 +101,6 @@ def forward() -> Iterator[Mutant]:
     group = ("resident_forward.cuh", *undone)
     yield Mutant(*group, "__syncthreads_or(anderson.tried)", "anderson.tried")
     yield Mutant(*group, "      sums[i + 1] = pair[1];\n      __syncthreads();\n", "      sums[i + 1] = pair[1];\n")
-    yield Mutant(*group, "if (real && (item.active || undone))", "if (real && item.active)")
     yield Mutant(*group, "        now = load16(history.x(1) + at - first);\n")
     yield Mutant(*group, "        r = load16(history.r(1) + at - first);\n")
     yield Mutant(
@@ -109,8 +108,6 @@ def forward() -> Iterator[Mutant]:
         "        store16(x + at, now);\n      }\n      store16(history.x(0)",
         "      }\n      store16(history.x(0)",
     )
-    yield Mutant(*group, "    residual = anderson.norm;\n", "    residual = found;\n")
-    yield Mutant(*group, "active && evaluation + 1 < p.max_iterations", "active")
     yield Mutant(*group, "    *kept = anderson;\n")
     yield Mutant(
         "resident_forward.cuh",
