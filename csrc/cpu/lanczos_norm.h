@@ -109,17 +109,28 @@ void random_unit(uint32_t key, int64_t size, T* target) {
   make_unit(target, size);
 }
 
-// start = the direction of the shares of hint, companion and random vector; a vector without a positive finite length
-// has no share.
 template <class T>
-void start_vector(const T* hint, const T* companion, uint32_t key, int64_t size, T* start) {
-  random_vector(key, size, Lanczos<T>::kRandomShare, start);
-  auto add = [&](const T* vector, T share) {
-    const T length = root(dot(vector, vector, size));
-    if (length > T(0) && length <= Lanczos<T>::kLargest) add_multiple(share / length, vector, size, start);
-  };
-  add(hint, T(1));
-  add(companion, Lanczos<T>::kCompanionShare);
+bool has_direction(T length) {
+  return length > T(0) && length <= Lanczos<T>::kLargest;
+}
+
+// basis.vector(0) = the direction of hint, companion and random vector, by their shares; a vector without a positive
+// finite length has none.
+template <class T, class Gram>
+void start_vector(Gram& gram, const T* hint, const T* companion, uint32_t key, const KrylovBasis<T>& basis) {
+  const int64_t size = basis.size;
+  T *start = basis.vector(0), *rest = basis.vector(1), share = Lanczos<T>::kMostShare;
+  const T hint_length = root(dot(hint, hint, size)), companion_length = root(dot(companion, companion, size));
+  if (has_direction(hint_length)) {
+    std::memcpy(start, hint, sizeof(T) * size);
+    scale(start, size, T(1) / hint_length);
+    const T square = gram.apply(start, rest);
+    add_multiple(-square, start, size, rest);
+    share = start_share(square, root(dot(rest, rest, size)));
+  }
+  random_vector(key, size, share, start);
+  if (has_direction(hint_length)) add_multiple(T(1) / hint_length, hint, size, start);
+  if (has_direction(companion_length)) add_multiple(share / companion_length, companion, size, start);
   const T length = root(dot(start, start, size));
   if (length > Lanczos<T>::kCancelled)
     scale(start, size, T(1) / length);
@@ -146,7 +157,7 @@ T lanczos(Gram& gram, const KrylovBasis<T>& basis, int64_t most, T tolerance, T*
       if (k > 1) add_multiple(-beta[k - 2], basis.vector(k - 2), basis.size, w);
       beta[k - 1] = basis.orthogonalize(k, w);
       const bool invariant = k == basis.size || !(beta[k - 1] > T(16) * Lanczos<T>::kEps * largest);
-      if (invariant || k == last || look_after(k)) {
+      if (invariant || k == last || look_after(k, tolerance)) {
         value = Tridiagonal<T, RootMath>{k, alpha, beta, inverse}.lead(leading);
         settled = invariant || beta[k - 1] * leading[k - 1] <= tolerance * value;
         if (settled || k == last) break;
@@ -200,7 +211,7 @@ struct LanczosLayer {
     const int64_t most = min_of(min_of(op.max_iterations, size), int64_t(kLargestBasis));
     const KrylovBasis<T> basis{workspace.take<T>((most + 1) * size), size};
     T *near = left ? op.u[index] : op.v[index], *far = left ? op.v[index] : op.u[index];
-    start_vector(left ? layer.u : layer.v, op.companion_hint[index], key, size, basis.vector(0));
+    start_vector(gram, left ? layer.u : layer.v, op.companion_hint[index], key, basis);
     const T value =
         lanczos(gram, basis, op.max_iterations, op.tolerance, near, op.companion[index], op.iterations[index]);
     if (!(value > T(0))) return without_norm(T(0), op.iterations[index]);
@@ -219,7 +230,7 @@ struct LanczosLayer {
     auto keep = [&](const T* hint, int64_t hint_size, T* target) {
       std::memcpy(target, hint, sizeof(T) * hint_size);
       const T length = root(dot(hint, hint, hint_size));
-      if (length > T(0) && length <= Lanczos<T>::kLargest)
+      if (has_direction(length))
         scale(target, hint_size, T(1) / length);
       else
         random_unit(key, hint_size, target);

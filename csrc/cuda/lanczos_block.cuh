@@ -60,22 +60,29 @@ struct LanczosBlock {
     const T entry = largest_entry();
     if (!(entry > T(0) && entry <= Lanczos<T>::kLargest)) return without_norm(entry * T(0), 0);
     map.prepare();
-    start();
     if (threadIdx.x == 0) {
       factor = weight_factor(entry);
       used = steps = 0;
       finishing = false;
     }
-    // One product after the other at one place of the code, for the steps and for the result.
+    bool probing = take_hint();
+    if (!probing) start(Lanczos<T>::kMostShare);
+    // One product after the other at one place of the code: for the old vector, for the steps and for the result.
     for (;;) {
       __syncthreads();
       gram(map);
       if (finishing) return result(map);
+      if (probing) {
+        probing = false;
+        subtract_neighbours(product(map));
+        start(start_share(square, length(vector(1), size())));
+        continue;
+      }
       extend(map);
       const int k = used;
       const bool invariant = k == size() || !(beta[k - 1] > T(16) * Lanczos<T>::kEps * largest);
       const bool full = steps == most || k == kLargestBasis;
-      if (!invariant && !full && !look_after(k)) {
+      if (!invariant && !full && !look_after(k, tolerance)) {
         scale(vector(k), size(), T(1) / beta[k - 1]);
         continue;
       }
@@ -142,12 +149,21 @@ struct LanczosBlock {
     scale(target, count, T(1) / length(target, count));
   }
 
-  // vector(0) = the direction of the shares of hint, companion and random vector.
-  __device__ IRF_NOINLINE void start() {
+  // vector(0) = the old vector, of unit length. Returns whether it has a direction.
+  __device__ IRF_NOINLINE bool take_hint() {
+    const T* hint = left() ? task.layer.u : task.layer.v;
+    const T by = inverse_length(hint, size());
+    T* q = vector(0);
+    each(size(), [&](int i) { q[i] = by * hint[i]; });
+    return by > T(0);
+  }
+
+  // vector(0) = the direction of hint, companion and random vector, the last two by this share.
+  __device__ IRF_NOINLINE void start(T share) {
     const T *hint = left() ? task.layer.u : task.layer.v, *other = row.companion_hint;
     const T hint_share = inverse_length(hint, size());
-    const T other_share = Lanczos<T>::kCompanionShare * inverse_length(other, size());
-    const T random_share = Lanczos<T>::kRandomShare * RootMath::sqrt(T(3) / T(size()));
+    const T other_share = share * inverse_length(other, size());
+    const T random_share = share * RootMath::sqrt(T(3) / T(size()));
     const uint32_t key = random_key(*seed);
     T* q = vector(0);
     each(size(), [&](int i) {

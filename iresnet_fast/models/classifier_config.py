@@ -45,7 +45,7 @@ class ClassifierConfig(Config):
     activation: str = "elu"
     preactivation: bool = True
     coeff: float | None = 0.9
-    power_iterations: int = 40
+    power_iterations: int = 16
     power_tolerance: float | None = 5e-5
     border: int = 0
     squeeze_first: bool = False

@@ -69,7 +69,7 @@ class FlowConfig(Config):
     activation: str = "elu"
     preactivation: bool = False
     coeff: float = 0.9
-    power_iterations: int = 40
+    power_iterations: int = 16
     power_tolerance: float | None = 5e-5
     squeeze_first: bool = False
     factor_out: bool = False

@@ -142,26 +142,30 @@ class SpectralGroup:
                     continue
                 most = layer.n_iterations if n_iterations is None else n_iterations
                 limit = tol or (layer.tol if n_iterations is None else None)
-                if n_iterations is None and layer.companion.numel() <= _norms.EXACT_STEPS:
-                    most, limit = _norms.EXACT_STEPS, None
+                if n_iterations is None:
+                    most, limit = _norms.steps_for(layer.companion.numel(), most, limit)
                 calls.setdefault((layer.weight.dtype, layer.weight.device, most, limit), []).append(layer)
             for (_, _, most, limit), members in calls.items():
-                doubtful = [i for i, layer in enumerate(members) if layer.is_doubtful]
-                norms, missed = _norms.follow(Operators.of(members), most, limit, self.process_group, doubtful)
-                self._accept(members, norms, settled=False)
-                if missed is not None:
-                    settling += self._unsettled_of(members, missed)
+                missed = self._follow(members, most, limit)
+                settling += self._follow(missed, _norms.MORE_STEPS, limit) if missed else []
             calls = {}
             for layer in settling:
                 calls.setdefault((layer.weight.dtype, layer.weight.device, layer.strict), []).append(layer)
             for (_, _, strict), members in calls.items():
                 self._accept(members, _norms.settle(Operators.of(members), strict), settled=True)
 
-    def n_unsettled(self) -> int:
-        """Return how many norms have not been settled by the steps that a refresh in training may take.
+    def _follow(self, layers: Sequence[SpectralLayer], most: int, tol: float | None) -> list[SpectralLayer]:
+        """Go on from the vectors of these layers; return those for which that was not enough."""
+        doubtful = [i for i, layer in enumerate(layers) if layer.is_doubtful]
+        norms, missed = _norms.follow(Operators.of(layers), most, tol, self.process_group, doubtful)
+        self._accept(layers, norms, settled=False)
+        return [] if missed is None else self._unsettled_of(layers, missed)
 
-        On the CPU they were settled at once, as in evaluation. On a GPU, where looking would make the host wait, they
-        were increased by their residuals and no more.
+    def n_unsettled(self) -> int:
+        """Return how often the steps that a refresh in training may take were not enough for the norm of a layer.
+
+        On the CPU more were taken at once, in the end as many as in evaluation. On a GPU, where looking would make the
+        host wait, the norm was increased by its residual and no more.
         """
         return sum(int(count) for count in self._unsettled.values())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,13 +21,24 @@ if TYPE_CHECKING:
 # increased by the residual.
 _SETTLED = 1e-5
 _MOST_ITERATIONS = 1000
-# In training: a larger residual is not enough, whatever the tolerance at which the steps may end.
-_FOLLOWED = 1e-2
-# As many steps as the smaller side has numbers find the norm exactly: smaller ones always take them.
-EXACT_STEPS = 40
+# In training: a larger residual is not enough. So many more steps are taken then.
+_FOLLOWED = 3e-2
+MORE_STEPS = 100
+# Steps of a layer cost in proportion to it. As many as its smaller side has numbers find the norm exactly, which the
+# smallest layers can always afford; those up to the second side can afford as many, and a smaller residual.
+_CHEAP_STEPS, _CHEAP_SIDE = 40, 256
 # Layers with a side up to this get their exact norm outside training: below it that is faster than an iteration that
 # has nothing to start from.
 _EXACT_SIDE = 128
+
+
+def steps_for(side: int, most: int, tol: float | None) -> tuple[int, float | None]:
+    """Return how many steps a layer of this smaller side takes in training at most, and its tolerance."""
+    if side <= _CHEAP_STEPS:
+        return _CHEAP_STEPS, None
+    if side <= _CHEAP_SIDE:
+        return max(most, _CHEAP_STEPS), None if tol is None else 0.2 * tol
+    return most, tol
 
 
 def follow(
@@ -39,24 +50,20 @@ def follow(
 ) -> tuple[Norms, Tensor | None]:
     """Go on from the vectors. Returns the norms, and whether that was not enough, [layers] bool; None in a capture.
 
-    The weight of a training step has moved a little. A norm is increased by its residual; it is not enough if that is
-    above 1e-2 of it after all iterations, or, for the doubtful ones, if a start from nothing finds a larger norm.
+    The weight of a training step has moved a little. A norm is increased by its residual, and it is not enough if that
+    is above 3e-2 of it after all iterations. The doubtful ones are also iterated from nothing; the larger norm counts.
     """
     limit = 0.0 if tol is None else tol
     if process_group is None:
         found = ops.lanczos_norm(*operators, most, limit)
-        norms, residuals = Norms(found.sigmas, found.us, found.vs, found.companions), found.residuals
     else:
-        norms, residuals = shared_lanczos_norm(operators, most, limit, process_group)
-    increased = norms._replace(sigmas=norms.sigmas + residuals)
-    if _capture.of(residuals) is not None:
-        return increased, None
-    missed = residuals > _FOLLOWED * norms.sigmas
+        found = shared_lanczos_norm(operators, most, limit, process_group)
+    if _capture.of(found.sigmas) is not None:
+        return _increased(found), None
     if doubtful:
-        some = operators.some(doubtful)
-        anew = ops.lanczos_norm(*some.without_hints(), most, limit, seed=1)
-        missed[doubtful] |= anew.sigmas > increased.sigmas[doubtful]
-    return increased, missed
+        anew = ops.lanczos_norm(*operators.some(doubtful).without_hints(), most, limit, seed=1)
+        found = _larger(found, anew, doubtful)
+    return _increased(found), found.residuals > _FOLLOWED * found.sigmas
 
 
 def settle(operators: Operators, strict: bool = False) -> Norms:
@@ -90,16 +97,29 @@ def settle(operators: Operators, strict: bool = False) -> Norms:
 def _iterated(operators: Operators) -> Norms:
     """Return the norms by Lanczos steps from two random starts."""
     one, other = (ops.lanczos_norm(*operators.without_hints(), _MOST_ITERATIONS, _SETTLED, seed) for seed in (1, 2))
-    better = other.sigmas > one.sigmas
+    return _increased(_larger(one, other, range(len(operators.weights))))
 
-    def best(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> list[Tensor]:
-        return [torch.where(take, b, a) for take, a, b in zip(better, ours, theirs, strict=True)]
 
-    return Norms(
-        torch.where(better, other.sigmas + other.residuals, one.sigmas + one.residuals),
-        best(one.us, other.us),
-        best(one.vs, other.vs),
-        best(one.companions, other.companions),
+def _increased(found: ops.LanczosNorms) -> Norms:
+    return Norms(found.sigmas + found.residuals, found.us, found.vs, found.companions)
+
+
+def _larger(found: ops.LanczosNorms, others: ops.LanczosNorms, places: Sequence[int]) -> ops.LanczosNorms:
+    """Return what was found, and at these places the others where their norm is larger."""
+
+    def merged(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> list[Tensor]:
+        result = list(ours)
+        for i, candidate, sigma in zip(places, theirs, others.sigmas, strict=True):
+            result[i] = torch.where(sigma > found.sigmas[i], candidate, result[i])
+        return result
+
+    return ops.LanczosNorms(
+        torch.stack(merged(found.sigmas, others.sigmas)),
+        torch.stack(merged(found.residuals, others.residuals)),
+        merged(found.us, others.us),
+        merged(found.vs, others.vs),
+        merged(found.companions, others.companions),
+        found.iterations,
     )
 
 

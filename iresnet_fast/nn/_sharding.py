@@ -10,13 +10,13 @@ from torch import Tensor, distributed
 
 from .. import ops
 from ..geometry import ConvGeometry
-from ._operators import Norms, Operators
+from ._operators import Operators
 
 
 def shared_lanczos_norm(
     operators: Operators, n_iterations: int, tol: float, process_group: distributed.ProcessGroup
-) -> tuple[Norms, Tensor]:
-    """Return norms and residuals as `ops.lanczos_norm` does, each layer iterated by one process; a collective."""
+) -> ops.LanczosNorms:
+    """Return what `ops.lanczos_norm` does but the iterations, each layer iterated by one process; a collective."""
     costs = [_cost(weight, place) for weight, place in zip(operators.weights, operators.geometry, strict=True)]
     parts = shares(costs, distributed.get_world_size(process_group))
     mine = parts[distributed.get_rank(process_group)]
@@ -44,7 +44,8 @@ def shared_lanczos_norm(
         [x.view(old.shape) for x, old in zip(new, before, strict=True)]
         for new, before in zip(vectors, operators[1:4], strict=True)
     )
-    return Norms(torch.cat(sigmas), us, vs, companions), torch.cat(residuals)
+    iterations = torch.zeros(len(costs), dtype=torch.int64, device=row.device)  # nobody asks for them
+    return ops.LanczosNorms(torch.cat(sigmas), torch.cat(residuals), us, vs, companions, iterations)
 
 
 def shares(costs: Sequence[int], n: int) -> list[list[int]]:

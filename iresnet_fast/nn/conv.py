@@ -64,7 +64,7 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
         *,
         image_size: int | tuple[int, int] | None = None,
         coeff: float = 0.9,
-        n_iterations: int = 40,
+        n_iterations: int = 16,
         tol: float | None = 5e-5,
         sigma_gradient: bool = True,
         strict: bool = False,

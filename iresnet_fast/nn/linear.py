@@ -44,7 +44,7 @@ class SpectralLinear(SpectralLayer, nn.Linear):
         bias: bool = True,
         *,
         coeff: float = 0.9,
-        n_iterations: int = 40,
+        n_iterations: int = 16,
         tol: float | None = 5e-5,
         sigma_gradient: bool = True,
         strict: bool = False,

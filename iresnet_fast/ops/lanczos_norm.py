@@ -28,9 +28,10 @@ def lanczos_norm(
     """Estimate the largest singular value of every layer by Lanczos iteration, from below, and its residual.
 
     Symmetric Lanczos with full orthogonalisation on A^T A, or A A^T where u is the shorter vector, with A the operator
-    on its real input size. It starts from the old singular vector, half of the companion and half of a random vector,
-    so that a singular value which overtakes the largest is found: warm-started power iteration finds it late or never.
-    A layer stops when the relative residual |A^T u - sigma v| / sigma, estimated after 12, 16, 20, ... steps, is below
+    on its real input size. It starts from the old singular vector, and the more the weight has moved the more from
+    the companion and a random vector, so that a singular value which overtakes the largest is found: warm-started power
+    iteration finds it late or never. A layer stops when the relative residual |A^T u - sigma v| / sigma, estimated
+    after 12, 14, 16, ... steps, is below
     `tol`; after 40 steps the iteration starts anew from the best vector found.
 
     Args:

@@ -14,17 +14,19 @@ from iresnet_fast import _checks
 from iresnet_fast.geometry import ConvGeometry
 from iresnet_fast.reference.spectral_norm import operator
 
-# Shares of the companion and of a random direction in a start, beside one of the old singular vector: found on recorded
-# trainings, like the shift below. A direction without a share is not found when its singular value becomes the largest.
-_COMPANION_SHARE = 0.5
-_RANDOM_SHARE = 0.5
+# A start is the old singular vector, and companion and random vector by this many times the relative residual that the
+# old vector has now, which tells how far the weight has moved; within these limits. A direction without a share is not
+# found when its singular value becomes the largest, and a large one takes steps to come back from. Found on recorded
+# trainings, like the shift below.
+_SHARE_PER_RESIDUAL = 10.0
+_LEAST_SHARE, _MOST_SHARE = 0.05, 0.5
 # A start this short, of hints that cancel, is taken from the random vector alone.
 _CANCELLED = 0.01
 # The companion is (mu - A^T A)^{-1} start without its leading part; mu is this times the largest Ritz value.
 _COMPANION_SHIFT = 1.05
-# Convergence is judged when the basis has 12, 16, 20, ... vectors, and when it is full: then it starts anew.
+# Convergence is judged when the basis has 12, 14, 16, ... vectors, and when it is full: then it starts anew.
 _FIRST_LOOK = 12
-_LOOK_EVERY = 4
+_LOOK_EVERY = 2
 _LARGEST_BASIS = 40
 
 
@@ -172,14 +174,22 @@ class _Layer:
     def _start(self) -> Tensor:
         """Return the direction of old singular vector, companion and random vector; a bad hint has no share."""
         near = self.v if self.right else self.u
-        random = self._random(near)
-        start = _RANDOM_SHARE * random
-        for hint, share in ((near, 1.0), (self.companion, _COMPANION_SHARE)):
-            unit = _unit(hint)
-            start = start if unit is None else start + share * unit
+        random, hint, companion = self._random(near), _unit(near), _unit(self.companion)
+        share = _MOST_SHARE if hint is None else self._share(hint)
+        start = share * random
+        if hint is not None:
+            start = start + hint
+        if companion is not None:
+            start = start + share * companion
         if not float(torch.linalg.vector_norm(start)) > _CANCELLED:
             start = random
         return start.div(torch.linalg.vector_norm(start))
+
+    def _share(self, hint: Tensor) -> float:
+        image = self.there(hint)
+        square = float((image * image).sum())
+        rest = float(torch.linalg.vector_norm(self.back(image) - square * hint))
+        return min(max(_SHARE_PER_RESIDUAL * rest / square, _LEAST_SHARE), _MOST_SHARE) if square > 0.0 else _MOST_SHARE
 
     def _run(self, start: Tensor, most: int, tol: float) -> _Run:
         size, eps = start.numel(), torch.finfo(start.dtype).eps

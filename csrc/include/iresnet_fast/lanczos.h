@@ -12,15 +12,28 @@ namespace irf {
 
 constexpr int kLargestBasis = 40;
 
-// Whether convergence is judged when the basis has k vectors.
-IRF_HOST_DEVICE IRF_ALWAYS_INLINE bool look_after(int k) { return k >= 12 && k % 4 == 0; }
+// Whether convergence is judged when the basis has k vectors; never with a tolerance of 0, which takes all steps.
+template <class T>
+IRF_HOST_DEVICE IRF_ALWAYS_INLINE bool look_after(int k, T tolerance) {
+  return k >= 12 && k % 2 == 0 && tolerance > T(0);
+}
 
 template <class T>
 struct Lanczos {
-  static constexpr T kCompanionShare = T(0.5), kRandomShare = T(0.5), kCompanionShift = T(1.05);
+  static constexpr T kLeastShare = T(0.05), kMostShare = T(0.5), kSharePerResidual = T(10);
+  static constexpr T kCompanionShift = T(1.05);
   static constexpr T kCancelled = T(0.01);  // a start this short is taken from the random vector alone
   static constexpr T kEps = std::numeric_limits<T>::epsilon(), kLargest = std::numeric_limits<T>::max();
 };
+
+// The share of companion and random vector in a start, beside 1 of the old vector: by how far the weight has moved,
+// which the relative residual of the old vector tells. square: |A h|^2; rest: |A^T A h - square h|, h the old vector.
+template <class T>
+IRF_HOST_DEVICE IRF_ALWAYS_INLINE T start_share(T square, T rest) {
+  const T share = Lanczos<T>::kSharePerResidual * (rest / square);
+  if (!(share < Lanczos<T>::kMostShare)) return Lanczos<T>::kMostShare;  // also where A h = 0
+  return share > Lanczos<T>::kLeastShare ? share : Lanczos<T>::kLeastShare;
+}
 
 // A bijective hash of 32 bits: lowbias32 of the project hash-prospector.
 IRF_HOST_DEVICE IRF_ALWAYS_INLINE uint32_t mix_bits(uint32_t x) {
