@@ -118,6 +118,7 @@ def flow_branch(
         "coeff": config.coeff,
         "n_iterations": config.power_iterations,
         "tol": config.power_tolerance,
+        "strict": config.normalize == "strict",
     }
     if config.branch == "induced":
         known: dict[str, Any] = {"norm": float(config.norm), "activation": config.activation, "coeff": config.coeff}
@@ -138,5 +139,5 @@ def flow_branch(
         return ConditionalBranch.conv(widths, config.kernel_sizes, config.context_features, **images, **options)
     options["preactivation"] = preactivation
     if len(shape) == 1:
-        return ResidualBranch.dense(widths, **options)
+        return ResidualBranch.dense(widths, normalize="branch" if config.normalize == "branch" else "layers", **options)
     return ResidualBranch.conv(widths, config.kernel_sizes, **images, **options)

@@ -128,5 +128,6 @@ def _block(config: ClassifierConfig, shape: tuple[int, ...], hidden: int, preact
         preactivation,
         n_iterations=config.power_iterations,
         tol=config.power_tolerance,
+        strict=config.strict,
     )
     return Block(branch, None, None, config.solver, math.prod(shape))

@@ -24,6 +24,7 @@ class ClassifierConfig(Config):
         activation: a name of `iresnet_fast.activations`.
         preactivation: whether the branches but that of the first block begin with the activation.
         coeff: bound on the spectral norm of every layer; None: no bound, an ordinary residual network.
+        strict: whether norms are upper bounds at every step, see nn.SpectralConv2d.
         power_iterations: in training, at most so many Lanczos steps per change of the weights.
         power_tolerance: and fewer once the relative residual of the norm is below this; None: all of them.
         border: zero pixels added on every side of the images.
@@ -45,6 +46,7 @@ class ClassifierConfig(Config):
     activation: str = "elu"
     preactivation: bool = True
     coeff: float | None = 0.9
+    strict: bool = False
     power_iterations: int = 16
     power_tolerance: float | None = 5e-5
     border: int = 0

@@ -31,6 +31,9 @@ class FlowConfig(Config):
         activation: a name of `iresnet_fast.activations`, or "clipswish" for a dense branch.
         preactivation: whether the residual branches but the very first begin with the activation; not with a context.
         coeff: bound on the spectral norm of every layer.
+        normalize: "layers": by norms that are followed in training and known outside it; "strict": by upper bounds at
+            every step, see nn.SpectralLinear; "branch", for residual branches of vectors without a context: so that the
+            bound of each branch is the product of the coeffs, see nn.ResidualBranch.
         power_iterations: in training, at most so many Lanczos steps per change of the weights.
         power_tolerance: and fewer once the relative residual of the norm is below this; None: all of them.
         squeeze_first: begin the first scale with a squeeze as well.
@@ -69,6 +72,7 @@ class FlowConfig(Config):
     activation: str = "elu"
     preactivation: bool = False
     coeff: float = 0.9
+    normalize: str = "layers"
     power_iterations: int = 16
     power_tolerance: float | None = 5e-5
     squeeze_first: bool = False
@@ -111,6 +115,7 @@ class FlowConfig(Config):
         ):
             _checks.check_count(argument, value, least)
         check_choice("branch", self.branch, ("residual", "dense", "induced"))
+        check_choice("normalize", self.normalize, ("layers", "strict", "branch"))
         check_choice("norm", self.norm, ("1", "2", "inf"))
         check_choice("preprocess", self.preprocess, ("none", "center", "logit", "standardize"))
         check_choice("prior", self.prior, ("learned", "standard"))
@@ -126,6 +131,12 @@ class FlowConfig(Config):
         if self.context_features and self.branch != "residual":
             raise ValueError(
                 f"context_features must be 0 for {self.branch} branches, got {self.context_features}; use 'residual'."
+            )
+
+        if self.normalize == "branch" and (self.branch != "residual" or self.context_features or self.is_image):
+            raise ValueError(
+                "normalize must be 'layers' or 'strict' for images, a context and branches that are not residual, got "
+                "'branch'; use 'strict'."
             )
 
     @property
