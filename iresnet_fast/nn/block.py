@@ -170,7 +170,9 @@ class _StagesPath:
         branch.check_context(context)
         self.block = block
         self.weights, self.biases, self.activations, self.parameters = branch.stages(x.shape[2:])
-        self.norms = [cast(SpectralLayer, layer).coeff for layer in branch.layers]
+        # The last layer of a branch that is normalised as a whole may exceed its coeff.
+        coeffs = [cast(SpectralLayer, layer).coeff for layer in branch.layers]
+        self.norms = coeffs if branch.normalize == "layers" else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         estimator = self.block.estimator
