@@ -8,7 +8,8 @@ from nn_models import make_conv, make_linear, matrix_of
 
 from iresnet_fast import models, nn
 from iresnet_fast.nn import _freshness
-from iresnet_fast.nn._group import SpectralGroup, effective_weights
+from iresnet_fast.nn._group import SpectralGroup
+from iresnet_fast.nn.spectral import effective_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -93,21 +93,36 @@ def test_training_goes_on_from_the_vectors_and_evaluation_starts_anew(monkeypatc
         return original(*arguments, **options)
 
     monkeypatch.setattr(ops, "lanczos_norm", watched)
-    layer = nn.SpectralLinear(150, 200, n_iterations=30, tol=1e-2)
-    x = torch.randn(3, 150)
+    layer = nn.SpectralLinear(300, 400, n_iterations=30, tol=1e-2)
+    x = torch.randn(3, 300)
+    layer(x)
+    grow(layer)
     layer(x)
     grow(layer)
     layer(x)
     layer.eval()(x)
     layer(x)
     fresh = [(False, 1000, 1e-5)] * 2  # two random starts
-    beside = (False, 30, 1e-2)  # these vectors have no companion yet
-    assert settings == [*fresh, (True, 30, 1e-2), beside, *fresh]
+    following, beside = (True, 30, 1e-2), (False, 30, 1e-2)  # the second where the vectors have no companion yet
+    assert settings == [*fresh, following, beside, following, *fresh]
+
+
+@pytest.mark.parametrize(("side", "steps"), [(20, (40, 0.0)), (200, (40, 2e-3)), (300, (16, 1e-2))])
+def test_small_layers_take_more_steps(monkeypatch, side, steps):
+    settings, original = [], ops.lanczos_norm
+    monkeypatch.setattr(ops, "lanczos_norm", lambda *a, **k: settings.append(a[5:7]) or original(*a, **k))
+    layer = nn.SpectralLinear(side, 400, tol=1e-2)
+    x = torch.randn(3, side)
+    layer(x)
+    settings.clear()
+    grow(layer)
+    layer(x)
+    assert set(settings) == {steps}
 
 
 def test_what_training_cannot_settle_is_settled_and_counted():
-    layer = nn.SpectralLinear(150, 200, n_iterations=1)
-    x = torch.randn(3, 150)
+    layer = nn.SpectralLinear(300, 400, n_iterations=1)
+    x = torch.randn(3, 300)
     layer(x)
     for step in range(3):
         with torch.no_grad():

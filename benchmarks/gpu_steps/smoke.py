@@ -128,7 +128,7 @@ def branch_ops(given: Branch) -> dict[str, Callable[[Any, int], list[Tensor]]]:
         "jacobian_powers": lambda place, p: [raw.jacobian_powers(*placed(place), place(probe[0]), 3, True, p)],
         "jacobian": lambda place, p: [raw.jacobian(*placed(place, x[few]), p)],
         # A tolerance of zero: iterations go on until rounding stops them, and only rounding is left to differ.
-        "residual_inverse": lambda place, p: [raw.residual_inverse(*placed(place), 0.0, 60, 0.5, p)[0]],
+        "residual_inverse": lambda place, p: [raw.residual_inverse(*placed(place), 0.0, 60, 0.5, True, p)[0]],
     }
 
 

@@ -24,6 +24,9 @@ _MOST_ITERATIONS = 1000
 # In training: a larger residual is not enough. So many more steps are taken then.
 _FOLLOWED = 3e-2
 MORE_STEPS = 100
+# A start from nothing that finds the same norm must not change it: a resumed run, which has doubts, computes the bits
+# of the run that was not killed.
+_CLEARLY = 1.0 + 3e-4
 # Steps of a layer cost in proportion to it. As many as its smaller side has numbers find the norm exactly, which the
 # smallest layers can always afford; those up to the second side can afford as many, and a smaller residual.
 _CHEAP_STEPS, _CHEAP_SIDE = 40, 256
@@ -51,7 +54,7 @@ def follow(
     """Go on from the vectors. Returns the norms, and whether that was not enough, [layers] bool; None in a capture.
 
     The weight of a training step has moved a little. A norm is increased by its residual, and it is not enough if that
-    is above 3e-2 of it after all iterations. The doubtful ones are also iterated from nothing; the larger norm counts.
+    is above 3e-2 of it after all iterations. Doubtful ones are also iterated from nothing; a clearly larger norm wins.
     """
     limit = 0.0 if tol is None else tol
     if process_group is None:
@@ -62,7 +65,7 @@ def follow(
         return _increased(found), None
     if doubtful:
         anew = ops.lanczos_norm(*operators.some(doubtful).without_hints(), most, limit, seed=1)
-        found = _larger(found, anew, doubtful)
+        found = _larger(found, anew, doubtful, _CLEARLY)
     return _increased(found), found.residuals > _FOLLOWED * found.sigmas
 
 
@@ -80,7 +83,8 @@ def settle(operators: Operators, strict: bool = False) -> Norms:
         found = gram.norm(operators.weights[i], operators.geometry[i])
         u, v, companion = operators.vectors()[i]
         sigma = _safe_divisor(found.upper, operators, i)
-        parts[i] = sigma, found.u.to(u).view_as(u), found.v.to(v).view_as(v), torch.zeros_like(companion)
+        new_u, new_v = (new.to(old).contiguous().view_as(old) for new, old in ((found.u, u), (found.v, v)))
+        parts[i] = sigma, new_u, new_v, torch.zeros_like(companion)
     if rest:
         others = operators.some(rest)
         norms = _iterated(others)
@@ -97,20 +101,22 @@ def settle(operators: Operators, strict: bool = False) -> Norms:
 def _iterated(operators: Operators) -> Norms:
     """Return the norms by Lanczos steps from two random starts."""
     one, other = (ops.lanczos_norm(*operators.without_hints(), _MOST_ITERATIONS, _SETTLED, seed) for seed in (1, 2))
-    return _increased(_larger(one, other, range(len(operators.weights))))
+    return _increased(_larger(one, other, range(len(operators.weights)), 1.0))
 
 
 def _increased(found: ops.LanczosNorms) -> Norms:
     return Norms(found.sigmas + found.residuals, found.us, found.vs, found.companions)
 
 
-def _larger(found: ops.LanczosNorms, others: ops.LanczosNorms, places: Sequence[int]) -> ops.LanczosNorms:
-    """Return what was found, and at these places the others where their norm is larger."""
+def _larger(
+    found: ops.LanczosNorms, others: ops.LanczosNorms, places: Sequence[int], factor: float
+) -> ops.LanczosNorms:
+    """Return what was found, and at these places the others where their norm is larger by this factor."""
 
     def merged(ours: Iterable[Tensor], theirs: Iterable[Tensor]) -> list[Tensor]:
         result = list(ours)
         for i, candidate, sigma in zip(places, theirs, others.sigmas, strict=True):
-            result[i] = torch.where(sigma > found.sigmas[i], candidate, result[i])
+            result[i] = torch.where(sigma > factor * found.sigmas[i], candidate, result[i])
         return result
 
     return ops.LanczosNorms(
