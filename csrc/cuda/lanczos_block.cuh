@@ -53,6 +53,7 @@ struct LanczosBlock {
   T largest;       // of alpha
   int used;        // vectors of the basis that have been multiplied; vector(used) is the next
   int steps;       // of all bases
+  bool probing;    // vector(used) is the old vector
   bool finishing;  // vector(used) is the result
 
   template <class Map>
@@ -65,17 +66,18 @@ struct LanczosBlock {
       used = steps = 0;
       finishing = false;
     }
-    bool probing = take_hint();
-    if (!probing) start(Lanczos<T>::kMostShare);
+    const bool hint = take_hint();
+    if (threadIdx.x == 0) probing = hint;
+    if (!hint) start(Lanczos<T>::kMostShare);
     // One product after the other at one place of the code: for the old vector, for the steps and for the result.
     for (;;) {
       __syncthreads();
       gram(map);
       if (finishing) return result(map);
       if (probing) {
-        probing = false;
         subtract_neighbours(product(map));
         start(start_share(square, length(vector(1), size())));
+        if (threadIdx.x == 0) probing = false;
         continue;
       }
       extend(map);
