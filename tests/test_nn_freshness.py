@@ -7,7 +7,7 @@ import torch
 from nn_models import make_conv, make_linear, matrix_of
 
 from iresnet_fast import models, nn
-from iresnet_fast.nn import _freshness
+from iresnet_fast.nn import _freshness, _norms
 from iresnet_fast.nn._group import SpectralGroup
 from iresnet_fast.nn.spectral import effective_weights
 
@@ -196,3 +196,59 @@ def test_eight_threads_evaluate_what_one_does():
     for thread in threads:
         thread.join()
     assert all(torch.equal(z, expected) for z in found)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_buffers_that_somebody_writes_are_not_trusted(training):
+    """As averages of models do that copy all buffers."""
+    layer, other = make_linear(), make_linear()
+    for one in (layer, other):
+        effective_weights([one.train(training)])
+    with torch.no_grad():
+        other.weight.mul_(20.0)
+        effective_weights([other])
+        for mine, theirs in zip(other.buffers(), layer.buffers(), strict=True):
+            mine.copy_(theirs)
+        (weight,) = effective_weights([other])
+    assert float(torch.linalg.matrix_norm(weight, 2)) <= 0.9 * (1 + 1e-3)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_write_during_a_refresh_is_seen_by_the_next_call(training, monkeypatch):
+    layer = make_linear().train(training)
+    effective_weights([layer])
+    name = "follow" if training else "settle"
+    original, written = getattr(_norms, name), []
+
+    def interrupted(*arguments):
+        norms = original(*arguments)
+        if not written:
+            written.append(layer.weight.data.mul_(30.0))
+        return norms
+
+    monkeypatch.setattr(_norms, name, interrupted)
+    layer.weight.data.mul_(2.0)
+    with torch.no_grad():
+        effective_weights([layer])
+        (weight,) = effective_weights([layer])
+    assert written
+    assert float(torch.linalg.matrix_norm(weight, 2)) <= 0.9 * (1 + 1e-3)
+
+
+def test_a_layer_that_becomes_strict_is_bounded_from_above():
+    layer = nn.SpectralLinear(200, 150).eval()
+    effective_weights([layer])
+    before = float(layer.sigma)
+    layer.strict = True
+    with torch.no_grad():
+        effective_weights([layer])
+    assert float(layer.sigma) != before
+    assert float(layer.sigma) >= float(torch.linalg.matrix_norm(layer.weight.detach().double(), 2))
+
+
+def test_a_parametrised_weight_is_refreshed_when_it_changes_only(calls):
+    layer = torch.nn.utils.parametrizations.weight_norm(make_linear()).eval()
+    with torch.no_grad():
+        for _ in range(3):
+            layer(torch.randn(2, 7))
+    assert len(calls) == 1

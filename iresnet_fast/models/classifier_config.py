@@ -25,8 +25,8 @@ class ClassifierConfig(Config):
         preactivation: whether the branches but that of the first block begin with the activation.
         coeff: bound on the spectral norm of every layer; None: no bound, an ordinary residual network.
         strict: whether norms are upper bounds at every step, see nn.SpectralConv2d.
-        power_iterations: in training, at most so many Lanczos steps per change of the weights.
-        power_tolerance: and fewer once the relative residual of the norm is below this; None: all of them.
+        power_iterations: n_iterations of the spectral layers, see nn.SpectralLinear: Lanczos steps of those not small.
+        power_tolerance: tol of the spectral layers.
         border: zero pixels added on every side of the images.
         squeeze_first: begin the first scale with a squeeze as well.
         padding_channels: zero channels appended after it (injective padding).

@@ -34,8 +34,8 @@ class FlowConfig(Config):
         normalize: "layers": by norms that are followed in training and known outside it; "strict": by upper bounds at
             every step, see nn.SpectralLinear; "branch", for residual branches of vectors without a context: so that the
             bound of each branch is the product of the coeffs, see nn.ResidualBranch.
-        power_iterations: in training, at most so many Lanczos steps per change of the weights.
-        power_tolerance: and fewer once the relative residual of the norm is below this; None: all of them.
+        power_iterations: n_iterations of the spectral layers, see nn.SpectralLinear: Lanczos steps of those not small.
+        power_tolerance: tol of the spectral layers.
         squeeze_first: begin the first scale with a squeeze as well.
         factor_out: let half of the channels go after every scale but the last.
         actnorm: an ActNorm before every block.

@@ -47,7 +47,7 @@ def refreshed_norms(weights: list[Tensor], handles: list[int]) -> tuple[Tensor, 
         sigmas, us, vs = zip(*(last.norm for last in seen), strict=True)
         sigma = torch.stack(sigmas)
     else:  # torch.func.functional_call: the layers stand for their shapes only
-        sigma, us, vs, _ = settle(Operators.of(layers, weights))
+        sigma, us, vs, _ = settle(Operators.of(layers, weights), any(layer.strict for layer in layers))
     return sigma, torch.cat([vector.flatten() for vector in (*us, *vs)])
 
 

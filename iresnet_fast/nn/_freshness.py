@@ -14,18 +14,26 @@ from .. import _capture, ops
 from ._layer import Norm, SpectralLayer, plain
 
 
-class Seen(NamedTuple):
-    """What a refresh saw of a layer and what it left behind. Never changed, so that threads can share it."""
+class Sight(NamedTuple):
+    """A weight as it was just before its norm was iterated: what is written meanwhile makes the norm stale."""
 
     weight: Tensor  # an alias: while it lives, no other tensor can have its address
     version: int
     fingerprint: int | None  # None: not read
     writes: int
+    capture: int | None  # of the CUDA graph that computes the norm when it is replayed; None: it is there
+
+
+class Seen(NamedTuple):
+    """What a refresh saw of a layer and what it left behind. Never changed, so that threads can share it."""
+
+    sight: Sight
     buffer: Tensor  # sigma as it was then: a swapped or moved buffer is not it
+    versions: tuple[int, ...]  # of the buffers, which somebody may write
     norm: Norm
     settled: bool  # as evaluation asks for, not only as far as a training step goes
+    strict: bool  # by an upper bound
     training: bool  # the mode; training goes on from what evaluation left, with a refresh of its own, as replays do
-    capture: int | None  # of the CUDA graph that computes the norm when it is replayed; None: it is there
 
 
 class _Writes:
@@ -52,27 +60,22 @@ def watch_optimizers() -> None:
     register_optimizer_step_post_hook(_after_step)
 
 
-def see(layers: Sequence[SpectralLayer], norms: Sequence[Norm], settled: bool) -> list[Seen]:
-    """Record what a refresh found, just after its norms have become the buffers of the layers."""
+def look(layers: Sequence[SpectralLayer]) -> list[Sight]:
+    """Look at the weights before their norms are iterated."""
     weights = [plain(layer.weight) for layer in layers]
-    seen = []
-    for layer, weight, norm, fingerprint in zip(layers, weights, norms, fingerprints(layers), strict=True):
-        version = 0 if weight.is_inference() else weight._version
-        capture = _capture.of(weight)
-        seen.append(
-            Seen(
-                weight.detach(),
-                version,
-                fingerprint,
-                _Writes.count,
-                layer.sigma,
-                norm,
-                settled,
-                layer.training,
-                capture,
-            )
-        )
-    return seen
+    return [
+        Sight(w.detach(), 0 if w.is_inference() else w._version, fingerprint, _Writes.count, _capture.of(w))
+        for w, fingerprint in zip(weights, fingerprints(layers), strict=True)
+    ]
+
+
+def record(layer: SpectralLayer, sight: Sight, norm: Norm, settled: bool) -> Seen:
+    """Record what a refresh found, just after it has become the buffers of the layer."""
+    return Seen(sight, layer.sigma, _versions(layer), norm, settled, layer.strict, layer.training)
+
+
+def _versions(layer: SpectralLayer) -> tuple[int, ...]:
+    return layer.sigma._version, layer.u._version, layer.v._version
 
 
 def may_have_been_replayed(layer: SpectralLayer) -> bool:
@@ -86,18 +89,26 @@ def shows_a_change(layer: SpectralLayer, seen: Seen | None) -> bool:
     """Whether the weight, the buffers, the mode or a CUDA graph ask for another refresh, without reading the weight."""
     if seen is None or seen.buffer is not layer.sigma or not (seen.training if layer.training else seen.settled):
         return True
-    weight = plain(layer.weight)
+    if layer.strict and not seen.strict:
+        return True
+    weight, sight = plain(layer.weight), seen.sight
     # A graph being captured must hold a refresh of its own, since the weight may change between its replays.
-    if may_have_been_replayed(layer) or seen.capture != _capture.of(weight):
+    if may_have_been_replayed(layer) or sight.capture != _capture.of(weight):
         return True
     return (
         weight.is_inference()  # its changes are not counted
-        or weight._version != seen.version
-        or weight.data_ptr() != seen.weight.data_ptr()
-        or weight.dtype != seen.weight.dtype
-        or weight.device != seen.weight.device
-        or (weight.is_cuda and layer.training and seen.writes != _Writes.count)
+        or weight._version != sight.version
+        or _versions(layer) != seen.versions
+        or weight.dtype != sight.weight.dtype
+        or weight.device != sight.weight.device
+        # The bits tell more where they are read: a parametrisation makes a new tensor in every call.
+        or (not _is_read(layer, weight) and weight.data_ptr() != sight.weight.data_ptr())
+        or (weight.is_cuda and layer.training and sight.writes != _Writes.count)
     )
+
+
+def _is_read(layer: SpectralLayer, weight: Tensor) -> bool:
+    return _capture.of(weight) is None and (weight.device.type == "cpu" or not layer.training)
 
 
 def fingerprints(layers: Sequence[SpectralLayer]) -> list[int | None]:
@@ -106,7 +117,7 @@ def fingerprints(layers: Sequence[SpectralLayer]) -> list[int | None]:
     calls: dict[torch.device, list[int]] = {}
     for i, layer in enumerate(layers):
         weight = plain(layer.weight)
-        if _capture.of(weight) is None and (weight.device.type == "cpu" or not layer.training):
+        if _is_read(layer, weight):
             calls.setdefault(weight.device, []).append(i)
     for members in calls.values():
         hashes = ops.fingerprint([plain(layers[i].weight) for i in members]).tolist()
@@ -128,6 +139,6 @@ def stale(layers: Sequence[SpectralLayer], seen: Sequence[Seen | None]) -> list[
         changed.update(
             layer
             for (layer, last), value in zip(rest, now, strict=True)
-            if value is not None and value != last.fingerprint
+            if value is not None and value != last.sight.fingerprint
         )
     return [layer for layer in layers if layer in changed]

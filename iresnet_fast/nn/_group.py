@@ -19,7 +19,7 @@ from torch import Tensor
 from .. import _capture, ops
 from .._torch_private import copy_all, is_transformed
 from . import _norms
-from ._freshness import Seen, expect_writes, may_have_been_replayed, see, stale
+from ._freshness import Seen, Sight, expect_writes, look, may_have_been_replayed, record, stale
 from ._layer import Norm, SpectralLayer, as_dtype, plain, plainly
 from ._operators import Norms, Operators
 
@@ -146,20 +146,31 @@ class SpectralGroup:
                     most, limit = _norms.steps_for(layer.companion.numel(), most, limit)
                 calls.setdefault((layer.weight.dtype, layer.weight.device, most, limit), []).append(layer)
             for (_, _, most, limit), members in calls.items():
-                missed = self._follow(members, most, limit)
-                settling += self._follow(missed, _norms.MORE_STEPS, limit) if missed else []
+                missed = self._follow(members, most, limit, counts=not explicit)
+                settling += self._follow(missed, _norms.MORE_STEPS, limit, counts=False) if missed else []
             calls = {}
             for layer in settling:
                 calls.setdefault((layer.weight.dtype, layer.weight.device, layer.strict), []).append(layer)
             for (_, _, strict), members in calls.items():
-                self._accept(members, _norms.settle(Operators.of(members), strict), settled=True)
+                sights = look(members)
+                self._accept(members, sights, _norms.settle(Operators.of(members), strict), settled=True)
 
-    def _follow(self, layers: Sequence[SpectralLayer], most: int, tol: float | None) -> list[SpectralLayer]:
-        """Go on from the vectors of these layers; return those for which that was not enough."""
+    def _follow(
+        self, layers: Sequence[SpectralLayer], most: int, tol: float | None, counts: bool
+    ) -> list[SpectralLayer]:
+        """Go on from the vectors of these layers; return those for which that was not enough, as far as is known."""
+        sights = look(layers)
         doubtful = [i for i, layer in enumerate(layers) if layer.is_doubtful]
         norms, missed = _norms.follow(Operators.of(layers), most, tol, self.process_group, doubtful)
-        self._accept(layers, norms, settled=False)
-        return [] if missed is None else self._unsettled_of(layers, missed)
+        self._accept(layers, sights, norms, settled=False)
+        if missed is None:
+            return []
+        there = missed.is_cuda  # where looking would make the host wait
+        found = [] if there else [layer for layer, miss in zip(layers, missed.tolist(), strict=True) if miss]
+        if counts:
+            before = self._unsettled.get(missed.device, 0)
+            self._unsettled[missed.device] = before + (missed.sum() if there else len(found))
+        return found
 
     def n_unsettled(self) -> int:
         """Return how often the steps that a refresh in training may take were not enough for the norm of a layer.
@@ -169,17 +180,10 @@ class SpectralGroup:
         """
         return sum(int(count) for count in self._unsettled.values())
 
-    def _unsettled_of(self, layers: Sequence[SpectralLayer], missed: Tensor) -> list[SpectralLayer]:
-        """Count the layers whose norms have not been settled; return those that can be told."""
-        there = missed.is_cuda
-        found = [] if there else [layer for layer, miss in zip(layers, missed.tolist(), strict=True) if miss]
-        self._unsettled[missed.device] = self._unsettled.get(missed.device, 0) + (missed.sum() if there else len(found))
-        return found
-
     def _stale(self, layers: Sequence[SpectralLayer]) -> list[SpectralLayer]:
         return stale(layers, [self._seen.get(layer) for layer in layers])
 
-    def _accept(self, layers: Sequence[SpectralLayer], found: Norms, settled: bool) -> None:
+    def _accept(self, layers: Sequence[SpectralLayer], sights: Sequence[Sight], found: Norms, settled: bool) -> None:
         """Take new norms, tensors that nothing else writes, as the buffers of the layers."""
         kept: list[Tensor] = []
         written: list[Tensor] = []
@@ -197,10 +201,11 @@ class SpectralGroup:
                 layer._buffers.update(sigma=sigma, u=u, v=v, companion=companion)
             # A capture computes nothing: u and v have not converged before a replay.
             layer.is_warm, layer.is_doubtful = layer.is_warm or (settled and not captured), settled
-            norms.append((sigma, u, v))  # not the buffers: what is saved for backward must survive the next refresh
+            norms.append((sigma, u, v))  # a replay writes the buffers, and what is saved for backward must survive that
         if kept:
             copy_all(kept, written)
-        self._seen.update(zip(layers, see(layers, norms, settled), strict=True))
+        for layer, sight, norm in zip(layers, sights, norms, strict=True):
+            self._seen[layer] = record(layer, sight, norm, settled)
 
 
 def _wants_graph(layers: Sequence[SpectralLayer]) -> bool:

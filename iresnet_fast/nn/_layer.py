@@ -44,11 +44,11 @@ class SpectralLayer(nn.Module):
     n_iterations: int
     tol: float | None
     sigma_gradient: bool
-    strict: bool
+    strict: bool = False
     # Python state, none of it in the state_dict. All that is known of the norm beside it is the group's.
     group: SpectralGroup | None = None  # who is refreshed together with this layer; None: nobody has asked yet
     is_warm: bool  # u, v have converged once: a few iterations follow the weights
-    is_doubtful: bool  # they come from a checkpoint, or no companion has led from them to the next ones yet
+    is_doubtful: bool = False  # they come from a checkpoint, or no companion has led from them to the next ones yet
     is_captured: bool = False  # a CUDA graph reads and writes the buffers, so they must stay where they are
     handle: int  # for `layer_of`
 
@@ -80,7 +80,7 @@ class SpectralLayer(nn.Module):
         return f"{super().extra_repr()}, coeff={self.coeff}"
 
     def reset_parameters(self) -> None:
-        """Draw new weights, and start the power iteration anew."""
+        """Draw new weights, and start the iteration anew."""
         super().reset_parameters()  # type: ignore[misc]  # of the torch layer
         if "u" in self._buffers:
             self._draw()

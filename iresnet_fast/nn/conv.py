@@ -18,9 +18,10 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
     """nn.Conv2d whose weight is W / max(1, sigma / coeff), sigma the norm of the operator on its real input size.
 
     Gouk et al., arXiv 1804.04368, equation 18. sigma takes stride, zero padding, dilation, groups and the image size
-    into account; an image of another size starts the power iteration anew. Buffers u [out, oh, ow], v [in, h, w],
-    sigma [] are in the state_dict, and loading one restores the image size; u and v are empty while it is not known.
-    A 1 x 1 convolution with stride 1, no padding and one group is its matrix: u [out], v [in], any image size.
+    into account; an image of another size starts the iteration anew. It follows the weights as that of SpectralLinear
+    does. Buffers u [out, oh, ow], v [in, h, w], companion (like the smaller of both) and sigma [] are in the
+    state_dict, and loading one restores the image size; u and v are empty while it is not known. A 1 x 1 convolution
+    with stride 1, no padding and one group is its matrix: u [out], v [in], any image size.
 
     Args:
         in_channels: channels of the input.
@@ -34,9 +35,10 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
         padding_mode: "zeros".
         image_size: one number or (height, width) of the input; None: taken from the first input.
         coeff: bound on the spectral norm; weights below it are left alone.
-        n_iterations: in training, at most so many Lanczos steps per change of the weights.
-        tol: in training, stop at this relative residual |A^T u - sigma v| / sigma, by which sigma is increased; None:
-            run all steps.
+        n_iterations: in training, Lanczos steps per change of the weights at which a layer stops that is not small: one
+            with a smaller side up to 256 takes up to 40, and 100 more follow while the residual is above 3e-2.
+        tol: in training, stop at this relative residual |A^T u - sigma v| / sigma, by which sigma is increased, at a
+            fifth of it up to side 256; None: run all steps, as is always done up to side 40.
         sigma_gradient: whether the gradient goes through sigma.
         strict: whether sigma is an upper bound of the norm at every step, see `iresnet_fast.certify`, so that the layer
             is bounded by coeff whatever happens; dearer for large layers.
@@ -108,7 +110,7 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
         return self._is_matrix or self.image_size is not None
 
     def set_image_size(self, image_size: Sequence[int]) -> None:
-        """Tell the (height, width) of the inputs; a change starts the power iteration anew.
+        """Tell the (height, width) of the inputs; a change starts the iteration anew.
 
         Raises:
             ValueError: the kernel does not fit into the padded image.

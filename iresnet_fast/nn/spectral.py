@@ -29,8 +29,8 @@ def update_spectral_norm(model: nn.Module, n_iterations: int | None = None, tol:
 
     Args:
         model: any module that contains SpectralLinear or SpectralConv2d layers.
-        n_iterations: Lanczos steps of a layer that has converged before; None: the layer's own in training, else as
-            many as its norm to five digits takes.
+        n_iterations: Lanczos steps of a layer that has converged before; None: the layer's own in training and with a
+            tol, else as many as its norm to five digits takes.
         tol: relative residual |A^T u - sigma v| / sigma at which a layer stops; None: the layer's own in training; with
             n_iterations given, None runs all of them. The first refresh of a layer always converges.
 
