@@ -1,7 +1,10 @@
-"""Adversarial linear maps for the tests of the Lanczos iteration."""
+"""What the tests of the Lanczos iteration share: adversarial linear maps, and how the op is called."""
 
 import torch
+from layers import make_layers
 from torch import Tensor
+
+from iresnet_fast import ops
 
 
 def rotation(size: int, seed: int) -> Tensor:
@@ -37,3 +40,26 @@ def adversarial() -> dict[str, Tensor]:
     cases = {name: with_singular_values(values, size + 3) for name, values in ranks.items()}
     blocks = torch.block_diag(0.5 * gap(0.1, 20), gap(0.1, 20))
     return cases | {f"gap of {g:g}": gap(g) for g in (1e-1, 1e-2, 1e-3, 1e-4, 1e-6)} | {"two blocks": blocks}
+
+
+def companions_of(layers):
+    """A companion on the side of the shorter vector, as random as the other hints."""
+    shorter = [v if v.numel() <= u.numel() else u for u, v in zip(layers.us, layers.vs, strict=True)]
+    return [t.flip(0) + 0.5 * t for t in shorter]
+
+
+def arguments(names, dtype=torch.float64):
+    layers = make_layers(names, dtype)
+    return [*layers[:3], companions_of(layers), layers.geometry]
+
+
+def of_matrix(matrix, u=None, v=None, companion=None, **options):
+    """The norm of one matrix, from zeros where nothing is given."""
+    u = matrix.new_zeros(len(matrix)) if u is None else u
+    v = matrix.new_zeros(matrix.shape[1]) if v is None else v
+    companion = torch.zeros_like(v if v.numel() <= u.numel() else u) if companion is None else companion
+    return ops.lanczos_norm([matrix], [u], [v], [companion], [None], **options)
+
+
+def tensors(result):
+    return [result.sigmas, result.residuals, *result.us, *result.vs, *result.companions, result.iterations]
