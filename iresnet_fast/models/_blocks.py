@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .._tracing import may_read
 from ..estimators import Exact, PowerSeries
 from ..nn import ConditionalBranch, DenseBranch, InducedNormBranch, InvertibleResidualBlock, ResidualBranch
 from ..nn._inverse import report
 from ..nn.block import Estimator
-from ..ops._stages import may_read
 from ..solvers import FixedPoint
 from .flow_config import FlowConfig
 
