@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..ops._stages import is_eager, may_read
+from .._tracing import is_eager, may_read
 
 
 class Transform(nn.Module):

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import _library, ops
+from .._autocast import widen
+from .._backend import why_no_kernels
+from .._tracing import may_read
 from ..estimators import Exact, PowerSeries, RussianRoulette
-from ..ops._stages import may_read, why_no_kernels, widen
 from ..ops.inverse_error import WideBranch
 from ..reference import functional
 from ..reference.series import sample_norm
