@@ -314,7 +314,7 @@ def _draw(
     block: InvertibleResidualBlock, estimator: PowerSeries | RussianRoulette, x: Tensor, call: Call
 ) -> tuple[Tensor, Tensor]:
     """Return the probe and the coefficients of the series."""
-    return estimator.draw(x, block.training, keys=None if block.training else call.keys())
+    return estimator.draw(x, True) if block.training else estimator.draw(x, False, keys=call.keys())
 
 
 def _stopping(
