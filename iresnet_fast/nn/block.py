@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _library, ops
+from .._torch_private import outside_compiled_graphs
 from ..estimators import Exact, PowerSeries, RussianRoulette
 from ..ops._stages import may_read, why_no_kernels, widen
 from ..ops.inverse_error import WideBranch
@@ -241,6 +242,7 @@ class _ModulePath:
             _told.add(said)
             warnings.warn(f"iresnet_fast: {said}, slower than the kernels of a ResidualBranch.", stacklevel=4)
 
+    @outside_compiled_graphs  # which hold no graph that is itself differentiated
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         with normalized_together(self.layers):
             if not has_backward_hooks(self.block.branch):
@@ -262,6 +264,7 @@ class _ModulePath:
         )
         return z, logdet
 
+    @outside_compiled_graphs
     def solve(self, z: Tensor, tol: float) -> tuple[Tensor, Tensor, Tensor]:
         lipschitz, solver = self.block._known_lipschitz(), self.block.solver
         with normalized_together(self.layers), without_backward_hooks():
