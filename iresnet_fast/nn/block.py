@@ -10,13 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import _library, ops
-<<<<<<< HEAD
-from .._torch_private import outside_compiled_graphs
-=======
 from .._autocast import widen
 from .._backend import why_no_kernels
+from .._torch_private import outside_compiled_graphs
 from .._tracing import may_read
->>>>>>> 957ae4c31156493daf08bfe90aa2108a2a9cf18b
 from ..estimators import Exact, PowerSeries, RussianRoulette
 from ..ops.inverse_error import WideBranch
 from ..reference import functional
