@@ -6,6 +6,8 @@ one fails there, by name.
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar, cast
@@ -61,6 +63,25 @@ def constant_in_compiled_graphs(function: _Function) -> _Function:
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+def outside_compiled_graphs(function: _Function) -> _Function:
+    """Make torch.compile break its graph before a function, and leave alone what it calls.
+
+    The public `torch.compiler.disable` imports the whole compiler when it decorates; here whoever compiles has done so.
+    """
+    alone: list[Callable[..., Any]] = []
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Any:
+        if "torch._dynamo" not in sys.modules:
+            return function(*arguments)
+        if not alone:
+            alone.append(torch.compiler.disable(function))  # type: ignore[no-untyped-call]
+        return alone[0](*arguments)
+
+    call._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return cast(_Function, call)
 
 
 def has_hooks(module: torch.nn.Module) -> bool:

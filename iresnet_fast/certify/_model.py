@@ -60,13 +60,15 @@ def _block(name: str, block: Block, n_steps: int) -> BranchCertificate:
     branch = block.branch
     declared = block.lipschitz if isinstance(block, InvertibleResidualBlock) else None
     # What hooks and forwards of their own do to activations, nobody can bound.
-    if isinstance(block, UnboundedBlock) and not any(map(sees_activations, block.branch.modules())):
-        stages = _plain_stages(block)
+    if isinstance(block, UnboundedBlock):
+        stages = None if any(map(sees_activations, block.branch.modules())) else _plain_stages(block)
     elif isinstance(branch, InducedNormBranch) and branch.why_no_kernels() is None:
         return _induced(name, block, branch, n_steps)
     elif isinstance(branch, (ResidualBranch, ConditionalBranch, DenseBranch)) and branch.why_no_kernels() is None:
         stages = _spectral_stages(branch)
     else:
+        stages = None
+    if stages is None:
         constant = math.inf if declared is None else declared
         return BranchCertificate(name, (), Bounds(0.0, constant, "declared"), constant, constant, declared)
     layers = tuple(norm_bounds(w, at) for w, at in zip(stages.weights, stages.geometries, strict=True))

@@ -64,17 +64,18 @@ def integers_of(argument: str, values: Any, example: str) -> list[int]:
         raise TypeError(f"{argument} must be a list of integers, got {values!r}; pass e.g. {example}.") from None
 
 
-def check_names(layers: Sequence[nn.Module], activations: Sequence[str], least: int = 1) -> None:
-    """Raise ValueError unless there are layers enough and a name for each."""
+def check_names(
+    layers: Sequence[nn.Module], activations: Sequence[str], needed: str = "a layer", least: int = 1
+) -> None:
+    """Raise unless there is a name for each layer, and `needed`, that is so many layers at least."""
     if isinstance(activations, str):
         raise TypeError(
             f"activations must be a list of one name per layer, got {activations!r}; pass "
             f"{[activations] * len(layers)}."
         )
     if len(layers) < least or len(activations) != len(layers):
-        needed = "must be a layer" if least == 1 else f"must be {least} layers"
         raise ValueError(
-            f"activations must have one name per layer and there {needed}, got {len(activations)} names for "
+            f"activations must have one name per layer and there must be {needed}, got {len(activations)} names for "
             f"{len(layers)} layers; use 'identity' where there is none."
         )
 

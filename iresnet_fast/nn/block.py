@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .. import _library, ops
 from .._autocast import widen
 from .._backend import why_no_kernels
+from .._torch_private import outside_compiled_graphs
 from .._tracing import may_read
 from ..estimators import Exact, PowerSeries, RussianRoulette
 from ..ops.inverse_error import WideBranch
@@ -276,6 +277,7 @@ class _ModulePath(_Path):
             _told.add(said)
             warnings.warn(f"iresnet_fast: {said}, slower than the kernels of a ResidualBranch.", stacklevel=4)
 
+    @outside_compiled_graphs  # which hold no graph that is itself differentiated
     def forward(self, x: Tensor, call: Call) -> tuple[Tensor, Tensor]:
         with normalized_together(self.layers):
             if not has_backward_hooks(self.block.branch):
@@ -297,6 +299,7 @@ class _ModulePath(_Path):
         )
         return z, logdet
 
+    @outside_compiled_graphs
     def solve(self, z: Tensor, tol: float) -> tuple[Tensor, Tensor, Tensor]:
         lipschitz, solver = self.block._known_lipschitz(), self.block.solver
         with normalized_together(self.layers), without_backward_hooks():

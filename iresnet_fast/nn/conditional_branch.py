@@ -199,7 +199,8 @@ def _network(context: int, hidden: int, width: int, options: dict[str, Any]) -> 
 def _check(layers: Sequence[Layer], activations: Sequence[str], mode: str) -> None:
     if mode not in _MODES:
         raise ValueError(f"mode must be 'add' or 'concat', got {mode!r}; use one of the two.")
-    check_names(layers, activations, 2 if mode == "add" else 3)  # one fewer, and the context could only shift z
+    least = 2 if mode == "add" else 3  # one fewer, and the context could only shift z
+    check_names(layers, activations, f"{least} layers for {mode!r}", least)
     if "clipswish" in activations:
         raise ValueError("activations must keep the number of channels, got clipswish; use lipswish.")
     check_spectral(layers)
