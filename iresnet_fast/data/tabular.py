@@ -51,7 +51,7 @@ def _checked(where: str, array: Array) -> Array:
         raise DataError(f"{where} must hold real numbers, got an array of dtype {array.dtype}; convert it to float32.")
     if array.ndim != 2 or array.size == 0:
         raise DataError(f"{where} must have shape [N, d], N rows, got {array.shape}; save one row for each sample.")
-    with np.errstate(over="ignore"):  # becomes infinite, which is looked for next
+    with np.errstate(over="ignore", invalid="ignore"):  # becomes infinite or NaN, which is looked for next
         table = np.ascontiguousarray(array, np.float32)
     bad = np.argwhere(~np.isfinite(table))
     if len(bad) > 0:

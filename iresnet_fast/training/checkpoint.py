@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
 import zlib
@@ -15,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import _schema
+from .._regular import NotRegularError, open_regular
 from .._version import __version__
 from ..models import (
     ClassifierConfig,
@@ -26,13 +29,36 @@ from ..models import (
     IResNetFlow,
     ResidualFlow,
 )
+from .files import TEMPORARY, writing
 from .tasks import set_data_levels
+from .weights import build_for, check_weights, dtype_of
 
 MODEL_FILE = "model.safetensors"
 _PATTERN = "checkpoint-*.safetensors"
 _FORMAT = 1
 _KEY = "iresnet_fast"  # of the metadata
-TEMPORARY = ".writing"
+
+# The types of what the metadata hold; what must be there depends on who reads them, see `require`.
+_METADATA = {
+    "format": int,
+    "version": str,
+    "checksum": int,
+    "model": str,
+    "model_config": dict,
+    "train_config": dict,
+    "data": dict,
+    "step": int,
+    "minutes": float,
+    "seed": int,
+    "backend": str,
+}
+_DATA = {
+    "name": str,
+    "event_shape": tuple[int, ...],
+    "n_levels": int | None,
+    "n_classes": int | None,
+    "n_train": int,
+}
 
 _MODELS: dict[str, tuple[Callable[[Any], nn.Module], type[Any]]] = {
     "IResNetFlow": (IResNetFlow, FlowConfig),
@@ -85,24 +111,23 @@ def load_model(path: str | os.PathLike[str], average: bool = True) -> nn.Module:
         CheckpointError: there is no such file, it is damaged, or it has other weights only.
     """
     checkpoint = read(_resolve(path))
+    path, metadata = checkpoint.path, checkpoint.metadata
     weights = (checkpoint.part("average") if average else {}) or checkpoint.part("model")
-    if not weights:
+    if not weights and checkpoint.part("average"):
         raise CheckpointError(
-            f"{checkpoint.path} must hold the weights of the optimizer for average=False, got averaged ones only; pass "
-            f"a checkpoint, or average=True."
+            f"{path} must hold the weights of the optimizer for average=False, got averaged ones only; pass a "
+            f"checkpoint, or average=True."
         )
-    name = checkpoint.metadata["model"]
-    if name not in _MODELS:
+    require(path, metadata, "model", "model_config", "data.n_levels")
+    if metadata["model"] not in _MODELS:
         raise CheckpointError(
-            f"{checkpoint.path} must hold one of {', '.join(_MODELS)}, got {name!r}; build the model yourself and give "
-            f"it the weights, a state_dict."
+            f"{path} must hold one of {', '.join(_MODELS)}, got {metadata['model'][:80]!r}; build the model yourself "
+            f"and give it the weights, a state_dict."
         )
-    build, config = _MODELS[name]
-    with torch.random.fork_rng([]):
-        model = build(config.from_dict(checkpoint.metadata["model_config"]))
-    model.to(next(value.dtype for value in weights.values() if value.is_floating_point()))
-    load_weights(model, weights, checkpoint.path)
-    set_data_levels(model, checkpoint.metadata["data"]["n_levels"])
+    with naming(path):
+        model = _build(metadata["model"], metadata["model_config"], weights).to(dtype_of(weights))
+    load_weights(model, weights, path)
+    set_data_levels(model, metadata["data"]["n_levels"])
     return model.eval()
 
 
@@ -113,8 +138,33 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
         return _metadata(path, file)
 
 
+def require(path: Path, metadata: dict[str, Any], *names: str) -> None:
+    """Raise CheckpointError unless the metadata of a file have all of these entries, such as "data.n_levels"."""
+    for name in names:
+        part, _, entry = name.rpartition(".")
+        if entry not in (metadata.get(part, {}) if part else metadata):
+            raise CheckpointError(
+                f"{path} must say in its metadata what the {name} is, got a file without; take one that fit wrote."
+            )
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turn a ValueError about what a file holds, "<expected>, got <what>", into a CheckpointError that names the file.
+
+    Raises:
+        CheckpointError: a ValueError was raised inside the block.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise CheckpointError(f"{path} must hold {error}; get the file again, or begin anew.") from error
+
+
 def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     """Load a state_dict that came from a file; raises CheckpointError if it does not fit."""
+    with naming(path):
+        check_weights(weights, model.state_dict())
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:  # torch lists all the keys
@@ -141,19 +191,17 @@ def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> N
         path: of the file.
         tensors: as in Checkpoint; they are not changed.
         metadata: as in Checkpoint, without format and version.
+
+    Raises:
+        WriteError: the disk is full, or the folder cannot be written to.
     """
     from safetensors.torch import save
 
     tensors = {name: value.detach().contiguous() for name, value in tensors.items()}
     metadata = {"format": _FORMAT, "version": __version__, **metadata}
     metadata["checksum"] = _checksum(tensors, metadata)
-    temporary = path.with_name(path.name + TEMPORARY)
-    with temporary.open("wb") as file:
+    with writing(path) as file:
         file.write(save(tensors, {_KEY: json.dumps(metadata)}))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    _sync_names(path.parent)
 
 
 def read(path: Path) -> Checkpoint:
@@ -217,30 +265,73 @@ def _resolve(path: str | os.PathLike[str]) -> Path:
     return newest
 
 
+def _build(name: str, config: dict[str, Any], weights: dict[str, Tensor]) -> nn.Module:
+    """Return a new model for the weights; raises ValueError if there can be none, or only a much larger one."""
+    build, kind = _MODELS[name]
+    try:
+        _schema.check("model_config", config, _schema.fields_of(kind))
+        checked = kind.from_dict(config)
+        with torch.random.fork_rng([]):
+            return build_for(weights, lambda: build(checked))
+    except (ValueError, TypeError, ArithmeticError, RecursionError, RuntimeError, MemoryError) as error:
+        said = (" ".join(str(error).split()) or type(error).__name__).rstrip(".")[:300]
+        raise ValueError(f"the configuration of an {name}, got one that cannot be built ({said})") from error
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        open_regular(path).close()  # others would be waited for
         with safe_open(path, framework="pt") as file:
             yield file
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} must be a checkpoint, got no such file; check the path.") from error
+    except NotRegularError as error:
+        raise CheckpointError(f"{path} must be a checkpoint, got {error}; check the path.") from error
     except (SafetensorError, OSError) as error:
         raise DamagedError(f"{path} must be a complete safetensors file, got one with {error}.") from error
 
 
 def _metadata(path: Path, file: Any) -> dict[str, Any]:
     try:
-        metadata: dict[str, Any] = json.loads((file.metadata() or {})[_KEY])
-        written, version = metadata["format"], metadata["version"]
-    except (KeyError, TypeError, ValueError) as error:
+        metadata: dict[str, Any] = json.loads(
+            (file.metadata() or {})[_KEY], object_pairs_hook=_object, parse_constant=_constant
+        )
+        written, version, _ = metadata["format"], metadata["version"], metadata["checksum"]
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise DamagedError(f"{path} must have the metadata of iresnet_fast, got a file without.") from error
     if written != _FORMAT:
         raise CheckpointError(
-            f"{path} must have format {_FORMAT}, got {written} of version {version}; use that version of iresnet_fast."
+            f"{path} must have format {_FORMAT}, got {str(written)[:20]} of version {str(version)[:20]}; use that "
+            f"version of iresnet_fast."
+        )
+    try:
+        _schema.check("", metadata, _METADATA)
+        _schema.check("data", metadata.get("data", {}), _DATA)
+    except TypeError as error:
+        raise CheckpointError(f"{path} must have the metadata of a run, but {error}") from error
+    if not (metadata.get("step", 0) >= 0 and 0.0 <= metadata.get("minutes", 0.0) < math.inf):
+        raise CheckpointError(
+            f"{path} must have taken a number of steps and minutes, got {metadata.get('step')} and "
+            f"{metadata.get('minutes')}; take a file that fit has written."
         )
     return metadata
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; raises ValueError if a name comes twice, of which readers take different ones."""
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        raise ValueError("a name comes twice")
+    return result
+
+
+def _constant(name: str) -> float:
+    if name == "NaN":
+        raise ValueError("NaN is no setting")
+    return float(name)
 
 
 def _checksum(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> int:
@@ -249,12 +340,3 @@ def _checksum(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> int:
         total = zlib.crc32(name.encode(), total)
         total = zlib.crc32(tensors[name].cpu().reshape(-1).view(torch.uint8).numpy().data, total)
     return total
-
-
-def _sync_names(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
