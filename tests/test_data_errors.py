@@ -124,7 +124,7 @@ DAMAGES = {
     "tar: missing": ("bin", archive(without="data_batch_3"), "cifar-10-binary.tar.gz", ["got no data_batch_3.bin"]),
     "py: truncated": ("py", edit(BATCH, lambda b: b[:-1]), BATCH, ["whole pickle", "damaged"]),
     "py: empty": ("py", put(BATCH, b""), BATCH, ["whole pickle", "it ends without a value"]),
-    "py: of two lines": ("py", put(BATCH, b"\x89PNG" * 9), BATCH, ["whole pickle", "the instruction PERSID is not needed"]),
+    "py: of two lines": ("py", put(BATCH, b"\x89PNG" * 9), BATCH, ["pickle", "instruction PERSID is not needed"]),
     "py: a list": ("py", put(BATCH, pickle.dumps([1, 2])), BATCH, ["a dictionary with data and labels", "got list"]),
     "py: no labels": ("py", batch(labels=None), BATCH, ["a dictionary with data and labels", "got no labels"]),
     "py: floats": ("py", batch(data=np.zeros((2, 3072))), BATCH, ["(N, 3072)", "got float64 of shape (2, 3072)"]),

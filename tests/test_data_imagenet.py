@@ -108,7 +108,7 @@ DAMAGES = {
     ),
     "npz: empty": (True, put(NPZ, b""), NPZ, ["whole .npz file"]),
     "npz: a pickle": (True, put(NPZ, pickle.dumps({"data": 1})), NPZ, ["whole .npz file"]),
-    "npz: objects": (True, batch(True, labels=np.array([1, "a"], object)), NPZ, ["real numbers", "labels in", "dtype object"]),
+    "npz: objects": (True, batch(True, labels=np.array([1, "a"], object)), NPZ, ["real numbers", "dtype object"]),
     "npz: no labels": (True, batch(True, labels=None), NPZ, ["data and labels", "got no labels"]),
     "npz: floats": (True, batch(True, data=np.zeros((2, 3072))), NPZ, ["(N, 3072)", "got float64"]),
     "npz: float labels": (True, batch(True, labels=np.ones(2)), NPZ, ["a whole number as label", "got float64"]),

@@ -72,7 +72,7 @@ def opened(path: Path, most: int) -> Iterator[BinaryIO]:
         raise DataError(f"{path} must be a file, got {error}; move it away and put the file there.") from None
     except OSError as error:
         got = error.strerror or said(error)
-        raise DataError(f"{path} must be a file that can be read, got: {got}; correct the path.") from None
+        raise DataError(f"{path} must be a file that can be read, got the error {got!r}; correct the path.") from None
 
 
 @contextmanager

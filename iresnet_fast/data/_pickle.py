@@ -23,6 +23,8 @@ from .dataset import DataError
 
 Content = bytes | bytearray
 
+# Each may put something on the stack. Batches of images have a few for every image.
+_MOST_INSTRUCTIONS = 1 << 22
 # From so many bytes on a byte string is not copied: arrays are read where they are.
 _LARGE = 1 << 16
 
@@ -162,7 +164,7 @@ class _Reader:
 
     def read(self) -> Any:
         """Return the value."""
-        while True:
+        for _ in range(_MOST_INSTRUCTIONS):
             if self._at >= len(self._content):
                 raise _RefusedError("it ends without a value")
             name, size = _OPCODES.get(self._content[self._at], ("", 0))
@@ -178,6 +180,7 @@ class _Reader:
                 _ACTIONS[name](self, self._argument(size))
             else:
                 raise _RefusedError(f"the instruction {name or 'no pickle has'} is not needed for arrays")
+        raise _RefusedError(f"it has more than {_MOST_INSTRUCTIONS} instructions")
 
     def _argument(self, size: int) -> memoryview:
         """Return the bytes of an argument, which end where the content does at the latest."""

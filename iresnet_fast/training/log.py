@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,8 @@ import torch
 from torch import nn
 
 from .._regular import open_regular
-from .files import WriteError, append, writing
+from .board import Board
+from .files import append, writing
 from .tasks import flow_of
 
 Row = dict[str, float | int | None]
@@ -48,18 +47,15 @@ class Log:
 
     def __init__(self, folder: Path, metrics: tuple[str, ...], step: int) -> None:
         """Open the log; the arguments are those of the class."""
-        from torch.utils.tensorboard import SummaryWriter
-
         self._columns = (*_COLUMNS, *(f"test_{name}" for name in metrics))
-        self._path, self._board_path = folder / "log.csv", folder / "tensorboard"
+        self._path = folder / "log.csv"
         self.rows = [row for row in _read(self._path, self._columns) if row["step"] <= step] if step else []  # type: ignore[operator]
         # In one piece: a run killed here finds the old file or the new one.
         with writing(self._path) as file:
             file.write((",".join(self._columns) + _NEWLINE).encode())
             file.writelines(map(self._line, self.rows))
         self._file = self._path.open("ab", buffering=0)
-        with self._board_errors():
-            self._board = SummaryWriter(str(self._board_path), purge_step=step + 1)
+        self._board = Board(folder / "tensorboard", step + 1)
 
     def write(self, row: dict[str, Any]) -> None:
         """Add a row; columns left out are None.
@@ -70,11 +66,9 @@ class Log:
         full: Row = {name: row.get(name) for name in self._columns}
         append(self._file, self._path, self._line(full))
         self.rows.append(full)
-        with self._board_errors():
-            for name, value in full.items():
-                if value is not None and name != "step":
-                    self._board.add_scalar(name, value, full["step"])
-            self._board.flush()
+        self._board.add_scalars(
+            {name: value for name, value in full.items() if value is not None and name != "step"}, row["step"]
+        )
 
     def add_samples(self, model: nn.Module, step: int) -> None:
         """Add samples of a model in eval mode to TensorBoard, if they are pictures or points of the plane."""
@@ -96,21 +90,12 @@ class Log:
     def close(self) -> None:
         """Close the files."""
         self._file.close()
-        with self._board_errors():
-            self._board.close()
+        self._board.close()
 
     def _line(self, row: Row) -> bytes:
         text = io.StringIO()
         csv.DictWriter(text, self._columns, lineterminator=_NEWLINE).writerow(row)
         return text.getvalue().encode()
-
-    @contextmanager
-    def _board_errors(self) -> Iterator[None]:
-        """Say which folder it is that TensorBoard cannot write to."""
-        try:
-            yield
-        except OSError as error:
-            raise WriteError(self._board_path, error) from error
 
 
 def _read(path: Path, columns: tuple[str, ...]) -> list[Row]:
