@@ -2,23 +2,19 @@
 
 A pickle is a program: it can call functions, ask for any memory, and nest so deep that Python crashes. Here its
 instructions are followed one by one, those alone that such data need, of all protocols; each of the few functions that
-pickles of arrays name is a case of `_result`, so nothing is looked up or called.
+pickles of arrays name is a case of `_pickle_calls.result_of`, so nothing is looked up or called.
 """
 
 from __future__ import annotations
 
 import codecs
-import math
 import pickletools
-import re
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from ._files import AGAIN, Array, said
+from ._files import AGAIN, said
+from ._pickle_calls import LaterArray, Named, RefusedError, Type, filled, name_of, result_of
 from .dataset import DataError
 
 Content = bytes | bytearray
@@ -27,38 +23,6 @@ Content = bytes | bytearray
 _MOST_INSTRUCTIONS = 1 << 22
 # From so many bytes on a byte string is not copied: arrays are read where they are.
 _LARGE = 1 << 16
-
-
-class _RefusedError(Exception):
-    """An instruction that is damaged, or that data do not need."""
-
-
-@dataclass(frozen=True)
-class _Named:
-    """A function or class that the pickle names."""
-
-    name: str
-
-
-@dataclass
-class _Type:
-    """A numpy dtype: its kind and size such as "u1", and its byte order."""
-
-    kind: str
-    order: str = "="
-
-    def dtype(self) -> np.dtype[Any]:
-        """Return the dtype."""
-        if not re.fullmatch("[biu][1248]|f[248]", self.kind) or self.order not in ("<", ">", "|", "="):
-            raise _RefusedError(f"arrays of type {self.order}{self.kind}"[:40])
-        return np.dtype(self.order + self.kind)
-
-
-@dataclass
-class _Array:
-    """An array, None until the pickle says what it holds."""
-
-    values: Array | None = None
 
 
 def loads(where: str, content: Content) -> Any:
@@ -83,7 +47,7 @@ def loads(where: str, content: Content) -> Any:
         ) from None
     if not isinstance(value, dict):
         return value
-    return {key: entry.values if isinstance(entry, _Array) else entry for key, entry in value.items()}
+    return {key: entry.values if isinstance(entry, LaterArray) else entry for key, entry in value.items()}
 
 
 def _bytes(raw: memoryview) -> bytes | memoryview:
@@ -105,7 +69,7 @@ def _unsigned(raw: memoryview) -> int:
 def _quoted(raw: memoryview) -> bytes:
     line = bytes(raw).strip()
     if len(line) < 2 or line[:1] not in (b"'", b'"') or line[-1:] != line[:1]:
-        raise _RefusedError("a string without quotes")
+        raise RefusedError("a string without quotes")
     return codecs.escape_decode(line[1:-1])[0]
 
 
@@ -166,7 +130,7 @@ class _Reader:
         """Return the value."""
         for _ in range(_MOST_INSTRUCTIONS):
             if self._at >= len(self._content):
-                raise _RefusedError("it ends without a value")
+                raise RefusedError("it ends without a value")
             name, size = _OPCODES.get(self._content[self._at], ("", 0))
             self._at += 1
             if name in _VALUES:
@@ -175,12 +139,12 @@ class _Reader:
                 return self._stack.pop()
             elif name == "GLOBAL":
                 module, function = (str(self._argument(size), "latin-1") for _ in range(2))
-                self._stack.append(_Named(f"{module}.{function}"))
+                self._stack.append(Named(f"{module}.{function}"))
             elif name in _ACTIONS:
                 _ACTIONS[name](self, self._argument(size))
             else:
-                raise _RefusedError(f"the instruction {name or 'no pickle has'} is not needed for arrays")
-        raise _RefusedError(f"it has more than {_MOST_INSTRUCTIONS} instructions")
+                raise RefusedError(f"the instruction {name or 'no pickle has'} is not needed for arrays")
+        raise RefusedError(f"it has more than {_MOST_INSTRUCTIONS} instructions")
 
     def _argument(self, size: int) -> memoryview:
         """Return the bytes of an argument, which end where the content does at the latest."""
@@ -195,7 +159,7 @@ class _Reader:
         else:
             end = self._at = start + size
         if not start <= end <= len(self._content):
-            raise _RefusedError("it ends within an instruction")
+            raise RefusedError("it ends within an instruction")
         return self._view[start:end]
 
     def _pop_mark(self) -> list[Any]:
@@ -208,7 +172,7 @@ class _Reader:
     def _pop(self, n: int) -> list[Any]:
         """Take and return the last n values above the last mark."""
         if len(self._stack) - n < (self._marks[-1] if self._marks else 0):
-            raise _RefusedError("a value is missing")
+            raise RefusedError("a value is missing")
         items = self._stack[len(self._stack) - n :]
         del self._stack[len(self._stack) - n :]
         return items
@@ -216,17 +180,17 @@ class _Reader:
     def _append(self, items: list[Any]) -> None:
         target = self._stack[-1]
         if type(target) is not list:
-            raise _RefusedError("something is appended to what is no list")
+            raise RefusedError("something is appended to what is no list")
         target.extend(items)
 
     def _set(self, items: list[Any]) -> None:
         target = self._stack[-1]
         if type(target) is not dict or len(items) % 2:
-            raise _RefusedError("an entry is set in what is no dictionary")
+            raise RefusedError("an entry is set in what is no dictionary")
         for key, value in zip(items[::2], items[1::2], strict=True):
             # Other keys are not needed, and finding the hash of a deep tuple ends the process.
             if not isinstance(key, (str, bytes, int)):
-                raise _RefusedError(f"a key of type {type(key).__name__}")
+                raise RefusedError(f"a key of type {type(key).__name__}")
             target[key] = value
 
     def _push(self, value: Any) -> None:
@@ -243,21 +207,21 @@ class _Reader:
     def _build(self) -> None:
         (state,) = self._pop(1)
         target = self._stack[-1]
-        if isinstance(target, _Type):  # (version, byte order, parts of types that are not numbers ...)
-            target.order = _name(state[1])
-        elif isinstance(target, _Array) and target.values is None:
+        if isinstance(target, Type):  # (version, byte order, parts of types that are not numbers ...)
+            target.order = name_of(state[1])
+        elif isinstance(target, LaterArray) and target.values is None:
             _, shape, kind, is_fortran, content = state
-            target.values = _filled(shape, kind, "F" if is_fortran else "C", content)
+            target.values = filled(shape, kind, "F" if is_fortran else "C", content)
         else:
-            raise _RefusedError("a state is set in what has none")
+            raise RefusedError("a state is set in what has none")
 
     def _reduce(self) -> None:
         function, arguments = self._pop(2)
-        self._push(_result(function, arguments))
+        self._push(result_of(function, arguments))
 
     def _named(self) -> None:
         module, function = self._pop(2)
-        self._push(_Named(f"{_name(module)}.{_name(function)}"))
+        self._push(Named(f"{name_of(module)}.{name_of(function)}"))
 
 
 _ACTIONS: dict[str, Callable[[_Reader, memoryview], None]] = {
@@ -285,48 +249,3 @@ _ACTIONS: dict[str, Callable[[_Reader, memoryview], None]] = {
     "REDUCE": lambda reader, raw: reader._reduce(),
     "BUILD": lambda reader, raw: reader._build(),
 }
-
-
-def _result(function: object, arguments: Any) -> Any:
-    """Return what a call in the pickle gives; numpy 2 has moved some of the functions."""
-    name = function.name if isinstance(function, _Named) else type(function).__name__
-    match name.replace("numpy._core.", "numpy.core.").replace("__builtin__.", "builtins."), arguments:
-        case "numpy.core.multiarray._reconstruct", (_Named("numpy.ndarray"), _, _):
-            return _Array()
-        case "numpy.dtype", (kind, _, _):
-            return _Type(_name(kind))
-        case "numpy.core.numeric._frombuffer", (content, kind, shape, order):
-            return _Array(_filled(shape, kind, _name(order), content))
-        case "numpy.core.multiarray.scalar", (kind, content):
-            return _filled((), kind, "C", content).item()
-        # So Python 3 writes byte strings in the protocols of Python 2.
-        case "_codecs.encode", (str(text), encoding) if _name(encoding) in ("latin1", "latin-1"):
-            return text.encode("latin-1")
-        case "builtins.bytes" | "builtins.bytearray", ():
-            return b""
-        case "builtins.bytearray", (str(text), encoding) if _name(encoding) in ("latin1", "latin-1"):
-            return text.encode("latin-1")
-        case "builtins.bytearray", (bytes() | memoryview() as content,):
-            return content
-    raise _RefusedError(f"{name[:80]} is not needed for arrays and may do harm")
-
-
-def _name(value: object) -> str:
-    """Return a short text, which Python 2 has written as bytes."""
-    text = value.decode("latin-1") if isinstance(value, bytes) else value
-    if not isinstance(text, str):
-        raise _RefusedError(f"a name of type {type(value).__name__}")
-    return text
-
-
-def _filled(shape: Any, kind: Any, order: str, content: Any) -> Array:
-    """Return the array [*shape] of bytes that are there: nothing is allocated for a shape that is not."""
-    if not isinstance(kind, _Type) or not isinstance(shape, tuple) or not isinstance(content, (bytes, memoryview)):
-        raise _RefusedError("an array of something else than numbers")
-    dtype = kind.dtype()
-    if not all(isinstance(size, int) and size >= 0 for size in shape) or order not in ("C", "F"):
-        raise _RefusedError("an array without a shape")
-    if math.prod(shape) * dtype.itemsize != len(content):
-        raise _RefusedError(f"an array of {len(content)} bytes whose shape is another")
-    array: Array = np.frombuffer(content, dtype).reshape(shape, order="F" if order == "F" else "C")
-    return array

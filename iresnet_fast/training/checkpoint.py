@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import warnings
 import zlib
@@ -30,35 +29,14 @@ from ..models import (
     ResidualFlow,
 )
 from .files import TEMPORARY, writing
+from .metadata import FORMAT, DamagedError, naming, parse, require
+from .metadata import CheckpointError as CheckpointError
 from .tasks import set_data_levels
 from .weights import build_for, check_weights, dtype_of
 
 MODEL_FILE = "model.safetensors"
 _PATTERN = "checkpoint-*.safetensors"
-_FORMAT = 1
 _KEY = "iresnet_fast"  # of the metadata
-
-# The types of what the metadata hold; what must be there depends on who reads them, see `require`.
-_METADATA = {
-    "format": int,
-    "version": str,
-    "checksum": int,
-    "model": str,
-    "model_config": dict,
-    "train_config": dict,
-    "data": dict,
-    "step": int,
-    "minutes": float,
-    "seed": int,
-    "backend": str,
-}
-_DATA = {
-    "name": str,
-    "event_shape": tuple[int, ...],
-    "n_levels": int | None,
-    "n_classes": int | None,
-    "n_train": int,
-}
 
 _MODELS: dict[str, tuple[Callable[[Any], nn.Module], type[Any]]] = {
     "IResNetFlow": (IResNetFlow, FlowConfig),
@@ -67,14 +45,6 @@ _MODELS: dict[str, tuple[Callable[[Any], nn.Module], type[Any]]] = {
     "IResNetClassifier": (IResNetClassifier, ClassifierConfig),
     "HybridIResNet": (HybridIResNet, HybridConfig),
 }
-
-
-class CheckpointError(ValueError):
-    """A file that is no checkpoint, or not this one: the sentence says which, and what to do."""
-
-
-class DamagedError(CheckpointError):
-    """A file that holds no complete checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -135,30 +105,7 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the metadata of a file, without its tensors; arguments and errors as in `load_model`."""
     path = _resolve(path)
     with _opened(path) as file:
-        return _metadata(path, file)
-
-
-def require(path: Path, metadata: dict[str, Any], *names: str) -> None:
-    """Raise CheckpointError unless the metadata of a file have all of these entries, such as "data.n_levels"."""
-    for name in names:
-        part, _, entry = name.rpartition(".")
-        if entry not in (metadata.get(part, {}) if part else metadata):
-            raise CheckpointError(
-                f"{path} must say in its metadata what the {name} is, got a file without; take one that fit wrote."
-            )
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Turn a ValueError about what a file holds, "<expected>, got <what>", into a CheckpointError that names the file.
-
-    Raises:
-        CheckpointError: a ValueError was raised inside the block.
-    """
-    try:
-        yield
-    except ValueError as error:
-        raise CheckpointError(f"{path} must hold {error}; get the file again, or begin anew.") from error
+        return parse(path, (file.metadata() or {}).get(_KEY))
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
@@ -168,9 +115,9 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> No
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:  # torch lists all the keys
+        said = _shortened(str(error).splitlines()[1].strip())
         raise CheckpointError(
-            f"{path} must hold the weights of this {type(model).__name__}, but {str(error).splitlines()[1].strip()} "
-            f"build the model as it was saved."
+            f"{path} must hold the weights of this {type(model).__name__}, but {said} build the model as it was saved."
         ) from error
 
 
@@ -198,7 +145,7 @@ def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> N
     from safetensors.torch import save
 
     tensors = {name: value.detach().contiguous() for name, value in tensors.items()}
-    metadata = {"format": _FORMAT, "version": __version__, **metadata}
+    metadata = {"format": FORMAT, "version": __version__, **metadata}
     metadata["checksum"] = _checksum(tensors, metadata)
     with writing(path) as file:
         file.write(save(tensors, {_KEY: json.dumps(metadata)}))
@@ -212,7 +159,7 @@ def read(path: Path) -> Checkpoint:
         CheckpointError: there is none, or a later version has written it.
     """
     with _opened(path) as file:
-        metadata = _metadata(path, file)
+        metadata = parse(path, (file.metadata() or {}).get(_KEY))
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
     checksum = metadata.pop("checksum")
     if _checksum(tensors, metadata) != checksum:
@@ -274,7 +221,7 @@ def _build(name: str, config: dict[str, Any], weights: dict[str, Tensor]) -> nn.
         with torch.random.fork_rng([]):
             return build_for(weights, lambda: build(checked))
     except (ValueError, TypeError, ArithmeticError, RecursionError, RuntimeError, MemoryError) as error:
-        said = (" ".join(str(error).split()) or type(error).__name__).rstrip(".")[:300]
+        said = _shortened((" ".join(str(error).split()) or type(error).__name__).rstrip("."))
         raise ValueError(f"the configuration of an {name}, got one that cannot be built ({said})") from error
 
 
@@ -294,49 +241,13 @@ def _opened(path: Path) -> Iterator[Any]:
         raise DamagedError(f"{path} must be a complete safetensors file, got one with {error}.") from error
 
 
-def _metadata(path: Path, file: Any) -> dict[str, Any]:
-    try:
-        metadata: dict[str, Any] = json.loads(
-            (file.metadata() or {})[_KEY], object_pairs_hook=_object, parse_constant=_constant
-        )
-        written, version, _ = metadata["format"], metadata["version"], metadata["checksum"]
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise DamagedError(f"{path} must have the metadata of iresnet_fast, got a file without.") from error
-    if written != _FORMAT:
-        raise CheckpointError(
-            f"{path} must have format {_FORMAT}, got {str(written)[:20]} of version {str(version)[:20]}; use that "
-            f"version of iresnet_fast."
-        )
-    try:
-        _schema.check("", metadata, _METADATA)
-        _schema.check("data", metadata.get("data", {}), _DATA)
-    except TypeError as error:
-        raise CheckpointError(f"{path} must have the metadata of a run, but {error}") from error
-    if not (metadata.get("step", 0) >= 0 and 0.0 <= metadata.get("minutes", 0.0) < math.inf):
-        raise CheckpointError(
-            f"{path} must have taken a number of steps and minutes, got {metadata.get('step')} and "
-            f"{metadata.get('minutes')}; take a file that fit has written."
-        )
-    return metadata
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object of JSON; raises ValueError if a name comes twice, of which readers take different ones."""
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        raise ValueError("a name comes twice")
-    return result
-
-
-def _constant(name: str) -> float:
-    if name == "NaN":
-        raise ValueError("NaN is no setting")
-    return float(name)
-
-
 def _checksum(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> int:
     total = zlib.crc32(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
         total = zlib.crc32(name.encode(), total)
         total = zlib.crc32(tensors[name].cpu().reshape(-1).view(torch.uint8).numpy().data, total)
     return total
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 600 else f"{text[:600]} ..."

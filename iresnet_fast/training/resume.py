@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from .. import _library
 from ..data import DataSet
-from .checkpoint import Checkpoint, CheckpointError, require
+from .checkpoint import Checkpoint
 from .config import TrainConfig
+from .metadata import CheckpointError, require
 
 # What may differ when a run goes on: none of it changes a step.
 _FREE = (

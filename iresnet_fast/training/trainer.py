@@ -22,6 +22,7 @@ from .checkpoint import Checkpoint
 from .config import TrainConfig
 from .evaluate import Evaluation, evaluate
 from .log import Log
+from .metadata import naming
 from .optimization import Optimization
 from .progress import make_progress
 from .resume import check_identity, identity, means_of
@@ -188,7 +189,7 @@ class Trainer:
         if average is not None:
             checkpoint.load_weights(average, found.part("average"), found.path)
         self.step, self.minutes = found.metadata["step"], found.metadata["minutes"]
-        with checkpoint.naming(found.path):
+        with naming(found.path):
             self.optimization.restore(found.part("optimizer"))
             losses, norms, self._unsettled_before = means_of(found.part("log"))
         self._losses.extend(losses.unbind())
