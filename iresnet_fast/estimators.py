@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from iresnet_fast import _capture, _checks
+from iresnet_fast._keys import hashed_probe, sample_keys
 
-_BITS = 0xFFFFFFFF
-_MULTIPLIER = 0x45D9F3B
 # The spacing of uniform float64 numbers in [0, 1): a geometric depth, drawn by inverting one, is no rarer than this.
 _NEVER = 2.0**-53
 _SIGN, _ONE = -(1 << 31), 0x3F800000  # as 32 bits: the sign of a float32 number, and the number 1.0
@@ -27,7 +26,7 @@ class PowerSeries:
         probe: "rademacher" (its variance is never above the Gaussian's) or "gaussian".
         gradient: "neumann" (memory independent of n_terms) or "series" (the exact gradient of the value).
         tol: a sample stops adding terms when its tail bound is below it; None: all terms.
-        eval_seed: seed of the probes outside training, where the estimate is a function of its input.
+        eval_seed: seed of the probes outside training, where the estimate of a sample is a function of its own bits.
 
     Raises:
         ValueError: a field is out of range.
@@ -48,18 +47,22 @@ class PowerSeries:
         if self.tol is not None:
             _checks.check_tolerance(self.tol)
 
-    def draw(self, x: Tensor, training: bool, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def draw(
+        self, x: Tensor, training: bool, generator: torch.Generator | None = None, keys: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the probe, the shape of x (or [n_probes, *x.shape]), and the coefficients [n_terms].
 
         Args:
             x: [B, *event], for its shape, dtype and device.
-            training: draw from `generator`; otherwise a `hashed_probe` of `eval_seed`.
+            training: draw from `generator`; otherwise the probe of a sample is a hash of its key and `eval_seed`.
             generator: None: torch's global one.
+            keys: of the samples, [B] integers below 2^32, outside training; None: a hash of the bits of each.
         """
         if training:
             probe = draw_probe(x, self.n_probes, self.probe, generator)
         else:
-            probe = hashed_probe(x, self.n_probes, self.probe, self.eval_seed)
+            keys = sample_keys(x) if keys is None else keys
+            probe = hashed_probe(keys, x, self.n_probes, self.probe, self.eval_seed)
         return probe, torch.ones(self.n_terms, dtype=x.dtype, device=x.device)
 
 
@@ -80,7 +83,7 @@ class RussianRoulette:
         gradient: "neumann" (memory independent of the number of terms) or "series".
         eval_terms: outside training, so many further terms of weight 1 instead of a random number.
         per_sample: draw N for each sample instead of once for the batch.
-        eval_seed: seed of the probes outside training, where the estimate is a function of its input.
+        eval_seed: seed of the probes outside training, where the estimate of a sample is a function of its own bits.
 
     Raises:
         ValueError: a field is out of range.
@@ -147,7 +150,9 @@ class RussianRoulette:
         mass = (k * math.log(self.parameter) - self.parameter - torch.lgamma(k + 1.0)).exp()
         return torch.where(k >= k[:n, None], mass, 0.0).sum(1)
 
-    def draw(self, x: Tensor, training: bool, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def draw(
+        self, x: Tensor, training: bool, generator: torch.Generator | None = None, keys: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the probe, the shape of x (or [n_probes, *x.shape]), and the coefficients [n], or [B, n] per sample.
 
         Depths are drawn on the CPU unless `generator` lives elsewhere, so that their number is known without a wait.
@@ -155,11 +160,14 @@ class RussianRoulette:
 
         Args:
             x: [B, *event], for its shape, dtype and device.
-            training: draw from `generator`; otherwise a `hashed_probe` of `eval_seed`, and n_exact + eval_terms terms.
+            training: draw from `generator`; otherwise the probe of a sample is a hash of its key and `eval_seed`, and
+                there are n_exact + eval_terms terms.
             generator: None: torch's global one.
+            keys: of the samples, [B] integers below 2^32, outside training; None: a hash of the bits of each.
         """
         if not training:
-            probe = hashed_probe(x, self.n_probes, self.probe, self.eval_seed)
+            keys = sample_keys(x) if keys is None else keys
+            probe = hashed_probe(keys, x, self.n_probes, self.probe, self.eval_seed)
             return probe, torch.ones(self.n_exact + self.eval_terms, dtype=x.dtype, device=x.device)
         probe = draw_probe(x, self.n_probes, self.probe, generator)
         captured = _capture.of(x) is not None
@@ -231,38 +239,6 @@ def draw_probe(x: Tensor, n_probes: int, kind: str, generator: torch.Generator |
     words = torch.randint(_SIGN, -_SIGN, (n_words, 1), dtype=torch.int32, device=x.device, generator=generator)
     signs = (words << shifts).bitwise_and_(_SIGN).bitwise_or_(_ONE)
     return signs.view(torch.float32).flatten()[:n].view(shape).to(x.dtype)
-
-
-def hashed_probe(x: Tensor, n_probes: int, kind: str, seed: int) -> Tensor:
-    """Return a probe as `draw_probe`, each entry a hash of its position and `seed`.
-
-    No generator has a part in it: the same numbers on every device, compiled, exported or not.
-    """
-    shape = x.shape if n_probes == 1 else (n_probes, *x.shape)
-    bits = _hashed_bits(n_probes * x.numel(), x.device, seed)
-    if kind == "gaussian":
-        # 23 bits at the middle of their cells: exact in float32, and never -1 or 1.
-        uniform = ((bits >> 9).float() + 0.5) * 2.0**-22 - 1.0
-        return (torch.erfinv(uniform) * math.sqrt(2.0)).to(x.dtype).view(shape)
-    return ((bits >> 30 & 2) - 1).to(x.dtype).view(shape)
-
-
-def hashed_uniform(x: Tensor, seed: int) -> Tensor:
-    """Return noise shaped like x, uniform in (0, 1), each entry a hash of its position and `seed`."""
-    bits = _hashed_bits(x.numel(), x.device, seed)
-    return (((bits >> 9).float() + 0.5) * 2.0**-23).to(x.dtype).view(x.shape)  # the middles of 2^23 cells
-
-
-def _hashed_bits(n: int, device: torch.device, seed: int) -> Tensor:
-    """Return n int64 numbers of 32 hashed bits."""
-    return _scramble(_scramble(torch.arange(n, device=device)) ^ (_MULTIPLIER * (seed + 1) & _BITS))
-
-
-def _scramble(h: Tensor) -> Tensor:
-    """Mix the low 32 bits of int64 numbers; the multiplier is below 2^31, so nothing overflows."""
-    for _ in range(2):
-        h = ((h ^ h >> 16) & _BITS) * _MULTIPLIER & _BITS
-    return h ^ h >> 16
 
 
 def _poisson_tail(rate: float, m: int) -> float:

@@ -11,8 +11,7 @@ from comparison import (
 )
 from problems import CASES, DTYPES, ISAS, TINY, WIDE, Case, gradients, make, named, run_on
 
-from iresnet_fast import ops, reference
-from iresnet_fast.ops import _stages
+from iresnet_fast import _backend, ops, reference
 
 
 def evaluate(package, case, dtype):
@@ -114,7 +113,7 @@ def test_the_kernels_are_used(monkeypatch):
 
 @pytest.mark.parametrize(("dtype", "activation"), [(torch.bfloat16, "elu"), (torch.float64, "maxmin")])
 def test_the_reference_serves_what_has_no_kernel(monkeypatch, dtype, activation):
-    monkeypatch.setattr(_stages, "_told", set())
+    monkeypatch.setattr(_backend, "_told", set())
     problem = make(Case("fallback", (4,), (6,), activations=(activation,)), dtype)
     with RecordedOps() as recorded:
         with pytest.warns(UserWarning, match="plain-torch reference serves it"):

@@ -1,8 +1,14 @@
-"""`import iresnet_fast` costs little beside `import torch`."""
+"""`import iresnet_fast` costs little beside `import torch`, and its parts import each other one way."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
+
+import iresnet_fast
+
+PACKAGE = Path(iresnet_fast.__file__).parent
 
 # Compilers and what only training, data sets or pictures use.
 HEAVY = {
@@ -38,3 +44,12 @@ def test_the_import_is_quick_and_small():
     runs = [measure() for _ in range(5)]
     assert min(run["seconds"] for run in runs) < 0.2
     assert min(run["mib"] for run in runs) < 10.0
+
+
+def test_private_modules_of_the_ops_stay_among_them():
+    """And the ops take nothing from the layers above them."""
+    of_the_ops = re.compile(r"from \.+ops(\._\w+ import| import .*\b_\w+)")
+    above = re.compile(r"from (\.\.|iresnet_fast\.)(nn|models|certify|training|cli|data)\b")
+    outside = [path for path in PACKAGE.rglob("*.py") if path.parent.name != "ops"]
+    assert [str(path) for path in outside if of_the_ops.search(path.read_text())] == []
+    assert [str(path) for path in (PACKAGE / "ops").glob("*.py") if above.search(path.read_text())] == []

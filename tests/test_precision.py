@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from iresnet_fast import _library, nn, ops
-from iresnet_fast.ops import _stages
+from iresnet_fast import _backend, _library, _precision, nn, ops
 
 FULL, TF32, BF16 = 0, 1, 2
 
@@ -71,16 +70,16 @@ def test_float32_on_a_gpu_follows_torch(tf32, autocast_dtype, precision, api, sh
     other = "images" if switch == "dense" else "dense"
     allow_tf32(api, **{switch: tf32, other: not tf32})
     autocast(autocast_dtype)
-    assert _stages.precision_of(on_gpu(shape)) == precision
-    assert _stages.precision_of(on_gpu(shape, torch.float64)) == FULL
-    assert _stages.precision_of(torch.ones(shape)) == FULL
+    assert _precision.precision_of(on_gpu(shape)) == precision
+    assert _precision.precision_of(on_gpu(shape, torch.float64)) == FULL
+    assert _precision.precision_of(torch.ones(shape)) == FULL
 
 
 def test_torchs_defaults():
     """Convolutions in TF32, matrix products not: what torch's own layers do unless told otherwise."""
     code = (
         "import torch; from torch._subclasses.fake_tensor import FakeTensorMode\n"
-        "from iresnet_fast.ops._stages import precision_of\n"
+        "from iresnet_fast._precision import precision_of\n"
         "with FakeTensorMode(): print([precision_of(torch.empty(s, device='cuda')) for s in ((3, 2), (3, 2, 4, 4))])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -93,13 +92,13 @@ def test_both_generations_of_switches_can_be_used():
     torch.backends.cudnn.conv.fp32_precision = "ieee"
     with pytest.raises(RuntimeError):
         torch.backends.cudnn.allow_tf32  # noqa: B018
-    assert _stages.precision_of(on_gpu(IMAGES)) == FULL
+    assert _precision.precision_of(on_gpu(IMAGES)) == FULL
 
 
 @pytest.mark.parametrize("convolutional", [False, True])
 def test_precision_is_a_constant_of_a_compiled_graph(convolutional):
     def f(x):
-        return x + _stages._float32_precision(convolutional)
+        return x + _precision._float32_precision(convolutional)
 
     for tf32 in (True, False, True):
         allow_tf32("old", dense=tf32, images=tf32)
@@ -111,7 +110,7 @@ def test_a_compiled_branch_takes_the_precision_of_a_gpu(monkeypatch, tf32):
     """The whole graph compiles with the precision as a constant; a CPU tensor stands in for one of a GPU."""
     torch.backends.cuda.matmul.allow_tf32 = tf32
     monkeypatch.setattr(
-        sys.modules["iresnet_fast.ops.branch"], "precision_of", lambda x: _stages._float32_precision(x.dim() == 4)
+        sys.modules["iresnet_fast.ops.branch"], "precision_of", lambda x: _precision._float32_precision(x.dim() == 4)
     )
     graphs = []
 
@@ -177,7 +176,7 @@ def test_a_block_works_under_autocast():
 
 @pytest.mark.skipif(_library.HAS_CUDA, reason="the CUDA kernels are there")
 def test_without_cuda_kernels_the_reference_serves_and_says_why(monkeypatch):
-    monkeypatch.setattr(_stages, "_told", set())
+    monkeypatch.setattr(_backend, "_told", set())
     reason = f"the CUDA kernels are unavailable \\({_library.CUDA_ERROR}\\)".replace("+", "\\+")
     with pytest.warns(UserWarning, match=f"iresnet_fast: {reason}; the plain-torch reference serves it, slower."):
-        assert not _stages.kernels_serve(on_gpu())
+        assert not _backend.kernels_serve(on_gpu())

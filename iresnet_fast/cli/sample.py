@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from .. import _checks
@@ -57,10 +56,7 @@ def run(options: argparse.Namespace) -> None:
 
 def draw_samples(flow: IResNetFlow, n: int = N_SAMPLES, temperature: float = 1.0, seed: int = 0) -> Tensor:
     """Return n samples [n, *event_shape] of a seed, on the CPU; torch's global generator is not touched."""
-    device = flow.prior.mean.device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        return flow.sample(n, temperature=temperature).cpu()
+    return flow.sample(n, temperature=temperature, seed=seed).cpu()
 
 
 def can_draw(flow: IResNetFlow) -> bool:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from .._tracing import may_read
 from ..estimators import Exact, PowerSeries
 from ..nn import ConditionalBranch, DenseBranch, InducedNormBranch, InvertibleResidualBlock, ResidualBranch
-from ..nn._inverse import report
 from ..nn.block import Estimator
-from ..ops._stages import may_read
 from ..solvers import FixedPoint
 from .flow_config import FlowConfig
 
@@ -22,8 +20,6 @@ _EXACT_IN_EVALUATION = 64
 # Training learns to exploit a short series: an estimate of 5 terms flattered an MNIST model by 0.015 bits/dim, one of
 # 10 by nothing that could be measured. 20 also serve coeff = 0.98 (Residual Flows evaluate with 20 and a random few).
 _EVALUATION = PowerSeries(n_terms=20)
-
-Step = tuple[Tensor, Tensor]
 
 
 class Block(InvertibleResidualBlock):
@@ -50,51 +46,18 @@ class Block(InvertibleResidualBlock):
         """Build the block; the arguments are those of the class."""
         super().__init__(branch, train_estimator, solver, lipschitz)
         self.train_estimator, self.eval_estimator, self.n_dims = train_estimator, eval_estimator, n_dims
-        self._steps: list[Step] | None = None
 
-    def train(self, mode: bool = True) -> Block:
-        """Switch the mode, and with it the estimator."""
-        super().train(mode)
-        self.estimator = self.train_estimator if mode else self.eval_estimator
-        return self
+    @property
+    def estimator(self) -> Estimator | None:
+        """The estimator of the mode the block is in; one that is set here is that of this mode."""
+        return self.train_estimator if self.training else self.eval_estimator
 
-    def inverse(self, z: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
-        """Return x and the log-determinant of the inverse as InvertibleResidualBlock does, zeros without estimator."""
-        if self.estimator is not None:
-            return super().inverse(z, context)
-        if self._steps is None and not may_read(z):
-            x = self.solve(z, context)[0]
-            return x, x.new_zeros(x.shape[0])
-        found = self.certified_inverse(z, context)
-        if may_read(z):
-            report(found, self.solver, self._known_lipschitz())
-        if self._steps is not None:
-            self._steps.append((found.iterations, found.error))
-        return found.x, found.x.new_zeros(found.x.shape[0])
-
-
-@contextmanager
-def without_logdet(model: nn.Module) -> Iterator[list[Step]]:
-    """Leave the log-determinants of all blocks out, and list what their inverses report.
-
-    Yields:
-        (iterations [B], certified error [B] in the units of the block's input) of every inverse, as they come.
-    """
-    steps: list[Step] = []
-    blocks = [module for module in model.modules() if isinstance(module, Block)]
-    estimators = [block.estimator for block in blocks]
-    for block in blocks:
-        block.estimator = None
-    recorders: list[Any] = [module for module in model.modules() if hasattr(module, "_steps")]
-    for recorder in recorders:
-        recorder._steps = steps
-    try:
-        yield steps
-    finally:
-        for block, estimator in zip(blocks, estimators, strict=True):
-            block.estimator = estimator
-        for recorder in recorders:
-            recorder._steps = None
+    @estimator.setter
+    def estimator(self, estimator: Estimator | None) -> None:
+        if self.training:
+            self.train_estimator = estimator
+        else:
+            self.eval_estimator = estimator
 
 
 def estimators_of(config: FlowConfig, n_dims: int) -> tuple[Estimator, Estimator]:

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..nn import Activation
+from ..nn._call import DeferredInverse, TakesCall
 from ..nn._transform import Transform
 from ..reference.fixed_point import inverse_of
 from ..solvers import FixedPoint
-from ._blocks import Step
 
 
 class Border(Transform):
@@ -42,7 +42,7 @@ class Border(Transform):
         return f"{self.n_pixels}"
 
 
-class UnboundedBlock(nn.Module):
+class UnboundedBlock(TakesCall):
     """z = x + g(x), g ordinary convolutions without a bound on their norms: an ordinary residual block.
 
     Fixed-point iteration may find an inverse, diverge, or find none since there is none: `inverse` says in a warning
@@ -77,7 +77,6 @@ class UnboundedBlock(nn.Module):
             layers.append(nn.Conv2d(channels[i], channels[i + 1], k, padding=k // 2))
         self.branch = nn.Sequential(*layers)
         self.activation, self.image_size, self.solver = activation, image_size, solver
-        self._steps: list[Step] | None = None
 
     def forward(self, x: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
         """Return z and zeros [B], for the log-determinant is not computed; context is not used."""
@@ -85,6 +84,11 @@ class UnboundedBlock(nn.Module):
 
     def inverse(self, z: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
         """Return where fixed-point iteration stopped, without gradient, and zeros [B]; warns if that is no inverse."""
+        x = self.deferred_inverse(z).x
+        return x, x.new_zeros(x.shape[0])
+
+    def deferred_inverse(self, z: Tensor, context: Any = None) -> DeferredInverse:
+        """Return the same with the residual of every sample, whose log-determinant is zero."""
         # With 0 for the constant the residual itself is compared with tol. Ten steps without progress end it. There is
         # no contraction to safeguard an acceleration by.
         settings = 0.0, self.solver.tol, self.solver.max_iterations
@@ -97,6 +101,4 @@ class UnboundedBlock(nn.Module):
                 RuntimeWarning,
                 stacklevel=2,
             )
-        if self._steps is not None:
-            self._steps.append((iterations, residual))
-        return x, x.new_zeros(x.shape[0])
+        return DeferredInverse(x, lambda call: x.new_zeros(x.shape[0]), ((iterations, residual),))

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from ..nn import ActNorm, InjectivePad, ResidualBranch, Sequential, Squeeze
-from ..nn._transform import output_shape
-from ._blocks import Block, without_logdet
+from ..nn._call import Solution
+from ..nn._transform import check_range, output_shape
+from ._blocks import Block
 from ._head import PooledHead
 from ._norms import GroupsNorms
 from ._plain import Border, UnboundedBlock
 from ._presets import Presets
 from .classifier_config import CLASSIFIERS, ClassifierConfig
-from .reconstruction import ImageReconstruction, summed
+from .reconstruction import ImageReconstruction
 
 
 class IResNetClassifier(Presets[ClassifierConfig], GroupsNorms):
@@ -47,7 +48,7 @@ class IResNetClassifier(Presets[ClassifierConfig], GroupsNorms):
         """Return the logits [B, n_classes].
 
         Args:
-            x: [B, *image_shape].
+            x: [B, *image_shape], of integers below n_levels, or of floating point as the residual blocks see it.
 
         Raises:
             ValueError: x does not fit.
@@ -62,9 +63,26 @@ class IResNetClassifier(Presets[ClassifierConfig], GroupsNorms):
                 f"x must have shape [B, {', '.join(map(str, self.config.image_shape))}], got {tuple(x.shape)}; reshape "
                 f"it or build the model for it."
             )
+        if not x.is_floating_point():
+            x = self.scaled(x)
         with self._grouped_norms():
             features: Tensor = self.body(x)[0]
         return features
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Return images of whole numbers of any dtype as the residual blocks see them, in [-1/2, 1/2].
+
+        Raises:
+            ValueError: the model has no n_levels, or x has values that are none.
+        """
+        n_levels = self.config.n_levels
+        if n_levels is None:
+            raise ValueError(
+                f"x must be of floating point for a classifier whose n_levels is None, got {x.dtype}; set n_levels, or "
+                f"pass x / (n_levels - 1) - 0.5."
+            )
+        check_range(x, 0, n_levels - 1, f"pass images of whole numbers below {n_levels}")
+        return x.to(self.head.linear.weight.dtype) / (n_levels - 1) - 0.5
 
     def invert(self, features: Tensor) -> Tensor:
         """Return the images [B, *image_shape] of features [B, *feature_shape].
@@ -75,23 +93,26 @@ class IResNetClassifier(Presets[ClassifierConfig], GroupsNorms):
         Raises:
             ValueError: the features do not fit.
         """
+        return self.solve(features).x
+
+    def solve(self, features: Tensor) -> Solution:
+        """Return what `invert` does with the iterations and the largest error of a block; errors as there."""
         if tuple(features.shape[1:]) != self.feature_shape:
             raise ValueError(
                 f"features must have shape [B, {', '.join(map(str, self.feature_shape))}], got "
                 f"{tuple(features.shape)}; pass what features returned."
             )
         with self._grouped_norms():
-            x: Tensor = self.body.inverse(features)[0]
-        return x
+            return self.body.solve(features)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> ImageReconstruction:
         """Return the images after x -> features -> x, and how exact that was; errors as in `forward`."""
-        with without_logdet(self) as steps:
-            features = self.features(x)
-            again = self.invert(features)
+        x = x if x.is_floating_point() else self.scaled(x)
+        features = self.features(x)
+        again, iterations, block_error = self.solve(features)
         error = (again - x).abs().flatten(1).amax(1)
-        return ImageReconstruction(again, features, error, *summed(steps, error))
+        return ImageReconstruction(again, features, error, block_error, iterations)
 
 
 def _body(config: ClassifierConfig) -> Sequential:

@@ -32,6 +32,7 @@ class ClassifierConfig(Config):
         padding_channels: zero channels appended after it (injective padding).
         actnorm: an ActNorm before every block.
         solver: of the inverse.
+        n_levels: of images of integers, which become x / (n_levels - 1) - 1/2; None: there are no such images.
 
     Raises:
         ValueError: a field is out of range.
@@ -54,6 +55,7 @@ class ClassifierConfig(Config):
     padding_channels: int = 0
     actnorm: bool = True
     solver: FixedPoint = FixedPoint(tol=1e-4)  # noqa: RUF009  # frozen
+    n_levels: int | None = None
 
     def __post_init__(self) -> None:
         """Turn lists into tuples and check the fields."""
@@ -74,6 +76,8 @@ class ClassifierConfig(Config):
             check_coeff(self.coeff, "pass e.g. 0.9, or None for no bound")
         if self.power_tolerance is not None:
             _checks.check_tolerance(self.power_tolerance)
+        if self.n_levels is not None:
+            _checks.check_count("n_levels", self.n_levels, 2)
         check_parts({}, self.solver)
         n_squeezes = len(self.blocks) - (not self.squeeze_first)
         _, height, width = (size + 2 * self.border for size in self.image_shape)
@@ -95,6 +99,7 @@ CLASSIFIERS = {
         border=2,
         squeeze_first=True,
         padding_channels=4,
+        n_levels=256,
     ),
     "digits": ClassifierConfig(
         image_shape=(1, 8, 8),
@@ -104,9 +109,10 @@ CLASSIFIERS = {
         preactivation=False,
         squeeze_first=True,
         padding_channels=4,
+        n_levels=17,
     ),
     # i-ResNet, arXiv 1811.00995, and the scripts published with it.
-    "mnist_paper": ClassifierConfig((1, 28, 28), 10, border=2, padding_channels=15),
-    "cifar10": ClassifierConfig((3, 32, 32), 10, padding_channels=13),
-    "cifar100": ClassifierConfig((3, 32, 32), 100, padding_channels=13),
+    "mnist_paper": ClassifierConfig((1, 28, 28), 10, border=2, padding_channels=15, n_levels=256),
+    "cifar10": ClassifierConfig((3, 32, 32), 10, padding_channels=13, n_levels=256),
+    "cifar100": ClassifierConfig((3, 32, 32), 100, padding_channels=13, n_levels=256),
 }

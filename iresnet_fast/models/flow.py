@@ -8,20 +8,22 @@ import torch
 from torch import Tensor
 
 from .. import _checks, likelihood
-from ..nn import Affine
-from ._blocks import Block, without_logdet
+from ..nn import Affine, Call
+from ..nn._call import DeferredInverse, Solution, TakesCall
+from ._blocks import Block
 from ._flow_parts import body_of, preprocessing_of
+from ._modes import training
 from ._norms import GroupsNorms
 from ._presets import Presets
 from .distribution import FlowDistribution
 from .flow_config import FlowConfig
 from .flow_presets import FLOWS
 from .prior import DiagonalNormal
-from .reconstruction import Reconstruction, summed
+from .reconstruction import Reconstruction
 from .truncation import truncation_bound
 
 
-class IResNetFlow(Presets[FlowConfig], GroupsNorms):
+class IResNetFlow(Presets[FlowConfig], GroupsNorms, TakesCall):
     """Density of vectors or images by invertible residual blocks (i-ResNet, arXiv 1811.00995).
 
     The latent z [B, d] is flat. Preprocessing is part of the model: log_prob is that of the data as they come, of
@@ -60,32 +62,52 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms):
         self._check_event(tuple(event_shape), "x")
         return (self.prior.n_dims,)
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, context: Tensor | None = None, call: Call | None = None) -> tuple[Tensor, Tensor]:
         """Return the latent z [B, d] and log|det dz/dx| [B].
+
+        Outside training both are functions of each sample alone: the noise and the probes of a sample are hashes of its
+        bits, the same in any batch, order, process or device, and independent between samples.
 
         Args:
             x: [B, *event_shape].
             context: [B, context_features]; None if the model takes none.
+            call: of the container, if this is a part of one; `nn.Call.of(x, seed)` for other noise and probes.
 
         Raises:
             ValueError: a shape does not fit, a value is outside the range of the data, or the context is missing or
                 not wanted.
         """
-        u, logdet = self._preprocess(x)
+        x = self._data(x)
+        call = call or Call.of(x)
+        u, logdet = self.preprocessing(x, call=call.part(0))
         with self._grouped_norms():
-            z, more = self.body(u, self._contexts(context, x.shape[0]))
+            z, more = self.body(u, self._contexts(context, x.shape[0]), call=call.part(1))
         return z, logdet + more
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return x [B, *event_shape] and log|det dx/dz| [B]; arguments and errors as in `forward`."""
+        """Return x [B, *event_shape] and log|det dx/dz| [B], minus that of forward at x; else as in `forward`."""
         with self._grouped_norms():
-            u, logdet = self.body.inverse(self._latent(z), self._contexts(context, z.shape[0]))
-        x, more = self.preprocessing.inverse(u)
-        return x, logdet + more
+            found = self.deferred_inverse(z, context)
+            return found.x, found.logdet(Call.of(found.x))
 
-    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def solve(self, z: Tensor, context: Tensor | None = None) -> Solution:
+        """Return x without the cost of the log-determinant; arguments, warnings and errors as in `inverse`."""
+        return Solution.of(self.deferred_inverse(z, context))
+
+    def deferred_inverse(self, z: Tensor, context: Tensor | None = None) -> DeferredInverse:
+        """Return x, and its log-determinant for whoever wants it; arguments and errors as in `inverse`."""
+        with self._grouped_norms():
+            body = self.body.deferred_inverse(self._latent(z), self._contexts(context, z.shape[0]))
+        data = self.preprocessing.deferred_inverse(body.x)
+
+        def logdet(call: Call) -> Tensor:
+            return data.logdet(call.part(0)) + body.logdet(call.part(1))
+
+        return DeferredInverse(data.x, logdet, body.steps)
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None, call: Call | None = None) -> Tensor:
         """Return the log-density [B] of the data, in nats; arguments and errors as in `forward`."""
-        z, logdet = self(x, context)
+        z, logdet = self(x, context, call)
         log_prob: Tensor = self.prior.log_prob(z) + logdet
         return log_prob
 
@@ -108,23 +130,34 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms):
         return likelihood.bits_per_dim(self.log_prob(x, context), self.config.n_dims, n_levels)
 
     @torch.no_grad()
-    def sample(self, n: int, context: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+    def sample(
+        self,
+        n: int,
+        context: Tensor | None = None,
+        temperature: float = 1.0,
+        seed: int | None = None,
+        first: int = 0,
+    ) -> Tensor:
         """Return n samples [n, *event_shape], without gradient and without the cost of log-determinants.
+
+        Samples are numbered, and each is a function of the seed and its number: samples 0 .. 99 drawn at once are those
+        drawn in batches or on several devices.
 
         Args:
             n: how many.
             context: [n, context_features], or [context_features], the same for all.
             temperature: factor of the standard deviations of the prior.
+            seed: of the samples; None: one from torch's global generator.
+            first: number of the first sample.
 
         Raises:
-            ValueError: n or temperature is negative, or the context does not fit.
-            TypeError: n is not an integer.
+            ValueError: n, temperature, seed or first is negative, or the context does not fit.
+            TypeError: n, seed or first is not an integer.
         """
         _checks.check_count("n", n, 0)
         if not temperature >= 0.0:
             raise ValueError(f"temperature must not be negative, got {temperature}; pass e.g. 1.0.")
-        with without_logdet(self):
-            return self.inverse(self.prior.sample(n, temperature), self._shared(context, n))[0]
+        return self.solve(self.prior.sample(n, temperature, seed=seed, first=first), self._shared(context, n)).x
 
     def sample_and_log_prob(self, n: int, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return n samples [n, *event_shape] and their log-densities [n], differentiable unless the data are integers.
@@ -139,21 +172,21 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms):
 
     def transform_to_noise(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the latent [B, d] without the cost of log-determinants; arguments and errors as in `forward`."""
-        with without_logdet(self):
-            z: Tensor = self(x, context)[0]
+        x = self._data(x)
+        z: Tensor = self(x, context, call=Call.of(x, logdet=False))[0]
         return z
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor, context: Tensor | None = None) -> Reconstruction:
         """Return x after x -> z -> x, and how exact that was; arguments and errors as in `forward`."""
-        context = self._contexts(context, x.shape[0])
-        with without_logdet(self) as steps:
-            u, _ = self._preprocess(x)
-            with self._grouped_norms():
-                z, _ = self.body(u, context)
-                again, _ = self.body.inverse(z, context)
-            error = torch.linalg.vector_norm((again - u).flatten(1), dim=1)
-            return Reconstruction(self.preprocessing.inverse(again)[0], z, error, *summed(steps, error))
+        x, context = self._data(x), self._contexts(context, x.shape[0])
+        call = Call.of(x, logdet=False)
+        u, _ = self.preprocessing(x, call=call.part(0))
+        with self._grouped_norms():
+            z, _ = self.body(u, context, call=call.part(1))
+            again, iterations, block_error = self.body.solve(z, context)
+        error = torch.linalg.vector_norm((again - u).flatten(1), dim=1)
+        return Reconstruction(self.preprocessing.inverse(again)[0], z, error, block_error, iterations)
 
     @torch.no_grad()
     def interpolate(self, a: Tensor, b: Tensor, steps: int, context: Tensor | None = None) -> Tensor:
@@ -179,8 +212,7 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms):
         start, end = (self.transform_to_noise(x, context) for x in ends)
         weight = torch.linspace(0.0, 1.0, steps, dtype=start.dtype, device=start.device)[:, None, None]
         contexts = None if context is None else context.repeat(steps, 1)
-        with without_logdet(self):
-            x, _ = self.inverse(torch.lerp(start, end, weight).flatten(0, 1), contexts)
+        x = self.solve(torch.lerp(start, end, weight).flatten(0, 1), contexts).x
         return x.view(steps, *a.shape)
 
     def pieces(self, z: Tensor) -> list[Tensor]:
@@ -195,12 +227,8 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms):
         Training without it starts the ActNorms from its first batch, and the prior from a standard normal one.
         Arguments and errors as in `forward`.
         """
-        mode = self.training
-        self.train()
-        try:
+        with training(self):
             self.prior.fit(self.transform_to_noise(x, context))
-        finally:
-            self.train(mode)
 
     def fit_preprocessing(self, data: Tensor) -> None:
         """Take mean and variance of every entry from data [N, *event_shape], for preprocess="standardize".
@@ -235,10 +263,9 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms):
         """Return the model as a torch.distributions.Distribution, at one context [context_features] if it takes one."""
         return FlowDistribution(self, context)
 
-    def _preprocess(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _data(self, x: Tensor) -> Tensor:
         self._check_event(tuple(x.shape[1:]), "x")
-        u, logdet = self.preprocessing(x if x.is_floating_point() else x.to(self.prior.mean.dtype))
-        return u, logdet
+        return x if x.is_floating_point() else x.to(self.prior.mean.dtype)
 
     def _check_event(self, shape: tuple[int, ...], name: str) -> None:
         if shape != self.config.event_shape:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import _checks
+from ..nn import Call
 from ._config import Config, register
 from ._head import PiecesHead
 from ._presets import Presets
@@ -70,17 +71,18 @@ class HybridIResNet(Presets[HybridConfig], nn.Module):
         self.flow = IResNetFlow(config.flow)
         self.head = PiecesHead(self.flow.latent_shapes, config.head_hidden, config.n_classes)
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, context: Tensor | None = None, call: Call | None = None) -> tuple[Tensor, Tensor]:
         """Return the logits [B, n_classes] and the log-density [B] of x, in nats.
 
         Args:
             x: [B, *event_shape].
             context: [B, context_features]; None if the flow takes none.
+            call: as for the flow.
 
         Raises:
             ValueError: x or the context does not fit.
         """
-        z, logdet = self.flow(x, context)
+        z, logdet = self.flow(x, context, call)
         return self.head(self.flow.pieces(z)), self.flow.prior.log_prob(z) + logdet
 
     def loss(self, x: Tensor, labels: Tensor, weight: float = 1.0, context: Tensor | None = None) -> Tensor:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import _checks
+from .. import _capture, _checks
+from .._keys import hashed_normal, row_keys
 from ..nn._layer import plainly
 from ..nn.actnorm import _sum_over_ranks as sum_over_ranks
 
@@ -50,10 +51,37 @@ class DiagonalNormal(nn.Module):
         standard = (z - self.mean) * (-self.log_scale).exp()
         return (-0.5 * (standard.square() + math.log(2.0 * math.pi)) - self.log_scale).sum(1)
 
-    def sample(self, n: int, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
-        """Return n samples [n, d], the scale times `temperature`; differentiable in mean and scale."""
+    def sample(
+        self,
+        n: int,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+        seed: int | None = None,
+        first: int = 0,
+    ) -> Tensor:
+        """Return samples number first .. first + n - 1 of a seed, [n, d]; differentiable in mean and scale.
+
+        Args:
+            n: how many.
+            temperature: factor of the scale.
+            generator: draw the samples themselves from it, on the device of the prior.
+            seed: a sample is a function of it and of its number; None: one from torch's global generator. A CUDA graph
+                would draw that one once: there the samples themselves come from the global generator.
+            first: number of the first sample.
+
+        Raises:
+            ValueError: seed or first is negative.
+            TypeError: seed or first is not an integer.
+        """
         mean = self.mean
-        noise = torch.randn(n, self.n_dims, device=mean.device, dtype=mean.dtype, generator=generator)
+        if seed is not None:
+            _checks.check_count("seed", seed, 0)
+        _checks.check_count("first", first, 0)
+        if generator is not None or (seed is None and _capture.of(mean) is not None):
+            noise = torch.randn(n, self.n_dims, device=mean.device, dtype=mean.dtype, generator=generator)
+        else:
+            drawn = torch.randint(1 << 62, ()).to(mean.device) if seed is None else seed
+            noise = hashed_normal(row_keys(drawn, first, n, mean.device), (self.n_dims,), mean.dtype)
         return mean + self.log_scale.exp() * (temperature * noise)
 
     def fit(self, z: Tensor) -> None:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
-
-from ._blocks import Step
 
 
 class Reconstruction(NamedTuple):
@@ -47,11 +43,3 @@ class ImageReconstruction(NamedTuple):
     error: Tensor
     block_error: Tensor
     iterations: Tensor
-
-
-def summed(steps: Sequence[Step], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the largest certified error and the sum of the iterations of some inverses, [B] each."""
-    error, iterations = torch.zeros_like(like), torch.zeros_like(like, dtype=torch.int64)
-    for more, certified in steps:
-        error, iterations = torch.maximum(error, certified), iterations + more
-    return error, iterations

@@ -1,5 +1,6 @@
 """Layers: spectrally normalised maps, residual branches of them, the invertible block, and what flows put around it."""
 
+from ._call import Call
 from ._freshness import watch_optimizers
 from .activation import Activation
 from .actnorm import ActNorm
@@ -30,6 +31,7 @@ __all__ = [
     "ActNorm",
     "Activation",
     "Affine",
+    "Call",
     "ConditionalBranch",
     "DenseBranch",
     "Dequantize",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..ops._stages import unpack
+from .._packing import unpack
 from ._group import SpectralGroup
 from ._layer import Norm, SpectralLayer, layer_of, plain
 from ._norms import settle

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..ops._stages import apply
+from .._autograd import apply
 from ..reference.series import sample_norm
 from ..solvers import FixedPoint
 

@@ -8,14 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..ops._stages import is_eager, may_read
+from .._tracing import is_eager, may_read
 
 
 class Transform(nn.Module):
     """A transform without a context that keeps the shape of its events, unless its class says otherwise.
 
     The contract: `forward(x, context=None)` returns z and log|det dz/dx| [B]; `inverse(z, context=None)` returns x and
-    log|det dx/dz| [B].
+    log|det dx/dz| [B]. One that draws random numbers has `takes_call = True` and `forward(x, context=None, call=None)`:
+    outside training `call.keys()` are what it draws from, see `nn.Call`.
     """
 
     takes_context = False

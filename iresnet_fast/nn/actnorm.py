@@ -13,7 +13,8 @@ from torch import Tensor, distributed, nn
 from torch.autograd import forward_ad
 
 from .. import _checks
-from ..ops._stages import apply, is_eager, may_read
+from .._autograd import apply
+from .._tracing import is_eager, may_read
 from ._layer import plainly
 from ._transform import Transform, check_channels
 

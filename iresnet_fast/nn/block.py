@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from .. import _library, ops
+from .._autocast import widen
+from .._backend import why_no_kernels
+from .._tracing import may_read
 from ..estimators import Exact, PowerSeries, RussianRoulette
-from ..ops._stages import may_read, why_no_kernels, widen
 from ..ops.inverse_error import WideBranch
 from ..reference import functional
 from ..reference.series import sample_norm
 from ..solvers import FixedPoint
+from ._call import Call, DeferredInverse, TakesCall
 from ._inverse import CertifiedInverse, moved, report, rounding_of
 from ._layer import SpectralLayer
 from ._transform import takes_context
@@ -29,7 +33,7 @@ _RESIDUAL_SHARE = 0.5
 _told: set[str] = set()
 
 
-class InvertibleResidualBlock(nn.Module):
+class InvertibleResidualBlock(TakesCall):
     """z = x + g(x) (i-ResNet, arXiv 1811.00995), with log|det(I + J)|, J = dg/dx, and the inverse by fixed point.
 
     A ResidualBranch runs on the compiled kernels. Any other module runs on autograd products of itself: the same
@@ -81,24 +85,27 @@ class InvertibleResidualBlock(nn.Module):
         """Whether the branch uses a context: its own `takes_context`, else whether its forward names one."""
         return takes_context(self.branch)
 
-    def forward(self, x: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, context: Any = None, call: Call | None = None) -> tuple[Tensor, Tensor]:
         """Return z = x + g(x) and log|det(I + J)| [B] at x.
 
-        Probes and roulette depths come from torch's global generator in training, from a seed otherwise.
+        In training, probes and roulette depths come from torch's global generator. Outside training the probe of a
+        sample is a hash of the bits of the sample: the same in any batch, another for another sample. So an estimate
+        has no derivative that differences of it would show; `Exact` has.
 
         Args:
             x: [B, *event]; [B, d] or [B, C, H, W] for a ResidualBranch.
             context: passed on to a branch that is not a ResidualBranch, if not None.
+            call: of the container, if this is a part of one: then the bits are those of its input.
 
         Raises:
             ValueError: a shape does not fit, or a ResidualBranch got a context.
             TypeError: a dtype does not fit.
         """
         (x,) = widen(x)
-        return self._path(x, context).forward(x)
+        return self._path(x, context).forward(x, call or Call.of(x))
 
     def inverse(self, z: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
-        """Return x with x + g(x) = z, and the log-determinant of the inverse [B], -log|det(I + J)| at x.
+        """Return x with x + g(x) = z, and the log-determinant of the inverse [B], minus that of forward at x.
 
         Differentiable: x by the implicit function theorem. Each sample is within the solver's tol of the true inverse,
         rounding counted, if `lipschitz` bounds the branch; if one is not, a warning says so, or an error if the
@@ -113,15 +120,21 @@ class InvertibleResidualBlock(nn.Module):
             TypeError: a dtype does not fit.
             RuntimeError: a sample is not within tol, and the solver's on_failure is "raise".
         """
+        found = self.deferred_inverse(z, context)
+        return found.x, found.logdet(Call.of(found.x))
+
+    def deferred_inverse(self, z: Tensor, context: Any = None) -> DeferredInverse:
+        """Return x, and its log-determinant for whoever wants it; arguments, warnings and errors as in `inverse`."""
         (z,) = widen(z)
         path = self._path(z, context)
-        if not may_read(z):
-            x = path.solve(z, self.solver.tol)[0]
-        else:
+        if may_read(z):
             found = path.certified(z)
             report(found, self.solver, self._known_lipschitz())
-            x = found.x
-        return x, -path.forward(x)[1]
+            x, step = found.x, (found.iterations, found.error)
+        else:
+            x, iterations, residual = path.solve(z, self.solver.tol)
+            step = iterations, residual / (1.0 - self._known_lipschitz())
+        return DeferredInverse(x, lambda call: -path.logdet(x, call), (step,))
 
     def certified_inverse(self, z: Tensor, context: Any = None) -> CertifiedInverse:
         """Return the inverse with a bound of its error for every sample: `CertifiedInverse`; no warning.
@@ -149,7 +162,7 @@ class InvertibleResidualBlock(nn.Module):
             f"path={_describe_path(self.branch)}"
         )
 
-    def _path(self, x: Tensor, context: Any) -> _StagesPath | _ModulePath:
+    def _path(self, x: Tensor, context: Any) -> _Path:
         return (_StagesPath if isinstance(self.branch, ResidualBranch) else _ModulePath)(self, x, context)
 
     def _known_lipschitz(self) -> float:
@@ -161,7 +174,29 @@ class InvertibleResidualBlock(nn.Module):
         return self.lipschitz
 
 
-class _StagesPath:
+class _Path(ABC):
+    """One call of a block."""
+
+    block: InvertibleResidualBlock
+
+    @abstractmethod
+    def forward(self, x: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+        """Return z and the log-determinant [B]."""
+
+    @abstractmethod
+    def solve(self, z: Tensor, tol: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Return x, iterations and residual."""
+
+    @abstractmethod
+    def certified(self, z: Tensor) -> CertifiedInverse:
+        """Return x with the error of every sample."""
+
+    def logdet(self, x: Tensor, call: Call) -> Tensor:
+        """Return the log-determinant [B] alone."""
+        return x.new_zeros(x.shape[0]) if self.block.estimator is None else self.forward(x, call)[1]
+
+
+class _StagesPath(_Path):
     """One call of a block whose branch is a ResidualBranch: its stages, computed once."""
 
     def __init__(self, block: InvertibleResidualBlock, x: Tensor, context: Any) -> None:
@@ -174,14 +209,14 @@ class _StagesPath:
         coeffs = [cast(SpectralLayer, layer).coeff for layer in branch.layers]
         self.norms = coeffs if branch.normalize == "layers" else None
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, call: Call) -> tuple[Tensor, Tensor]:
         estimator = self.block.estimator
         stages = (self.weights, self.biases, self.activations)
-        if estimator is None:
+        if estimator is None or not call.logdet:
             return x + ops.branch(x, *stages, self.parameters), x.new_zeros(x.shape[0])
         if isinstance(estimator, Exact):
             return ops.residual_logdet_exact(x, *stages, self.parameters)
-        probe, coefficients = estimator.draw(x, self.block.training)
+        probe, coefficients = _draw(self.block, estimator, x, call)
         tol, lipschitz = _stopping(self.block, estimator)
         z, logdet, *_ = ops.residual_logdet(
             x, *stages, probe, coefficients, estimator.gradient, self.parameters, tol, lipschitz
@@ -220,7 +255,7 @@ class _StagesPath:
         return CertifiedInverse(x, error, iterations, error <= solver.tol, rounding_of(x) + rounding)
 
 
-class _ModulePath:
+class _ModulePath(_Path):
     """One call of a block with any other module: autograd products of the module."""
 
     def __init__(self, block: InvertibleResidualBlock, x: Tensor, context: Any) -> None:
@@ -237,17 +272,17 @@ class _ModulePath:
             _told.add(said)
             warnings.warn(f"iresnet_fast: {said}, slower than the kernels of a ResidualBranch.", stacklevel=4)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, call: Call) -> tuple[Tensor, Tensor]:
         with normalized_together(self.layers):
-            return self._forward(x)
+            return self._forward(x, call)
 
-    def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _forward(self, x: Tensor, call: Call) -> tuple[Tensor, Tensor]:
         estimator = self.block.estimator
-        if estimator is None:
+        if estimator is None or not call.logdet:
             return x + self._g(x), x.new_zeros(x.shape[0])
         if isinstance(estimator, Exact):
             return functional.logdet_exact_of(self._g, x, self.tensors)
-        probe, coefficients = estimator.draw(x, self.block.training)
+        probe, coefficients = _draw(self.block, estimator, x, call)
         tol, lipschitz = _stopping(self.block, estimator)
         z, logdet, *_ = functional.logdet_of(
             self._g, x, probe, coefficients, estimator.gradient, self.tensors, tol, lipschitz
@@ -273,6 +308,13 @@ class _ModulePath:
     def _g(self, x: Tensor) -> Tensor:
         gx: Tensor = self.block.branch(x, *self.extra)
         return gx
+
+
+def _draw(
+    block: InvertibleResidualBlock, estimator: PowerSeries | RussianRoulette, x: Tensor, call: Call
+) -> tuple[Tensor, Tensor]:
+    """Return the probe and the coefficients of the series."""
+    return estimator.draw(x, block.training, keys=None if block.training else call.keys())
 
 
 def _stopping(

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from .. import _checks
-from ..estimators import hashed_uniform
+from .._keys import hashed_uniform
+from ._call import Call, TakesCall
 from ._transform import Transform, can_look_at, check_range
 
 
-class Dequantize(Transform):
+class Dequantize(TakesCall, Transform):
     """z = (x + u) / n_levels in [0, 1], u uniform in [0, 1) and x whole numbers below n_levels (arXiv 1511.01844).
 
     The expectation over u of the log-density of z plus the log-determinant, -d log(n_levels), is a lower bound of the
@@ -21,8 +22,8 @@ class Dequantize(Transform):
 
     Args:
         n_levels: number of values, 256 for bytes.
-        eval_noise: outside training "fixed": the same uniform noise on every call, from a seed; "random": new noise;
-            "half": u = 1/2, deterministic for each x, but no bound any more.
+        eval_noise: outside training "fixed": uniform noise that is a function of the bits of each sample and a seed,
+            so the same in any batch; "random": new noise; "half": u = 1/2, but no bound any more.
         eval_seed: of the fixed noise.
         generator: of the random noise, on the device of x; None: torch's global one.
 
@@ -46,12 +47,13 @@ class Dequantize(Transform):
             raise ValueError(f"eval_noise must be 'fixed', 'random' or 'half', got {eval_noise!r}; use one of them.")
         self.n_levels, self.eval_noise, self.eval_seed, self.generator = n_levels, eval_noise, eval_seed, generator
 
-    def forward(self, x: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, context: Any = None, call: Call | None = None) -> tuple[Tensor, Tensor]:
         """Return z and the log-determinant [B]; context is not used.
 
         Args:
             x: [B, *event], whole numbers of any dtype; z has torch's default dtype if that of x is an integer one.
             context: not used.
+            call: of the container, if there is one.
 
         Raises:
             ValueError: x has other values, as far as they can be read without waiting for a device.
@@ -61,7 +63,7 @@ class Dequantize(Transform):
         if x.is_floating_point() and can_look_at(x) and not torch.equal(x, x.floor()):
             raise ValueError(f"x must hold whole numbers, got fractions; {advice}.")
         x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
-        return (x + self._noise(x)) / self.n_levels, self._logdet(x, 1.0)
+        return (x + self._noise(x, call or Call.of(x))) / self.n_levels, self._logdet(x, 1.0)
 
     def inverse(self, z: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
         """Return x = floor(n_levels z), kept in 0 .. n_levels - 1, and the log-determinant of the inverse [B].
@@ -74,11 +76,11 @@ class Dequantize(Transform):
         """Describe the layer in its repr."""
         return f"n_levels={self.n_levels}, eval_noise={self.eval_noise!r}"
 
-    def _noise(self, x: Tensor) -> Tensor | float:
+    def _noise(self, x: Tensor, call: Call) -> Tensor | float:
         if self.training or self.eval_noise == "random":
             noise = torch.rand(x.shape, dtype=x.dtype, device=x.device, generator=self.generator)
         elif self.eval_noise == "fixed":
-            noise = hashed_uniform(x, self.eval_seed)
+            noise = hashed_uniform(call.keys(), x, self.eval_seed)
         else:
             return 0.5
         # So near to a whole number that adding, dividing and multiplying back could round to the next one.

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ._call import Call, DeferredInverse, Solution, TakesCall, apply_part, invert_part
 from ._transform import output_shape, takes_context
 
 
-class MultiScale(nn.Module):
+class MultiScale(TakesCall):
     """Scales in a row; after each but the last, half of the channels is factored out (Real NVP, arXiv 1605.08803).
 
     After a scale with C channels the first C // 2 go on, the other C - C // 2 are finished. The latent z [B, d] is the
@@ -68,22 +69,24 @@ class MultiScale(nn.Module):
             )
         return (sum(self._sizes()),)
 
-    def forward(self, x: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, context: Any = None, call: Call | None = None) -> tuple[Tensor, Tensor]:
         """Return z [B, d] and the log-determinant [B].
 
         Args:
             x: [B, *event_shape].
             context: for the scales that take one.
+            call: of the container, if this is a part of one.
 
         Raises:
             ValueError: x does not fit, or there is a context and no scale takes one.
         """
         self.output_shape(x.shape[1:])
         self._check_context(context)
+        call = call or Call.of(x)
         finished: list[Tensor] = []
         total: Tensor | None = None
         for i, scale in enumerate(self.scales):
-            x, logdet = scale(x, context) if takes_context(scale) else scale(x)
+            x, logdet = apply_part(scale, x, context, call.part(i))
             total = logdet if total is None else total + logdet
             if i + 1 < len(self.scales):
                 x, piece = x.tensor_split([x.shape[1] // 2], 1)
@@ -92,22 +95,35 @@ class MultiScale(nn.Module):
         return torch.cat((*finished, x.flatten(1)), 1), total
 
     def inverse(self, z: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
-        """Return x [B, *event_shape] and the log-determinant [B] of the inverse.
+        """Return x [B, *event_shape] and the log-determinant [B] of the inverse, minus that of forward at x.
 
         Raises:
             ValueError: z is not [B, d], or there is a context and no scale takes one.
         """
+        found = self.deferred_inverse(z, context)
+        return found.x, found.logdet(Call.of(found.x))
+
+    def solve(self, z: Tensor, context: Any = None) -> Solution:
+        """Return x without the cost of the log-determinant; arguments, warnings and errors as in `inverse`."""
+        return Solution.of(self.deferred_inverse(z, context))
+
+    def deferred_inverse(self, z: Tensor, context: Any = None) -> DeferredInverse:
+        """Return x, and its log-determinant for whoever wants it; arguments and errors as in `inverse`."""
         self._check_context(context)
         pieces = self.pieces(z)
-        x, total = pieces.pop(), None
+        x = pieces.pop()
+        found: list[DeferredInverse] = []
         for i in reversed(range(len(self.scales))):
-            scale: Any = self.scales[i]
-            x, logdet = scale.inverse(x, context) if takes_context(scale) else scale.inverse(x)
-            total = logdet if total is None else total + logdet
+            found.append(invert_part(self.scales[i], x, context))
+            x = found[-1].x
             if i > 0:
                 x = torch.cat((x, pieces.pop()), 1)
-        assert total is not None  # there is a scale
-        return x, total
+        found.reverse()
+
+        def logdet(call: Call) -> Tensor:
+            return torch.stack([scale.logdet(call.part(i)) for i, scale in enumerate(found)]).sum(0)
+
+        return DeferredInverse(x, logdet, tuple(step for scale in found for step in scale.steps))
 
     def pieces(self, z: Tensor) -> list[Tensor]:
         """Return the piece [B, *latent_shapes[i]] of z [B, d] that leaves at each scale, as views.

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from .. import _checks
-from ..estimators import hashed_probe, hashed_uniform
+from .._keys import hashed_probe, hashed_uniform
+from ._call import Call, TakesCall
 from ._transform import Transform
 
 
-class NoisePad(Transform):
+class NoisePad(TakesCall, Transform):
     """z = [x, u], u noise in n_channels more channels, with -log p(u) as its log-determinant (arXiv 2002.07101).
 
     The expectation over u of the log-density of z plus that is a lower bound of the log-density of x. The inverse drops
@@ -23,7 +24,8 @@ class NoisePad(Transform):
     Args:
         n_channels: channels of noise to append.
         noise: "gaussian", or "uniform" in [0, 1).
-        eval_noise: outside training "fixed": the same noise on every call, from a seed; "random": new noise.
+        eval_noise: outside training "fixed": noise that is a function of the bits of each sample and a seed, so the
+            same in any batch; "random": new noise.
         eval_seed: of the fixed noise.
         generator: of the random noise, on the device of x; None: torch's global one.
 
@@ -57,14 +59,14 @@ class NoisePad(Transform):
             raise ValueError(f"x must have shape [B, C, ...], got events of shape {tuple(event_shape)}; reshape it.")
         return (event_shape[0] + self.n_channels, *event_shape[1:])
 
-    def forward(self, x: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
-        """Return z and -log p(u) [B]; context is not used.
+    def forward(self, x: Tensor, context: Any = None, call: Call | None = None) -> tuple[Tensor, Tensor]:
+        """Return z and -log p(u) [B]; context is not used, `call` is that of a container.
 
         Raises:
             ValueError: x has no channels.
         """
         self.output_shape(x.shape[1:])
-        noise = self._draw(x.new_empty(x.shape[0], self.n_channels, *x.shape[2:]))
+        noise = self._draw(x.new_empty(x.shape[0], self.n_channels, *x.shape[2:]), call or Call.of(x))
         return torch.cat((x, noise), 1), -self._log_prob(noise)
 
     def inverse(self, z: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
@@ -85,12 +87,11 @@ class NoisePad(Transform):
         """Describe the layer in its repr."""
         return f"{self.n_channels}, noise={self.noise!r}, eval_noise={self.eval_noise!r}"
 
-    def _draw(self, like: Tensor) -> Tensor:
+    def _draw(self, like: Tensor, call: Call) -> Tensor:
         gaussian = self.noise == "gaussian"
         if not self.training and self.eval_noise == "fixed":
-            return (
-                hashed_probe(like, 1, "gaussian", self.eval_seed) if gaussian else hashed_uniform(like, self.eval_seed)
-            )
+            keys, seed = call.keys(), self.eval_seed
+            return hashed_probe(keys, like, 1, "gaussian", seed) if gaussian else hashed_uniform(keys, like, seed)
         draw = torch.randn if gaussian else torch.rand
         return draw(like.shape, dtype=like.dtype, device=like.device, generator=self.generator)
 

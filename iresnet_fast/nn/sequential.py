@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ._call import Call, DeferredInverse, Solution, TakesCall, apply_part, invert_part
 from ._transform import output_shape, takes_context
 
 
-class Sequential(nn.Sequential):
+class Sequential(TakesCall, nn.Sequential):
     """Invertible sequence of transforms: log-determinants are summed, the inverse goes backwards.
 
     Built, indexed, sliced, extended and printed like torch.nn.Sequential. Every transform has
@@ -43,32 +44,48 @@ class Sequential(nn.Sequential):
             shape = output_shape(module, shape)
         return shape
 
-    def forward(self, x: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, context: Any = None, call: Call | None = None) -> tuple[Tensor, Tensor]:
         """Return z and the log-determinant [B] of the whole.
 
         Args:
             x: [B, *event].
             context: for the transforms that take one.
+            call: of the container, if this is a part of one.
 
         Raises:
             ValueError: there is a context and no transform takes one, or a transform refuses its input.
         """
         self._check_context(context)
+        call = call or Call.of(x)
         logdets = []
-        for module in self:
-            x, logdet = module(x, context) if takes_context(module) else module(x)
+        for i, module in enumerate(self):
+            x, logdet = apply_part(module, x, context, call.part(i))
             logdets.append(logdet)
         return x, _total(logdets, x)
 
     def inverse(self, z: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
-        """Return x and the log-determinant [B] of the inverse; arguments and errors as in `forward`."""
+        """Return x and the log-determinant [B] of the inverse, minus that of forward at x; else as in `forward`."""
+        found = self.deferred_inverse(z, context)
+        return found.x, found.logdet(Call.of(found.x))
+
+    def solve(self, z: Tensor, context: Any = None) -> Solution:
+        """Return x without the cost of the log-determinant; arguments, warnings and errors as in `inverse`."""
+        return Solution.of(self.deferred_inverse(z, context))
+
+    def deferred_inverse(self, z: Tensor, context: Any = None) -> DeferredInverse:
+        """Return x, and its log-determinant for whoever wants it; arguments and errors as in `inverse`."""
         self._check_context(context)
-        logdets = []
-        for module in reversed(list(self)):
-            inverse: Any = module.inverse
-            z, logdet = inverse(z, context) if takes_context(module) else inverse(z)
-            logdets.append(logdet)
-        return z, _total(logdets, z)
+        parts = list(self)
+        found: list[DeferredInverse] = []
+        for module in reversed(parts):
+            found.append(invert_part(module, z, context))
+            z = found[-1].x
+        found.reverse()
+
+        def logdet(call: Call) -> Tensor:
+            return _total([part.logdet(call.part(i)) for i, part in enumerate(found)], z)
+
+        return DeferredInverse(z, logdet, tuple(step for part in found for step in part.steps))
 
     def _check_context(self, context: Any) -> None:
         if context is not None and not self.takes_context:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from .. import _checks, _library, reference
+from .._backend import kernels_serve
+from .._packing import unpack
 from ..geometry import ConvGeometry
 from ..reference import LanczosNorms
-from ._stages import kernels_serve, unpack
 from .spectral_norm import flat_geometry, same_kind
 
 

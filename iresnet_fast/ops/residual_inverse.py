@@ -10,18 +10,14 @@ import torch
 from torch import Tensor
 
 from .. import _checks, _library, reference
+from .._autocast import widen
+from .._autograd import apply
+from .._backend import kernels_serve
+from .._precision import FULL_PRECISION
+from .._tracing import may_read
 from ..reference.fixed_point import differentiable_once, enough_terms
 from ..reference.series import sample_norm
-from ._stages import (
-    FULL_PRECISION,
-    Stages,
-    apply,
-    kernels_serve,
-    may_read,
-    raw,
-    split_gradients,
-    widen,
-)
+from ._stages import Stages, raw, split_gradients
 
 _Outputs = tuple[Tensor, Tensor, Tensor]  # x, iterations, residual
 _Settings = tuple[tuple[str, ...], float, float, int, bool]  # activations and the last arguments, in their order

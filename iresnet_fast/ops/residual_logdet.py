@@ -9,21 +9,14 @@ import torch
 from torch import Tensor
 
 from .. import _checks, _library, reference
+from .._autocast import widen
+from .._autograd import apply, differentiable_gradients, wants_graph
+from .._backend import kernels_serve
+from .._precision import precision_of
+from .._tracing import constants
 from ..reference import LogdetInfo
 from ..reference.series import sample_norm, tail_factors
-from ._stages import (
-    Stages,
-    apart,
-    apply,
-    constants,
-    differentiable_gradients,
-    kernels_serve,
-    precision_of,
-    raw,
-    split_gradients,
-    wants_graph,
-    widen,
-)
+from ._stages import Stages, apart, raw, split_gradients
 
 __all__ = ["LogdetInfo", "residual_logdet"]
 

@@ -10,18 +10,11 @@ import torch
 from torch import Tensor
 
 from .. import _checks, _library, reference
-from ._stages import (
-    Stages,
-    apart,
-    apply,
-    differentiable_gradients,
-    kernels_serve,
-    precision_of,
-    raw,
-    split_gradients,
-    wants_graph,
-    widen,
-)
+from .._autocast import widen
+from .._autograd import apply, differentiable_gradients, wants_graph
+from .._backend import kernels_serve
+from .._precision import precision_of
+from ._stages import Stages, apart, raw, split_gradients
 
 _Outputs = tuple[Tensor, Tensor, Tensor]  # z, logdet, I + J
 _Settings = tuple[tuple[str, ...], int]  # activations, precision

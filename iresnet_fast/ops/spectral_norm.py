@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from .. import _checks, _library, reference
+from .._backend import kernels_serve
+from .._packing import unpack
 from ..geometry import ConvGeometry
-from ._stages import kernels_serve, unpack
 
 
 @torch.no_grad()

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from .. import _checks, _library, reference
+from .._autograd import apply, differentiable_gradients, wants_graph
+from .._backend import kernels_serve
+from .._packing import unpack
+from .._tracing import constants
 from ..geometry import ConvGeometry
-from ._stages import apply, constants, differentiable_gradients, kernels_serve, unpack, wants_graph
 from .spectral_norm import flat_geometry, same_kind
 
 

@@ -26,7 +26,6 @@ from ..models import (
     IResNetFlow,
     ResidualFlow,
 )
-from .tasks import set_data_levels
 
 MODEL_FILE = "model.safetensors"
 _PATTERN = "checkpoint-*.safetensors"
@@ -97,12 +96,14 @@ def load_model(path: str | os.PathLike[str], average: bool = True) -> nn.Module:
             f"{checkpoint.path} must hold one of {', '.join(_MODELS)}, got {name!r}; build the model yourself and give "
             f"it the weights, a state_dict."
         )
-    build, config = _MODELS[name]
+    build, config_class = _MODELS[name]
+    config = config_class.from_dict(checkpoint.metadata["model_config"])
+    if isinstance(config, ClassifierConfig) and config.n_levels is None:  # a file from before it was part of that
+        config = config.replace(n_levels=checkpoint.metadata["data"]["n_levels"])
     with torch.random.fork_rng([]):
-        model = build(config.from_dict(checkpoint.metadata["model_config"]))
+        model = build(config)
     model.to(next(value.dtype for value in weights.values() if value.is_floating_point()))
     load_weights(model, weights, checkpoint.path)
-    set_data_levels(model, checkpoint.metadata["data"]["n_levels"])
     return model.eval()
 
 

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from .. import _checks
-from ..estimators import PowerSeries, RussianRoulette
 from ..models import IResNetFlow
 from ..models._blocks import Block
+from ..models._modes import evaluating
 from ..models.truncation import evaluation_terms
-from ..nn import Dequantize, NoisePad
+from ..nn import Call
 from .tasks import Task, flow_of, task_of
 
 # Training learns to exploit a short series: one of 5 terms flattered a trained MNIST model by 0.015 bits/dim, one of
 # 10 terms by nothing that could be measured.
 _LEAST_TERMS = 10
-# Two evaluations with different seeds share noise if one has more batches than this.
-_BATCHES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -56,17 +50,17 @@ def evaluate(
 ) -> Evaluation:
     """Return the mean of the metrics of a model over all samples, in eval mode and with its eval_estimator.
 
-    Probes and the noise of dequantisation differ from layer to layer and from batch to batch, so that samples are
-    independent and the standard errors hold; they are a function of (seed, layer, batch), hence so is the result.
-    Torch's global generator is not touched. The mode is restored; for a model in training that is a change of mode,
-    which lets the power iteration of the spectral norms converge: evaluate a copy if training must go on as if nothing
-    had happened, as `fit` does.
+    Probes and the noise of dequantisation are functions of the bits of a sample, of the seed and of the layer: samples
+    that differ are independent, so that the standard errors hold, and no value depends on the batch it is computed in.
+    Torch's global generator is not touched. The mode of every module is restored; for a model in training that is a
+    change of mode, which lets the spectral norms converge: evaluate a copy if training must go on as if nothing had
+    happened, as `fit` does.
 
     Args:
         model: an IResNetFlow, HybridIResNet or IResNetClassifier.
         x: [N, *event_shape], the data as they come: whole numbers for a model that dequantises.
         labels: [N] integers, for a model that classifies; others do not look at them.
-        batch_size: samples at a time; with it the noise a sample gets changes.
+        batch_size: samples at a time.
         seed: of the noise.
 
     Raises:
@@ -85,18 +79,12 @@ def evaluate(
     if labels is not None:
         labels = labels.to(device)
     batches: list[dict[str, Tensor]] = []
-    mode = model.training
-    model.eval()
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            for i, start in enumerate(range(0, x.shape[0], batch_size)):
-                part = slice(start, start + batch_size)
-                with _noise_of(model, seed * _BATCHES + i):
-                    values = _values(model, task, x[part].to(device), None if labels is None else labels[part])
-                batches.append({name: value.double().cpu() for name, value in values.items()})
-    finally:
-        model.train(mode)
+    with evaluating(model), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for start in range(0, x.shape[0], batch_size):
+            part = slice(start, start + batch_size)
+            values = _values(model, task, x[part].to(device), None if labels is None else labels[part], seed)
+            batches.append({name: value.double().cpu() for name, value in values.items()})
     found = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
     for name, value in found.items():
         if not bool(value.isfinite().all()):
@@ -114,17 +102,17 @@ def evaluate(
     )
 
 
-def _values(model: nn.Module, task: Task, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+def _values(model: nn.Module, task: Task, x: Tensor, labels: Tensor | None, seed: int) -> dict[str, Tensor]:
     """Return the metrics of each sample, [B] each."""
     inputs = task.inputs(x)
-    flow = flow_of(model)
+    call, flow = Call.of(inputs, seed), flow_of(model)
     if flow is model:
-        return _density(flow, task, flow.log_prob(inputs))
+        return _density(flow, task, flow.log_prob(inputs, call=call))
     if labels is None:
         raise ValueError(f"labels must be given for a {type(model).__name__}, got None; pass those of the samples.")
     if flow is None:
         return {"error_percent": _errors(model(inputs), labels)}
-    logits, log_prob = model(inputs)
+    logits, log_prob = model(inputs, call=call)
     return {**_density(flow, task, log_prob), "error_percent": _errors(logits, labels)}
 
 
@@ -158,27 +146,3 @@ def check_estimators(model: nn.Module) -> None:
                 f"eval_estimator must be Exact or have at least {_LEAST_TERMS} terms, got {n_terms} in {name}: "
                 f"training learns to exploit a short series; build the model with eval_estimator=None, the default."
             )
-
-
-@contextmanager
-def _noise_of(model: nn.Module, batch: int) -> Iterator[None]:
-    """Let the fixed noise of eval mode be of other seeds, inside a with block, in every layer and for every batch.
-
-    In every layer, since with one seed the sign of a probe is the first bit of the noise that dequantised the value.
-    """
-    layers = [module for module in model.modules() if isinstance(module, (Dequantize, NoisePad))]
-    blocks = [module for module in model.modules() if isinstance(module, Block)]
-    seeds, estimators = [layer.eval_seed for layer in layers], [block.estimator for block in blocks]
-    new = itertools.count(batch * (len(layers) + len(blocks)))
-    try:
-        for layer in layers:
-            layer.eval_seed += next(new)
-        for block, estimator in zip(blocks, estimators, strict=True):
-            if isinstance(estimator, (PowerSeries, RussianRoulette)):
-                block.estimator = dataclasses.replace(estimator, eval_seed=estimator.eval_seed + next(new))
-        yield
-    finally:
-        for layer, seed in zip(layers, seeds, strict=True):
-            layer.eval_seed = seed
-        for block, estimator in zip(blocks, estimators, strict=True):
-            block.estimator = estimator

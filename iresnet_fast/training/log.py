@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from .checkpoint import TEMPORARY
@@ -76,8 +75,7 @@ class Log:
         flow = flow_of(model)
         if flow is None or flow.config.event_shape[0] not in ((1, 3) if flow.config.is_image else (2,)):
             return
-        torch.manual_seed(0)  # the same latents each time
-        samples = flow.sample(_IMAGES if flow.config.is_image else _POINTS).cpu()
+        samples = flow.sample(_IMAGES if flow.config.is_image else _POINTS, seed=0).cpu()  # the same latents each time
         if flow.config.is_image:
             white = 1.0 if flow.config.n_levels is None else flow.config.n_levels - 1.0
             self._board.add_images("samples", (samples / white).clamp(0.0, 1.0), step)

@@ -105,7 +105,11 @@ def recipe(
     own = dict(changes or {})
     of_data: dict[str, Any]
     if kind == "classifier":
-        of_data = {"image_shape": dataset.event_shape, "n_classes": dataset.n_classes}
+        of_data = {
+            "image_shape": dataset.event_shape,
+            "n_classes": dataset.n_classes,
+            "n_levels": dataset.n_levels,
+        }
     else:
         of_data = {"event_shape": dataset.event_shape, "n_levels": dataset.n_levels}
     if kind == "hybrid":

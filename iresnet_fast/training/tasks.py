@@ -45,6 +45,9 @@ class Task(ABC):
     def check(self, dataset: DataSet) -> None:
         """Raise ValueError unless the model fits the data."""
 
+    def adopt(self, dataset: DataSet) -> None:  # noqa: B027  # most models leave nothing open
+        """Let the model take over from the data what its configuration leaves open."""
+
 
 class FlowTask(Task):
     """Density: the loss is the mean of -log_prob, in bits/dim, or in nats for vectors of continuous values."""
@@ -73,10 +76,7 @@ class FlowTask(Task):
 
 
 class ClassifierTask(Task):
-    """Classification: the loss is the cross-entropy, in nats.
-
-    The model takes whole numbers as x / (n_levels - 1) - 1/2. `fit` and `load_model` tell it the levels.
-    """
+    """Classification: the loss is the cross-entropy, in nats."""
 
     metrics = ("error_percent",)
 
@@ -86,20 +86,13 @@ class ClassifierTask(Task):
         self.classifier = classifier
 
     def inputs(self, x: Tensor) -> Tensor:
-        """Return images in [-1/2, 1/2]; continuous data as they are.
+        """Return images as the residual blocks see them: whole numbers, of any dtype, if the model has n_levels.
 
         Raises:
-            ValueError: x holds integers, and nobody has told the model of how many levels.
+            ValueError: x holds integers and the model has no n_levels, or x has other values.
         """
-        n_levels = data_levels(self.classifier)
-        if n_levels is not None:
-            return x.to(self._dtype) / (n_levels - 1) - 0.5
-        if x.is_floating_point():
-            return x.to(self._dtype)
-        raise ValueError(
-            f"x must be of floating point for a classifier that comes neither from fit nor from load_model, got "
-            f"{x.dtype}; pass x / (n_levels - 1) - 0.5."
-        )
+        whole = self.classifier.config.n_levels is not None or not x.is_floating_point()
+        return self.classifier.scaled(x) if whole else x.to(self._dtype)
 
     def loss(self, x: Tensor, labels: Tensor | None) -> Tensor:
         """Return the mean cross-entropy []."""
@@ -116,6 +109,12 @@ class ClassifierTask(Task):
         config = self.classifier.config
         _check_equal("image_shape", config.image_shape, dataset.event_shape, dataset)
         _check_equal("n_classes", config.n_classes, dataset.n_classes, dataset)
+        if config.n_levels is not None:
+            _check_equal("n_levels", config.n_levels, dataset.n_levels, dataset)
+
+    def adopt(self, dataset: DataSet) -> None:
+        """Let a classifier without n_levels scale integers as those of the data."""
+        self.classifier.config = self.classifier.config.replace(n_levels=dataset.n_levels)
 
 
 class HybridTask(Task):
@@ -187,17 +186,6 @@ def flow_of(model: nn.Module) -> IResNetFlow | None:
     """Return the flow of a model, None if it has no density."""
     flow = model.flow if isinstance(model, HybridIResNet) else model
     return flow if isinstance(flow, IResNetFlow) else None
-
-
-def data_levels(model: nn.Module) -> int | None:
-    """Return the n_levels of the data the model was trained on, None if they are continuous or not known."""
-    levels: int | None = model.__dict__.get("data_levels")
-    return levels
-
-
-def set_data_levels(model: nn.Module, n_levels: int | None) -> None:
-    """Tell a model the n_levels of its data: an attribute of Python, which copies keep."""
-    model.__dict__["data_levels"] = n_levels
 
 
 def _density_metric(flow: IResNetFlow) -> str:

@@ -25,7 +25,7 @@ from .log import Log
 from .optimization import Optimization
 from .progress import make_progress
 from .resume import check_identity, identity
-from .tasks import LossModule, flow_of, set_data_levels, task_of
+from .tasks import LossModule, flow_of, task_of
 
 # Norms that take longer than _NORMS_FREE seconds take no more than _NORMS_SHARE of the run, but for those at its end.
 _NORMS_FREE, _NORMS_SHARE = 1.0, 0.02
@@ -65,11 +65,11 @@ class Trainer:
         self._model, self._dataset, self._config, self._folder = model, dataset, config, folder
         self._task = task_of(model, config.density_weight)
         self._task.check(dataset)
+        self._task.adopt(dataset)
         self._batches = Batches(dataset, config, next(model.parameters()).device)
         self._identity = identity(model, dataset, config)
         if found is not None:
             check_identity(found, self._identity)
-        set_data_levels(model, dataset.n_levels)
         model.train()
         if found is None:
             self._initialize()

@@ -1,0 +1,96 @@
+"""Random numbers that are functions of a sample: its key is a hash of its bits, every number a hash of key and place.
+
+So what a model draws outside training does not depend on the batch that a sample comes in, on the order, the process
+or the device, and is independent between samples that differ. Integer arithmetic only: no rounding has a part in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_BITS = 0xFFFFFFFF
+_MULTIPLIER = 0x45D9F3B
+
+
+def sample_keys(x: Tensor) -> Tensor:
+    """Return a 32-bit hash [B], int64, of the numbers of each sample of x [B, *event] and their places; -0 is 0."""
+    words = _words(x.detach()).flatten(1)
+    places = _scramble(torch.arange(words.shape[1], device=x.device))
+    return _scramble(_mixed_once(words ^ places).sum(1))
+
+
+def row_keys(seed: int | Tensor, first: int, n: int, device: torch.device) -> Tensor:
+    """Return the keys [n] of rows first .. first + n - 1 of what is drawn from a seed."""
+    return mixed(mixed(torch.arange(first, first + n, device=device), 0), seed)
+
+
+def mixed(keys: Tensor, number: int | Tensor) -> Tensor:
+    """Return other keys for every number: of the parts of a model, of seeds."""
+    high = number >> 32  # a seed may have more than 32 bits
+    return _scramble(_scramble(keys + _MULTIPLIER * ((number & _BITS) + 1)) ^ high & _BITS)
+
+
+def hashed_probe(keys: Tensor, x: Tensor, n_probes: int, kind: str, seed: int) -> Tensor:
+    """Return a probe of unit variance shaped like x [B, *event], or [n_probes, *x.shape] for more than one.
+
+    Args:
+        keys: of the samples, [B].
+        x: for its shape, dtype and device.
+        n_probes: how many.
+        kind: "rademacher" or "gaussian".
+        seed: other probes for another.
+    """
+    keys = mixed(keys, seed)
+    if n_probes > 1:
+        keys = torch.stack([mixed(keys, probe) for probe in range(n_probes)])
+    bits = _hashed_bits(keys, x.shape[1:])
+    if kind == "gaussian":
+        # 23 bits at the middle of their cells: exact in float32, and never -1 or 1.
+        uniform = ((bits >> 9).float() + 0.5) * 2.0**-22 - 1.0
+        return (torch.erfinv(uniform) * math.sqrt(2.0)).to(x.dtype)
+    return ((bits >> 30 & 2) - 1).to(x.dtype)
+
+
+def hashed_uniform(keys: Tensor, x: Tensor, seed: int) -> Tensor:
+    """Return noise shaped like x, uniform in (0, 1); arguments as of `hashed_probe`."""
+    bits = _hashed_bits(mixed(keys, seed), x.shape[1:])
+    return (((bits >> 9).float() + 0.5) * 2.0**-23).to(x.dtype)  # the middles of 2^23 cells
+
+
+def hashed_normal(keys: Tensor, event_shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Return normal numbers [B, *event_shape] of 53 random bits each."""
+    high, low = (_hashed_bits(mixed(keys, word), event_shape) for word in range(2))
+    uniform = ((high << 21 | low >> 11).double() + 0.5) * 2.0**-52 - 1.0
+    return (torch.erfinv(uniform) * math.sqrt(2.0)).to(dtype)
+
+
+def _hashed_bits(keys: Tensor, event_shape: Sequence[int]) -> Tensor:
+    """Return int64 numbers [*keys.shape, *event_shape] of 32 bits, each a hash of a key and a place in the event."""
+    n = math.prod(event_shape)
+    places = _scramble(torch.arange(n, device=keys.device) + 1)
+    return _scramble(keys[..., None] ^ places).view(*keys.shape, *event_shape)
+
+
+def _words(x: Tensor) -> Tensor:
+    """Return the numbers of x as int64 of 32 bits, in a shape like that of x but for numbers of more than one word."""
+    if not x.is_floating_point():
+        x = x.to(torch.int64)
+        return torch.cat((x & _BITS, x >> 32 & _BITS), -1)
+    if x.dtype != torch.float64:
+        x = x.float()  # exact for narrower ones
+    x = torch.where(x == 0, 0.0, x)
+    return x.contiguous().view(torch.int32).to(torch.int64) & _BITS
+
+
+def _scramble(h: Tensor) -> Tensor:
+    """Mix the low 32 bits of int64 numbers, so that each of them depends on all."""
+    h = _mixed_once(_mixed_once(h))
+    return h ^ h >> 16
+
+
+def _mixed_once(h: Tensor) -> Tensor:
+    return ((h ^ h >> 16) & _BITS) * _MULTIPLIER & _BITS  # the multiplier is below 2^31, so nothing overflows

@@ -1,0 +1,33 @@
+"""Whether a compiler, a transform of torch.func or a CUDA graph looks on, and what then must not be done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import _capture
+from ._torch_private import is_transformed
+
+
+def is_eager() -> bool:
+    """Whether neither a compiler nor a transform of torch.func looks on."""
+    return not (torch.compiler.is_compiling() or is_transformed())
+
+
+def may_read(tensor: Tensor) -> bool:
+    """Whether the numbers of a tensor can be looked at: not while a graph is being compiled or captured."""
+    return not torch.compiler.is_compiling() and _capture.of(tensor) is None
+
+
+def constants(values: Sequence[float], like: Tensor) -> Tensor:
+    """Return the values with the dtype and on the device of `like`.
+
+    On a GPU they are filled in there: a copy from the host would wait for it, and cannot be captured in a CUDA graph.
+    """
+    if not like.is_cuda and _capture.of(like) is None:
+        return like.new_tensor(values)
+    if len(set(values)) == 1:
+        return like.new_full((len(values),), values[0])
+    return torch.stack([like.new_full((), value) for value in values])

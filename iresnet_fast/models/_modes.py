@@ -1,0 +1,34 @@
+"""The mode of a model for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Keep a model in eval mode inside the block; then every module of it is in the mode it had."""
+    with _restored(model):
+        model.eval()
+        yield
+
+
+@contextmanager
+def training(model: nn.Module) -> Iterator[None]:
+    """Keep a model in training mode inside the block; then every module of it is in the mode it had."""
+    with _restored(model):
+        model.train()
+        yield
+
+
+@contextmanager
+def _restored(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

@@ -1,0 +1,142 @@
+"""How a call goes through the parts of a model: handed on, so that nothing about a call is kept on a module."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .._keys import mixed, sample_keys
+from ._transform import takes_context
+
+# Evaluations of a branch [B] int64, and a bound of the error [B] in the units of the block's input.
+Step = tuple[Tensor, Tensor]
+
+
+class _SampleKeys:
+    """Keys of the samples of a call, hashed when one of its parts first draws a number."""
+
+    def __init__(self, sample: Tensor, seed: int) -> None:
+        self._sample, self._seed = sample, seed
+        self._keys: Tensor | None = None
+
+    def of(self, path: tuple[int, ...]) -> Tensor:
+        if self._keys is None:
+            self._keys = mixed(sample_keys(self._sample), self._seed)
+        keys = self._keys
+        for index in path:
+            keys = mixed(keys, index)
+        return keys
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a transform: a container hands it on to those of its parts that have `takes_call = True`.
+
+    Attributes:
+        logdet: whether the log-determinant is wanted; a block that need not compute it returns zeros.
+    """
+
+    _sample_keys: _SampleKeys
+    logdet: bool = True
+    _path: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, x: Tensor, seed: int = 0, logdet: bool = True) -> Call:
+        """Return the call of the outermost transform, on x [B, *event]; others with another seed draw other numbers."""
+        return cls(_SampleKeys(x, seed), logdet)
+
+    def part(self, index: int) -> Call:
+        """Return the call of a part: each has keys of its own."""
+        return Call(self._sample_keys, self.logdet, (*self._path, index))
+
+    def keys(self) -> Tensor:
+        """Return the keys of the samples [B], int64 below 2^32, of which numbers are drawn outside training.
+
+        They are functions of the bits of each sample of x, of the seed and of the place of this part in the model: of
+        nothing else in the batch.
+        """
+        return self._sample_keys.of(self._path)
+
+
+class DeferredInverse(NamedTuple):
+    """The inverse of a transform, its log-determinant left for whoever wants it.
+
+    Attributes:
+        x: [B, *event].
+        logdet: from the call at x, of the whole inverse, to log|det dx/dz| [B]. So the numbers drawn for it are those
+            that forward draws at x.
+        steps: what the residual blocks report.
+    """
+
+    x: Tensor
+    logdet: Callable[[Call], Tensor]
+    steps: tuple[Step, ...] = ()
+
+
+class Solution(NamedTuple):
+    """The inverse without its log-determinant.
+
+    Attributes:
+        x: [B, *event], differentiable.
+        iterations: [B] int64, evaluations of a branch in all blocks together.
+        error: [B], the largest error that any one block certifies, in the units of its own input; of a block without a
+            bound the residual |z - x - g(x)|, which certifies nothing.
+    """
+
+    x: Tensor
+    iterations: Tensor
+    error: Tensor
+
+    @classmethod
+    def of(cls, found: DeferredInverse) -> Solution:
+        """Sum up what the blocks report."""
+        n = found.x.shape[:1]
+        error = torch.zeros(n, dtype=torch.promote_types(found.x.dtype, torch.float32), device=found.x.device)
+        iterations = torch.zeros(n, dtype=torch.int64, device=found.x.device)
+        for more, certified in found.steps:
+            error, iterations = torch.maximum(error, certified), iterations + more
+        return cls(found.x, iterations, error)
+
+
+class TakesCall(nn.Module):
+    """A transform whose forward takes a `call`, and which may have a `deferred_inverse`.
+
+    Attributes:
+        takes_call: whether forward takes a call; a subclass with a forward of its own says so by its signature.
+        defers_logdet: whether `deferred_inverse` does what `inverse` does; not if a subclass overrides that alone.
+    """
+
+    takes_call = True
+    defers_logdet = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Look at what the subclass defines."""
+        super().__init_subclass__(**options)
+        own = cls.__dict__
+        if "forward" in own:
+            cls.takes_call = "call" in inspect.signature(own["forward"]).parameters
+        if "inverse" in own:
+            cls.defers_logdet = "deferred_inverse" in own
+
+
+def apply_part(part: nn.Module, x: Tensor, context: Any, call: Call) -> tuple[Tensor, Tensor]:
+    """Return what a transform makes of x; it gets the context and the call if it takes them."""
+    options = {"call": call} if getattr(part, "takes_call", False) else {}
+    z, logdet = part(x, context, **options) if takes_context(part) else part(x, **options)
+    return z, logdet
+
+
+def invert_part(part: nn.Module, z: Tensor, context: Any) -> DeferredInverse:
+    """Return the inverse of a transform; one that cannot leave the log-determinant for later has it computed."""
+    module: Any = part
+    arguments = (z, context) if takes_context(part) else (z,)
+    if getattr(part, "defers_logdet", False):
+        deferred: DeferredInverse = module.deferred_inverse(*arguments)
+        return deferred
+    x, logdet = module.inverse(*arguments)
+    return DeferredInverse(x, lambda call: logdet)
