@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from iresnet_fast import activations as registry
+from iresnet_fast._inputs import check_floating, check_tensor, described
 from iresnet_fast.geometry import ConvGeometry
 
 
@@ -23,19 +24,21 @@ def check_branch(
     name: str = "x",
 ) -> None:
     """Check the stages of a branch against its input; `name` is what the caller calls `x`."""
+    check_floating(x, name)
+    _check_list("weights", weights, "tensors")
     n_stages = len(weights)
     if n_stages == 0:
         raise ValueError("weights must hold at least one tensor, got none; pass one weight per stage.")
+    _check_list("activations", activations, "names")
     for argument, value in (("biases", biases), ("activations", activations), ("parameters", parameters)):
         if value is not None and len(value) != n_stages:
             raise ValueError(
                 f"{argument} must have one entry per weight ({n_stages}), got {len(value)}; pad it with "
                 f"{repr('identity') if argument == 'activations' else 'None'}."
             )
-    if not x.is_floating_point():
-        raise TypeError(f"{name} must be a floating point tensor, got {x.dtype}; convert it, e.g. with .float().")
     if x.dim() not in (2, 4):
         raise ValueError(f"{name} must have shape [B, d] or [B, C, H, W], got {tuple(x.shape)}; reshape it.")
+    _check_first(x, weights, name)
     channels = x.shape[1]
     for i in range(n_stages):
         channels = _check_weight(i, weights[i], x, channels, name)
@@ -55,8 +58,37 @@ def check_branch(
         )
 
 
+def _check_list(argument: str, value: object, entries: str) -> None:
+    """Check that an argument is a list and not one of its entries."""
+    if isinstance(value, (str, Tensor)) or not hasattr(value, "__len__"):
+        raise TypeError(f"{argument} must be a list of {entries}, one each, got {described(value)}; put it in [].")
+
+
+def _check_first(x: Tensor, weights: Sequence[Tensor], name: str) -> None:
+    """Check x against the first weight: where they differ, and the weights agree, it is x that is wrong."""
+    first = weights[0]
+    check_tensor(first, "weights[0]")
+    if x.dtype != first.dtype and all(getattr(weight, "dtype", None) == first.dtype for weight in weights):
+        raise TypeError(
+            f"{name} must have the dtype of the weights, {first.dtype}, got {x.dtype}; convert one of them, e.g. with "
+            f"{name}.to(weights[0].dtype)."
+        )
+    if x.device != first.device and all(getattr(weight, "device", None) == first.device for weight in weights):
+        raise ValueError(
+            f"{name} must be on the device of the weights, {first.device}, got {x.device}; move one of them, e.g. with "
+            f"{name}.to(weights[0].device)."
+        )
+    if first.dim() in (2, 4) and (x.dim() != first.dim() or x.shape[1] != first.shape[1]):
+        expected = f"[B, {first.shape[1]}]" if first.dim() == 2 else f"[B, {first.shape[1]}, H, W]"
+        raise ValueError(
+            f"{name} must have shape {expected} for weights[0] of shape {tuple(first.shape)}, got {tuple(x.shape)}; "
+            f"change one of them."
+        )
+
+
 def _check_weight(i: int, weight: Tensor, x: Tensor, channels: int, name: str) -> int:
     """Check the weight of stage i and return its number of outputs."""
+    check_tensor(weight, f"weights[{i}]")
     _check_same("weights", i, weight, name, x)
     if weight.dim() != x.dim():
         expected = "[out, in]" if x.dim() == 2 else "[out, in, k, k]"
@@ -70,9 +102,9 @@ def _check_weight(i: int, weight: Tensor, x: Tensor, channels: int, name: str) -
             f"pad the kernel with zeros."
         )
     if weight.shape[1] != channels:
-        source = f"the channels of {name}" if i == 0 else f"the outputs of weights[{i - 1}]"
         raise ValueError(
-            f"weights[{i}] must have {channels} inputs, {source}, got {weight.shape[1]}; change its second dimension."
+            f"weights[{i}] must have {channels} inputs, the outputs of weights[{i - 1}], got {weight.shape[1]}; "
+            f"change its second dimension."
         )
     return weight.shape[0]
 
@@ -97,6 +129,8 @@ def _check_activation(i: int, activation: str, weight: Tensor, parameter: Tensor
 
 def _check_same(argument: str, i: int | None, tensor: Tensor, name: str, x: Tensor) -> None:
     """Check dtype and device of `argument`, or of its entry i, against those of x."""
+    if not isinstance(tensor, Tensor):
+        check_tensor(tensor, argument if i is None else f"{argument}[{i}]")
     if tensor.dtype == x.dtype and tensor.device == x.device:
         return
     # Words are put together only for an error: a check runs on every call of an op.
@@ -144,8 +178,16 @@ def check_gradient(gradient: str) -> None:
         raise ValueError(f"gradient must be 'neumann' or 'series', got {gradient!r}; use one of the two.")
 
 
+def check_number(argument: str, value: object, example: str) -> None:
+    """Check that an argument is a number, of whatever size."""
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        got = repr(value) if isinstance(value, (str, bool)) else described(value)
+        raise TypeError(f"{argument} must be a number, got {got}; pass e.g. {example}.")
+
+
 def check_lipschitz(lipschitz: float) -> None:
     """Check a Lipschitz constant of a contraction."""
+    check_number("lipschitz", lipschitz, "0.9")
     if not 0.0 <= lipschitz < 1.0:
         raise ValueError(
             f"lipschitz must be in [0, 1), got {lipschitz}; normalise the weights so that the branch is a contraction."
@@ -166,6 +208,7 @@ def check_series_tolerance(tol: float | None, lipschitz: float | None) -> None:
 
 def check_tolerance(tol: float) -> None:
     """Check a tolerance."""
+    check_number("tol", tol, "1e-5")
     if not tol > 0.0:
         raise ValueError(f"tol must be positive, got {tol}; pass e.g. 1e-5.")
 
@@ -187,8 +230,9 @@ def check_choice(argument: str, value: object, choices: Sequence[str]) -> None:
 
 def check_weights(weights: Sequence[Tensor]) -> None:
     """Check tensors of any floating point dtype on one device, in a few microseconds for a whole model."""
-    device = weights[0].device if weights else None
-    if all(dtype.is_floating_point for dtype in {weight.dtype for weight in weights}):
+    _check_list("weights", weights, "tensors")
+    if all(isinstance(dtype, torch.dtype) and dtype.is_floating_point for dtype in _dtypes(weights)):
+        device = weights[0].device if weights else None
         for i, weight in enumerate(weights):
             if weight.device != device:
                 raise ValueError(
@@ -200,7 +244,12 @@ def check_weights(weights: Sequence[Tensor]) -> None:
         _check_floating(i, weight)
 
 
+def _dtypes(weights: Sequence[Tensor]) -> set[object]:
+    return {getattr(weight, "dtype", None) for weight in weights}
+
+
 def _check_floating(i: int, weight: Tensor) -> None:
+    check_tensor(weight, f"weights[{i}]")
     if not weight.is_floating_point():
         raise TypeError(f"weights[{i}] must be a floating point tensor, got {weight.dtype}; convert it.")
 
@@ -212,7 +261,8 @@ def check_spectral(
     geometry: Sequence[ConvGeometry | None],
 ) -> None:
     """Check the weights, vectors and geometries of a list of layers."""
-    for argument, value in (("us", us), ("vs", vs), ("geometry", geometry)):
+    for argument, value in (("weights", weights), ("us", us), ("vs", vs), ("geometry", geometry)):
+        _check_list(argument, value, "geometries" if argument == "geometry" else "tensors")
         if len(value) != len(weights):
             raise ValueError(f"{argument} must have one entry per weight ({len(weights)}), got {len(value)}; add them.")
     for i, (weight, place) in enumerate(zip(weights, geometry, strict=True)):

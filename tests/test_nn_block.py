@@ -218,7 +218,11 @@ def test_solve_gives_diagnostics_and_inverse_warns(kind):
         (lambda: nn.InvertibleResidualBlock(Conditional(), solver=5), TypeError, "solver must be FixedPoint, got 5"),
         (lambda: make_block("dense")(torch.ones(2, 6), 1.0), ValueError, "context must be None"),
         (lambda: make_block("dense").inverse(torch.ones(2, 6), 1.0), ValueError, "context must be None"),
-        (lambda: make_block("dense")(torch.ones(2, 6).double()), TypeError, "must have the dtype of x"),
+        (
+            lambda: make_block("dense")(torch.ones(2, 6).double()),
+            TypeError,
+            "x must have the dtype of the branch, torch.float32, got",
+        ),
     ],
 )
 def test_block_errors(make, error, message):

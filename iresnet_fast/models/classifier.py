@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .._inputs import check_data, check_same_kind, check_shape
 from ..nn import ActNorm, InjectivePad, ResidualBranch, Sequential, Squeeze
 from ..nn._call import Solution
 from ..nn._transform import check_range, output_shape
@@ -58,11 +59,7 @@ class IResNetClassifier(Presets[ClassifierConfig], GroupsNorms):
 
     def features(self, x: Tensor) -> Tensor:
         """Return the features [B, *feature_shape], before the head; arguments and errors as in `forward`."""
-        if tuple(x.shape[1:]) != self.config.image_shape:
-            raise ValueError(
-                f"x must have shape [B, {', '.join(map(str, self.config.image_shape))}], got {tuple(x.shape)}; reshape "
-                f"it or build the model for it."
-            )
+        check_data(x, self.config.image_shape, self.head.linear.weight)
         if not x.is_floating_point():
             x = self.scaled(x)
         with self._grouped_norms():
@@ -97,11 +94,8 @@ class IResNetClassifier(Presets[ClassifierConfig], GroupsNorms):
 
     def solve(self, features: Tensor) -> Solution:
         """Return what `invert` does with the iterations and the largest error of a block; errors as there."""
-        if tuple(features.shape[1:]) != self.feature_shape:
-            raise ValueError(
-                f"features must have shape [B, {', '.join(map(str, self.feature_shape))}], got "
-                f"{tuple(features.shape)}; pass what features returned."
-            )
+        check_same_kind(features, self.head.linear.weight, "features", "model")
+        check_shape(features, self.feature_shape, "features", "model")
         with self._grouped_norms():
             return self.body.solve(features)
 

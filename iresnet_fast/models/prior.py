@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _capture, _checks
+from .._inputs import check_same_kind, check_shape
 from .._keys import hashed_normal, row_keys
 from ..nn._layer import plainly
 from ..nn.actnorm import _sum_over_ranks as sum_over_ranks
@@ -48,6 +49,8 @@ class DiagonalNormal(nn.Module):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Return the log-density [B] of z [B, d]."""
+        check_same_kind(z, self.mean, "z", "prior")
+        check_shape(z, (self.n_dims,), "z", "prior")
         standard = (z - self.mean) * (-self.log_scale).exp()
         return (-0.5 * (standard.square() + math.log(2.0 * math.pi)) - self.log_scale).sum(1)
 

@@ -39,11 +39,3 @@ def inputs_of(layer: Layer) -> int:
 def outputs_of(layer: Layer) -> int:
     """Return the output channels of a layer."""
     return layer.out_features if isinstance(layer, SpectralLinear) else layer.out_channels
-
-
-def check_input(x: Tensor, layer: Layer) -> None:
-    """Raise ValueError unless x fits the first layer."""
-    channels, expected = inputs_of(layer), 2 if isinstance(layer, SpectralLinear) else 4
-    if x.dim() != expected or x.shape[1] != channels:
-        shape = f"[B, {channels}]" if expected == 2 else f"[B, {channels}, H, W]"
-        raise ValueError(f"x must have shape {shape}, got {tuple(x.shape)}; reshape it or build the branch for it.")

@@ -14,9 +14,10 @@ from torch.autograd import forward_ad
 
 from .. import _checks
 from .._autograd import apply
+from .._inputs import check_channels, check_same_kind
 from .._tracing import is_eager, may_read
 from ._layer import plainly
-from ._transform import Transform, check_channels
+from ._transform import Transform
 
 # Of all layers: initialising is over in a millisecond, and copies of a model need no lock of their own.
 _initializing = threading.Lock()
@@ -78,6 +79,7 @@ class ActNorm(Transform):
             ValueError: x does not fit, or the first batch has values that are not finite.
             RuntimeError: the first batch comes while tracing, inside torch.func or while a CUDA graph is captured.
         """
+        check_same_kind(x, self.bias)
         check_channels(x, self.num_features)
         self._prepare(x, inverse=False)
         alone = torch.is_grad_enabled() and is_eager() and not _has_tangent(x, self.bias, self.log_scale)
@@ -91,6 +93,7 @@ class ActNorm(Transform):
             ValueError: z does not fit, or the first batch has values that are not finite.
             RuntimeError: as in `forward`.
         """
+        check_same_kind(z, self.bias, "z")
         check_channels(z, self.num_features, "z")
         self._prepare(z, inverse=True)
         log_scale, bias = _like(self.log_scale, z), _like(self.bias, z)

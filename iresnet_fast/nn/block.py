@@ -19,6 +19,7 @@ from ..reference import functional
 from ..reference.series import sample_norm
 from ..solvers import FixedPoint
 from ._call import Call, DeferredInverse, TakesCall
+from ._inputs import check_branch_input
 from ._inverse import CertifiedInverse, moved, report, rounding_of
 from ._layer import SpectralLayer
 from ._transform import takes_context
@@ -101,6 +102,7 @@ class InvertibleResidualBlock(TakesCall):
             ValueError: a shape does not fit, or a ResidualBranch got a context.
             TypeError: a dtype does not fit.
         """
+        check_branch_input(self.branch, x, "x")
         (x,) = widen(x)
         return self._path(x, context).forward(x, call or Call.of(x))
 
@@ -125,6 +127,7 @@ class InvertibleResidualBlock(TakesCall):
 
     def deferred_inverse(self, z: Tensor, context: Any = None) -> DeferredInverse:
         """Return x, and its log-determinant for whoever wants it; arguments, warnings and errors as in `inverse`."""
+        check_branch_input(self.branch, z, "z")
         (z,) = widen(z)
         path = self._path(z, context)
         if may_read(z):
@@ -143,6 +146,7 @@ class InvertibleResidualBlock(TakesCall):
         one evaluation more than the solver makes. For any other module g(x) is taken to be right to an eps, since
         nothing is known of how it rounds: there the error is an estimate. Arguments and errors as in `inverse`.
         """
+        check_branch_input(self.branch, z, "z")
         (z,) = widen(z)
         return self._path(z, context).certified(z)
 
@@ -152,6 +156,7 @@ class InvertibleResidualBlock(TakesCall):
         But for rounding, the error |x - f^-1(z)| of a sample is at most residual / (1 - lipschitz);
         `certified_inverse` gives a bound with rounding. Arguments as in `inverse`.
         """
+        check_branch_input(self.branch, z, "z")
         (z,) = widen(z)
         return self._path(z, context).solve(z, self.solver.tol)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .. import activations as registry
 from .. import ops
+from ._inputs import check_layer_input
 from ._slack import spend_slack
 from .conv import SpectralConv2d
 from .linear import SpectralLinear
@@ -188,6 +189,7 @@ class ResidualBranch(nn.Module):
             ValueError: there is a context, which this branch cannot use, or x does not fit.
         """
         self.check_context(context)
+        self.check_input(x)
         return ops.branch(x, *self.stages(x.shape[2:]))
 
     @staticmethod
@@ -195,6 +197,10 @@ class ResidualBranch(nn.Module):
         """Raise ValueError unless `context` is None."""
         if context is not None:
             raise ValueError("context must be None for a ResidualBranch, got one; use a branch module that takes it.")
+
+    def check_input(self, x: Tensor, name: str = "x") -> None:
+        """Raise ValueError or TypeError unless x fits the first layer; `name` is what the caller calls it."""
+        check_layer_input(self.layers[0], x, name)
 
     def extra_repr(self) -> str:
         """Describe the branch in its repr."""

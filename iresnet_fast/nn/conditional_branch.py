@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import _checks
-from ._maps import Layer, check_input, inputs_of, maps_of, outputs_of
+from ._inputs import check_layer_input
+from ._maps import Layer, inputs_of, maps_of, outputs_of
 from .activation import Activation
 from .branch import check_convolution
 from .conv import SpectralConv2d
@@ -149,8 +150,8 @@ class ConditionalBranch(nn.Module):
         """
         if context is None:
             raise ValueError("context must be given for a ConditionalBranch, got None; call block(x, context).")
+        self.check_input(x)
         layers = self._layers()
-        check_input(x, layers[0])
         first, *others = maps_of(layers, x)
         phi, *phis = self._phis()
         a = first(phi(x))
@@ -159,6 +160,10 @@ class ConditionalBranch(nn.Module):
         for phi, layer in zip(phis, others, strict=True):
             a = layer(phi(a))
         return a
+
+    def check_input(self, x: Tensor, name: str = "x") -> None:
+        """Raise ValueError or TypeError unless x fits the first layer; `name` is what the caller calls it."""
+        check_layer_input(self.layers[0], x, name)
 
     def extra_repr(self) -> str:
         """Describe the branch in its repr."""

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import _checks
-from ._maps import Layer, check_input, inputs_of, maps_of, outputs_of
+from ._inputs import check_layer_input
+from ._maps import Layer, inputs_of, maps_of, outputs_of
 from .activation import Activation, get_entry
 from .branch import check_convolution
 from .conv import SpectralConv2d
@@ -140,12 +141,16 @@ class DenseBranch(nn.Module):
         """
         if context is not None:
             raise ValueError("context must be None for a DenseBranch, got one; use a ConditionalBranch.")
+        self.check_input(x)
         layers = self._layers()
-        check_input(x, layers[0])
         *stages, last = maps_of(layers, x)
         for phi, stage, (eta1, eta2) in zip(self._phis(), stages, self.concatenation().unbind(), strict=True):
             x = torch.cat((eta1 * x, eta2 * phi(stage(x))), 1)
         return last(x)
+
+    def check_input(self, x: Tensor, name: str = "x") -> None:
+        """Raise ValueError or TypeError unless x fits the first layer; `name` is what the caller calls it."""
+        check_layer_input(self.layers[0], x, name)
 
     def extra_repr(self) -> str:
         """Describe the branch in its repr."""

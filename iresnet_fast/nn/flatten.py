@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .._inputs import check_shape
 from ._transform import Transform
 
 
@@ -43,7 +44,8 @@ class Flatten(Transform):
         Raises:
             ValueError: x does not have the event_shape.
         """
-        (size,) = self.output_shape(x.shape[1:])
+        check_shape(x, self.event_shape)
+        size = math.prod(self.event_shape)
         return x.reshape(x.shape[0], size), x.new_zeros(x.shape[0])
 
     def inverse(self, z: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
@@ -53,8 +55,7 @@ class Flatten(Transform):
             ValueError: z is not [B, d].
         """
         size = math.prod(self.event_shape)
-        if z.dim() != 2 or z.shape[1] != size:
-            raise ValueError(f"z must have shape [B, {size}], got {tuple(z.shape)}; pass what forward returned.")
+        check_shape(z, (size,), "z")
         return z.reshape(z.shape[0], *self.event_shape), z.new_zeros(z.shape[0])
 
     def extra_repr(self) -> str:

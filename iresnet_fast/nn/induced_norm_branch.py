@@ -10,6 +10,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from .. import activations as registry
+from ._inputs import check_layer_input
 from .activation import Activation
 from .induced_norm import InducedNormConv2d, InducedNormLinear
 
@@ -155,9 +156,14 @@ class InducedNormBranch(nn.Module):
         """
         if context is not None:
             raise ValueError("context must be None for an InducedNormBranch, got one; use a ConditionalBranch.")
+        self.check_input(x)
         for phi, layer in zip(self.activations, self.layers, strict=True):
             x = layer(phi(x))
         return x
+
+    def check_input(self, x: Tensor, name: str = "x") -> None:
+        """Raise ValueError or TypeError unless x fits the first layer; `name` is what the caller calls it."""
+        check_layer_input(self.layers[0], x, name)
 
     def extra_repr(self) -> str:
         """Describe the branch in its repr."""

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import _checks
+from .._inputs import check_channels, check_same_kind
 from ._layer import plainly
-from ._transform import Transform, check_channels, for_each_sample
+from ._transform import Transform, for_each_sample
 
 
 class InvertibleLinear(Transform):
@@ -74,6 +75,7 @@ class InvertibleLinear(Transform):
         Raises:
             ValueError: x does not fit.
         """
+        check_same_kind(x, self.packed)
         check_channels(x, self.num_features)
         if x.dim() == 2:
             z = F.linear(x, self.weight())
@@ -87,6 +89,7 @@ class InvertibleLinear(Transform):
         Raises:
             ValueError: z does not fit.
         """
+        check_same_kind(z, self.packed, "z")
         check_channels(z, self.num_features, "z")
         dtype = torch.promote_types(z.dtype, torch.float32)  # there are no triangular solves of half precision
         lower, upper = self._factors(self.packed.to(dtype), self.sign.to(dtype))

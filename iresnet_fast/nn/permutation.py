@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .. import _checks
-from ._transform import Transform, check_channels
+from .._inputs import check_channels, check_same_device
+from ._transform import Transform
 
 
 class Permutation(Transform):
@@ -51,6 +52,7 @@ class Permutation(Transform):
             ValueError: x does not have C channels.
         """
         check_channels(x, self.indices.numel())
+        check_same_device(x, self.indices)
         return x.index_select(1, self.indices), x.new_zeros(x.shape[0])
 
     def inverse(self, z: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
@@ -60,6 +62,7 @@ class Permutation(Transform):
             ValueError: z does not have C channels.
         """
         check_channels(z, self.indices.numel(), "z")
+        check_same_device(z, self.indices, "z")
         return z.index_select(1, self.indices.argsort()), z.new_zeros(z.shape[0])
 
     def extra_repr(self) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _checks
+from .._inputs import check_labels, check_samples
 from ..models import IResNetFlow
 from ..models._blocks import Block
 from ..models._modes import evaluating
@@ -70,12 +71,14 @@ def evaluate(
     """
     _checks.check_count("batch_size", batch_size, 1)
     _checks.check_count("seed", seed, 0)
+    check_samples(x)
     if x.shape[0] == 0:
         raise ValueError("x must hold at least one sample, got none; pass the test set.")
-    if labels is not None and labels.shape != x.shape[:1]:
-        raise ValueError(f"labels must have shape {tuple(x.shape[:1])}, got {tuple(labels.shape)}; pass one a sample.")
+    if labels is not None:
+        check_labels(labels, len(x))
+    task = task_of(model)
     check_estimators(model)
-    task, device = task_of(model), next(model.parameters()).device
+    device = next(model.parameters()).device
     if labels is not None:
         labels = labels.to(device)
     batches: list[dict[str, Tensor]] = []

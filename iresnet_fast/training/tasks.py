@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._inputs import described
 from ..data import DataSet
 from ..models import HybridIResNet, IResNetClassifier, IResNetFlow
 
@@ -178,7 +179,7 @@ def task_of(model: nn.Module, density_weight: float = 1.0) -> Task:
     if isinstance(model, IResNetClassifier):
         return ClassifierTask(model)
     raise TypeError(
-        f"model must be an IResNetFlow, IResNetClassifier or HybridIResNet, got {type(model).__name__}; pass one."
+        f"model must be an IResNetFlow, IResNetClassifier or HybridIResNet, got {described(model)}; pass one."
     )
 
 
