@@ -25,11 +25,12 @@ def check_branch(
 ) -> None:
     """Check the stages of a branch against its input; `name` is what the caller calls `x`."""
     check_floating(x, name)
-    _check_list("weights", weights, "tensors")
+    check_list("weights", weights, "tensors")
     n_stages = len(weights)
     if n_stages == 0:
         raise ValueError("weights must hold at least one tensor, got none; pass one weight per stage.")
-    _check_list("activations", activations, "names")
+    check_list("activations", activations, "names")
+    check_list("biases", biases, "tensors or None")
     for argument, value in (("biases", biases), ("activations", activations), ("parameters", parameters)):
         if value is not None and len(value) != n_stages:
             raise ValueError(
@@ -58,10 +59,11 @@ def check_branch(
         )
 
 
-def _check_list(argument: str, value: object, entries: str) -> None:
+def check_list(argument: str, value: object, entries: str) -> None:
     """Check that an argument is a list and not one of its entries."""
     if isinstance(value, (str, Tensor)) or not hasattr(value, "__len__"):
-        raise TypeError(f"{argument} must be a list of {entries}, one each, got {described(value)}; put it in [].")
+        advice = "pass [None] for one stage" if value is None else "put it in []"
+        raise TypeError(f"{argument} must be a list of {entries}, one each, got {described(value)}; {advice}.")
 
 
 def _check_first(x: Tensor, weights: Sequence[Tensor], name: str) -> None:
@@ -158,6 +160,7 @@ def check_probe(probe: Tensor, x: Tensor) -> None:
 def check_coefficients(coefficients: Tensor | Sequence[float], x: Tensor) -> Tensor:
     """Check the coefficients q_k and return them as a tensor [n] or [B, n] of the dtype and on the device of x."""
     if not isinstance(coefficients, Tensor):
+        check_list("coefficients", coefficients, "numbers")
         coefficients = torch.tensor(coefficients, dtype=x.dtype, device=x.device)
     shape = tuple(coefficients.shape)
     if len(shape) not in (1, 2) or shape[-1] == 0 or (len(shape) == 2 and shape[0] != x.shape[0]):
@@ -183,6 +186,30 @@ def check_number(argument: str, value: object, example: str) -> None:
     if isinstance(value, bool) or not hasattr(value, "__float__"):
         got = repr(value) if isinstance(value, (str, bool)) else described(value)
         raise TypeError(f"{argument} must be a number, got {got}; pass e.g. {example}.")
+
+
+def check_flag(argument: str, value: object) -> None:
+    """Check a switch: a word like "no" would count as true."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{argument} must be True or False, got {value!r}; pass one of them.")
+
+
+def check_sizes(argument: str, value: Sequence[int]) -> tuple[int, ...]:
+    """Check the sizes of an event and return them as a tuple."""
+    if isinstance(value, str) or not hasattr(value, "__iter__"):
+        raise TypeError(f"{argument} must hold the sizes of one sample, got {value!r}; pass e.g. (3, 32, 32) or (2,).")
+    sizes = tuple(value)
+    for size in sizes:
+        check_count(f"every size of {argument}", size, 1)
+    return sizes
+
+
+def check_image_size(value: int | Sequence[int]) -> tuple[int, int]:
+    """Check the (height, width) of images, or one number for both, and return both."""
+    sizes = (value, value) if isinstance(value, int) else value
+    if isinstance(sizes, str) or not hasattr(sizes, "__len__") or len(sizes) != 2:
+        raise TypeError(f"image_size must be one integer or (height, width), got {value!r}; pass e.g. 32 or (28, 28).")
+    return int(sizes[0]), int(sizes[1])
 
 
 def check_lipschitz(lipschitz: float) -> None:
@@ -230,7 +257,7 @@ def check_choice(argument: str, value: object, choices: Sequence[str]) -> None:
 
 def check_weights(weights: Sequence[Tensor]) -> None:
     """Check tensors of any floating point dtype on one device, in a few microseconds for a whole model."""
-    _check_list("weights", weights, "tensors")
+    check_list("weights", weights, "tensors")
     if all(isinstance(dtype, torch.dtype) and dtype.is_floating_point for dtype in _dtypes(weights)):
         device = weights[0].device if weights else None
         for i, weight in enumerate(weights):
@@ -262,7 +289,7 @@ def check_spectral(
 ) -> None:
     """Check the weights, vectors and geometries of a list of layers."""
     for argument, value in (("weights", weights), ("us", us), ("vs", vs), ("geometry", geometry)):
-        _check_list(argument, value, "geometries" if argument == "geometry" else "tensors")
+        check_list(argument, value, "geometries" if argument == "geometry" else "tensors")
         if len(value) != len(weights):
             raise ValueError(f"{argument} must have one entry per weight ({len(weights)}), got {len(value)}; add them.")
     for i, (weight, place) in enumerate(zip(weights, geometry, strict=True)):
@@ -302,6 +329,7 @@ def check_lanczos(
                 f"got {tuple(companion.shape)}; start with zeros."
             )
     check_count("n_iterations", n_iterations, 1)
+    check_number("tol", tol, "3e-4")
     if not tol >= 0.0:
         raise ValueError(f"tol must not be negative, got {tol}; pass e.g. 3e-4, or 0.0 to take all n_iterations.")
     if not isinstance(seed, Tensor):
@@ -340,6 +368,8 @@ def _vector_shapes(i: int, weight: Tensor, place: ConvGeometry | None) -> tuple[
 
 def check_coeff(coeff: float | Sequence[float], n_layers: int) -> list[float]:
     """Check the target norms and return one per layer."""
+    if isinstance(coeff, str) or not hasattr(coeff, "__iter__"):
+        check_number("coeff", coeff, "0.9")
     values = [float(coeff)] * n_layers if isinstance(coeff, (int, float)) else [float(c) for c in coeff]
     if len(values) != n_layers:
         raise ValueError(

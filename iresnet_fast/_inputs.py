@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _METHODS = {
     torch.float32: ".float()",
@@ -27,6 +27,8 @@ Event = Sequence[int | None]
 def check_tensor(value: object, name: str = "x") -> None:
     """Raise TypeError unless the value is a tensor."""
     if isinstance(value, Tensor):
+        if value.layout is not torch.strided:
+            raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}; pass {name}.to_dense().")
         return
     advice = "pass a tensor"
     if isinstance(value, (tuple, list)) and any(isinstance(entry, Tensor) for entry in value):
@@ -38,6 +40,16 @@ def check_tensor(value: object, name: str = "x") -> None:
     elif hasattr(value, "__array__"):
         advice = f"pass torch.from_numpy({name}.to_numpy()), or what else makes a tensor of it"
     raise TypeError(f"{name} must be a torch.Tensor, got {described(value)}; {advice}.")
+
+
+def check_module(value: object, name: str = "model") -> None:
+    """Raise TypeError unless the value is a module."""
+    if isinstance(value, nn.Module):
+        return
+    advice = "build one and pass that" if isinstance(value, type) else "pass one"
+    if not isinstance(value, type) and callable(value):
+        advice = "wrap it in one, so that its parameters are found"
+    raise TypeError(f"{name} must be a torch.nn.Module, got {described(value)}; {advice}.")
 
 
 def described(value: object) -> str:
@@ -88,10 +100,10 @@ def check_same_device(x: Tensor, like: Tensor, name: str = "x", owner: str = "la
     """Raise ValueError unless x is a tensor on the device of `like`, a tensor of its owner."""
     check_tensor(x, name)
     if x.device != like.device:
-        raise ValueError(
-            f"{name} must be on the device of the {owner}, {like.device}, got {x.device}; move one of them with "
-            f".to({str(x.device if like.is_meta else like.device)!r})."
-        )
+        advice = f"pass {name}.to({str(like.device)!r})"
+        if x.is_meta or like.is_meta:
+            advice = f"give the {owner} numbers with to_empty and load_state_dict" if like.is_meta else "pass numbers"
+        raise ValueError(f"{name} must be on the device of the {owner}, {like.device}, got {x.device}; {advice}.")
 
 
 def _is_widened(x: Tensor, like: Tensor) -> bool:

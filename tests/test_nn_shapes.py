@@ -57,7 +57,7 @@ def test_permutation():
         (lambda: nn.InjectivePad(-1), ValueError, "n_channels must be at least 0"),
         (lambda: nn.InjectivePad(1)(torch.ones(2)), ValueError, r"x must have shape \[B, \*event\]"),
         (lambda: nn.InjectivePad(3).inverse(torch.ones(2, 3)), ValueError, "more than 3 channels"),
-        (lambda: nn.Flatten((0, 2)), ValueError, "event_shape must hold positive sizes"),
+        (lambda: nn.Flatten((0, 2)), ValueError, "every size of event_shape must be at least 1, got 0"),
         (lambda: nn.Flatten((2, 2))(torch.ones(3, 4)), ValueError, r"x must have shape \[B, 2, 2\]"),
         (lambda: nn.Flatten((2, 2)).inverse(torch.ones(3, 5)), ValueError, r"z must have shape \[B, 4\], got"),
         (lambda: nn.Permutation([0, 2]), ValueError, "indices must hold every number below their count once"),

@@ -15,7 +15,7 @@ from ._blocks import Block
 from ._head import PooledHead
 from ._norms import GroupsNorms
 from ._plain import Border, UnboundedBlock
-from ._presets import Presets
+from ._presets import Presets, check_config
 from .classifier_config import CLASSIFIERS, ClassifierConfig
 from .reconstruction import ImageReconstruction
 
@@ -39,6 +39,7 @@ class IResNetClassifier(Presets[ClassifierConfig], GroupsNorms):
     def __init__(self, config: ClassifierConfig) -> None:
         """Build the model; the argument is that of the class."""
         GroupsNorms.__init__(self)
+        check_config(config, ClassifierConfig)
         self.config = config
         self.body = _body(config)
         channels, height, width = output_shape(self.body, config.image_shape)
@@ -72,6 +73,7 @@ class IResNetClassifier(Presets[ClassifierConfig], GroupsNorms):
         Raises:
             ValueError: the model has no n_levels, or x has values that are none.
         """
+        check_data(x, self.config.image_shape, self.head.linear.weight)
         n_levels = self.config.n_levels
         if n_levels is None:
             raise ValueError(
@@ -102,6 +104,7 @@ class IResNetClassifier(Presets[ClassifierConfig], GroupsNorms):
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> ImageReconstruction:
         """Return the images after x -> features -> x, and how exact that was; errors as in `forward`."""
+        check_data(x, self.config.image_shape, self.head.linear.weight)
         x = x if x.is_floating_point() else self.scaled(x)
         features = self.features(x)
         again, iterations, block_error = self.solve(features)

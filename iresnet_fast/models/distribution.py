@@ -60,7 +60,7 @@ class FlowDistribution(Distribution):
 
     def sample(self, sample_shape: Any = Size()) -> Tensor:  # noqa: B008  # an empty tuple
         """Return samples [*sample_shape, *event_shape] without gradient."""
-        n = math.prod(sample_shape)
+        n = math.prod(_checked(sample_shape))
         return self.flow.sample(n, self.context).view(*sample_shape, *self.event_shape)
 
     def rsample(self, sample_shape: Any = Size()) -> Tensor:  # noqa: B008  # an empty tuple
@@ -71,7 +71,7 @@ class FlowDistribution(Distribution):
         """
         if not self.has_rsample:
             raise NotImplementedError("rsample needs continuous data, got a flow with n_levels; use sample.")
-        n = math.prod(sample_shape)
+        n = math.prod(_checked(sample_shape))
         x, _ = self.flow.inverse(self.flow.prior.sample(n), self._contexts(n))
         return x.view(*sample_shape, *self.event_shape)
 
@@ -81,3 +81,9 @@ class FlowDistribution(Distribution):
     def __repr__(self) -> str:
         """Describe the distribution."""
         return f"{type(self).__name__}(event_shape={tuple(self.event_shape)})"
+
+
+def _checked(sample_shape: Any) -> Any:
+    if isinstance(sample_shape, str) or not hasattr(sample_shape, "__iter__"):
+        raise TypeError(f"sample_shape must be a shape, got {sample_shape!r}; pass e.g. (100,).")
+    return sample_shape

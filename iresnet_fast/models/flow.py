@@ -15,7 +15,7 @@ from ._blocks import Block
 from ._flow_parts import body_of, preprocessing_of
 from ._modes import training
 from ._norms import GroupsNorms
-from ._presets import Presets
+from ._presets import Presets, check_config
 from .distribution import FlowDistribution
 from .flow_config import FlowConfig
 from .flow_presets import FLOWS
@@ -48,6 +48,7 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms, TakesCall):
     def __init__(self, config: FlowConfig) -> None:
         """Build the model; the argument is that of the class."""
         GroupsNorms.__init__(self)
+        check_config(config, FlowConfig)
         self.config = config
         self.preprocessing = preprocessing_of(config)
         self.body, self.latent_shapes = body_of(config)
@@ -210,6 +211,7 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms, TakesCall):
         if a.shape != b.shape:
             raise ValueError(f"b must have the shape of a, {tuple(a.shape)}, got {tuple(b.shape)}; reshape it.")
         alone = a.dim() == len(self.config.event_shape)
+        check_data(a[None] if alone else a, self.config.event_shape, self.prior.mean, "a")
         ends = (a[None], b[None]) if alone else (a, b)
         n = ends[0].shape[0]
         context = self._shared(context, n)
@@ -232,7 +234,7 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms, TakesCall):
         Arguments and errors as in `forward`.
         """
         with training(self):
-            self.prior.fit(self.transform_to_noise(x, context))
+            self.prior.fit(self.transform_to_noise(x, context), "x")
 
     def fit_preprocessing(self, data: Tensor) -> None:
         """Take mean and variance of every entry from data [N, *event_shape], for preprocess="standardize".

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import _checks
-from .._inputs import check_labels, check_shape, check_tensor
+from .._inputs import check_data, check_labels, check_shape, described
 from ..nn import Call
 from ..nn._transform import check_range
 from ._config import Config, register
 from ._head import PiecesHead
-from ._presets import Presets
+from ._presets import Presets, check_config
 from .flow import IResNetFlow
 from .flow_config import FlowConfig
 from .flow_presets import FLOWS, RESIDUAL_FLOWS
@@ -42,7 +42,7 @@ class HybridConfig(Config):
     def __post_init__(self) -> None:
         """Check the fields."""
         if not isinstance(self.flow, FlowConfig):
-            raise TypeError(f"flow must be a FlowConfig, got {self.flow!r}; pass one.")
+            raise TypeError(f"flow must be a FlowConfig, got {described(self.flow)}; pass one.")
         _checks.check_count("n_classes", self.n_classes, 2)
         _checks.check_count("head_hidden", self.head_hidden, 1)
 
@@ -69,6 +69,7 @@ class HybridIResNet(Presets[HybridConfig], nn.Module):
     def __init__(self, config: HybridConfig) -> None:
         """Build the model; the argument is that of the class."""
         nn.Module.__init__(self)
+        check_config(config, HybridConfig)
         self.config = config
         self.flow = IResNetFlow(config.flow)
         self.head = PiecesHead(self.flow.latent_shapes, config.head_hidden, config.n_classes)
@@ -97,7 +98,7 @@ class HybridIResNet(Presets[HybridConfig], nn.Module):
                 classifier alone, for which no log-determinant need be computed: leave it to IResNetClassifier.
             context: as in `forward`.
         """
-        check_tensor(x)
+        check_data(x, self.flow.config.event_shape, self.flow.prior.mean)
         check_labels(labels, len(x), self.config.n_classes)
         logits, log_prob = self(x, context)
         return hybrid_loss(logits, log_prob, labels, weight)

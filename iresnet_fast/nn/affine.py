@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import _checks
 from .._inputs import check_floating, check_same_device, check_samples, check_tensor
 from ._transform import Transform, for_each_sample
 
@@ -29,6 +30,8 @@ class Affine(Transform):
         """Build the layer; the arguments are those of the class."""
         super().__init__()
         for name, value in (("scale", scale), ("shift", shift)):
+            if isinstance(value, str) or value is None:
+                _checks.check_number(name, value, "0.5")
             number = torch.as_tensor(value, dtype=None if isinstance(value, Tensor) else torch.get_default_dtype())
             if not bool(number.isfinite().all()) or (name == "scale" and bool((number == 0).any())):
                 raise ValueError(f"{name} must be finite{' and not zero' * (name == 'scale')}, got {value}; change it.")

@@ -9,9 +9,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .. import _library, ops
+from .. import _checks, _library, ops
 from .._autocast import widen
 from .._backend import why_no_kernels
+from .._inputs import check_module, described
 from .._tracing import may_read
 from ..estimators import Exact, PowerSeries, RussianRoulette
 from ..ops.inverse_error import WideBranch
@@ -19,7 +20,7 @@ from ..reference import functional
 from ..reference.series import sample_norm
 from ..solvers import FixedPoint
 from ._call import Call, DeferredInverse, TakesCall
-from ._inputs import check_branch_input
+from ._inputs import check_branch_input, check_branch_output, check_takes_context
 from ._inverse import CertifiedInverse, moved, report, rounding_of
 from ._layer import SpectralLayer
 from ._transform import takes_context
@@ -62,9 +63,14 @@ class InvertibleResidualBlock(TakesCall):
         """Build the block; the arguments are those of the class."""
         super().__init__()
         if estimator is not None and not isinstance(estimator, (PowerSeries, RussianRoulette, Exact)):
-            raise TypeError(f"estimator must be one of iresnet_fast.estimators or None, got {estimator!r}; pass one.")
+            raise TypeError(
+                f"estimator must be one of iresnet_fast.estimators or None, got {described(estimator)}; build one."
+            )
         if not isinstance(solver, FixedPoint):
-            raise TypeError(f"solver must be FixedPoint, got {solver!r}; pass one.")
+            raise TypeError(f"solver must be a solvers.FixedPoint, got {described(solver)}; build one.")
+        check_module(branch, "branch")
+        if lipschitz is not None:
+            _checks.check_number("lipschitz", lipschitz, "0.9")
         self.branch = branch
         self.estimator = estimator
         self.solver = solver
@@ -268,6 +274,7 @@ class _ModulePath(_Path):
         self.tensors: tuple[Tensor, ...] = tuple(block.branch.parameters())
         if isinstance(context, Tensor) and context.is_floating_point():
             self.tensors += (context,)
+        check_takes_context(block.branch, x, context)
         self.extra = () if context is None else (context,)
         # They are looked after and normalised once a call, not in every evaluation of the branch.
         spectral = (module for module in block.branch.modules() if isinstance(module, SpectralLayer))
@@ -312,6 +319,7 @@ class _ModulePath(_Path):
 
     def _g(self, x: Tensor) -> Tensor:
         gx: Tensor = self.block.branch(x, *self.extra)
+        check_branch_output(gx, x, self.block.branch)
         return gx
 
 

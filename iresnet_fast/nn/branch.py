@@ -9,8 +9,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from .. import _checks, ops
 from .. import activations as registry
-from .. import ops
 from ._inputs import check_layer_input
 from ._slack import spend_slack
 from .conv import SpectralConv2d
@@ -61,7 +61,7 @@ class ResidualBranch(nn.Module):
             raise ValueError("normalize must be 'layers' for convolutions, got 'branch'; leave it out.")
         self.normalize = normalize
         if image_size is not None:
-            size = (image_size, image_size) if isinstance(image_size, int) else image_size
+            size = _checks.check_image_size(image_size)
             for layer in layers:
                 if not isinstance(layer, SpectralConv2d):
                     raise ValueError(f"image_size must be None for dense layers, got {image_size}; leave it out.")

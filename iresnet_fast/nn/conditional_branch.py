@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import _checks
-from ._inputs import check_layer_input
+from .._inputs import check_module
+from ._inputs import check_context, check_layer_input
 from ._maps import Layer, inputs_of, maps_of, outputs_of
 from .activation import Activation
 from .branch import check_convolution
@@ -50,6 +51,7 @@ class ConditionalBranch(nn.Module):
     ) -> None:
         """Build the branch; the arguments are those of the class."""
         super().__init__()
+        check_module(network, "network")
         _check(layers, activations, mode)
         self.layers = nn.ModuleList(layers)
         self.activations = nn.ModuleList(
@@ -170,6 +172,7 @@ class ConditionalBranch(nn.Module):
         return f"mode={self.mode!r}, lipschitz={self.lipschitz:.4g}"
 
     def _embed(self, context: Any, a: Tensor) -> Tensor:
+        check_context(context, self.network, a.shape[0])
         embedding: Tensor = self.network(context)
         layers = self._layers()
         width = a.shape[1] if self.mode == "add" else inputs_of(layers[1]) - a.shape[1]

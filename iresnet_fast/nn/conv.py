@@ -8,8 +8,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .. import _capture
+from .. import _capture, _checks
 from ..geometry import ConvGeometry
+from ._inputs import check_image_input
 from ._layer import SpectralLayer
 from .spectral import effective_weights
 
@@ -84,7 +85,7 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
         self.image_size = None
         self._start(coeff, n_iterations, tol, sigma_gradient, strict)
         if image_size is not None:
-            self.set_image_size(_pair(image_size))
+            self.set_image_size(_checks.check_image_size(image_size))
 
     @property
     def _is_matrix(self) -> bool:
@@ -119,7 +120,7 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
         """
         if self._is_matrix or image_size == self.image_size:
             return
-        height, width = (int(size) for size in image_size)
+        height, width = _checks.check_image_size(image_size)
         if (height, width) == self.image_size:
             return
         if torch.compiler.is_compiling():
@@ -148,8 +149,7 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer to [B, C, H, W] or [C, H, W]."""
-        if input.dim() not in (3, 4):
-            raise ValueError(f"input must have shape [B, C, H, W] or [C, H, W], got {tuple(input.shape)}; reshape it.")
+        check_image_input(self, input)
         self.set_image_size(input.shape[-2:])
         (weight,) = effective_weights([self])
         output: Tensor = self._conv_forward(input, weight, self.bias)

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .. import _checks
 from .._inputs import check_shape
 from ._transform import Transform
 
@@ -25,9 +26,7 @@ class Flatten(Transform):
     def __init__(self, event_shape: Sequence[int]) -> None:
         """Build the layer; the arguments are those of the class."""
         super().__init__()
-        self.event_shape = tuple(event_shape)
-        if any(size < 1 for size in self.event_shape):
-            raise ValueError(f"event_shape must hold positive sizes, got {self.event_shape}; pass e.g. (16, 7, 7).")
+        self.event_shape = _checks.check_sizes("event_shape", event_shape)
 
     def output_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
         """Return (d,); raises ValueError if `event_shape` is not that of the layer."""

@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import _checks
+from ._inputs import check_image_input, check_linear_input
+
 _FORMS = ((1.0, 1.0), (1.0, 2.0), (1.0, math.inf), (2.0, math.inf), (math.inf, math.inf), (2.0, 2.0))
 
 
@@ -50,6 +53,9 @@ class InducedNormLayer(nn.Module):
     codomain: float
 
     def _start(self, coeff: float, domain: float, codomain: float) -> None:
+        _checks.check_number("coeff", coeff, "0.9")
+        _checks.check_number("domain", domain, "float('inf')")
+        _checks.check_number("codomain", codomain, "float('inf')")
         if not 0.0 < coeff < math.inf:
             raise ValueError(f"coeff must be positive and finite, got {coeff}; pass e.g. 0.9.")
         check_norms(domain, codomain)
@@ -103,6 +109,7 @@ class InducedNormLinear(InducedNormLayer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer to [..., in_features]."""
+        check_linear_input(self, input)
         return F.linear(input, self.effective_weight(), self.bias)
 
 
@@ -153,6 +160,7 @@ class InducedNormConv2d(InducedNormLayer, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer to [B, C, H, W]."""
+        check_image_input(self, input)
         output: Tensor = self._conv_forward(input, self.effective_weight(), self.bias)
         return output
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ._inputs import check_linear_input
 from ._layer import SpectralLayer
 from .spectral import effective_weights
 
@@ -59,5 +60,6 @@ class SpectralLinear(SpectralLayer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer to [..., in_features]."""
+        check_linear_input(self, input)
         (weight,) = effective_weights([self])
         return F.linear(input, weight, self.bias)

@@ -28,6 +28,8 @@ class Permutation(Transform):
     def __init__(self, indices: Sequence[int] | Tensor) -> None:
         """Build the layer; the argument is that of the class."""
         super().__init__()
+        if isinstance(indices, str):
+            raise TypeError(f"indices must be a list of integers, got {indices!r}; pass e.g. [1, 0].")
         order = torch.as_tensor(indices)
         if order.dim() != 1 or sorted(order.tolist()) != list(range(order.numel())):
             raise ValueError(f"indices must hold every number below their count once, got {indices}; change them.")

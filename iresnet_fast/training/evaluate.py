@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _checks
-from .._inputs import check_labels, check_samples
+from .._inputs import check_labels, check_shape
 from ..models import IResNetFlow
 from ..models._blocks import Block
 from ..models._modes import evaluating
@@ -71,12 +71,12 @@ def evaluate(
     """
     _checks.check_count("batch_size", batch_size, 1)
     _checks.check_count("seed", seed, 0)
-    check_samples(x)
-    if x.shape[0] == 0:
+    task = task_of(model)
+    check_shape(x, task.event_shape, owner="model")
+    if x.is_meta or x.shape[0] == 0:
         raise ValueError("x must hold at least one sample, got none; pass the test set.")
     if labels is not None:
         check_labels(labels, len(x))
-    task = task_of(model)
     check_estimators(model)
     device = next(model.parameters()).device
     if labels is not None:
@@ -92,6 +92,8 @@ def evaluate(
     for name, value in found.items():
         if not bool(value.isfinite().all()):
             first = int((~value.isfinite()).nonzero()[0])
+            if not bool(x[first].isfinite().all()):
+                raise ValueError(f"x must be finite, got NaN or infinity in sample {first}; remove such samples.")
             raise ValueError(
                 f"{name} must be finite, got {float(value[first])} for sample {first}; the model has diverged: lower "
                 f"the learning rate or go back to an earlier checkpoint."

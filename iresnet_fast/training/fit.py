@@ -91,6 +91,8 @@ def fit(
         raise TypeError(f"dataset must be a data.DataSet, got {described(dataset)}; pass what data.load returned.")
     task_of(model)
     check_estimators(model)  # now, not at the evaluation after hours of training
+    if not isinstance(folder, (str, os.PathLike)):
+        raise TypeError(f"folder must be a path, got {described(folder)}; pass e.g. 'runs/first'.")
     folder = Path(folder)
     devices = [parameter.device for parameter in model.parameters() if parameter.is_cuda][:1]
     with distributed.setup(), distributed.translate_errors(folder), torch.random.fork_rng(devices), Interrupts() as end:
