@@ -138,7 +138,7 @@ class InvertibleResidualBlock(TakesCall):
         path = self._path(z, context)
         if may_read(z):
             found = path.certified(z)
-            report(found, self.solver, self._known_lipschitz())
+            report(found, self.solver, self._known_lipschitz(), z, path.evaluate)
             x, step = found.x, (found.iterations, found.error)
         else:
             x, iterations, residual = path.solve(z, self.solver.tol)
@@ -202,6 +202,10 @@ class _Path(ABC):
     def certified(self, z: Tensor) -> CertifiedInverse:
         """Return x with the error of every sample."""
 
+    @abstractmethod
+    def evaluate(self, x: Tensor) -> Tensor:
+        """Return g(x), as exactly as can be."""
+
     def logdet(self, x: Tensor, call: Call) -> Tensor:
         """Return the log-determinant [B] alone."""
         return x.new_zeros(x.shape[0]) if self.block.estimator is None else self.forward(x, call)[1]
@@ -252,7 +256,7 @@ class _StagesPath(_Path):
         lipschitz, solver = self.block._known_lipschitz(), self.block.solver
         x, iterations, _ = self.solve(z, solver.tol)
         with torch.no_grad():
-            wide = WideBranch.of(self.weights, self.biases, self.activations, self.parameters, self.norms)
+            wide = self._wide()
             error, rounding = wide.error(x, z, lipschitz)
         missed = (error > solver.tol) & (iterations < solver.max_iterations)
         if solver.refine and may_read(z) and bool(missed.any()):
@@ -264,6 +268,12 @@ class _StagesPath(_Path):
             iterations[missed] += more
             x = moved(x, missed, value)
         return CertifiedInverse(x, error, iterations, error <= solver.tol, rounding_of(x) + rounding)
+
+    def evaluate(self, x: Tensor) -> Tensor:
+        return self._wide().evaluate(x.double())
+
+    def _wide(self) -> WideBranch:
+        return WideBranch.of(self.weights, self.biases, self.activations, self.parameters, self.norms)
 
 
 class _ModulePath(_Path):
@@ -316,6 +326,10 @@ class _ModulePath(_Path):
             rounding = 1.5 * torch.finfo(z.dtype).eps * change / (1.0 - lipschitz)
             error = residual.double() / (1.0 - lipschitz) + rounding
         return CertifiedInverse(x, error, iterations, error <= tol, rounding_of(x) + rounding)
+
+    def evaluate(self, x: Tensor) -> Tensor:
+        with normalized_together(self.layers):
+            return self._g(x)
 
     def _g(self, x: Tensor) -> Tensor:
         gx: Tensor = self.block.branch(x, *self.extra)
