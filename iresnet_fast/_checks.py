@@ -5,6 +5,7 @@ Plain Python on metadata, so torch.compile traces through them and they cost a f
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -246,6 +247,16 @@ def check_count(argument: str, value: int, minimum: int) -> None:
         raise TypeError(f"{argument} must be an integer, got {value!r}; pass an int of at least {minimum}.")
     if value < minimum:
         raise ValueError(f"{argument} must be at least {minimum}, got {value}; increase it.")
+
+
+def check_width(argument: str, value: object) -> None:
+    """Check a number of features or channels, of whatever integer type torch takes."""
+    try:
+        width = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{argument} must be an integer, got {value!r}; pass e.g. 64.") from None
+    if width < 0:
+        raise ValueError(f"{argument} must not be negative, got {width}; pass e.g. 64.")
 
 
 def check_choice(argument: str, value: object, choices: Sequence[str]) -> None:

@@ -6,6 +6,8 @@ one fails there, by name.
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar, cast
@@ -13,6 +15,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 from torch._functorch.utils import unwrap_dead_wrappers
+from torch.nn.modules import module as _modules
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -60,3 +63,46 @@ def constant_in_compiled_graphs(function: _Function) -> _Function:
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+def outside_compiled_graphs(function: _Function) -> _Function:
+    """Make torch.compile break its graph before a function, and leave alone what it calls.
+
+    The public `torch.compiler.disable` imports the whole compiler when it decorates; here whoever compiles has done so.
+    """
+    alone: list[Callable[..., Any]] = []
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Any:
+        if "torch._dynamo" not in sys.modules:
+            return function(*arguments)
+        if not alone:
+            alone.append(torch.compiler.disable(function))  # type: ignore[no-untyped-call]
+        return alone[0](*arguments)
+
+    call._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return cast(_Function, call)
+
+
+def has_hooks(module: torch.nn.Module) -> bool:
+    """Whether a call of the module, or of any module, does more than its forward: hooks before, after or on gradients.
+
+    No public function says so.
+    """
+    return bool(
+        module._forward_pre_hooks
+        or module._forward_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or has_hooks_of_all_modules()
+    )
+
+
+def has_hooks_of_all_modules() -> bool:
+    """Whether there are hooks of every module, as of torch.nn.modules.module.register_module_forward_hook."""
+    return bool(
+        _modules._global_forward_pre_hooks
+        or _modules._global_forward_hooks
+        or _modules._global_backward_hooks
+        or _modules._global_backward_pre_hooks
+    )

@@ -25,7 +25,9 @@ from ..nn import (
     SpectralLinear,
     induced_norm,
 )
+from ..nn._hooks import sees_activations
 from ..nn._layer import plain
+from ..nn._tensors import bias_of, weight_of
 from ..nn.spectral import effective_weights
 from ._operators import Operator
 from ._rounding import UNIT, gamma, product_up
@@ -59,13 +61,16 @@ class _Stages(NamedTuple):
 def _block(name: str, block: Block, n_steps: int) -> BranchCertificate:
     branch = block.branch
     declared = block.lipschitz if isinstance(block, InvertibleResidualBlock) else None
+    # What hooks and forwards of their own do to activations, nobody can bound.
     if isinstance(block, UnboundedBlock):
-        stages = _plain_stages(block)
-    elif isinstance(branch, InducedNormBranch):
+        stages = None if any(map(sees_activations, block.branch.modules())) else _plain_stages(block)
+    elif isinstance(branch, InducedNormBranch) and branch.why_no_kernels() is None:
         return _induced(name, block, branch, n_steps)
-    elif isinstance(branch, (ResidualBranch, ConditionalBranch, DenseBranch)):
+    elif isinstance(branch, (ResidualBranch, ConditionalBranch, DenseBranch)) and branch.why_no_kernels() is None:
         stages = _spectral_stages(branch)
     else:
+        stages = None
+    if stages is None:
         constant = math.inf if declared is None else declared
         return BranchCertificate(name, (), Bounds(0.0, constant, "declared"), constant, constant, declared)
     layers = tuple(norm_bounds(w, at) for w, at in zip(stages.weights, stages.geometries, strict=True))
@@ -89,9 +94,8 @@ def _spectral_stages(branch: ResidualBranch | ConditionalBranch | DenseBranch) -
         return _Stages([plain(weight) for weight in weights], geometries, biases, list(names), parameters)
     phis = cast("list[Activation]", list(branch.activations))
     weights = [plain(weight) for weight in effective_weights(layers)]
-    return _Stages(
-        weights, geometries, [layer.bias for layer in layers], [phi.name for phi in phis], [phi.beta for phi in phis]
-    )
+    biases = [bias_of(layer) for layer in layers]
+    return _Stages(weights, geometries, biases, [phi.name for phi in phis], [phi.beta for phi in phis])
 
 
 def _plain_stages(block: UnboundedBlock) -> _Stages:
@@ -102,7 +106,7 @@ def _plain_stages(block: UnboundedBlock) -> _Stages:
             phi, parameter = layer.name, layer.beta
         elif isinstance(layer, nn.Conv2d):
             padding = (layer.kernel_size[0] // 2, layer.kernel_size[1] // 2)
-            stages.weights.append(layer.weight)
+            stages.weights.append(weight_of(layer))
             stages.geometries.append(ConvGeometry(block.image_size, padding=padding))
             stages.biases.append(layer.bias)
             stages.activations.append(phi)

@@ -18,22 +18,27 @@ from torch import Tensor
 
 from .. import _capture, ops
 from .._torch_private import copy_all, is_transformed
+from ..geometry import ConvGeometry
 from . import _norms
-from ._freshness import Seen, Sight, expect_writes, look, may_have_been_replayed, record, stale
+from ._freshness import Seen, Sight, Weights, expect_writes, look, may_have_been_replayed, record, stale
 from ._layer import Norm, SpectralLayer, as_dtype, plain, plainly
 from ._operators import Norms, Operators
+from ._tensors import own_weight, weight_of
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup  # not in every build of torch
 
 _merging = threading.RLock()
 
+Normalized = tuple["ConvGeometry | None", Tensor]  # the operator whose norm the weight was divided by, and the weight
+
 
 class SpectralGroup:
     """The spectral layers that are refreshed together: those of a model, or one alone.
 
     It owns all that is known of their norms beside the buffers. What it holds of a layer is replaced as a whole and
-    never changed, so that threads which evaluate a model at once each see one refresh or the other.
+    never changed, so that threads which call a model at once each see one refresh or the other; the lock is for those
+    that iterate, merge groups or change the size of images.
 
     Attributes:
         process_group: the processes among which a refresh in training is shared out; None: each does all of it.
@@ -48,6 +53,7 @@ class SpectralGroup:
         # Effective weights without a graph, with the refresh and the coeff they are of.
         self._baked: weakref.WeakKeyDictionary[SpectralLayer, tuple[Seen, float, Tensor]] = weakref.WeakKeyDictionary()
         self._at_hand = threading.local()
+        self.lock = threading.RLock()
 
     @classmethod
     def of(cls, layers: Sequence[SpectralLayer]) -> SpectralGroup:
@@ -56,13 +62,16 @@ class SpectralGroup:
         if group is not None and all(layer.group is group for layer in layers):
             return group
         with _merging:
-            groups = {id(layer.group): layer.group for layer in layers if layer.group is not None}.values()
+            groups = list({id(layer.group): layer.group for layer in layers if layer.group is not None}.values())
+            if len(groups) == 1 and all(layer.group is groups[0] for layer in layers):
+                return groups[0]  # another thread has merged them
             merged = cls(list(dict.fromkeys([*(m for g in groups for m in g.members()), *layers])))
             for one in groups:
-                merged._seen.update(one._seen)
-                merged._baked.update(one._baked)
-                merged._unsettled.update(one._unsettled)
-                merged.process_group = merged.process_group or one.process_group
+                with one.lock:
+                    merged._seen.update(one._seen)
+                    merged._baked.update(one._baked)
+                    merged._unsettled.update(one._unsettled)
+                    merged.process_group = merged.process_group or one.process_group
             for layer in merged.members():
                 layer.group = merged
         return merged
@@ -73,30 +82,40 @@ class SpectralGroup:
 
     def is_stale(self, layer: SpectralLayer) -> bool:
         """Whether the norm of a layer is not, or may not be, that of its weight."""
-        return bool(self._stale([layer]))
+        return bool(self._stale({layer: plain(weight_of(layer))}))
 
     @contextmanager
-    def at_hand(self, layers: Sequence[SpectralLayer]) -> Iterator[None]:
-        """Normalise these layers once, in one node of the graph, for all calls inside the block."""
-        before: dict[SpectralLayer, tuple[Tensor, Tensor]] = getattr(self._at_hand, "weights", {})
-        weights = self.effective_weights(layers)
-        entries = ((layer.sigma, weight) for layer, weight in zip(layers, weights, strict=True))
+    def at_hand(self, layers: Sequence[SpectralLayer], weights: Sequence[Tensor] | None = None) -> Iterator[None]:
+        """Normalise these layers once, in one node of the graph, for all calls inside the block; or take `weights`."""
+        before: dict[SpectralLayer, Normalized] = getattr(self._at_hand, "weights", {})
+        if weights is None:
+            entries = self._normalized(layers, None)
+        else:
+            entries = [(layer.geometry, weight) for layer, weight in zip(layers, weights, strict=True)]
         self._at_hand.weights = before | dict(zip(layers, entries, strict=True))
         try:
             yield
         finally:
             self._at_hand.weights = before
 
-    def effective_weights(self, layers: Sequence[SpectralLayer]) -> list[Tensor]:
-        """Return the normalised weights of some of its layers."""
-        known: dict[SpectralLayer, tuple[Tensor, Tensor]] = getattr(self._at_hand, "weights", {})
-        # Another sigma: an image of another size has come.
-        if known and all(layer in known and known[layer][0] is layer.sigma for layer in layers):
+    def effective_weights(
+        self, layers: Sequence[SpectralLayer], image_size: Sequence[int] | None = None
+    ) -> list[Tensor]:
+        """Return the normalised weights of some of its layers, for images of this size if one is given."""
+        known: dict[SpectralLayer, Normalized] = getattr(self._at_hand, "weights", {})
+        if known and all(layer in known and _fits(known[layer][0], image_size) for layer in layers):
             return [known[layer][1] for layer in layers]
-        seen = self.refresh(layers)
-        norms = [last.norm for last in seen]
-        if _wants_graph(layers) or is_transformed():
-            return normalize(layers, norms, expect_writes)
+        return [weight for _, weight in self._normalized(layers, image_size)]
+
+    def _normalized(self, layers: Sequence[SpectralLayer], image_size: Sequence[int] | None) -> list[Normalized]:
+        # Each once: a parametrisation that draws or iterates gives another tensor at every look.
+        taken = {layer: weight_of(layer) for layer in layers}
+        known = self.refresh({layer: plain(weight) for layer, weight in taken.items()}, image_size)
+        seen = [known[layer] for layer in layers]
+        norms, geometries = [last.norm for last in seen], [last.sight.geometry for last in seen]
+        raw = [taken[layer] for layer in layers]
+        if _wants_graph(raw) or is_transformed():
+            return list(zip(geometries, normalize(layers, raw, norms, geometries, expect_writes), strict=True))
         baked = [self._baked.get(layer) for layer in layers]
         weights = [
             entry[2]
@@ -105,28 +124,52 @@ class SpectralGroup:
         ]
         if len(weights) < len(layers):
             with plainly():
-                weights = normalize(layers, norms)
+                weights = normalize(layers, raw, norms, geometries)
             coeffs = (layer.coeff for layer in layers)
-            self._baked.update(zip(layers, zip(seen, coeffs, weights, strict=True), strict=True))
-        return weights
+            with self.lock:
+                self._baked.update(zip(layers, zip(seen, coeffs, weights, strict=True), strict=True))
+        return list(zip(geometries, weights, strict=True))
 
-    def refresh(self, layers: Sequence[SpectralLayer]) -> list[Seen]:
+    def refresh(self, weights: Weights, image_size: Sequence[int] | None = None) -> dict[SpectralLayer, Seen]:
         """Iterate those of the layers that are stale, and all others with them. Returns what is known of the layers."""
         with plainly():
-            wanted = self._stale(layers)
-            if wanted:
-                # One that may have been replayed is stale at every call: only where it is asked for itself.
-                others = [
-                    layer
-                    for layer in self.members()
-                    if layer not in layers and layer.is_ready and not may_have_been_replayed(layer)
-                ]
-                self.iterate([*wanted, *self._stale(others)])
-        return [self._seen[layer] for layer in layers]
+            known = self._fresh(weights, image_size)
+            if known is not None:
+                return known
+            with self.lock:
+                if image_size is not None:
+                    for layer in weights:
+                        layer.set_image_size(image_size)
+                wanted = self._stale(weights)  # another thread may have been here
+                if wanted:
+                    others = self._weights_of_others(weights)
+                    wanted += self._stale(others)
+                    self.iterate({layer: weights[layer] if layer in weights else others[layer] for layer in wanted})
+                return {layer: self._seen[layer] for layer in weights}
 
-    def iterate(
-        self, layers: Sequence[SpectralLayer], n_iterations: int | None = None, tol: float | None = None
-    ) -> None:
+    def _fresh(self, weights: Weights, image_size: Sequence[int] | None) -> dict[SpectralLayer, Seen] | None:
+        """Return what is known of the layers; None if a norm is stale, or that of images of another size."""
+        known: dict[SpectralLayer, Seen] = {}
+        for layer in weights:
+            last = self._seen.get(layer)
+            if last is None or not _fits(last.sight.geometry, image_size):
+                return None
+            known[layer] = last
+        return None if stale(weights, list(known.values())) else known
+
+    def _weights_of_others(self, weights: Weights) -> Weights:
+        """Return the weights of the other layers, of those that have plain ones to look at."""
+        others = {}
+        for layer in self.members():
+            if layer in weights or not layer.is_ready:
+                continue
+            weight = own_weight(layer)
+            # One that may have been replayed is stale at every call: only where it is asked for itself.
+            if weight is not None and not may_have_been_replayed(layer, weight):
+                others[layer] = plain(weight)
+        return others
+
+    def iterate(self, weights: Weights, n_iterations: int | None = None, tol: float | None = None) -> None:
         """Find the norms of these layers, stale or not, and record what was seen.
 
         Those of layers in training follow on from the last ones, unless there are none or they are asked to be upper
@@ -134,9 +177,9 @@ class SpectralGroup:
         """
         explicit = n_iterations is not None or tol is not None
         settling: list[SpectralLayer] = []
-        with plainly():
+        with self.lock, plainly():
             calls: dict[tuple[Any, ...], list[SpectralLayer]] = {}
-            for layer in layers:
+            for layer, weight in weights.items():
                 if not layer.is_warm or layer.strict or not (layer.training or explicit):
                     settling.append(layer)
                     continue
@@ -144,24 +187,27 @@ class SpectralGroup:
                 limit = tol or (layer.tol if n_iterations is None else None)
                 if n_iterations is None:
                     most, limit = _norms.steps_for(layer.companion.numel(), most, limit)
-                calls.setdefault((layer.weight.dtype, layer.weight.device, most, limit), []).append(layer)
+                calls.setdefault((weight.dtype, weight.device, most, limit), []).append(layer)
             for (_, _, most, limit), members in calls.items():
-                missed = self._follow(members, most, limit, counts=not explicit)
-                settling += self._follow(missed, _norms.MORE_STEPS, limit, counts=False) if missed else []
+                missed = self._follow(_some(weights, members), most, limit, counts=not explicit)
+                if missed:
+                    settling += self._follow(_some(weights, missed), _norms.MORE_STEPS, limit, counts=False)
             calls = {}
             for layer in settling:
-                calls.setdefault((layer.weight.dtype, layer.weight.device, layer.strict), []).append(layer)
+                weight = weights[layer]
+                calls.setdefault((weight.dtype, weight.device, layer.strict), []).append(layer)
             for (_, _, strict), members in calls.items():
-                sights = look(members)
-                self._accept(members, sights, _norms.settle(Operators.of(members), strict), settled=True)
+                some = _some(weights, members)
+                sights = look(some)
+                operators = Operators.of(members, list(some.values()))
+                self._accept(members, sights, _norms.settle(operators, strict), settled=True)
 
-    def _follow(
-        self, layers: Sequence[SpectralLayer], most: int, tol: float | None, counts: bool
-    ) -> list[SpectralLayer]:
+    def _follow(self, weights: Weights, most: int, tol: float | None, counts: bool) -> list[SpectralLayer]:
         """Go on from the vectors of these layers; return those for which that was not enough, as far as is known."""
-        sights = look(layers)
+        sights, layers = look(weights), list(weights)
         doubtful = [i for i, layer in enumerate(layers) if layer.is_doubtful]
-        norms, missed = _norms.follow(Operators.of(layers), most, tol, self.process_group, doubtful)
+        operators = Operators.of(layers, list(weights.values()))
+        norms, missed = _norms.follow(operators, most, tol, self.process_group, doubtful)
         self._accept(layers, sights, norms, settled=False)
         if missed is None:
             return []
@@ -180,16 +226,17 @@ class SpectralGroup:
         """
         return sum(int(count) for count in self._unsettled.values())
 
-    def _stale(self, layers: Sequence[SpectralLayer]) -> list[SpectralLayer]:
-        return stale(layers, [self._seen.get(layer) for layer in layers])
+    def _stale(self, weights: Weights) -> list[SpectralLayer]:
+        return stale(weights, [self._seen.get(layer) for layer in weights])
 
     def _accept(self, layers: Sequence[SpectralLayer], sights: Sequence[Sight], found: Norms, settled: bool) -> None:
         """Take new norms, tensors that nothing else writes, as the buffers of the layers."""
         kept: list[Tensor] = []
         written: list[Tensor] = []
         norms: list[Norm] = []
-        for layer, *values in zip(layers, found.sigmas.unbind(), found.us, found.vs, found.companions, strict=True):
-            weight = plain(layer.weight)
+        vectors = zip(found.sigmas.unbind(), found.us, found.vs, found.companions, strict=True)
+        for layer, sight, values in zip(layers, sights, vectors, strict=True):
+            weight = sight.weight
             captured = _capture.of(weight) is not None
             sigma, u, v, companion = (as_dtype(value, weight.dtype) for value in values)
             layer.is_captured = layer.is_captured or captured
@@ -208,24 +255,37 @@ class SpectralGroup:
             self._seen[layer] = record(layer, sight, norm, settled)
 
 
-def _wants_graph(layers: Sequence[SpectralLayer]) -> bool:
-    return torch.is_grad_enabled() and any(layer.weight.requires_grad for layer in layers)
+def _fits(geometry: ConvGeometry | None, image_size: Sequence[int] | None) -> bool:
+    """Whether an operator is that of images of this size; a matrix is one for all sizes."""
+    return geometry is None or image_size is None or geometry.image_size == tuple(image_size)
+
+
+def _some(weights: Weights, layers: Sequence[SpectralLayer]) -> Weights:
+    return {layer: weights[layer] for layer in layers}
+
+
+def _wants_graph(weights: Sequence[Tensor]) -> bool:
+    return torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
 
 
 def normalize(
-    layers: Sequence[SpectralLayer], norms: Sequence[Norm], on_backward: Callable[..., None] | None = None
+    layers: Sequence[SpectralLayer],
+    raw: Sequence[Tensor],
+    norms: Sequence[Norm],
+    geometries: Sequence[ConvGeometry | None],
+    on_backward: Callable[..., None] | None = None,
 ) -> list[Tensor]:
-    """Return the weights divided by max(1, sigma / coeff), in one node of the graph."""
+    """Return these weights of the layers divided by max(1, sigma / coeff), in one node of the graph."""
     if len({layer.sigma_gradient for layer in layers}) > 1:
-        pairs = zip(layers, norms, strict=True)
-        return [weight for layer, norm in pairs for weight in normalize([layer], [norm], on_backward)]
+        one_by_one = zip(layers, raw, norms, geometries, strict=True)
+        return [normalize([a], [b], [c], [d], on_backward)[0] for a, b, c, d in one_by_one]
     sigmas, us, vs = zip(*norms, strict=True)
     weights = ops.spectral_normalize(
-        [layer.weight for layer in layers],
+        raw,
         torch.stack(sigmas),
         us,
         vs,
-        [layer.geometry for layer in layers],
+        geometries,
         [layer.coeff for layer in layers],
         layers[0].sigma_gradient,
     )

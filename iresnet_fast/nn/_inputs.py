@@ -12,15 +12,25 @@ from .._inputs import check_floating, check_same_kind, check_samples, check_shap
 
 def check_layer_input(layer: nn.Module, x: Tensor, name: str = "x", owner: str = "branch") -> None:
     """Raise unless x is what a linear layer or a convolution takes: [B, in] or [B, in, H, W], its dtype and device."""
-    like: Any = layer.bias if layer.bias is not None else layer.weight  # a parametrised weight is computed when read
-    check_same_kind(x, like, name, owner)
-    width: Any = getattr(layer, "in_features", None)
-    shape = x.shape
-    if width is not None:
-        if len(shape) != 2 or shape[1] != width:
-            check_shape(x, (width,), name, owner)
-    elif len(shape) != 4 or shape[1] != layer.in_channels:
-        check_shape(x, (layer.in_channels, None, None), name, owner)  # type: ignore[arg-type]  # a convolution's
+    if isinstance(layer, nn.Linear):
+        check_same_kind(x, _a_parameter(layer), name, owner)
+        check_shape(x, (layer.in_features,), name, owner)
+    elif isinstance(layer, nn.Conv2d):
+        check_same_kind(x, _a_parameter(layer), name, owner)
+        check_shape(x, (layer.in_channels, None, None), name, owner)
+    else:  # somebody has put another one in its place
+        check_floating(x, name)
+        check_samples(x, name)
+
+
+def _a_parameter(layer: nn.Module) -> Tensor:
+    """Return a parameter; not `layer.weight`, which may be computed whenever it is read."""
+    own = layer._parameters
+    for name in ("bias", "weight"):
+        parameter = own.get(name)
+        if parameter is not None:
+            return parameter
+    return next(layer.parameters())
 
 
 def check_branch_input(branch: nn.Module, x: Tensor, name: str) -> None:
@@ -81,7 +91,7 @@ def check_context(context: Any, network: nn.Module, n: int) -> None:
 
 def check_linear_input(layer: nn.Linear, input: Tensor) -> None:
     """Raise unless the input is [..., in_features] of the layer's dtype and device."""
-    check_same_kind(input, layer.weight if layer.bias is None else layer.bias, "input")
+    check_same_kind(input, _a_parameter(layer), "input")
     if input.dim() == 0 or input.shape[-1] != layer.in_features:
         raise ValueError(
             f"input must have shape [..., {layer.in_features}], got {tuple(input.shape)}; reshape it or build the "
@@ -91,6 +101,6 @@ def check_linear_input(layer: nn.Linear, input: Tensor) -> None:
 
 def check_image_input(layer: nn.Conv2d, input: Tensor) -> None:
     """Raise unless the input is [B, C, H, W] or [C, H, W] of the layer's dtype and device."""
-    check_same_kind(input, layer.weight if layer.bias is None else layer.bias, "input")
+    check_same_kind(input, _a_parameter(layer), "input")
     if input.dim() not in (3, 4) or input.shape[-3] != layer.in_channels:
         check_shape(input, (layer.in_channels, None, None), "input")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import _checks
 from ._inputs import check_linear_input
 from ._layer import SpectralLayer
 from .spectral import effective_weights
@@ -55,8 +57,15 @@ class SpectralLinear(SpectralLayer, nn.Linear):
         dtype: Any = None,
     ) -> None:
         """Build the layer; the arguments are those of the class."""
+        _checks.check_width("in_features", in_features)
+        _checks.check_width("out_features", out_features)
         super().__init__(in_features, out_features, bias, device, dtype)
         self._start(coeff, n_iterations, tol, sigma_gradient, strict)
+
+    @staticmethod
+    def plain_forward() -> Callable[..., Tensor]:
+        """Return the forward of this class."""
+        return SpectralLinear.forward
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer to [..., in_features]."""

@@ -13,7 +13,8 @@ from .. import _checks
 from .._inputs import check_module
 from ._compiled import traced_norms
 from ._group import SpectralGroup, normalize
-from ._layer import SpectralLayer
+from ._layer import SpectralLayer, plain
+from ._tensors import can_take, weight_of
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup  # not in every build of torch
@@ -56,17 +57,35 @@ def update_spectral_norm(model: nn.Module, n_iterations: int | None = None, tol:
     layers = list(named.values())
     if not layers:
         return torch.empty(0)
-    SpectralGroup.of(layers).iterate(layers, n_iterations, tol)
+    weights = {layer: plain(weight_of(layer)) for layer in layers}
+    SpectralGroup.of(layers).iterate(weights, n_iterations, tol)
     return torch.stack([layer.sigma.to(layers[0].sigma) for layer in layers])
 
 
 @contextmanager
 def normalized_together(layers: Sequence[SpectralLayer]) -> Iterator[None]:
-    """Let `effective_weights` take those of these layers from one call inside the block, as compiled code does."""
-    if torch.compiler.is_compiling() or not layers:
+    """Let `effective_weights` take those of these layers from one call inside the block, as compiled code does.
+
+    Left out are layers whose weights are not there before they, or the blocks they are in, are called.
+    """
+    if torch.compiler.is_compiling():
         yield
         return
-    with SpectralGroup.of(layers).at_hand(layers):
+    ready = [layer for layer in layers if layer.is_ready and can_take(layer)]
+    if not ready:
+        yield
+        return
+    with SpectralGroup.of(ready).at_hand(ready):
+        yield
+
+
+@contextmanager
+def normalized_as(layers: Sequence[SpectralLayer], weights: Sequence[Tensor]) -> Iterator[None]:
+    """Let `effective_weights` return these weights of the layers inside the block; no weights: change nothing."""
+    if not weights:
+        yield
+        return
+    with SpectralGroup.of(layers).at_hand(layers, weights):
         yield
 
 
@@ -108,11 +127,19 @@ def shard_spectral_norms(model: nn.Module, process_group: ProcessGroup | None = 
             SpectralGroup.of(layers).process_group = None
 
 
-def effective_weights(layers: Sequence[SpectralLayer]) -> list[Tensor]:
+def effective_weights(layers: Sequence[SpectralLayer], image_size: Sequence[int] | None = None) -> list[Tensor]:
     """Return the normalised weights of the layers, fresh, in one call each for sigma and for the weights.
 
     With a gradient to take they carry a graph; otherwise the group keeps them until a weight changes.
+
+    Args:
+        layers: of one device and dtype.
+        image_size: (height, width) of the images that convolutions are about to see; None: of the last ones.
     """
     if torch.compiler.is_compiling():
-        return normalize(layers, traced_norms(layers))
-    return SpectralGroup.of(layers).effective_weights(layers)
+        if image_size is not None:
+            for layer in layers:
+                layer.set_image_size(image_size)
+        weights = [weight_of(layer) for layer in layers]
+        return normalize(layers, weights, traced_norms(layers, weights), [layer.geometry for layer in layers])
+    return SpectralGroup.of(layers).effective_weights(layers, image_size)
