@@ -77,6 +77,8 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
         """Build the layer; the arguments are those of the class."""
         _checks.check_width("in_channels", in_channels)
         _checks.check_width("out_channels", out_channels)
+        for size in _pair(kernel_size):
+            _checks.check_width("kernel_size", size)
         if padding_mode != "zeros":
             raise ValueError(f"padding_mode must be 'zeros', got {padding_mode!r}; pad the input before the layer.")
         if isinstance(padding, str):
@@ -202,7 +204,11 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
     """Return one number per dimension of the image; the length of a sequence is checked by those who take it."""
-    return cast(tuple[int, int], tuple(value)) if isinstance(value, Iterable) else (value, value)
+    return (
+        cast(tuple[int, int], tuple(value))
+        if isinstance(value, Iterable) and not isinstance(value, str)
+        else (value, value)
+    )
 
 
 def _numbers(
