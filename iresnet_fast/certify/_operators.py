@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._inputs import check_tensor
 from ..geometry import ConvGeometry
 from ._axis import Axis
 from ._rounding import UNIT, frobenius, gamma
@@ -209,6 +210,7 @@ class Operator:
 
 def check(weight: Tensor, geometry: ConvGeometry | None, padding_mode: str) -> None:
     """Raise ValueError unless these describe a linear map."""
+    check_tensor(weight, "weight")
     if padding_mode not in ("zeros", "circular"):
         raise ValueError(f"padding_mode must be 'zeros' or 'circular', got {padding_mode!r}; pad before the layer.")
     shape = tuple(weight.shape)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .. import _checks
+from .._inputs import described
 from ._files import Root
 from .celeba import load_celeba
 from .cifar import load_cifar
@@ -48,6 +49,8 @@ def load(name: str | os.PathLike[str], root: Root = None, seed: int = 0) -> Data
         ValueError: seed is negative.
         TypeError: seed is not an integer.
     """
+    if not isinstance(name, (str, os.PathLike)):
+        raise TypeError(f"name must be a name or a path, got {described(name)}; pass e.g. 'mnist' or 'table.csv'.")
     name = os.fspath(name)
     _checks.check_count("seed", seed, 0)
     if name in DENSITIES:

@@ -12,6 +12,7 @@ from .. import _checks, _library, reference
 from .._autocast import widen
 from .._autograd import apply, differentiable_gradients, wants_graph
 from .._backend import kernels_serve
+from .._inputs import check_tensor
 from .._precision import precision_of
 from .._tracing import constants
 from ..reference import LogdetInfo
@@ -66,6 +67,7 @@ def residual_logdet(
         ValueError: a shape, device, name or range does not fit.
         TypeError: a dtype differs from that of x.
     """
+    check_tensor(x)
     x, weights, biases, parameters, probe = widen(x, weights, biases, parameters, probe)
     _checks.check_branch(x, weights, biases, activations, parameters)
     if not kernels_serve(x, activations):

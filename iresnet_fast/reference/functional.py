@@ -175,9 +175,10 @@ def logdet_exact_of(g: Map, x: Tensor, parameters: Sequence[Tensor] = ()) -> tup
 
 def slogdet_of_rows(jacobian: Tensor) -> Tensor:
     """Return log|det(I + J)| [B] of J [B, d, d]."""
-    eye = torch.eye(jacobian.shape[-1], dtype=jacobian.dtype, device=jacobian.device)
-    logdet: Tensor = torch.linalg.slogdet(eye + jacobian)[1]
-    return logdet
+    dtype = torch.promote_types(jacobian.dtype, torch.float32)  # there is no slogdet of half precision
+    eye = torch.eye(jacobian.shape[-1], dtype=dtype, device=jacobian.device)
+    logdet: Tensor = torch.linalg.slogdet(eye + jacobian.to(dtype))[1]
+    return logdet.to(jacobian.dtype)
 
 
 def _needs_grad(*tensors: Tensor) -> bool:

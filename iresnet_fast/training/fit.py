@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from .._inputs import described
 from ..data import DataSet
 from . import checkpoint, distributed
 from .config import TrainConfig
@@ -17,6 +18,7 @@ from .evaluate import Evaluation, check_estimators
 from .interrupts import Interrupts
 from .lock import locked
 from .log import Row
+from .tasks import task_of
 from .trainer import Trainer
 
 
@@ -87,10 +89,13 @@ def fit(
         TrainingInterrupted: SIGINT or SIGTERM came, or another process was lost.
     """
     if not isinstance(config, TrainConfig):
-        raise TypeError(f"config must be a TrainConfig, got {type(config).__name__}; pass one.")
+        raise TypeError(f"config must be a TrainConfig, got {described(config)}; pass one.")
     if not isinstance(dataset, DataSet):
-        raise TypeError(f"dataset must be a data.DataSet, got {type(dataset).__name__}; pass what data.load returned.")
+        raise TypeError(f"dataset must be a data.DataSet, got {described(dataset)}; pass what data.load returned.")
+    task_of(model)
     check_estimators(model)  # now, not at the evaluation after hours of training
+    if not isinstance(folder, (str, os.PathLike)):
+        raise TypeError(f"folder must be a path, got {described(folder)}; pass e.g. 'runs/first'.")
     folder = Path(folder)
     devices = [parameter.device for parameter in model.parameters() if parameter.is_cuda][:1]
     with (
