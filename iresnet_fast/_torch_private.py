@@ -6,13 +6,14 @@ one fails there, by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch._functorch.utils import unwrap_dead_wrappers
+from torch.autograd import forward_ad
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -32,6 +33,33 @@ def outside_transforms() -> AbstractContextManager[None]:
     torch.func has no way out of a transform.
     """
     return cast(AbstractContextManager[None], torch._C._DisableFuncTorch())
+
+
+def in_forward_mode() -> bool:
+    """Whether forward-mode differentiation is at work: a level of torch.autograd.forward_ad, or torch.func.jvp.
+
+    The public `forward_ad.unpack_dual` tells it of a tensor only, and not of one that a transform of torch.func wraps.
+    """
+    return forward_ad._current_level >= 0
+
+
+def constant(tensor: Tensor) -> Tensor:
+    """Return a tensor as a constant of every derivative, forward and reverse, inside transforms of torch.func too.
+
+    There the public `Tensor.detach` cuts off the innermost derivative only: the outer ones would go on through it.
+    """
+    if torch.compiler.is_compiling() or not (is_transformed() or in_forward_mode()):
+        return tensor.detach()
+    with torch.no_grad(), forward_ad._set_fwd_grad_enabled(False):
+        return tensor.clone()
+
+
+def alive(tensors: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+    """Return saved tensors, those of a transform that is over replaced by what it had wrapped.
+
+    torch's own operations do so, torch.func.vjp and autograd.Function do not.
+    """
+    return cast("tuple[Tensor | None, ...]", unwrap_dead_wrappers(tuple(tensors)))
 
 
 def apply_function(function: type[torch.autograd.Function], arguments: tuple[Any, ...]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ from .._autocast import widen
 from .._autograd import apply, differentiable_gradients, wants_graph
 from .._backend import kernels_serve
 from .._precision import precision_of
+from .._tracing import under_transforms
 from ._stages import Stages, apart, raw, split_gradients
+from ._transformed import Kernel, transformed
 
 _Outputs = tuple[Tensor, Tensor, Tensor]  # z, logdet, I + J
 _Settings = tuple[tuple[str, ...], int]  # activations, precision
@@ -52,6 +55,10 @@ def residual_logdet_exact(
         return reference.residual_logdet_exact(x, weights, biases, activations, parameters)
     stages = Stages.of(x, weights, biases, activations, parameters)
     settings = (stages.activations, precision_of(x))
+    if under_transforms():
+        kernel = Kernel(lambda x, *tensors: _forward(settings, x, tensors)[:2], partial(_twin, stages.activations))
+        z, logdet = transformed(kernel, x, *stages.tensors)
+        return z, logdet
     if stages.need_gradient(x):
         outputs: _Outputs = apply(_ResidualLogdetExact, settings, x, *stages.tensors)
     else:
@@ -65,6 +72,11 @@ def _forward(settings: _Settings, x: Tensor, tensors: Sequence[Tensor | None]) -
     jacobian = torch.ops.iresnet_fast.jacobian(x, *branch, precision)
     full = jacobian + torch.eye(jacobian.shape[-1], dtype=x.dtype, device=x.device)
     return x + torch.ops.iresnet_fast.branch(x, *branch, precision), torch.linalg.slogdet(full)[1], full
+
+
+def _twin(activations: Sequence[str], x: Tensor, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+    weights, biases, betas = apart(tensors)
+    return reference.residual_logdet_exact(x, weights, biases, activations, betas)
 
 
 class _ResidualLogdetExact(torch.autograd.Function):
@@ -87,12 +99,9 @@ class _ResidualLogdetExact(torch.autograd.Function):
         if grad_z is None and grad_logdet is None:
             return (None,) * (2 + len(tensors))
         if wants_graph():
-
-            def exact_of(x: Tensor, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
-                weights, biases, betas = apart(tensors)
-                return reference.residual_logdet_exact(x, weights, biases, ctx.activations, betas)
-
-            return None, *differentiable_gradients(exact_of, (x, *tensors), (grad_z, grad_logdet))
+            return None, *differentiable_gradients(
+                partial(_twin, ctx.activations), (x, *tensors), (grad_z, grad_logdet), ctx.needs_input_grad[1:]
+            )
         tangents = cotangents = weight = None
         if grad_logdet is not None:
             # trace(M^-1 dJ) = sum_i <row i of M^-1, dJ e_i>: one pair per basis vector.

@@ -54,16 +54,13 @@ def inverse_of(
     Raises:
         ValueError: lipschitz, tol or max_iterations is out of range.
     """
-    _checks.check_lipschitz(lipschitz)
-    _checks.check_tolerance(tol)
-    _checks.check_count("max_iterations", max_iterations, 0)
+    settings = Settings(lipschitz, tol, max_iterations, compact, accelerate)
+    check_settings(settings)
     if torch.is_grad_enabled() and any(t.requires_grad for t in (z, *parameters)):
-        x, iterations, residual = _Inverse.apply(  # type: ignore[no-untyped-call]
-            g, Settings(lipschitz, tol, max_iterations, compact, accelerate), z, *parameters
-        )
+        x, iterations, residual = _Inverse.apply(g, settings, z, *parameters)  # type: ignore[no-untyped-call]
         return x, iterations, residual
     with torch.no_grad():
-        return iterate(g, z, z, Settings(lipschitz, tol, max_iterations, compact, accelerate))
+        return iterate(g, z, z, settings)
 
 
 class Settings(NamedTuple):
@@ -74,6 +71,13 @@ class Settings(NamedTuple):
     max_iterations: int
     compact: bool
     accelerate: bool
+
+
+def check_settings(settings: Settings) -> None:
+    """Check the numbers of the settings."""
+    _checks.check_lipschitz(settings.lipschitz)
+    _checks.check_tolerance(settings.tol)
+    _checks.check_count("max_iterations", settings.max_iterations, 0)
 
 
 def iterate(g: Map, z: Tensor, start: Tensor, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
@@ -186,24 +190,24 @@ class _Inverse(torch.autograd.Function):
             )[0]
             return product
 
-        u = _solve_transposed(vjp, grad_x, ctx.settings.lipschitz, ctx.settings.tol)
+        u = solve_by_series(vjp, grad_x, ctx.settings.lipschitz, ctx.settings.tol)
         grads = iter(torch.autograd.grad(gx, wanted, -u, allow_unused=True) if wanted else ())
         of_parameters = (next(grads) if needed else None for needed in ctx.needs_input_grad[3:])
         return [u if ctx.needs_input_grad[2] else None, *of_parameters]
 
 
-def _solve_transposed(vjp: Map, grad_x: Tensor, lipschitz: float, tol: float) -> Tensor:
-    """Return u = sum_k (-1)^k (J^T)^k grad_x, so (I + J)^T u = grad_x, each sample to the relative tolerance `tol`."""
-    event_ndim = grad_x.dim() - 1
+def solve_by_series(product: Map, right: Tensor, lipschitz: float, tol: float) -> Tensor:
+    """Return u = sum_k (-M)^k right, so (I + M) u = right, each sample to the relative tolerance `tol`."""
+    event_ndim = right.dim() - 1
     # The terms after w_k sum to at most |w_k| L / (1 - L). Below rounding there is nothing to gain.
-    goal = max(tol, torch.finfo(grad_x.dtype).eps) * sample_norm(grad_x, event_ndim)
+    goal = max(tol, torch.finfo(right.dtype).eps) * sample_norm(right, event_ndim)
     ratio = lipschitz / (1.0 - lipschitz)
-    u = w = grad_x
+    u, w = right.clone(), right
     going = sample_norm(w, event_ndim) * ratio > goal
-    for _ in range(enough_terms(lipschitz, max(tol, torch.finfo(grad_x.dtype).eps))):
+    for _ in range(enough_terms(lipschitz, max(tol, torch.finfo(right.dtype).eps))):
         if not bool(going.any()):
             break
-        w = -vjp(w)
+        w = -product(w)
         u = torch.where(over_events(going, w), u + w, u)
         going = going & (sample_norm(w, event_ndim) * ratio > goal)
     return u
