@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .._autograd import differentiable_gradients, tangents_of
+from .._torch_private import by_vmap, forward_levels
 from ..reference.implicit import fold, unfold
 
 _Outputs = tuple[Tensor, ...]
@@ -39,6 +40,8 @@ class Kernel:
 
 def transformed(kernel: Kernel, *tensors: Tensor | None) -> _Outputs:
     """Return the results of a kernel, samples first in each of them, in any transform."""
+    if forward_levels() > 1:  # torch 2.13 gets the tangent of the tangent of an autograd.Function wrong
+        return kernel.twin(*tensors)
     result: _Outputs = _Transformed.apply(kernel, *tensors)  # type: ignore[no-untyped-call]
     return result
 
@@ -55,10 +58,12 @@ class _Transformed(torch.autograd.Function):
         ctx.save_for_forward(*inputs[1:])
 
     @staticmethod
+    @by_vmap
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         return None, *differentiable_gradients(ctx.kernel.twin, ctx.saved_tensors, grads, ctx.needs_input_grad[1:])
 
     @staticmethod
+    @by_vmap
     def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> _Outputs:
         kernel: Kernel = ctx.kernel
         if kernel.tangent is not None and all(tangent is None for tangent in tangents[1:]):

@@ -13,6 +13,7 @@ from .._autocast import widen
 from .._autograd import apply, differentiable_gradients, tangents_of, wants_graph
 from .._backend import kernels_serve
 from .._precision import precision_of
+from .._torch_private import by_vmap
 from .._tracing import under_transforms
 from ._stages import Stages, apart, raw, split_gradients
 from ._transformed import Kernel, transformed
@@ -97,6 +98,7 @@ class _Branch(torch.autograd.Function):
         ctx.save_for_backward(*inputs[1:])
 
     @staticmethod
+    @by_vmap
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *tensors = ctx.saved_tensors
         if wants_graph():

@@ -14,6 +14,7 @@ from .._autocast import widen
 from .._autograd import apply, wants_graph
 from .._backend import kernels_serve
 from .._precision import FULL_PRECISION
+from .._torch_private import by_vmap
 from .._tracing import may_read, under_transforms
 from ..reference.fixed_point import Settings, enough_terms
 from ..reference.implicit import Contraction, gradients_of, implicit_inverse
@@ -123,6 +124,7 @@ class _ResidualInverse(torch.autograd.Function):
         ctx.save_for_backward(output[0], *tensors)
 
     @staticmethod
+    @by_vmap
     def backward(ctx: Any, grad_x: Tensor, *_: None) -> tuple[Tensor | None, ...]:
         x, *tensors = ctx.saved_tensors
         if wants_graph():

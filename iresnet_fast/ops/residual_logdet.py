@@ -13,6 +13,7 @@ from .._autocast import widen
 from .._autograd import apply, differentiable_gradients, wants_graph
 from .._backend import kernels_serve
 from .._precision import precision_of
+from .._torch_private import by_vmap
 from .._tracing import constants, under_transforms
 from ..reference import LogdetInfo
 from ..reference.series import sample_norm, tail_factors
@@ -166,6 +167,7 @@ class _ResidualLogdet(torch.autograd.Function):
         ctx.save_for_backward(v, q, y, terms, kept, x, *tensors)
 
     @staticmethod
+    @by_vmap
     def backward(ctx: Any, grad_z: Tensor | None, grad_logdet: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         v, q, y, terms, kept, x, *tensors = ctx.saved_tensors
         if grad_z is None and grad_logdet is None:

@@ -15,6 +15,7 @@ from .._autocast import widen
 from .._autograd import apply, differentiable_gradients, wants_graph
 from .._backend import kernels_serve
 from .._precision import precision_of
+from .._torch_private import by_vmap
 from .._tracing import under_transforms
 from ._stages import Stages, apart, raw, split_gradients
 from ._transformed import Kernel, transformed
@@ -92,6 +93,7 @@ class _ResidualLogdetExact(torch.autograd.Function):
         ctx.save_for_backward(output[2], *tensors)
 
     @staticmethod
+    @by_vmap
     def backward(
         ctx: Any, grad_z: Tensor | None, grad_logdet: Tensor | None, _: Tensor | None
     ) -> tuple[Tensor | None, ...]:

@@ -12,6 +12,7 @@ from .. import _checks, _library, reference
 from .._autograd import apply, differentiable_gradients, wants_graph
 from .._backend import kernels_serve
 from .._packing import unpack
+from .._torch_private import by_vmap
 from .._tracing import constants, under_transforms
 from ..geometry import ConvGeometry
 from .spectral_norm import flat_geometry, same_kind
@@ -80,6 +81,7 @@ class _SpectralNormalize(torch.autograd.Function):
         ctx.save_for_backward(*inputs[1:])
 
     @staticmethod
+    @by_vmap
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         sigmas, limits, *tensors = ctx.saved_tensors
         n = len(grads)

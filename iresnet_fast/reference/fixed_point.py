@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from iresnet_fast import _checks
+from iresnet_fast._torch_private import by_vmap
+from iresnet_fast._tracing import all_are_done
 from iresnet_fast.reference.anderson import Anderson
 from iresnet_fast.reference.series import over_events, sample_norm
 
@@ -137,6 +139,7 @@ class _Once(torch.autograd.Function):
         pass
 
     @staticmethod
+    @by_vmap
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         raise RuntimeError("residual_inverse is differentiable once, got a second derivative; differentiate x + g(x).")
 
@@ -169,6 +172,7 @@ class _Inverse(torch.autograd.Function):
         ctx.save_for_backward(x, *inputs[3:])
 
     @staticmethod
+    @by_vmap
     def backward(ctx: Any, grad_x: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, *parameters = ctx.saved_tensors
         gradients = _Inverse._gradients(ctx, x, parameters, grad_x.detach())
@@ -205,7 +209,7 @@ def solve_by_series(product: Map, right: Tensor, lipschitz: float, tol: float) -
     u, w = right.clone(), right
     going = sample_norm(w, event_ndim) * ratio > goal
     for _ in range(enough_terms(lipschitz, max(tol, torch.finfo(right.dtype).eps))):
-        if not bool(going.any()):
+        if all_are_done(going):
             break
         w = -product(w)
         u = torch.where(over_events(going, w), u + w, u)

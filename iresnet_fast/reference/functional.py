@@ -13,9 +13,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from iresnet_fast import _capture, _checks
+from iresnet_fast import _checks
 from iresnet_fast._torch_private import constant
-from iresnet_fast._tracing import under_transforms
+from iresnet_fast._tracing import all_are_done, under_transforms
 from iresnet_fast.reference.fixed_point import inverse_of
 from iresnet_fast.reference.series import (
     LogdetInfo,
@@ -124,8 +124,7 @@ class _Watch:
             return True
         self.active = self.active & ~(self.bound <= self.tol)
         # All terms where the numbers cannot be read: those of samples that have stopped get the weight 0.
-        # Inside a vmap a sample of any member may be the one that needs it.
-        return _capture.of(self.v_norm) is not None or bool(torch.func.debug_unwrap(self.active).any())
+        return not all_are_done(self.active)
 
 
 def _series(vjp: Callable[[Tensor], Tensor], v: Tensor, c: Tensor, watch: _Watch | None) -> Tensor:
@@ -178,8 +177,12 @@ def logdet_exact_of(g: Map, x: Tensor, parameters: Sequence[Tensor] = ()) -> tup
 
 def slogdet_of_rows(jacobian: Tensor) -> Tensor:
     """Return log|det(I + J)| [B] of J [B, d, d]."""
-    eye = torch.eye(jacobian.shape[-1], dtype=jacobian.dtype, device=jacobian.device)
-    logdet: Tensor = torch.linalg.slogdet(eye + jacobian)[1]
+    full = torch.eye(jacobian.shape[-1], dtype=jacobian.dtype, device=jacobian.device) + jacobian
+    if under_transforms():
+        # Not slogdet: up to torch 2.13 the derivative of its tangent is wrong.
+        factors: Tensor = torch.linalg.lu_factor_ex(full)[0]
+        return factors.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
+    logdet: Tensor = torch.linalg.slogdet(full)[1]
     return logdet
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from iresnet_fast._autograd import differentiable_gradients, tangents_of
-from iresnet_fast._torch_private import alive
+from iresnet_fast._torch_private import alive, by_vmap, forward_levels, is_traced
 from iresnet_fast.reference.fixed_point import Settings, iterate, solve_by_series
 
 Solution = tuple[Tensor, Tensor, Tensor]  # x, iterations, residual
@@ -51,7 +51,15 @@ def implicit_inverse(contraction: Contraction, z: Tensor, *tensors: Tensor | Non
     """Return x with x + g(x, *tensors) = z, iterations and residual as `fixed_point.inverse_of` does.
 
     x is differentiable in z and the tensors any number of times, each linear solve to the relative tolerance `tol`.
+
+    Raises:
+        RuntimeError: there is forward-mode differentiation inside forward-mode differentiation.
     """
+    if forward_levels() > 1:  # torch 2.13 gets the tangent of the tangent of an autograd.Function wrong
+        raise RuntimeError(
+            "the inverse of a residual block must be differentiated at most once in forward mode, got jvp or jacfwd "
+            "inside another; use reverse mode for one of them, as torch.func.hessian does."
+        )
     x, iterations, residual = _Inverse.apply(contraction, z, *tensors)  # type: ignore[no-untyped-call]
     return x, iterations, residual
 
@@ -77,6 +85,11 @@ class _Inverse(torch.autograd.Function):
     def forward(contraction: Contraction, z: Tensor, *tensors: Tensor | None) -> Solution:
         if contraction.kernel is not None:
             return contraction.kernel(z, *tensors)
+        if is_traced():
+            raise RuntimeError(
+                "the inverse of a residual block in plain torch must read which samples have converged, got a trace by "
+                "torch.func.linearize or torch.fx, which reads nothing; use torch.func.jvp."
+            )
         with torch.no_grad():
             return iterate(lambda x: contraction.g(x, *tensors), z, z, contraction.settings)
 
@@ -88,11 +101,13 @@ class _Inverse(torch.autograd.Function):
         ctx.save_for_forward(output[0], *tensors)
 
     @staticmethod
+    @by_vmap
     def backward(ctx: Any, grad_x: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, *tensors = ctx.saved_tensors
         return None, *gradients_of(ctx.contraction, x, grad_x, tensors, ctx.needs_input_grad[2:])
 
     @staticmethod
+    @by_vmap
     def jvp(ctx: Any, _: None, dz: Tensor | None, *changes: Tensor | None) -> tuple[Tensor, None, None]:
         x, *tensors = ctx.saved_tensors
         right = torch.zeros_like(x) if dz is None else dz
@@ -128,6 +143,7 @@ class _Solve(torch.autograd.Function):
         ctx.save_for_forward(x, output, *tensors)
 
     @staticmethod
+    @by_vmap
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, u, *tensors = ctx.saved_tensors
         w = solve(ctx.contraction, not ctx.transposed, x, grad, *tensors)
@@ -138,6 +154,7 @@ class _Solve(torch.autograd.Function):
         return None, None, gradients[1], w, *gradients[2:]
 
     @staticmethod
+    @by_vmap
     def jvp(ctx: Any, _: None, __: None, dx: Tensor | None, dr: Tensor | None, *changes: Tensor | None) -> Tensor:
         x, u, *tensors = ctx.saved_tensors
         right = torch.zeros_like(u) if dr is None else dr
