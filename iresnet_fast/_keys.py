@@ -17,10 +17,14 @@ _MULTIPLIER = 0x45D9F3B
 
 
 def sample_keys(x: Tensor) -> Tensor:
-    """Return a 32-bit hash [B], int64, of the numbers of each sample of x [B, *event] and their places; -0 is 0."""
-    words = _words(x.detach()).flatten(1)
+    """Return a 32-bit hash [B], int64, of the numbers of each sample of x [B, *event] and of their places.
+
+    Numbers that are equal have one hash, whatever their dtype: 7 as uint8 and as float32, 0 and -0.
+    """
+    numbers = x.detach().flatten(1).double()
+    words = torch.where(numbers == 0.0, 0.0, numbers).contiguous().view(torch.int32).to(torch.int64) & _BITS
     places = _scramble(torch.arange(words.shape[1], device=x.device))
-    return _scramble(_mixed_once(words ^ places).sum(1))
+    return _scramble(_scramble(words ^ places).sum(1))
 
 
 def row_keys(seed: int | Tensor, first: int, n: int, device: torch.device) -> Tensor:
@@ -75,22 +79,8 @@ def _hashed_bits(keys: Tensor, event_shape: Sequence[int]) -> Tensor:
     return _scramble(keys[..., None] ^ places).view(*keys.shape, *event_shape)
 
 
-def _words(x: Tensor) -> Tensor:
-    """Return the numbers of x as int64 of 32 bits, in a shape like that of x but for numbers of more than one word."""
-    if not x.is_floating_point():
-        x = x.to(torch.int64)
-        return torch.cat((x & _BITS, x >> 32 & _BITS), -1)
-    if x.dtype != torch.float64:
-        x = x.float()  # exact for narrower ones
-    x = torch.where(x == 0, 0.0, x)
-    return x.contiguous().view(torch.int32).to(torch.int64) & _BITS
-
-
 def _scramble(h: Tensor) -> Tensor:
-    """Mix the low 32 bits of int64 numbers, so that each of them depends on all."""
-    h = _mixed_once(_mixed_once(h))
+    """Mix the low 32 bits of int64 numbers; the multiplier is below 2^31, so nothing overflows."""
+    for _ in range(2):
+        h = ((h ^ h >> 16) & _BITS) * _MULTIPLIER & _BITS
     return h ^ h >> 16
-
-
-def _mixed_once(h: Tensor) -> Tensor:
-    return ((h ^ h >> 16) & _BITS) * _MULTIPLIER & _BITS  # the multiplier is below 2^31, so nothing overflows

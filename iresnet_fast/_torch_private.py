@@ -17,6 +17,7 @@ from torch._C._functorch import TransformType
 from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
+from torch.nn.modules import module as _modules
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -166,3 +167,27 @@ def constant_in_compiled_graphs(function: _Function) -> _Function:
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+def has_hooks(module: torch.nn.Module) -> bool:
+    """Whether a call of the module, or of any module, does more than its forward: hooks before, after or on gradients.
+
+    No public function says so.
+    """
+    return bool(
+        module._forward_pre_hooks
+        or module._forward_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or has_hooks_of_all_modules()
+    )
+
+
+def has_hooks_of_all_modules() -> bool:
+    """Whether there are hooks of every module, as of torch.nn.modules.module.register_module_forward_hook."""
+    return bool(
+        _modules._global_forward_pre_hooks
+        or _modules._global_forward_hooks
+        or _modules._global_backward_hooks
+        or _modules._global_backward_pre_hooks
+    )

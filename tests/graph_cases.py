@@ -20,9 +20,9 @@ ADAM = lambda parameters, device: torch.optim.Adam(parameters, 0.01, fused=True,
 class FixedLength(RussianRoulette):
     """Draws in eager mode as RussianRoulette does in a capture: the same numbers from the same generator."""
 
-    def draw(self, x, training, generator=None):
+    def draw(self, x, training, **options):
         with patch.object(_capture, "of", lambda _: 0):
-            return super().draw(x, training, generator)
+            return super().draw(x, training, **options)
 
 
 class Case(NamedTuple):

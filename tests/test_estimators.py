@@ -97,7 +97,7 @@ def test_training_draws_come_from_the_generator(estimator, dtype):
 
 @pytest.mark.parametrize("estimator", [PowerSeries(n_terms=7), RussianRoulette(n_exact=3, eval_terms=4)])
 def test_evaluation_is_deterministic(estimator):
-    x = torch.empty(3, 5)
+    x = torch.randn(3, 5)
     torch.manual_seed(1)
     state = torch.get_rng_state()
     probe, coefficients = estimator.draw(x, False, torch.Generator().manual_seed(9))
@@ -108,14 +108,14 @@ def test_evaluation_is_deterministic(estimator):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_eval_seed_changes_only_evaluation(training):
-    x, generators = torch.empty(30), [torch.Generator().manual_seed(1) for _ in range(2)]
+    x, generators = torch.ones(5, 6), [torch.Generator().manual_seed(1) for _ in range(2)]
     probes = [PowerSeries(eval_seed=i).draw(x, training, generators[i])[0] for i in range(2)]
     assert torch.equal(*probes) == training
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_shapes_of_probes(training):
-    x = torch.empty(3, 2, 4)
+    x = torch.randn(3, 2, 4)
     assert PowerSeries().draw(x, training)[0].shape == (3, 2, 4)
     assert PowerSeries(n_probes=2).draw(x, training)[0].shape == (2, 3, 2, 4)
     assert RussianRoulette(per_sample=True).draw(x[:0], training)[0].shape == (0, 2, 4)

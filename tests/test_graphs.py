@@ -108,9 +108,9 @@ def test_a_block_refreshes_once_a_call_after_replays(calls):
     graph.replay()
     block.eval()
     with torch.no_grad():
-        z, logdet = block(x)
+        z, _ = block(x)
         calls.clear()
         again, logdet_of_inverse = block.inverse(z)
-    assert len(calls) <= 2  # the solution, and the log-determinant there
-    torch.testing.assert_close(again, x, rtol=0.0, atol=1e-4)
-    torch.testing.assert_close(logdet_of_inverse, -logdet, rtol=1e-3, atol=1e-3)
+        assert len(calls) <= 2  # the solution, and the log-determinant there
+        torch.testing.assert_close(again, x, rtol=0.0, atol=1e-4)
+        torch.testing.assert_close(logdet_of_inverse, -block(again)[1], rtol=1e-5, atol=1e-5)

@@ -108,10 +108,10 @@ def linears(*sizes):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: nn.ConditionalBranch.dense([4, 4], 3), ValueError, "the widths must be three numbers at least"),
+        (lambda: nn.ConditionalBranch.dense([4, 4], 3), ValueError, "widths must hold at least three numbers"),
         (lambda: nn.ConditionalBranch.dense([4, 6, 4], 0), ValueError, "context_features must be at least 1"),
         (lambda: nn.ConditionalBranch.dense([4, 6, 4], 3, mode="mul"), ValueError, "mode must be 'add' or 'concat'"),
-        (lambda: nn.ConditionalBranch.dense([4, 6, 5], 3), ValueError, r"layers\[0\] must have as many inputs"),
+        (lambda: nn.ConditionalBranch.dense([4, 6, 5], 3), ValueError, "the last like the first"),
         (lambda: nn.ConditionalBranch.conv([4, 6, 4], [3], 3), ValueError, "kernel_sizes must be 2 odd numbers"),
         (
             lambda: nn.ConditionalBranch(linears((4, 6), (6, 4)), ["elu"], torch.nn.Identity()),

@@ -185,4 +185,4 @@ def test_a_flow_of_all_of_them():
         z, logdet = flow(x)
         back, inverse_logdet = flow.inverse(z)
     assert torch.equal(back, x.float())
-    torch.testing.assert_close(inverse_logdet, -logdet, atol=0.05, rtol=0.0)  # the estimate at the inverse's own x
+    torch.testing.assert_close(inverse_logdet, -logdet, atol=2e-3, rtol=0.0)

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from training_examples import make_data, make_model
 
 from iresnet_fast import training
-from iresnet_fast.models import FlowConfig, IResNetFlow
-from iresnet_fast.training.tasks import set_data_levels
+from iresnet_fast.models import FlowConfig, IResNetClassifier, IResNetFlow
 
 
 @pytest.mark.filterwarnings("ignore:iresnet_fast. evaluation of an ActNorm")
@@ -30,11 +29,11 @@ def test_losses_are_those_of_their_definition():
     torch.testing.assert_close(task.loss(task.inputs(x), None), expected)
 
     classifier = make_model("classifier").eval()
-    set_data_levels(classifier, images.n_levels)
     task = training.task_of(classifier)
     assert task.metrics == ("error_percent",)
     expected = F.cross_entropy(classifier(x.float() / 16.0 - 0.5), labels)
     torch.testing.assert_close(task.loss(task.inputs(x), labels), expected)
+    torch.testing.assert_close(classifier(x), classifier(x.float() / 16.0 - 0.5))
 
     hybrid = make_model("hybrid").eval()
     task = training.task_of(hybrid, 0.25)
@@ -45,13 +44,19 @@ def test_losses_are_those_of_their_definition():
 
 
 def test_a_classifier_must_know_the_levels_of_whole_numbers():
-    classifier = make_model("classifier")
-    x = torch.rand(2, 1, 8, 8)
+    classifier = IResNetClassifier(IResNetClassifier.preset_config("digits", blocks=(1, 1), n_levels=None))
+    x, whole = torch.rand(2, 1, 8, 8), torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
     assert torch.equal(training.task_of(classifier).inputs(x), x)
-    with pytest.raises(
-        ValueError, match="x must be of floating point for a classifier that comes neither from fit nor"
-    ):
-        training.task_of(classifier).inputs(torch.zeros(2, 1, 8, 8, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="x must be of floating point for a classifier whose n_levels is None, got"):
+        training.task_of(classifier).inputs(whole)
+    training.task_of(classifier).adopt(make_data("images"))
+    assert classifier.config.n_levels == 17
+    assert torch.equal(training.task_of(classifier).inputs(whole), torch.full(whole.shape, -0.5))
+    with pytest.raises(ValueError, match=r"x must have values in \[0, 16\], got values from 17 to 17"):
+        training.task_of(classifier).inputs(whole + 17)
+    with pytest.raises(ValueError, match="n_levels of the model must be 17, that of stripes, got 256"):
+        changed = IResNetClassifier(classifier.config.replace(n_levels=256, n_classes=3))
+        training.task_of(changed).check(make_data("images"))
 
 
 def test_models_without_a_task():

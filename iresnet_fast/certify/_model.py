@@ -24,7 +24,9 @@ from ..nn import (
     SpectralLinear,
     induced_norm,
 )
+from ..nn._hooks import sees_activations
 from ..nn._layer import plain
+from ..nn._tensors import bias_of, weight_of
 from ..nn.spectral import effective_weights
 from ._operators import Operator
 from ._rounding import UNIT, gamma, product_up
@@ -57,11 +59,12 @@ class _Stages(NamedTuple):
 def _block(name: str, block: Block, n_steps: int) -> BranchCertificate:
     branch = block.branch
     declared = block.lipschitz if isinstance(block, InvertibleResidualBlock) else None
-    if isinstance(block, UnboundedBlock):
+    # What hooks and forwards of their own do to activations, nobody can bound.
+    if isinstance(block, UnboundedBlock) and not any(map(sees_activations, block.branch.modules())):
         stages = _plain_stages(block)
-    elif isinstance(branch, InducedNormBranch):
+    elif isinstance(branch, InducedNormBranch) and branch.why_no_kernels() is None:
         return _induced(name, block, branch, n_steps)
-    elif isinstance(branch, (ResidualBranch, ConditionalBranch, DenseBranch)):
+    elif isinstance(branch, (ResidualBranch, ConditionalBranch, DenseBranch)) and branch.why_no_kernels() is None:
         stages = _spectral_stages(branch)
     else:
         constant = math.inf if declared is None else declared
@@ -87,9 +90,8 @@ def _spectral_stages(branch: ResidualBranch | ConditionalBranch | DenseBranch) -
         return _Stages([plain(weight) for weight in weights], geometries, biases, list(names), parameters)
     phis = cast("list[Activation]", list(branch.activations))
     weights = [plain(weight) for weight in effective_weights(layers)]
-    return _Stages(
-        weights, geometries, [layer.bias for layer in layers], [phi.name for phi in phis], [phi.beta for phi in phis]
-    )
+    biases = [bias_of(layer) for layer in layers]
+    return _Stages(weights, geometries, biases, [phi.name for phi in phis], [phi.beta for phi in phis])
 
 
 def _plain_stages(block: UnboundedBlock) -> _Stages:
@@ -100,7 +102,7 @@ def _plain_stages(block: UnboundedBlock) -> _Stages:
             phi, parameter = layer.name, layer.beta
         elif isinstance(layer, nn.Conv2d):
             padding = (layer.kernel_size[0] // 2, layer.kernel_size[1] // 2)
-            stages.weights.append(layer.weight)
+            stages.weights.append(weight_of(layer))
             stages.geometries.append(ConvGeometry(block.image_size, padding=padding))
             stages.biases.append(layer.bias)
             stages.activations.append(phi)

@@ -65,8 +65,8 @@ class DiagonalNormal(nn.Module):
             n: how many.
             temperature: factor of the scale.
             generator: draw the samples themselves from it, on the device of the prior.
-            seed: a sample is a function of it and of its number; None: one from torch's global generator. A CUDA graph
-                would draw that one once: there the samples themselves come from the global generator.
+            seed: a sample is a function of it and of its number; None: one from torch's global generator, that of the
+                CPU, or in a CUDA graph that of the device, of which each replay draws anew.
             first: number of the first sample.
 
         Raises:
@@ -77,10 +77,11 @@ class DiagonalNormal(nn.Module):
         if seed is not None:
             _checks.check_count("seed", seed, 0)
         _checks.check_count("first", first, 0)
-        if generator is not None or (seed is None and _capture.of(mean) is not None):
+        if generator is not None:
             noise = torch.randn(n, self.n_dims, device=mean.device, dtype=mean.dtype, generator=generator)
         else:
-            drawn = torch.randint(1 << 62, ()).to(mean.device) if seed is None else seed
+            source = torch.device("cpu") if _capture.of(mean) is None else mean.device
+            drawn = torch.randint(1 << 62, (), device=source).to(mean.device) if seed is None else seed
             noise = hashed_normal(row_keys(drawn, first, n, mean.device), (self.n_dims,), mean.dtype)
         return mean + self.log_scale.exp() * (temperature * noise)
 

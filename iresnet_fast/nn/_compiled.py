@@ -12,10 +12,11 @@ from ._group import SpectralGroup
 from ._layer import Norm, SpectralLayer, layer_of, plain
 from ._norms import settle
 from ._operators import Operators
+from ._tensors import own_weight
 
 
-def traced_norms(layers: Sequence[SpectralLayer]) -> list[Norm]:
-    """Return sigma, u and v of the layers as values of the graph being traced.
+def traced_norms(layers: Sequence[SpectralLayer], weights: Sequence[Tensor]) -> list[Norm]:
+    """Return sigma, u and v of these weights of the layers as values of the graph being traced.
 
     torch.compile gets an operation that refreshes the layers as eager code would. A program of torch.export stands for
     itself, without layers: it takes the buffers as they are.
@@ -30,7 +31,7 @@ def traced_norms(layers: Sequence[SpectralLayer]) -> list[Norm]:
         return [(layer.sigma, layer.u, layer.v) for layer in layers]
     like = [layer.u for layer in layers] + [layer.v for layer in layers]
     sigmas, packed = torch.ops.iresnet_fast.refreshed_norms(
-        [layer.weight.detach() for layer in layers], [layer.handle for layer in layers]
+        [weight.detach() for weight in weights], [layer.handle for layer in layers]
     )
     vectors = unpack(packed, like)
     return list(zip(sigmas.unbind(), vectors[: len(layers)], vectors[len(layers) :], strict=True))
@@ -42,13 +43,19 @@ def refreshed_norms(weights: list[Tensor], handles: list[int]) -> tuple[Tensor, 
     layers = [layer_of(handle) for handle in handles]
     us: Sequence[Tensor]
     vs: Sequence[Tensor]
-    if all(w.data_ptr() == plain(layer.weight).data_ptr() for w, layer in zip(weights, layers, strict=True)):
-        seen = SpectralGroup.of(layers).refresh(layers)
-        sigmas, us, vs = zip(*(last.norm for last in seen), strict=True)
+    if all(map(_is_of, weights, layers)):
+        seen = SpectralGroup.of(layers).refresh(dict(zip(layers, weights, strict=True)))
+        sigmas, us, vs = zip(*(seen[layer].norm for layer in layers), strict=True)
         sigma = torch.stack(sigmas)
     else:  # torch.func.functional_call: the layers stand for their shapes only
         sigma, us, vs, _ = settle(Operators.of(layers, weights), any(layer.strict for layer in layers))
     return sigma, torch.cat([vector.flatten() for vector in (*us, *vs)])
+
+
+def _is_of(weight: Tensor, layer: SpectralLayer) -> bool:
+    """Whether it is the weight of the layer; one that pruning or a parametrisation makes is another in every call."""
+    own = own_weight(layer)
+    return own is None or weight.data_ptr() == plain(own).data_ptr()
 
 
 @refreshed_norms.register_fake

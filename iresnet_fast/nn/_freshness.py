@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +11,9 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from .. import _capture, ops
-from ._layer import Norm, SpectralLayer, plain
+from ._layer import Norm, SpectralLayer
+
+Weights = Mapping[SpectralLayer, Tensor]  # the weight of each layer as it is now, not wrapped by torch.func
 
 
 class Sight(NamedTuple):
@@ -60,12 +62,11 @@ def watch_optimizers() -> None:
     register_optimizer_step_post_hook(_after_step)
 
 
-def look(layers: Sequence[SpectralLayer]) -> list[Sight]:
+def look(weights: Weights) -> list[Sight]:
     """Look at the weights before their norms are iterated."""
-    weights = [plain(layer.weight) for layer in layers]
     return [
-        Sight(w.detach(), 0 if w.is_inference() else w._version, fingerprint, _Writes.count, _capture.of(w))
-        for w, fingerprint in zip(weights, fingerprints(layers), strict=True)
+        Sight(w.detach(), _version(w), fingerprint, _Writes.count, _capture.of(w))
+        for w, fingerprint in zip(weights.values(), fingerprints(weights), strict=True)
     ]
 
 
@@ -74,30 +75,33 @@ def record(layer: SpectralLayer, sight: Sight, norm: Norm, settled: bool) -> See
     return Seen(sight, layer.sigma, _versions(layer), norm, settled, layer.strict, layer.training)
 
 
+def _version(weight: Tensor) -> int:
+    return 0 if weight.is_inference() else weight._version  # changes of inference tensors are not counted
+
+
 def _versions(layer: SpectralLayer) -> tuple[int, ...]:
     return layer.sigma._version, layer.u._version, layer.v._version
 
 
-def may_have_been_replayed(layer: SpectralLayer) -> bool:
+def may_have_been_replayed(layer: SpectralLayer, weight: Tensor) -> bool:
     """Whether a CUDA graph may have changed weight and buffers since anyone looked: a replay leaves no trace."""
-    weight = plain(layer.weight)
-    in_a_graph = layer.is_captured or getattr(layer.weight, "written_by_a_graph", False)
+    in_a_graph = layer.is_captured or getattr(weight, "written_by_a_graph", False)
     return in_a_graph and _capture.of(weight) is None
 
 
-def shows_a_change(layer: SpectralLayer, seen: Seen | None) -> bool:
+def shows_a_change(layer: SpectralLayer, weight: Tensor, seen: Seen | None) -> bool:
     """Whether the weight, the buffers, the mode or a CUDA graph ask for another refresh, without reading the weight."""
     if seen is None or seen.buffer is not layer.sigma or not (seen.training if layer.training else seen.settled):
         return True
     if layer.strict and not seen.strict:
         return True
-    weight, sight = plain(layer.weight), seen.sight
+    sight = seen.sight
     # A graph being captured must hold a refresh of its own, since the weight may change between its replays.
-    if may_have_been_replayed(layer) or sight.capture != _capture.of(weight):
+    if may_have_been_replayed(layer, weight) or sight.capture != _capture.of(weight):
         return True
     return (
-        weight.is_inference()  # its changes are not counted
-        or weight._version != sight.version
+        _version(weight) != sight.version
+        or (weight.is_inference() and not _is_read(layer, weight))
         or _versions(layer) != seen.versions
         or weight.dtype != sight.weight.dtype
         or weight.device != sight.weight.device
@@ -111,34 +115,32 @@ def _is_read(layer: SpectralLayer, weight: Tensor) -> bool:
     return _capture.of(weight) is None and (weight.device.type == "cpu" or not layer.training)
 
 
-def fingerprints(layers: Sequence[SpectralLayer]) -> list[int | None]:
+def fingerprints(weights: Weights) -> list[int | None]:
     """Return a hash of the bits of each weight; None in a capture, and where reading would make training wait."""
-    found: list[int | None] = [None] * len(layers)
-    calls: dict[torch.device, list[int]] = {}
-    for i, layer in enumerate(layers):
-        weight = plain(layer.weight)
+    found: dict[SpectralLayer, int | None] = dict.fromkeys(weights)
+    calls: dict[torch.device, list[SpectralLayer]] = {}
+    for layer, weight in weights.items():
         if _is_read(layer, weight):
-            calls.setdefault(weight.device, []).append(i)
+            calls.setdefault(weight.device, []).append(layer)
     for members in calls.values():
-        hashes = ops.fingerprint([plain(layers[i].weight) for i in members]).tolist()
-        for i, value in zip(members, hashes, strict=True):
-            found[i] = value
-    return found
+        found.update(zip(members, ops.fingerprint([weights[layer] for layer in members]).tolist(), strict=True))
+    return list(found.values())
 
 
-def stale(layers: Sequence[SpectralLayer], seen: Sequence[Seen | None]) -> list[SpectralLayer]:
+def stale(weights: Weights, seen: Sequence[Seen | None]) -> list[SpectralLayer]:
     """Return those of the layers whose norm is not, or may not be, that of their weight.
 
     Only the bits of a weight tell of writes through `p.data`, NumPy views and other ways that autograd cannot see. On a
     GPU in training they are not read: there every step of an optimizer and every backward pass counts as a change.
     """
-    changed = {layer for layer, last in zip(layers, seen, strict=True) if shows_a_change(layer, last)}
-    rest = [(layer, last) for layer, last in zip(layers, seen, strict=True) if layer not in changed and last]
+    known = dict(zip(weights, seen, strict=True))
+    changed = {layer for layer, last in known.items() if shows_a_change(layer, weights[layer], last)}
+    rest = [(layer, last) for layer, last in known.items() if layer not in changed and last]
     if rest:
-        now = fingerprints([layer for layer, _ in rest])
+        now = fingerprints({layer: weights[layer] for layer, _ in rest})
         changed.update(
             layer
             for (layer, last), value in zip(rest, now, strict=True)
             if value is not None and value != last.sight.fingerprint
         )
-    return [layer for layer in layers if layer in changed]
+    return [layer for layer in weights if layer in changed]

@@ -19,9 +19,10 @@ from torch import Tensor
 from .. import _capture, ops
 from .._torch_private import copy_all, is_transformed
 from . import _norms
-from ._freshness import Seen, Sight, expect_writes, look, may_have_been_replayed, record, stale
+from ._freshness import Seen, Sight, Weights, expect_writes, look, may_have_been_replayed, record, stale
 from ._layer import Norm, SpectralLayer, as_dtype, plain, plainly
 from ._operators import Norms, Operators
+from ._tensors import own_weight, weight_of
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup  # not in every build of torch
@@ -73,13 +74,13 @@ class SpectralGroup:
 
     def is_stale(self, layer: SpectralLayer) -> bool:
         """Whether the norm of a layer is not, or may not be, that of its weight."""
-        return bool(self._stale([layer]))
+        return bool(self._stale({layer: plain(weight_of(layer))}))
 
     @contextmanager
-    def at_hand(self, layers: Sequence[SpectralLayer]) -> Iterator[None]:
-        """Normalise these layers once, in one node of the graph, for all calls inside the block."""
+    def at_hand(self, layers: Sequence[SpectralLayer], weights: Sequence[Tensor] | None = None) -> Iterator[None]:
+        """Normalise these layers once, in one node of the graph, for all calls inside the block; or take `weights`."""
         before: dict[SpectralLayer, tuple[Tensor, Tensor]] = getattr(self._at_hand, "weights", {})
-        weights = self.effective_weights(layers)
+        weights = self.effective_weights(layers) if weights is None else weights
         entries = ((layer.sigma, weight) for layer, weight in zip(layers, weights, strict=True))
         self._at_hand.weights = before | dict(zip(layers, entries, strict=True))
         try:
@@ -93,10 +94,14 @@ class SpectralGroup:
         # Another sigma: an image of another size has come.
         if known and all(layer in known and known[layer][0] is layer.sigma for layer in layers):
             return [known[layer][1] for layer in layers]
-        seen = self.refresh(layers)
+        # Each once: a parametrisation that draws or iterates gives another tensor at every look.
+        taken = {layer: weight_of(layer) for layer in layers}
+        known_now = self.refresh({layer: plain(weight) for layer, weight in taken.items()})
+        seen = [known_now[layer] for layer in layers]
         norms = [last.norm for last in seen]
-        if _wants_graph(layers) or is_transformed():
-            return normalize(layers, norms, expect_writes)
+        raw = [taken[layer] for layer in layers]
+        if _wants_graph(raw) or is_transformed():
+            return normalize(layers, raw, norms, expect_writes)
         baked = [self._baked.get(layer) for layer in layers]
         weights = [
             entry[2]
@@ -105,28 +110,34 @@ class SpectralGroup:
         ]
         if len(weights) < len(layers):
             with plainly():
-                weights = normalize(layers, norms)
+                weights = normalize(layers, raw, norms)
             coeffs = (layer.coeff for layer in layers)
             self._baked.update(zip(layers, zip(seen, coeffs, weights, strict=True), strict=True))
         return weights
 
-    def refresh(self, layers: Sequence[SpectralLayer]) -> list[Seen]:
+    def refresh(self, weights: Weights) -> dict[SpectralLayer, Seen]:
         """Iterate those of the layers that are stale, and all others with them. Returns what is known of the layers."""
         with plainly():
-            wanted = self._stale(layers)
+            wanted = self._stale(weights)
             if wanted:
-                # One that may have been replayed is stale at every call: only where it is asked for itself.
-                others = [
-                    layer
-                    for layer in self.members()
-                    if layer not in layers and layer.is_ready and not may_have_been_replayed(layer)
-                ]
-                self.iterate([*wanted, *self._stale(others)])
-        return [self._seen[layer] for layer in layers]
+                others = self._weights_of_others(weights)
+                wanted += self._stale(others)
+                self.iterate({layer: weights[layer] if layer in weights else others[layer] for layer in wanted})
+        return {layer: self._seen[layer] for layer in weights}
 
-    def iterate(
-        self, layers: Sequence[SpectralLayer], n_iterations: int | None = None, tol: float | None = None
-    ) -> None:
+    def _weights_of_others(self, weights: Weights) -> Weights:
+        """Return the weights of the other layers, of those that have plain ones to look at."""
+        others = {}
+        for layer in self.members():
+            if layer in weights or not layer.is_ready:
+                continue
+            weight = own_weight(layer)
+            # One that may have been replayed is stale at every call: only where it is asked for itself.
+            if weight is not None and not may_have_been_replayed(layer, weight):
+                others[layer] = plain(weight)
+        return others
+
+    def iterate(self, weights: Weights, n_iterations: int | None = None, tol: float | None = None) -> None:
         """Find the norms of these layers, stale or not, and record what was seen.
 
         Those of layers in training follow on from the last ones, unless there are none or they are asked to be upper
@@ -136,7 +147,7 @@ class SpectralGroup:
         settling: list[SpectralLayer] = []
         with plainly():
             calls: dict[tuple[Any, ...], list[SpectralLayer]] = {}
-            for layer in layers:
+            for layer, weight in weights.items():
                 if not layer.is_warm or layer.strict or not (layer.training or explicit):
                     settling.append(layer)
                     continue
@@ -144,24 +155,27 @@ class SpectralGroup:
                 limit = tol or (layer.tol if n_iterations is None else None)
                 if n_iterations is None:
                     most, limit = _norms.steps_for(layer.companion.numel(), most, limit)
-                calls.setdefault((layer.weight.dtype, layer.weight.device, most, limit), []).append(layer)
+                calls.setdefault((weight.dtype, weight.device, most, limit), []).append(layer)
             for (_, _, most, limit), members in calls.items():
-                missed = self._follow(members, most, limit, counts=not explicit)
-                settling += self._follow(missed, _norms.MORE_STEPS, limit, counts=False) if missed else []
+                missed = self._follow(_some(weights, members), most, limit, counts=not explicit)
+                if missed:
+                    settling += self._follow(_some(weights, missed), _norms.MORE_STEPS, limit, counts=False)
             calls = {}
             for layer in settling:
-                calls.setdefault((layer.weight.dtype, layer.weight.device, layer.strict), []).append(layer)
+                weight = weights[layer]
+                calls.setdefault((weight.dtype, weight.device, layer.strict), []).append(layer)
             for (_, _, strict), members in calls.items():
-                sights = look(members)
-                self._accept(members, sights, _norms.settle(Operators.of(members), strict), settled=True)
+                some = _some(weights, members)
+                sights = look(some)
+                operators = Operators.of(members, list(some.values()))
+                self._accept(members, sights, _norms.settle(operators, strict), settled=True)
 
-    def _follow(
-        self, layers: Sequence[SpectralLayer], most: int, tol: float | None, counts: bool
-    ) -> list[SpectralLayer]:
+    def _follow(self, weights: Weights, most: int, tol: float | None, counts: bool) -> list[SpectralLayer]:
         """Go on from the vectors of these layers; return those for which that was not enough, as far as is known."""
-        sights = look(layers)
+        sights, layers = look(weights), list(weights)
         doubtful = [i for i, layer in enumerate(layers) if layer.is_doubtful]
-        norms, missed = _norms.follow(Operators.of(layers), most, tol, self.process_group, doubtful)
+        operators = Operators.of(layers, list(weights.values()))
+        norms, missed = _norms.follow(operators, most, tol, self.process_group, doubtful)
         self._accept(layers, sights, norms, settled=False)
         if missed is None:
             return []
@@ -180,16 +194,17 @@ class SpectralGroup:
         """
         return sum(int(count) for count in self._unsettled.values())
 
-    def _stale(self, layers: Sequence[SpectralLayer]) -> list[SpectralLayer]:
-        return stale(layers, [self._seen.get(layer) for layer in layers])
+    def _stale(self, weights: Weights) -> list[SpectralLayer]:
+        return stale(weights, [self._seen.get(layer) for layer in weights])
 
     def _accept(self, layers: Sequence[SpectralLayer], sights: Sequence[Sight], found: Norms, settled: bool) -> None:
         """Take new norms, tensors that nothing else writes, as the buffers of the layers."""
         kept: list[Tensor] = []
         written: list[Tensor] = []
         norms: list[Norm] = []
-        for layer, *values in zip(layers, found.sigmas.unbind(), found.us, found.vs, found.companions, strict=True):
-            weight = plain(layer.weight)
+        vectors = zip(found.sigmas.unbind(), found.us, found.vs, found.companions, strict=True)
+        for layer, sight, values in zip(layers, sights, vectors, strict=True):
+            weight = sight.weight
             captured = _capture.of(weight) is not None
             sigma, u, v, companion = (as_dtype(value, weight.dtype) for value in values)
             layer.is_captured = layer.is_captured or captured
@@ -208,20 +223,27 @@ class SpectralGroup:
             self._seen[layer] = record(layer, sight, norm, settled)
 
 
-def _wants_graph(layers: Sequence[SpectralLayer]) -> bool:
-    return torch.is_grad_enabled() and any(layer.weight.requires_grad for layer in layers)
+def _some(weights: Weights, layers: Sequence[SpectralLayer]) -> Weights:
+    return {layer: weights[layer] for layer in layers}
+
+
+def _wants_graph(weights: Sequence[Tensor]) -> bool:
+    return torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
 
 
 def normalize(
-    layers: Sequence[SpectralLayer], norms: Sequence[Norm], on_backward: Callable[..., None] | None = None
+    layers: Sequence[SpectralLayer],
+    raw: Sequence[Tensor],
+    norms: Sequence[Norm],
+    on_backward: Callable[..., None] | None = None,
 ) -> list[Tensor]:
-    """Return the weights divided by max(1, sigma / coeff), in one node of the graph."""
+    """Return these weights of the layers divided by max(1, sigma / coeff), in one node of the graph."""
     if len({layer.sigma_gradient for layer in layers}) > 1:
-        pairs = zip(layers, norms, strict=True)
-        return [weight for layer, norm in pairs for weight in normalize([layer], [norm], on_backward)]
+        one_by_one = zip(layers, raw, norms, strict=True)
+        return [normalize([layer], [weight], [norm], on_backward)[0] for layer, weight, norm in one_by_one]
     sigmas, us, vs = zip(*norms, strict=True)
     weights = ops.spectral_normalize(
-        [layer.weight for layer in layers],
+        raw,
         torch.stack(sigmas),
         us,
         vs,

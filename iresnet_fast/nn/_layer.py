@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import _checks
 from .._torch_private import outside_transforms
 from ..geometry import ConvGeometry
+from ._hooks import Skippable
 
 if TYPE_CHECKING:
     from ._group import SpectralGroup
@@ -29,7 +30,7 @@ _handles = itertools.count()
 _layers: weakref.WeakValueDictionary[int, SpectralLayer] = weakref.WeakValueDictionary()
 
 
-class SpectralLayer(nn.Module):
+class SpectralLayer(Skippable):
     """A linear map with weight W / max(1, sigma / coeff), sigma its largest singular value.
 
     A mixin to put before the torch layer. Its subclass gives the `geometry` and calls `_start` when built.

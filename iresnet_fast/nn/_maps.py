@@ -6,43 +6,48 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from ._chain import Layer, inputs_of
+from ._layer import SpectralLayer
+from ._tensors import bias_of
 from .conv import SpectralConv2d
 from .linear import SpectralLinear
 from .spectral import effective_weights
 
-Layer = SpectralLinear | SpectralConv2d
 Map = Callable[[Tensor], Tensor]
 
 
-def maps_of(layers: Sequence[Layer], x: Tensor) -> list[Map]:
-    """Return the layers as maps of fresh normalised weights, for images of the size of x."""
+def maps_of(layers: Sequence[nn.Module], x: Tensor) -> list[Map]:
+    """Return the layers as maps of fresh normalised weights, for images of the size of x; those with hooks as they are.
+
+    Raises:
+        ValueError: x does not fit the first layer.
+    """
+    _check_input(x, layers[0])
     for layer in layers:
         if isinstance(layer, SpectralConv2d):
             layer.set_image_size(x.shape[2:])
-    return [partial(_apply, layer, weight) for layer, weight in zip(layers, effective_weights(layers), strict=True)]
+    passed_by = [layer for layer in layers if isinstance(layer, SpectralLayer) and layer.why_no_kernels() is None]
+    weights = dict(zip(passed_by, effective_weights(passed_by), strict=True)) if passed_by else {}
+    maps: list[Map] = []
+    for layer in layers:
+        known = isinstance(layer, (SpectralLinear, SpectralConv2d)) and layer in weights
+        maps.append(partial(_apply, layer, weights[layer], bias_of(layer)) if known else layer)  # type: ignore[arg-type,index]
+    return maps
 
 
-def _apply(layer: Layer, weight: Tensor, x: Tensor) -> Tensor:
+def _apply(layer: Layer, weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
     if isinstance(layer, SpectralLinear):
-        return F.linear(x, weight, layer.bias)
-    output: Tensor = layer._conv_forward(x, weight, layer.bias)
+        return F.linear(x, weight, bias)
+    output: Tensor = layer._conv_forward(x, weight, bias)
     return output
 
 
-def inputs_of(layer: Layer) -> int:
-    """Return the input channels of a layer."""
-    return layer.in_features if isinstance(layer, SpectralLinear) else layer.in_channels
-
-
-def outputs_of(layer: Layer) -> int:
-    """Return the output channels of a layer."""
-    return layer.out_features if isinstance(layer, SpectralLinear) else layer.out_channels
-
-
-def check_input(x: Tensor, layer: Layer) -> None:
-    """Raise ValueError unless x fits the first layer."""
+def _check_input(x: Tensor, layer: nn.Module) -> None:
+    """Raise ValueError unless x fits a spectral layer."""
+    if not isinstance(layer, (SpectralLinear, SpectralConv2d)):
+        return
     channels, expected = inputs_of(layer), 2 if isinstance(layer, SpectralLinear) else 4
     if x.dim() != expected or x.shape[1] != channels:
         shape = f"[B, {channels}]" if expected == 2 else f"[B, {channels}, H, W]"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..geometry import ConvGeometry
-from ._layer import SpectralLayer, as_dtype, plain
+from ._layer import SpectralLayer, as_dtype
 
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
 
@@ -24,9 +24,8 @@ class Operators(NamedTuple):
     geometry: Sequence[ConvGeometry | None]
 
     @classmethod
-    def of(cls, layers: Sequence[SpectralLayer], weights: Sequence[Tensor] | None = None) -> Operators:
-        """Return the maps of the layers, with their vectors; or those of other weights, of the same shapes."""
-        weights = [plain(layer.weight) for layer in layers] if weights is None else weights
+    def of(cls, layers: Sequence[SpectralLayer], weights: Sequence[Tensor]) -> Operators:
+        """Return the maps of these weights of the layers, with the vectors of the layers."""
         dtype = torch.float32 if weights[0].dtype in _LOW_PRECISION else weights[0].dtype
         return cls(
             [as_dtype(weight, dtype) for weight in weights],

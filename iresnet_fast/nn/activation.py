@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .. import activations as registry
+from ._hooks import Skippable
 
 # With s = swish', [s(a), 1 - s(a)] are the derivatives of swish(a) and -swish(-a). The norm of the pair is at most
 # 1.104363 whatever the slope, 1.003966 once divided by LipSwish's 1.1 (i-DenseNet, arXiv 2102.02694).
 _PAIR_SCALE = 1.0 / 1.004
 
 
-class Activation(nn.Module):
+class Activation(Skippable):
     """phi(a) over dimension 1 of [B, C, ...], with its own learnable beta if it has one.
 
     "clipswish" is [LipSwish(a), LipSwish(-a)] / 1.004, twice as many channels (i-DenseNet, arXiv 2102.02694); all
@@ -44,6 +46,11 @@ class Activation(nn.Module):
         if self._entry.has_parameter:
             beta = torch.full((), registry.LIPSWISH_INITIAL_BETA, device=device, dtype=dtype)
             self.beta = nn.Parameter(beta)
+
+    @staticmethod
+    def plain_forward() -> Callable[..., Tensor]:
+        """Return the forward of this class."""
+        return Activation.forward
 
     def forward(self, a: Tensor) -> Tensor:
         """Return phi(a), [B, expansion C, ...].

@@ -19,6 +19,7 @@ from ..reference import functional
 from ..reference.series import sample_norm
 from ..solvers import FixedPoint
 from ._call import Call, DeferredInverse, TakesCall
+from ._hooks import has_backward_hooks, without_backward_hooks
 from ._inverse import CertifiedInverse, moved, report, rounding_of
 from ._layer import SpectralLayer
 from ._transform import takes_context
@@ -163,7 +164,8 @@ class InvertibleResidualBlock(TakesCall):
         )
 
     def _path(self, x: Tensor, context: Any) -> _Path:
-        return (_StagesPath if isinstance(self.branch, ResidualBranch) else _ModulePath)(self, x, context)
+        on_kernels = isinstance(self.branch, ResidualBranch) and self.branch.why_no_kernels() is None
+        return (_StagesPath if on_kernels else _ModulePath)(self, x, context)
 
     def _known_lipschitz(self) -> float:
         if self.lipschitz is None:
@@ -268,13 +270,19 @@ class _ModulePath(_Path):
         spectral = (module for module in block.branch.modules() if isinstance(module, SpectralLayer))
         self.layers = [layer for layer in spectral if layer.is_ready]
         said = f"{type(block).__name__} runs a {type(block.branch).__name__} as its branch on the autograd fallback"
+        if isinstance(block.branch, ResidualBranch):
+            said += f" since {block.branch.why_no_kernels()}"
         if not torch.compiler.is_compiling() and said not in _told:
             _told.add(said)
             warnings.warn(f"iresnet_fast: {said}, slower than the kernels of a ResidualBranch.", stacklevel=4)
 
     def forward(self, x: Tensor, call: Call) -> tuple[Tensor, Tensor]:
         with normalized_together(self.layers):
-            return self._forward(x, call)
+            if not has_backward_hooks(self.block.branch):
+                return self._forward(x, call)
+            with without_backward_hooks():
+                logdet = self._forward(x, call)[1]
+            return x + self._g(x), logdet
 
     def _forward(self, x: Tensor, call: Call) -> tuple[Tensor, Tensor]:
         estimator = self.block.estimator
@@ -291,7 +299,7 @@ class _ModulePath(_Path):
 
     def solve(self, z: Tensor, tol: float) -> tuple[Tensor, Tensor, Tensor]:
         lipschitz, solver = self.block._known_lipschitz(), self.block.solver
-        with normalized_together(self.layers):
+        with normalized_together(self.layers), without_backward_hooks():
             return functional.inverse_of(
                 self._g, z, lipschitz, tol, solver.max_iterations, self.tensors, accelerate=solver.accelerate
             )
@@ -314,7 +322,7 @@ def _draw(
     block: InvertibleResidualBlock, estimator: PowerSeries | RussianRoulette, x: Tensor, call: Call
 ) -> tuple[Tensor, Tensor]:
     """Return the probe and the coefficients of the series."""
-    return estimator.draw(x, block.training, keys=None if block.training else call.keys())
+    return estimator.draw(x, True) if block.training else estimator.draw(x, False, keys=call.keys())
 
 
 def _stopping(
@@ -328,6 +336,8 @@ def _stopping(
 def _describe_path(branch: nn.Module) -> str:
     if not isinstance(branch, ResidualBranch):
         return f"autograd fallback ({type(branch).__name__} is not a ResidualBranch)"
+    if (reason := branch.why_no_kernels()) is not None:
+        return f"autograd fallback ({reason})"
     if not _library.HAS_EXTENSION or _library.backend() != "kernels":
         return "autograd fallback (the kernels are missing or switched off)"
     reason = why_no_kernels(next(branch.parameters()), branch.activations)

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .. import activations as registry
 from .. import ops
+from ._branch import Branch, check_chain, product_of_bounds, shown, why_parts_are_called
+from ._chain import Layer, check_names, check_spectral, conv_layers, linear_layers, names_of, pairs_of
+from ._hooks import make_tensors
 from ._slack import spend_slack
+from ._tensors import bias_of, gathered
 from .conv import SpectralConv2d
 from .linear import SpectralLinear
-from .spectral import effective_weights
+from .spectral import effective_weights, normalized_as
 
 Stages = tuple[list[Tensor], list[Tensor | None], tuple[str, ...], list[Tensor | None]]
 
 
-class ResidualBranch(nn.Module):
+class ResidualBranch(Branch):
     """g(x): stages of an activation followed by a SpectralLinear or SpectralConv2d.
 
     Equivalent to: `for activation, layer in zip(activations, layers): x = layer(activation(x))`. All layers take their
     norms and weights in one call each. A LipSwish stage i has a learnable scalar `beta_i`.
+
+    Layers can be pruned or parametrised: what that makes of their weights is normalised. If they have hooks or a
+    forward of their own, or are replaced by other modules, they are called one by one, as that line says, and a block
+    runs on the autograd path; `lipschitz` is then still that of the layers as they were built, if they have a coeff.
 
     Args:
         layers: all SpectralLinear, or all SpectralConv2d with an odd square kernel k, stride 1, padding k // 2,
@@ -40,20 +47,21 @@ class ResidualBranch(nn.Module):
         TypeError: a layer is of another type.
     """
 
-    takes_context = False
     # Weights without a graph, and what they are scaled to.
     _scaled: tuple[list[Tensor], list[Tensor]] | None = None
 
     def __init__(
         self,
-        layers: Sequence[SpectralLinear | SpectralConv2d],
+        layers: Sequence[Layer],
         activations: Sequence[str],
         image_size: int | tuple[int, int] | None = None,
         normalize: str = "layers",
     ) -> None:
         """Build the branch; the arguments are those of the class."""
         super().__init__()
-        _check_layers(layers, activations)
+        check_names(layers, activations)
+        check_spectral(layers)
+        check_chain(layers, activations)
         if normalize not in ("layers", "branch"):
             raise ValueError(f"normalize must be 'layers' or 'branch', got {normalize!r}; pass one.")
         if normalize == "branch" and isinstance(layers[0], SpectralConv2d):
@@ -97,8 +105,9 @@ class ResidualBranch(nn.Module):
         Raises:
             ValueError: the widths do not form a branch, or the name is unknown.
         """
-        layers = [SpectralLinear(a, b, bias, coeff=coeff, **layer_options) for a, b in _pairs("widths", widths)]
-        return cls(layers, _names(activation, len(layers), preactivation), normalize=normalize)
+        options = {"bias": bias, "coeff": coeff, **layer_options}
+        layers = linear_layers(pairs_of("widths", widths), SpectralLinear, options)
+        return cls(layers, names_of(activation, len(layers), preactivation), normalize=normalize)
 
     @classmethod
     def conv(
@@ -127,24 +136,17 @@ class ResidualBranch(nn.Module):
         Raises:
             ValueError: the channels or kernel sizes do not form a branch, or the name is unknown.
         """
-        pairs = _pairs("channels", channels)
-        if len(kernel_sizes) != len(pairs) or any(k < 1 or k % 2 == 0 for k in kernel_sizes):
-            raise ValueError(
-                f"kernel_sizes must be {len(pairs)} odd numbers, one per layer, got {list(kernel_sizes)}; change them."
-            )
-        layers = [
-            SpectralConv2d(a, b, k, padding=k // 2, bias=bias, coeff=coeff, **layer_options)
-            for (a, b), k in zip(pairs, kernel_sizes, strict=True)
-        ]
-        return cls(layers, _names(activation, len(layers), preactivation), image_size)
+        options = {"bias": bias, "coeff": coeff, **layer_options}
+        layers = conv_layers(pairs_of("channels", channels), kernel_sizes, SpectralConv2d, options)
+        return cls(layers, names_of(activation, len(layers), preactivation), image_size)
 
     @property
-    def lipschitz(self) -> float:
-        """Lipschitz constant of g: the product over the stages of coeff and the activation's constant."""
-        product = 1.0
-        for layer, name in zip(self._layers(), self.activations, strict=True):  # a loop, which torch.compile traces
-            product *= layer.coeff * registry.get(name).lipschitz
-        return product
+    def lipschitz(self) -> float | None:
+        """Lipschitz constant of g: the product over the stages of coeff and the activation's constant.
+
+        None if a layer has been replaced by a module without a coeff.
+        """
+        return product_of_bounds(self.layers, [registry.get(name).lipschitz for name in self.activations])
 
     def stages(self, image_size: Sequence[int] | None = None) -> Stages:
         """Return the effective weights, the biases, the activations and their parameters, as `iresnet_fast.ops` takes.
@@ -162,20 +164,31 @@ class ResidualBranch(nn.Module):
             for layer in layers:
                 if isinstance(layer, SpectralConv2d):
                     layer.set_image_size(image_size)
-        betas = [getattr(self, f"beta_{i}", None) for i in range(len(layers))]
-        return self._weights(layers), [layer.bias for layer in layers], self.activations, betas
+        weights = self._weights(layers)
+        return weights, [bias_of(layer) for layer in layers], self.activations, self._betas()
 
-    def _weights(self, layers: Sequence[SpectralLinear | SpectralConv2d]) -> list[Tensor]:
+    def _betas(self) -> list[Tensor | None]:
+        make_tensors(self)
+        betas = (getattr(self, f"beta_{i}", None) for i in range(len(self.activations)))
+        return [None if beta is None else gathered(beta) for beta in betas]
+
+    def _weights(self, layers: Sequence[Layer]) -> list[Tensor]:
         weights = effective_weights(layers)
         if self.normalize == "layers":
             return weights
         known = self._scaled
         if known is not None and all(a is b for a, b in zip(known[0], weights, strict=True)):
             return known[1]
+        assert self.lipschitz is not None  # all layers are spectral here
         scaled = spend_slack(weights, self.activations, self.lipschitz)
         if not torch.compiler.is_compiling() and not any(weight.requires_grad for weight in weights):
             self._scaled = weights, scaled
         return scaled
+
+    @staticmethod
+    def plain_forward() -> Callable[..., Tensor]:
+        """Return the forward of this class."""
+        return ResidualBranch.forward
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out of copies and pickles what follows from the weights."""
@@ -188,69 +201,24 @@ class ResidualBranch(nn.Module):
             ValueError: there is a context, which this branch cannot use, or x does not fit.
         """
         self.check_context(context)
-        return ops.branch(x, *self.stages(x.shape[2:]))
+        reason = why_parts_are_called(self.layers)
+        return ops.branch(x, *self.stages(x.shape[2:])) if reason is None else self._call_layers(x, reason)
 
-    @staticmethod
-    def check_context(context: object) -> None:
-        """Raise ValueError unless `context` is None."""
-        if context is not None:
-            raise ValueError("context must be None for a ResidualBranch, got one; use a branch module that takes it.")
+    def _call_layers(self, x: Tensor, reason: str) -> Tensor:
+        layers = self._layers()
+        given: list[Tensor] = []
+        if self.normalize == "branch":
+            if any(not isinstance(layer, SpectralLinear) or layer.may_remake_tensors() for layer in layers):
+                raise ValueError(
+                    f"normalize must be 'layers' for a branch whose layers may change their weights in a call, got "
+                    f"'branch', and {reason}; build the branch with normalize='layers'."
+                )
+            given = self._weights(layers)
+        with normalized_as(layers, given):
+            for layer, name, beta in zip(layers, self.activations, self._betas(), strict=True):
+                x = layer(registry.get(name).value(x, beta))
+        return x
 
     def extra_repr(self) -> str:
         """Describe the branch in its repr."""
-        return f"activations={list(self.activations)}, lipschitz={self.lipschitz:.4g}"
-
-    def _layers(self) -> list[SpectralLinear | SpectralConv2d]:
-        return cast("list[SpectralLinear | SpectralConv2d]", list(self.layers))
-
-
-def _pairs(argument: str, widths: Sequence[int]) -> list[tuple[int, int]]:
-    if len(widths) < 2:
-        raise ValueError(f"{argument} must hold at least two numbers, got {list(widths)}; add the output's.")
-    return list(itertools.pairwise(widths))
-
-
-def _names(activation: str, n_layers: int, preactivation: bool) -> list[str]:
-    return [activation if preactivation else "identity"] + [activation] * (n_layers - 1)
-
-
-def _check_layers(layers: Sequence[SpectralLinear | SpectralConv2d], activations: Sequence[str]) -> None:
-    if len(layers) == 0 or len(activations) != len(layers):
-        raise ValueError(
-            f"activations must have one name per layer and there must be a layer, got {len(activations)} names for "
-            f"{len(layers)} layers; use 'identity' where there is none."
-        )
-    kind = SpectralConv2d if isinstance(layers[0], SpectralConv2d) else SpectralLinear
-    widths = [(0, 0)] * len(layers)
-    for i, layer in enumerate(layers):
-        if not isinstance(layer, kind):
-            raise TypeError(
-                f"layers must be all SpectralLinear or all SpectralConv2d, got {type(layer).__name__} as layers[{i}]; "
-                f"give the block any other module as its branch."
-            )
-        widths[i] = (layer.weight.shape[1], layer.weight.shape[0])
-        if isinstance(layer, SpectralConv2d):
-            check_convolution(i, layer)
-    for i, (name, (width, _)) in enumerate(zip(activations, widths, strict=True)):
-        if width != widths[i - 1][1]:
-            source = f"layers[{i - 1}]" if i else "the last layer, since a branch is added to its input"
-            raise ValueError(
-                f"layers[{i}] must have as many inputs as there are outputs of {source}, {widths[i - 1][1]}, "
-                f"got {width}; change one of them."
-            )
-        if registry.get(name).pairwise and width % 2:
-            raise ValueError(
-                f"layers[{i}] must have an even number of inputs after {name}, which works on pairs of channels, "
-                f"got {width}; change the width or the activation."
-            )
-
-
-def check_convolution(i: int, layer: SpectralConv2d) -> None:
-    """Raise ValueError unless the convolution keeps the size of any image."""
-    k = layer.kernel_size[0]
-    same = (layer.kernel_size, layer.padding) == ((k, k), (k // 2, k // 2))
-    if not same or k % 2 == 0 or (layer.stride, layer.dilation, layer.groups) != ((1, 1), (1, 1), 1):
-        raise ValueError(
-            f"layers[{i}] must have an odd square kernel k, stride 1, padding k // 2, dilation 1 and one group, "
-            f"got {layer}; give the block any other module as its branch."
-        )
+        return f"activations={list(self.activations)}, lipschitz={shown(self.lipschitz)}"

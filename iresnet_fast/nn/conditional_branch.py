@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .. import _checks
-from ._maps import Layer, check_input, inputs_of, maps_of, outputs_of
-from .activation import Activation
-from .branch import check_convolution
+from ._branch import ModuleBranch, check_chain, product_of_bounds, shown
+from ._chain import (
+    Layer,
+    check_names,
+    check_spectral,
+    conv_layers,
+    inputs_of,
+    linear_layers,
+    names_of,
+    outputs_of,
+    pairs_of,
+)
+from ._maps import maps_of
 from .conv import SpectralConv2d
 from .linear import SpectralLinear
 
 _MODES = ("add", "concat")
 
 
-class ConditionalBranch(nn.Module):
+class ConditionalBranch(ModuleBranch):
     """g(x; context): an embedding of the context enters after the first spectral layer, by any network at all.
 
     With a = W_0 phi_0(x) + b_0, the next stage sees a + network(context) or [a, network(context)]; both leave the
@@ -51,12 +60,10 @@ class ConditionalBranch(nn.Module):
         super().__init__()
         _check(layers, activations, mode)
         self.layers = nn.ModuleList(layers)
-        self.activations = nn.ModuleList(
-            Activation(name, layer.weight.device, layer.weight.dtype)
-            for name, layer in zip(activations, layers, strict=True)
-        )
+        self._set_activations(activations, layers)
         self.network = network
         self.mode = mode
+        self._embedding_width = outputs_of(layers[0]) if mode == "add" else inputs_of(layers[1]) - outputs_of(layers[0])
 
     @classmethod
     def dense(
@@ -84,10 +91,10 @@ class ConditionalBranch(nn.Module):
             ValueError: an argument is out of range, or a name is unknown.
             TypeError: an integer argument is not an integer.
         """
-        pairs = _pairs(widths, mode)
-        layers = [SpectralLinear(a, b, coeff=coeff, **layer_options) for a, b in pairs]
+        pairs = _pairs("widths", widths, mode)
+        layers = linear_layers(pairs, SpectralLinear, {"coeff": coeff, **layer_options})
         network = _network(context_features, hidden_features, widths[1], layer_options)
-        return cls(layers, ["identity"] + [activation] * (len(layers) - 1), network, mode)
+        return cls(layers, names_of(activation, len(layers)), network, mode)
 
     @classmethod
     def conv(
@@ -121,25 +128,23 @@ class ConditionalBranch(nn.Module):
             ValueError: an argument is out of range, or a name is unknown.
             TypeError: an integer argument is not an integer.
         """
-        pairs = _pairs(channels, mode)
-        if len(kernel_sizes) != len(pairs) or any(k < 1 or k % 2 == 0 for k in kernel_sizes):
-            raise ValueError(
-                f"kernel_sizes must be {len(pairs)} odd numbers, one per layer, got {list(kernel_sizes)}; change them."
-            )
-        layers = [
-            SpectralConv2d(a, b, k, padding=k // 2, image_size=image_size, coeff=coeff, **layer_options)
-            for (a, b), k in zip(pairs, kernel_sizes, strict=True)
-        ]
+        options = {"image_size": image_size, "coeff": coeff, **layer_options}
+        layers = conv_layers(_pairs("channels", channels, mode), kernel_sizes, SpectralConv2d, options)
         network = _network(context_features, hidden_features, channels[1], layer_options)
-        return cls(layers, ["identity"] + [activation] * (len(layers) - 1), network, mode)
+        return cls(layers, names_of(activation, len(layers)), network, mode)
 
     @property
-    def lipschitz(self) -> float:
-        """Lipschitz constant of g in x, at every context: the product of the layers' and the activations'."""
-        product = 1.0
-        for layer, phi in zip(self._layers(), self._phis(), strict=True):
-            product *= layer.coeff * phi.lipschitz
-        return product
+    def lipschitz(self) -> float | None:
+        """Lipschitz constant of g in x, at every context: the product of the layers' and the activations'.
+
+        None if a layer has been replaced by a module without a coeff.
+        """
+        return product_of_bounds(self.layers, [phi.lipschitz for phi in self._phis()])
+
+    @staticmethod
+    def plain_forward() -> Callable[..., Tensor]:
+        """Return the forward of this class."""
+        return ConditionalBranch.forward
 
     def forward(self, x: Tensor, context: Any = None) -> Tensor:
         """Return g(x; context), the shape of x, [B, d] or [B, C, H, W].
@@ -149,9 +154,7 @@ class ConditionalBranch(nn.Module):
         """
         if context is None:
             raise ValueError("context must be given for a ConditionalBranch, got None; call block(x, context).")
-        layers = self._layers()
-        check_input(x, layers[0])
-        first, *others = maps_of(layers, x)
+        first, *others = maps_of(self._layers(), x)
         phi, *phis = self._phis()
         a = first(phi(x))
         embedding = self._embed(context, a)
@@ -162,12 +165,11 @@ class ConditionalBranch(nn.Module):
 
     def extra_repr(self) -> str:
         """Describe the branch in its repr."""
-        return f"mode={self.mode!r}, lipschitz={self.lipschitz:.4g}"
+        return f"mode={self.mode!r}, lipschitz={shown(self.lipschitz)}"
 
     def _embed(self, context: Any, a: Tensor) -> Tensor:
         embedding: Tensor = self.network(context)
-        layers = self._layers()
-        width = a.shape[1] if self.mode == "add" else inputs_of(layers[1]) - a.shape[1]
+        width = self._embedding_width
         if embedding.shape not in ((a.shape[0], width), (a.shape[0], width, *a.shape[2:])):
             pixels = f" or {(a.shape[0], width, *a.shape[2:])}" if a.dim() == 4 else ""
             raise ValueError(
@@ -178,18 +180,10 @@ class ConditionalBranch(nn.Module):
             embedding = embedding[:, :, None, None].expand(-1, -1, *a.shape[2:])
         return embedding
 
-    def _layers(self) -> list[Layer]:
-        return cast("list[Layer]", list(self.layers))
 
-    def _phis(self) -> list[Activation]:
-        return cast("list[Activation]", list(self.activations))
-
-
-def _pairs(widths: Sequence[int], mode: str) -> list[tuple[int, int]]:
+def _pairs(argument: str, widths: Sequence[int], mode: str) -> list[tuple[int, int]]:
     """Return the inputs and outputs of each layer; those of the second grow with the context's to concatenate."""
-    if len(widths) < 3:
-        raise ValueError(f"the widths must be three numbers at least, for two layers, got {list(widths)}; add one.")
-    pairs = list(itertools.pairwise(widths))
+    pairs = pairs_of(argument, widths, 3)
     if mode == "concat":
         pairs[1] = (2 * widths[1], widths[2])
     return pairs
@@ -205,26 +199,8 @@ def _network(context: int, hidden: int, width: int, options: dict[str, Any]) -> 
 def _check(layers: Sequence[Layer], activations: Sequence[str], mode: str) -> None:
     if mode not in _MODES:
         raise ValueError(f"mode must be 'add' or 'concat', got {mode!r}; use one of the two.")
-    least = 2 if mode == "add" else 3  # one fewer, and the context could only shift z
-    if len(layers) < least or len(activations) != len(layers):
-        raise ValueError(
-            f"activations must have one name per layer and there must be {least} layers for {mode!r}, got "
-            f"{len(activations)} names for {len(layers)} layers; use 'identity' where there is none."
-        )
-    kind = SpectralConv2d if isinstance(layers[0], SpectralConv2d) else SpectralLinear
-    for i, layer in enumerate(layers):
-        if not isinstance(layer, kind):
-            raise TypeError(
-                f"layers must be all SpectralLinear or all SpectralConv2d, got {type(layer).__name__} as layers[{i}]; "
-                f"use one kind."
-            )
-        if isinstance(layer, SpectralConv2d):
-            check_convolution(i, layer)
-        before, grows = outputs_of(layers[i - 1]), i == 1 and mode == "concat"
-        if inputs_of(layer) <= before if grows else inputs_of(layer) != before:
-            raise ValueError(
-                f"layers[{i}] must have {'more' if grows else 'as many'} inputs {'than' if grows else 'as'} "
-                f"layers[{i - 1}] has outputs, {before}, got {inputs_of(layer)}; change one of them."
-            )
-        if "clipswish" == activations[i]:
-            raise ValueError("activations must keep the number of channels, got clipswish; use lipswish.")
+    check_names(layers, activations, 2 if mode == "add" else 3)  # one fewer, and the context could only shift z
+    if "clipswish" in activations:
+        raise ValueError("activations must keep the number of channels, got clipswish; use lipswish.")
+    check_spectral(layers)
+    check_chain(layers, activations, None if mode == "add" else 1)

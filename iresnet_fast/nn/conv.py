@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -145,6 +145,24 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
             )
         self.image_size = (height, width)
         self._draw()
+
+    @staticmethod
+    def plain_forward() -> Callable[..., Tensor]:
+        """Return the forward of this class."""
+        return SpectralConv2d.forward
+
+    def why_no_kernels(self) -> str | None:
+        """Return what a call does that kernels with weight and bias would not, for messages; or None."""
+        if not self.keeps_size or type(self)._conv_forward is not nn.Conv2d._conv_forward:
+            return "is no convolution that keeps the image size, with stride 1 and zero padding"
+        return super().why_no_kernels()
+
+    @property
+    def keeps_size(self) -> bool:
+        """Whether it has an odd square kernel k, stride 1, padding k // 2, dilation 1 and one group."""
+        k = self.kernel_size[0]
+        same = (self.kernel_size, self.padding) == ((k, k), (k // 2, k // 2)) and k % 2 == 1
+        return same and (self.stride, self.dilation, self.groups) == ((1, 1), (1, 1), 1)
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer to [B, C, H, W] or [C, H, W]."""

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import _checks
-from ._maps import Layer, check_input, inputs_of, maps_of, outputs_of
-from .activation import Activation, get_entry
-from .branch import check_convolution
+from ._branch import ModuleBranch, product_of_bounds, shown
+from ._chain import Layer, check_spectral, conv_layers, inputs_of, linear_layers, outputs_of
+from ._maps import maps_of
+from ._tensors import gathered
+from .activation import get_entry
 from .conv import SpectralConv2d
 from .linear import SpectralLinear
 
 
-class DenseBranch(nn.Module):
+class DenseBranch(ModuleBranch):
     """g(x) = W_n h_{n-1}(... h_0(x)), h_i(x) = [eta1_i x, eta2_i phi(W_i x)] (i-DenseNet, arXiv 2102.02694).
 
     eta1_i and eta2_i are positive with eta1_i^2 + eta2_i^2 = 1, learnable through `eta` [n, 2]: softplus, then divided
@@ -37,7 +39,6 @@ class DenseBranch(nn.Module):
         TypeError: a layer is of another type.
     """
 
-    takes_context = False
     eta: Tensor
 
     def __init__(self, layers: Sequence[Layer], activation: str = "clipswish", learnable: bool = True) -> None:
@@ -46,8 +47,8 @@ class DenseBranch(nn.Module):
         expansion = 2 if activation == "clipswish" else 1
         _check_layers(layers, activation, expansion)
         self.layers = nn.ModuleList(layers)
+        self._set_activations([activation] * (len(layers) - 1), layers[:-1])
         weight = layers[-1].weight
-        self.activations = nn.ModuleList(Activation(activation, weight.device, weight.dtype) for _ in layers[:-1])
         eta = torch.zeros(len(layers) - 1, 2, device=weight.device, dtype=weight.dtype)
         if learnable:
             self.eta = nn.Parameter(eta)
@@ -80,9 +81,9 @@ class DenseBranch(nn.Module):
             ValueError: an argument is out of range, or the name is unknown.
             TypeError: an integer argument is not an integer.
         """
-        widths = _widths(features, growth, depth, activation)
-        layers = [SpectralLinear(w, growth, coeff=coeff, **layer_options) for w in widths[:-1]]
-        return cls([*layers, SpectralLinear(widths[-1], features, coeff=coeff, **layer_options)], activation, learnable)
+        pairs = _pairs(features, growth, depth, activation)
+        layers = linear_layers(pairs, SpectralLinear, {"coeff": coeff, **layer_options})
+        return cls(layers, activation, learnable)
 
     @classmethod
     def conv(
@@ -114,23 +115,33 @@ class DenseBranch(nn.Module):
             ValueError: an argument is out of range, or the name is unknown.
             TypeError: an integer argument is not an integer.
         """
-        if kernel_size < 1 or kernel_size % 2 == 0:
+        _checks.check_count("kernel_size", kernel_size, 1)
+        if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, got {kernel_size}; pass e.g. 3.")
-        widths = _widths(channels, growth, depth, activation)
         options = {"image_size": image_size, "coeff": coeff, **layer_options}
-        layers = [SpectralConv2d(w, growth, kernel_size, padding=kernel_size // 2, **options) for w in widths[:-1]]
-        return cls([*layers, SpectralConv2d(widths[-1], channels, 1, **options)], activation, learnable)
+        pairs = _pairs(channels, growth, depth, activation)
+        layers = conv_layers(pairs, [kernel_size] * depth + [1], SpectralConv2d, options)
+        return cls(layers, activation, learnable)
 
     @property
-    def lipschitz(self) -> float:
-        """Lipschitz constant of g: that of the last layer times max(1, Lip(phi) coeff) over the stages."""
+    def lipschitz(self) -> float | None:
+        """Lipschitz constant of g: that of the last layer times max(1, Lip(phi) coeff) over the stages.
+
+        None if a layer has been replaced by a module without a coeff.
+        """
         *stages, last = self._layers()
-        factors = (max(1.0, phi.lipschitz * layer.coeff) for phi, layer in zip(self._phis(), stages, strict=True))
-        return last.coeff * math.prod(factors)
+        bounds = [product_of_bounds([layer], [phi.lipschitz]) for layer, phi in zip(stages, self._phis(), strict=True)]
+        factors = [max(1.0, bound) for bound in bounds if bound is not None]
+        return product_of_bounds([last], [math.prod(factors)]) if len(factors) == len(stages) else None
+
+    @staticmethod
+    def plain_forward() -> Callable[..., Tensor]:
+        """Return the forward of this class."""
+        return DenseBranch.forward
 
     def concatenation(self) -> Tensor:
         """Return eta1, eta2 of every stage as they are used, [n, 2], rows of norm 1."""
-        return F.normalize(F.softplus(self.eta), dim=1)
+        return F.normalize(F.softplus(gathered(self.eta)), dim=1)
 
     def forward(self, x: Tensor, context: None = None) -> Tensor:
         """Return g(x), the shape of x, [B, d] or [B, C, H, W].
@@ -138,48 +149,32 @@ class DenseBranch(nn.Module):
         Raises:
             ValueError: there is a context, which this branch cannot use, or x does not fit.
         """
-        if context is not None:
-            raise ValueError("context must be None for a DenseBranch, got one; use a ConditionalBranch.")
-        layers = self._layers()
-        check_input(x, layers[0])
-        *stages, last = maps_of(layers, x)
+        self.check_context(context)
+        *stages, last = maps_of(self._layers(), x)
         for phi, stage, (eta1, eta2) in zip(self._phis(), stages, self.concatenation().unbind(), strict=True):
             x = torch.cat((eta1 * x, eta2 * phi(stage(x))), 1)
         return last(x)
 
     def extra_repr(self) -> str:
         """Describe the branch in its repr."""
-        return f"lipschitz={self.lipschitz:.4g}, learnable={isinstance(self.eta, nn.Parameter)}"
-
-    def _layers(self) -> list[Layer]:
-        return cast("list[Layer]", list(self.layers))
-
-    def _phis(self) -> list[Activation]:
-        return cast("list[Activation]", list(self.activations))
+        return f"lipschitz={shown(self.lipschitz)}, learnable={isinstance(self.eta, nn.Parameter)}"
 
 
-def _widths(features: int, growth: int, depth: int, activation: str) -> list[int]:
-    """Return the width before each stage and before the last layer."""
+def _pairs(features: int, growth: int, depth: int, activation: str) -> list[tuple[int, int]]:
+    """Return the inputs and outputs of each stage and of the last layer."""
     for argument, value in (("features", features), ("growth", growth), ("depth", depth)):
         _checks.check_count(argument, value, 1)
     expansion = 2 if activation == "clipswish" else 1
-    return [features + i * growth * expansion for i in range(depth + 1)]
+    widths = [features + i * growth * expansion for i in range(depth + 1)]
+    return [(width, growth) for width in widths[:-1]] + [(widths[-1], features)]
 
 
 def _check_layers(layers: Sequence[Layer], activation: str, expansion: int) -> None:
     if len(layers) < 2:
         raise ValueError(f"layers must hold at least a stage and the last layer, got {len(layers)}; add one.")
-    kind = SpectralConv2d if isinstance(layers[0], SpectralConv2d) else SpectralLinear
-    width = 0
+    check_spectral(layers)
+    width = inputs_of(layers[0])
     for i, layer in enumerate(layers):
-        if not isinstance(layer, kind):
-            raise TypeError(
-                f"layers must be all SpectralLinear or all SpectralConv2d, got {type(layer).__name__} as layers[{i}]; "
-                f"use one kind."
-            )
-        if isinstance(layer, SpectralConv2d):
-            check_convolution(i, layer)
-        width = inputs_of(layer) if i == 0 else width
         if inputs_of(layer) != width:
             raise ValueError(
                 f"layers[{i}] must have {width} inputs, those of the first layer and all outputs of {activation} "

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ._hooks import Skippable
+from ._tensors import weight_of
 
 _FORMS = ((1.0, 1.0), (1.0, 2.0), (1.0, math.inf), (2.0, math.inf), (math.inf, math.inf), (2.0, 2.0))
 
@@ -41,7 +45,7 @@ def induced_norm(weight: Tensor, domain: float = math.inf, codomain: float = mat
     return norms.amax()
 
 
-class InducedNormLayer(nn.Module):
+class InducedNormLayer(Skippable):
     """A linear map with weight W / max(1, norm / coeff); a mixin before the torch layer, which calls `_start`."""
 
     weight: Tensor
@@ -57,11 +61,15 @@ class InducedNormLayer(nn.Module):
 
     def norm(self) -> Tensor:
         """Return the induced norm [] of the raw weight."""
-        return induced_norm(self.weight, self.domain, self.codomain, int(getattr(self, "groups", 1)))
+        return self._norm_of(weight_of(self))
 
     def effective_weight(self) -> Tensor:
         """Return W / max(1, norm / coeff), with the gradient through the norm."""
-        return self.weight / (self.norm() / self.coeff).clamp(min=1.0)
+        weight = weight_of(self)
+        return weight / (self._norm_of(weight) / self.coeff).clamp(min=1.0)
+
+    def _norm_of(self, weight: Tensor) -> Tensor:
+        return induced_norm(weight, self.domain, self.codomain, int(getattr(self, "groups", 1)))
 
     def extra_repr(self) -> str:
         """Describe the layer in its repr."""
@@ -100,6 +108,11 @@ class InducedNormLinear(InducedNormLayer, nn.Linear):
         """Build the layer; the arguments are those of the class."""
         super().__init__(in_features, out_features, bias, device, dtype)
         self._start(coeff, domain, codomain)
+
+    @staticmethod
+    def plain_forward() -> Callable[..., Tensor]:
+        """Return the forward of this class."""
+        return InducedNormLinear.forward
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer to [..., in_features]."""
@@ -150,6 +163,11 @@ class InducedNormConv2d(InducedNormLayer, nn.Conv2d):
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, "zeros", device, dtype
         )
         self._start(coeff, domain, codomain)
+
+    @staticmethod
+    def plain_forward() -> Callable[..., Tensor]:
+        """Return the forward of this class."""
+        return InducedNormConv2d.forward
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer to [B, C, H, W]."""

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
-from .. import activations as registry
-from .activation import Activation
+from ._branch import ModuleBranch, check_chain, product_of_bounds, shown
+from ._chain import check_names, conv_layers, linear_layers, names_of, pairs_of
 from .induced_norm import InducedNormConv2d, InducedNormLinear
 
 Layer = InducedNormLinear | InducedNormConv2d
 
 
-class InducedNormBranch(nn.Module):
+class InducedNormBranch(ModuleBranch):
     """g(x): stages of an activation followed by a layer bounded in one induced p-norm, p = 1, 2 or inf.
 
     Every norm is a closed form of the current weights: an upper bound at every step, where power iteration approaches
@@ -35,16 +34,10 @@ class InducedNormBranch(nn.Module):
         norm: p.
     """
 
-    takes_context = False
-
     def __init__(self, layers: Sequence[Layer], activations: Sequence[str]) -> None:
         """Build the branch; the arguments are those of the class."""
         super().__init__()
-        if len(layers) == 0 or len(activations) != len(layers):
-            raise ValueError(
-                f"activations must have one name per layer and there must be a layer, got {len(activations)} names for "
-                f"{len(layers)} layers; use 'identity' where there is none."
-            )
+        check_names(layers, activations)
         for i, layer in enumerate(layers):
             if not isinstance(layer, (InducedNormLinear, InducedNormConv2d)):
                 raise TypeError(
@@ -56,12 +49,10 @@ class InducedNormBranch(nn.Module):
                     f"layers[{i}] must have domain and codomain {layers[0].domain:g}, as layers[0] begins, got "
                     f"{layer.domain:g} and {layer.codomain:g}; use one norm throughout."
                 )
+        check_chain(layers, activations)
         self.norm = layers[0].domain
         self.layers = nn.ModuleList(layers)
-        self.activations = nn.ModuleList(
-            Activation(registry.get(name).name, layer.weight.device, layer.weight.dtype)
-            for name, layer in zip(activations, layers, strict=True)
-        )
+        self._set_activations(activations, layers)
 
     @classmethod
     def dense(
@@ -84,10 +75,9 @@ class InducedNormBranch(nn.Module):
         Raises:
             ValueError: an argument is out of range, or the name is unknown.
         """
-        _check_widths("widths", widths)
         options = {"domain": norm, "codomain": norm, "coeff": coeff, **layer_options}
-        layers = [InducedNormLinear(a, b, **options) for a, b in itertools.pairwise(widths)]
-        return cls(layers, ["identity"] + [activation] * (len(layers) - 1))
+        layers = linear_layers(pairs_of("widths", widths), InducedNormLinear, options)
+        return cls(layers, names_of(activation, len(layers)))
 
     @classmethod
     def conv(
@@ -112,31 +102,23 @@ class InducedNormBranch(nn.Module):
         Raises:
             ValueError: an argument is out of range, or the name is unknown.
         """
-        _check_widths("channels", channels)
-        if len(kernel_sizes) != len(channels) - 1 or any(k < 1 or k % 2 == 0 for k in kernel_sizes):
-            raise ValueError(
-                f"kernel_sizes must be {len(channels) - 1} odd numbers, one per layer, got {list(kernel_sizes)}; "
-                f"change them."
-            )
         options = {"domain": norm, "codomain": norm, "coeff": coeff, **layer_options}
-        layers = [
-            InducedNormConv2d(a, b, k, padding=k // 2, **options)
-            for a, b, k in zip(channels[:-1], channels[1:], kernel_sizes, strict=True)
-        ]
-        return cls(layers, ["identity"] + [activation] * (len(layers) - 1))
+        layers = conv_layers(pairs_of("channels", channels), kernel_sizes, InducedNormConv2d, options)
+        return cls(layers, names_of(activation, len(layers)))
 
     @property
     def contraction(self) -> float:
-        """Lipschitz constant of g in its own p-norm: elementwise activations and MaxMin have theirs in any p."""
-        product = 1.0
-        for layer, phi in zip(self.layers, self.activations, strict=True):
-            product *= cast(Layer, layer).coeff * cast(Activation, phi).lipschitz
-        return product
+        """Lipschitz constant of g in its own p-norm: elementwise activations and MaxMin have theirs in any p.
+
+        Infinite if a layer has been replaced by a module without a coeff.
+        """
+        product = product_of_bounds(self.layers, [phi.lipschitz for phi in self._phis()])
+        return math.inf if product is None else product
 
     @property
     def lipschitz(self) -> float | None:
         """Euclidean Lipschitz constant of g: that in its own norm if p is 2, else not known."""
-        return self.contraction if self.norm == 2.0 else None
+        return self.contraction if self.norm == 2.0 and self.contraction < math.inf else None
 
     def inverse_lipschitz(self, n_dims: int) -> float:
         """Return the `lipschitz` to give an InvertibleResidualBlock for events of n_dims numbers.
@@ -147,26 +129,22 @@ class InducedNormBranch(nn.Module):
         """
         return self.contraction if self.norm == 2.0 else 1.0 - (1.0 - self.contraction) / math.sqrt(n_dims)
 
+    @staticmethod
+    def plain_forward() -> Callable[..., Tensor]:
+        """Return the forward of this class."""
+        return InducedNormBranch.forward
+
     def forward(self, x: Tensor, context: None = None) -> Tensor:
         """Return g(x), the shape of x, [B, d] or [B, C, H, W].
 
         Raises:
             ValueError: there is a context, which this branch cannot use.
         """
-        if context is not None:
-            raise ValueError("context must be None for an InducedNormBranch, got one; use a ConditionalBranch.")
+        self.check_context(context)
         for phi, layer in zip(self.activations, self.layers, strict=True):
             x = layer(phi(x))
         return x
 
     def extra_repr(self) -> str:
         """Describe the branch in its repr."""
-        return f"norm={self.norm:g}, contraction={self.contraction:.4g}"
-
-
-def _check_widths(argument: str, widths: Sequence[int]) -> None:
-    if len(widths) < 2 or widths[0] != widths[-1]:
-        raise ValueError(
-            f"{argument} must hold at least two numbers, the last like the first, since a branch is added to its "
-            f"input, got {list(widths)}; change them."
-        )
+        return f"norm={self.norm:g}, contraction={shown(self.contraction)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
@@ -56,6 +57,11 @@ class SpectralLinear(SpectralLayer, nn.Linear):
         """Build the layer; the arguments are those of the class."""
         super().__init__(in_features, out_features, bias, device, dtype)
         self._start(coeff, n_iterations, tol, sigma_gradient, strict)
+
+    @staticmethod
+    def plain_forward() -> Callable[..., Tensor]:
+        """Return the forward of this class."""
+        return SpectralLinear.forward
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer to [..., in_features]."""

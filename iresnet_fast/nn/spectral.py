@@ -12,7 +12,8 @@ from torch import Tensor, distributed, nn
 from .. import _checks
 from ._compiled import traced_norms
 from ._group import SpectralGroup, normalize
-from ._layer import SpectralLayer
+from ._layer import SpectralLayer, plain
+from ._tensors import can_take, weight_of
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup  # not in every build of torch
@@ -54,17 +55,35 @@ def update_spectral_norm(model: nn.Module, n_iterations: int | None = None, tol:
     layers = list(named.values())
     if not layers:
         return torch.empty(0)
-    SpectralGroup.of(layers).iterate(layers, n_iterations, tol)
+    weights = {layer: plain(weight_of(layer)) for layer in layers}
+    SpectralGroup.of(layers).iterate(weights, n_iterations, tol)
     return torch.stack([layer.sigma.to(layers[0].sigma) for layer in layers])
 
 
 @contextmanager
 def normalized_together(layers: Sequence[SpectralLayer]) -> Iterator[None]:
-    """Let `effective_weights` take those of these layers from one call inside the block, as compiled code does."""
-    if torch.compiler.is_compiling() or not layers:
+    """Let `effective_weights` take those of these layers from one call inside the block, as compiled code does.
+
+    Left out are layers whose weights are not there before they, or the blocks they are in, are called.
+    """
+    if torch.compiler.is_compiling():
         yield
         return
-    with SpectralGroup.of(layers).at_hand(layers):
+    ready = [layer for layer in layers if layer.is_ready and can_take(layer)]
+    if not ready:
+        yield
+        return
+    with SpectralGroup.of(ready).at_hand(ready):
+        yield
+
+
+@contextmanager
+def normalized_as(layers: Sequence[SpectralLayer], weights: Sequence[Tensor]) -> Iterator[None]:
+    """Let `effective_weights` return these weights of the layers inside the block; no weights: change nothing."""
+    if not weights:
+        yield
+        return
+    with SpectralGroup.of(layers).at_hand(layers, weights):
         yield
 
 
@@ -112,5 +131,6 @@ def effective_weights(layers: Sequence[SpectralLayer]) -> list[Tensor]:
     With a gradient to take they carry a graph; otherwise the group keeps them until a weight changes.
     """
     if torch.compiler.is_compiling():
-        return normalize(layers, traced_norms(layers))
+        weights = [weight_of(layer) for layer in layers]
+        return normalize(layers, weights, traced_norms(layers, weights))
     return SpectralGroup.of(layers).effective_weights(layers)

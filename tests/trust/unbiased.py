@@ -12,6 +12,7 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from iresnet_fast import ops
+from iresnet_fast._keys import row_keys
 from iresnet_fast.estimators import PowerSeries, RussianRoulette
 
 from .explicit import Branch, jacobian, symmetric_branch
@@ -70,9 +71,9 @@ def series_in_training(share: float = 1.0) -> Tally:
 
 
 def series_in_evaluation(share: float = 1.0) -> Tally:
-    """The same, where probes are hashed and the mean is over seeds and places in the batch."""
+    """The same, where probes are hashed and the mean is over seeds and the keys of samples."""
     chosen = [estimator for estimator in SERIES if estimator.gradient == "neumann"]
-    claim = "PowerSeries outside training: mean over eval_seed is the truncated series"
+    claim = "PowerSeries outside training: mean over samples and eval_seed is the truncated series"
     return _tally(claim, share, chosen, False)
 
 
@@ -113,7 +114,8 @@ def _mean(
         values = []
         for _ in range(calls):
             samples = x.expand(draws, *branch.event)
-            probe, q = replace(estimator, eval_seed=group).draw(samples, training, generator)
+            keys = row_keys(0, 0, draws, x.device)  # of samples that are one and the same here
+            probe, q = replace(estimator, eval_seed=group).draw(samples, training, generator, keys)
             settings = (branch.activations, probe, q, estimator.gradient)
             values.append(ops.residual_logdet(samples, weights, biases, *settings)[1].mean())
         groups.append(_flat(torch.stack(values).mean(), leaves))

@@ -1,0 +1,108 @@
+"""What all branches share: layers and activations in turn, and whether kernels may pass them by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from .. import activations as registry
+from ._chain import inputs_of, outputs_of
+from ._hooks import Skippable
+from .activation import Activation
+
+
+class Branch(Skippable):
+    """A branch of `layers`, bounded linear maps, and activations between them."""
+
+    takes_context = False
+    layers: nn.ModuleList
+
+    def why_no_kernels(self) -> str | None:
+        """Return what a call of the branch does beyond its stages, for messages; None if nothing."""
+        own = super().why_no_kernels()
+        return why_parts_are_called(self.layers) if own is None else f"it {own}"
+
+    def check_context(self, context: object) -> None:
+        """Raise ValueError unless `context` is None."""
+        if context is not None:
+            raise ValueError(
+                f"context must be None for a {type(self).__name__}, got one; use a ConditionalBranch, or any module "
+                f"that takes it."
+            )
+
+    def _layers(self) -> list[Any]:
+        return list(self.layers)
+
+
+class ModuleBranch(Branch):
+    """A branch whose activations are modules, called one after the other with the layers."""
+
+    activations: nn.ModuleList
+
+    def why_no_kernels(self) -> str | None:
+        """Return what a call of the branch does beyond its formula, for messages; None if nothing."""
+        reason = super().why_no_kernels()
+        return why_parts_are_called(self.activations, "activations") if reason is None else reason
+
+    def _phis(self) -> list[Activation]:
+        return cast("list[Activation]", list(self.activations))
+
+    def _set_activations(self, names: Sequence[str], layers: Sequence[nn.Module]) -> None:
+        """Make the activations, each on the device and in the dtype of its layer."""
+        weights = [cast(Tensor, layer.weight) for layer in layers]
+        self.activations = nn.ModuleList(
+            Activation(name, weight.device, weight.dtype) for name, weight in zip(names, weights, strict=True)
+        )
+
+
+def why_parts_are_called(parts: nn.ModuleList, name: str = "layers") -> str | None:
+    """Return which of the parts must be called and why, for messages; None if none."""
+    for i, part in enumerate(parts._modules.values()):
+        if not isinstance(part, Skippable):
+            return f"{name}[{i}] is a {type(part).__name__}"
+        reason = part.why_no_kernels()
+        if reason is not None:
+            return f"{name}[{i}] {reason}"
+    return None
+
+
+def check_chain(layers: Sequence[nn.Module], activations: Sequence[str], grows_at: int | None = None) -> None:
+    """Raise ValueError unless each layer takes what the one before gives, the first what the last does.
+
+    Args:
+        layers: the layers, each after its activation.
+        activations: their names.
+        grows_at: index of a layer that takes more.
+    """
+    for i, (layer, name) in enumerate(zip(layers, activations, strict=True)):
+        width, before = inputs_of(layer), outputs_of(layers[i - 1])
+        source = f"layers[{i - 1}]" if i else "the last layer, since a branch is added to its input"
+        if width <= before if i == grows_at else width != before:
+            more = "more inputs than" if i == grows_at else "as many inputs as"
+            raise ValueError(
+                f"layers[{i}] must have {more} there are outputs of {source}, {before}, got {width}; change one of "
+                f"them."
+            )
+        if registry.get(name).pairwise and width % 2:
+            raise ValueError(
+                f"layers[{i}] must have an even number of inputs after {name}, which works on pairs of channels, "
+                f"got {width}; change the width or the activation."
+            )
+
+
+def product_of_bounds(layers: Iterable[Any], constants: Iterable[float]) -> float | None:
+    """Return the product of the coeffs and the constants of the activations; None if a layer has no coeff."""
+    product = 1.0
+    for layer, constant in zip(layers, constants, strict=True):  # a loop, which torch.compile traces
+        coeff: float | None = getattr(layer, "coeff", None)
+        if coeff is None:
+            return None
+        product *= coeff * constant
+    return product
+
+
+def shown(constant: float | None) -> str:
+    """Return a Lipschitz constant for a repr."""
+    return "unknown" if constant is None else f"{constant:.4g}"
