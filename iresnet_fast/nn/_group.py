@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 
 from .. import _capture, ops
-from .._torch_private import copy_all, is_transformed
+from .._torch_private import copy_all
+from .._tracing import under_transforms
 from . import _norms
 from ._freshness import Seen, Sight, Weights, expect_writes, look, may_have_been_replayed, record, stale
 from ._layer import Norm, SpectralLayer, as_dtype, plain, plainly
+from ._members import is_stacked, norms_of_members
 from ._operators import Norms, Operators
 from ._tensors import own_weight, weight_of
 
@@ -96,11 +98,13 @@ class SpectralGroup:
             return [known[layer][1] for layer in layers]
         # Each once: a parametrisation that draws or iterates gives another tensor at every look.
         taken = {layer: weight_of(layer) for layer in layers}
+        raw = [taken[layer] for layer in layers]
+        if any(is_stacked(weight) for weight in raw):
+            return normalize(layers, raw, norms_of_members(layers, raw))
         known_now = self.refresh({layer: plain(weight) for layer, weight in taken.items()})
         seen = [known_now[layer] for layer in layers]
         norms = [last.norm for last in seen]
-        raw = [taken[layer] for layer in layers]
-        if _wants_graph(raw) or is_transformed():
+        if _wants_graph(raw) or under_transforms():
             return normalize(layers, raw, norms, expect_writes)
         baked = [self._baked.get(layer) for layer in layers]
         weights = [
@@ -133,7 +137,7 @@ class SpectralGroup:
                 continue
             weight = own_weight(layer)
             # One that may have been replayed is stale at every call: only where it is asked for itself.
-            if weight is not None and not may_have_been_replayed(layer, weight):
+            if weight is not None and not is_stacked(weight) and not may_have_been_replayed(layer, weight):
                 others[layer] = plain(weight)
         return others
 
