@@ -31,6 +31,8 @@ def differentiable_gradients(
     """Return the gradients of the inputs that need one through `function`, a reference; differentiable in all."""
     inputs, grads = alive(inputs), alive(grads)
     places = [i for i, need in enumerate(needed) if need]
+    if not places or all(grad is None for grad in grads):
+        return [None] * len(needed)
 
     def used(*some: Tensor) -> tuple[Tensor, ...]:
         outputs = function(*_replaced(inputs, places, some))

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from iresnet_fast import _checks
-from iresnet_fast._torch_private import by_vmap
-from iresnet_fast._tracing import all_are_done
+from iresnet_fast._torch_private import by_vmap, constant
+from iresnet_fast._tracing import all_are_done, under_transforms
 from iresnet_fast.reference.anderson import Anderson
 from iresnet_fast.reference.series import over_events, sample_norm
 
@@ -130,6 +130,8 @@ def iterate(g: Map, z: Tensor, start: Tensor, settings: Settings) -> tuple[Tenso
 class _Once(torch.autograd.Function):
     """Hands on a gradient that depends on `sources`; differentiating it is an error, not a wrong number."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(gradient: Tensor, *sources: Tensor | None) -> Tensor:
         return gradient.clone()
@@ -183,20 +185,25 @@ class _Inverse(torch.autograd.Function):
         """Return the gradients of z and of the parameters, without a graph."""
         wanted = [p for p, needed in zip(parameters, ctx.needs_input_grad[3:], strict=True) if needed]
         with torch.enable_grad():
-            inner = x.detach().requires_grad_()
+            # A transform, which a backward pass that is vectorised is, lets nobody set requires_grad.
+            inner = x.detach() if under_transforms() else x.detach().requires_grad_()
             gx = ctx.g(inner)
-        if not gx.requires_grad:
+        if under_transforms():
+            pullback = torch.func.vjp(ctx.g, inner)[1]
+        elif not gx.requires_grad:
             return [grad_x, *(None for _ in parameters)]
 
         def vjp(w: Tensor) -> Tensor:
+            if under_transforms():
+                return constant(pullback(w)[0])
             product: Tensor = torch.autograd.grad(
                 gx, inner, w, retain_graph=True, allow_unused=True, materialize_grads=True
             )[0]
             return product
 
         u = solve_by_series(vjp, grad_x, ctx.settings.lipschitz, ctx.settings.tol)
-        grads = iter(torch.autograd.grad(gx, wanted, -u, allow_unused=True) if wanted else ())
-        of_parameters = (next(grads) if needed else None for needed in ctx.needs_input_grad[3:])
+        grads = iter(torch.autograd.grad(gx, wanted, -u, allow_unused=True) if wanted and gx.requires_grad else ())
+        of_parameters = (next(grads, None) if needed else None for needed in ctx.needs_input_grad[3:])
         return [u if ctx.needs_input_grad[2] else None, *of_parameters]
 
 

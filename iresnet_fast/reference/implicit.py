@@ -96,14 +96,17 @@ class _Inverse(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Solution) -> None:
         ctx.contraction, _, *tensors = inputs
+        ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(*output[1:])
         ctx.save_for_backward(output[0], *tensors)
         ctx.save_for_forward(output[0], *tensors)
 
     @staticmethod
     @by_vmap
-    def backward(ctx: Any, grad_x: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_x: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         x, *tensors = ctx.saved_tensors
+        if grad_x is None:
+            return (None,) * (2 + len(tensors))
         return None, *gradients_of(ctx.contraction, x, grad_x, tensors, ctx.needs_input_grad[2:])
 
     @staticmethod
@@ -139,13 +142,16 @@ class _Solve(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.contraction, ctx.transposed, x, _, *tensors = inputs
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, output, *tensors)
         ctx.save_for_forward(x, output, *tensors)
 
     @staticmethod
     @by_vmap
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         x, u, *tensors = ctx.saved_tensors
+        if grad is None:
+            return (None,) * (4 + len(tensors))
         w = solve(ctx.contraction, not ctx.transposed, x, grad, *tensors)
         # That of -<w, M u>: M = J^T applied to u, or J^T applied to w.
         left, right = (u, w) if ctx.transposed else (w, u)
