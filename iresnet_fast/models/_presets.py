@@ -14,6 +14,8 @@ M = TypeVar("M", bound="Presets[Any]")
 class Presets(Generic[C]):
     """A class built from one configuration, with some that have a name."""
 
+    __slots__ = ()  # fully_shard changes the class of a model, which a base with a layout of its own would forbid
+
     _table: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, config: C) -> None:
