@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +75,9 @@ class SpectralLayer(Skippable):
     def is_ready(self) -> bool:
         """Whether the input size, and so the operator, is known."""
         return True
+
+    def set_image_size(self, image_size: Sequence[int]) -> None:
+        """Tell the (height, width) of the inputs; a matrix is the same for all."""
 
     def extra_repr(self) -> str:
         """Describe the layer in its repr."""

@@ -25,11 +25,9 @@ def maps_of(layers: Sequence[nn.Module], x: Tensor) -> list[Map]:
         ValueError: x does not fit the first layer.
     """
     _check_input(x, layers[0])
-    for layer in layers:
-        if isinstance(layer, SpectralConv2d):
-            layer.set_image_size(x.shape[2:])
     passed_by = [layer for layer in layers if isinstance(layer, SpectralLayer) and layer.why_no_kernels() is None]
-    weights = dict(zip(passed_by, effective_weights(passed_by), strict=True)) if passed_by else {}
+    size = x.shape[2:] if x.dim() == 4 else None
+    weights = dict(zip(passed_by, effective_weights(passed_by, size), strict=True)) if passed_by else {}
     maps: list[Map] = []
     for layer in layers:
         known = isinstance(layer, (SpectralLinear, SpectralConv2d)) and layer in weights

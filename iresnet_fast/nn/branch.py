@@ -160,11 +160,7 @@ class ResidualBranch(Branch):
             ValueError: a convolution does not know its image size yet.
         """
         layers = self._layers()
-        if image_size is not None and len(image_size) == 2:
-            for layer in layers:
-                if isinstance(layer, SpectralConv2d):
-                    layer.set_image_size(image_size)
-        weights = self._weights(layers)
+        weights = self._weights(layers, image_size if image_size is not None and len(image_size) == 2 else None)
         return weights, [bias_of(layer) for layer in layers], self.activations, self._betas()
 
     def _betas(self) -> list[Tensor | None]:
@@ -172,8 +168,8 @@ class ResidualBranch(Branch):
         betas = (getattr(self, f"beta_{i}", None) for i in range(len(self.activations)))
         return [None if beta is None else gathered(beta) for beta in betas]
 
-    def _weights(self, layers: Sequence[Layer]) -> list[Tensor]:
-        weights = effective_weights(layers)
+    def _weights(self, layers: Sequence[Layer], image_size: Sequence[int] | None) -> list[Tensor]:
+        weights = effective_weights(layers, image_size)
         if self.normalize == "layers":
             return weights
         known = self._scaled
@@ -213,7 +209,7 @@ class ResidualBranch(Branch):
                     f"normalize must be 'layers' for a branch whose layers may change their weights in a call, got "
                     f"'branch', and {reason}; build the branch with normalize='layers'."
                 )
-            given = self._weights(layers)
+            given = self._weights(layers, None)
         with normalized_as(layers, given):
             for layer, name, beta in zip(layers, self.activations, self._betas(), strict=True):
                 x = layer(registry.get(name).value(x, beta))

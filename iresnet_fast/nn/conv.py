@@ -168,8 +168,7 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
         """Apply the layer to [B, C, H, W] or [C, H, W]."""
         if input.dim() not in (3, 4):
             raise ValueError(f"input must have shape [B, C, H, W] or [C, H, W], got {tuple(input.shape)}; reshape it.")
-        self.set_image_size(input.shape[-2:])
-        (weight,) = effective_weights([self])
+        (weight,) = effective_weights([self], input.shape[-2:])
         output: Tensor = self._conv_forward(input, weight, self.bias)
         return output
 
