@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
+from torch import nn
+
 from ._config import Config
 
 C = TypeVar("C", bound=Config)
 M = TypeVar("M", bound="Presets[Any]")
 
 
-class Presets(Generic[C]):
-    """A class built from one configuration, with some that have a name."""
-
-    __slots__ = ()  # fully_shard changes the class of a model, which a base with a layout of its own would forbid
+class Presets(nn.Module, Generic[C]):  # a base that is no module would keep fully_shard from changing the class
+    """A model built from one configuration, with some that have a name."""
 
     _table: ClassVar[Mapping[str, Any]] = {}
 

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from .. import _capture, _checks
 from .._keys import hashed_normal, row_keys
+from ..nn._fsdp import write
 from ..nn._layer import plainly
+from ..nn._tensors import gathered
 from ..nn.actnorm import _sum_over_ranks as sum_over_ranks
 
 # A dimension that hardly varies over the first batch does not get a prior sharper than this.
@@ -48,8 +50,9 @@ class DiagonalNormal(nn.Module):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Return the log-density [B] of z [B, d]."""
-        standard = (z - self.mean) * (-self.log_scale).exp()
-        return (-0.5 * (standard.square() + math.log(2.0 * math.pi)) - self.log_scale).sum(1)
+        mean, log_scale = gathered(self.mean), gathered(self.log_scale)
+        standard = (z - mean) * (-log_scale).exp()
+        return (-0.5 * (standard.square() + math.log(2.0 * math.pi)) - log_scale).sum(1)
 
     def sample(
         self,
@@ -73,7 +76,7 @@ class DiagonalNormal(nn.Module):
             ValueError: seed or first is negative.
             TypeError: seed or first is not an integer.
         """
-        mean = self.mean
+        mean, log_scale = gathered(self.mean), gathered(self.log_scale)
         if seed is not None:
             _checks.check_count("seed", seed, 0)
         _checks.check_count("first", first, 0)
@@ -83,7 +86,7 @@ class DiagonalNormal(nn.Module):
             source = torch.device("cpu") if _capture.of(mean) is None else mean.device
             drawn = torch.randint(1 << 62, (), device=source).to(mean.device) if seed is None else seed
             noise = hashed_normal(row_keys(drawn, first, n, mean.device), (self.n_dims,), mean.dtype)
-        return mean + self.log_scale.exp() * (temperature * noise)
+        return mean + log_scale.exp() * (temperature * noise)
 
     def fit(self, z: Tensor) -> None:
         """Set mean and scale to those of z [N, d], of all ranks together; does nothing if the prior is not learned.
@@ -103,8 +106,8 @@ class DiagonalNormal(nn.Module):
                     f"the samples for a prior must be finite and at least one, got {z.shape[0]} with NaN or infinity "
                     f"in them or none; check the data."
                 )
-            self.mean.copy_(mean)
-            self.log_scale.copy_(variance.sqrt().clamp(min=_LEAST_SCALE).log())
+            write(self.mean, mean)
+            write(self.log_scale, variance.sqrt().clamp(min=_LEAST_SCALE).log())
 
     def extra_repr(self) -> str:
         """Describe the prior in its repr."""

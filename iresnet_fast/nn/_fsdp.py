@@ -57,11 +57,19 @@ def _gathering(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
 
         register_fsdp_forward_method(self, name)
         try:
-            return getattr(self, name)(*arguments, **keywords)
+            found = getattr(self, name)(*arguments, **keywords)
         finally:
             delattr(self, name)
+        return _with_logdet_by_forward(self, found, *arguments, **keywords) if name == "deferred_inverse" else found
 
     return call
+
+
+def _with_logdet_by_forward(module: nn.Module, found: Any, z: Tensor, context: Any = None) -> Any:
+    """Let the log-determinant of a DeferredInverse come from forward: the parameters it held are freed by now."""
+    from ._call import apply_part
+
+    return found._replace(logdet=lambda call: -apply_part(module, found.x, context, call)[1])
 
 
 def write(parameter: Tensor, values: Tensor) -> None:

@@ -14,6 +14,7 @@ from torch.autograd import forward_ad
 from .. import _checks
 from .._autograd import apply
 from .._tracing import is_eager, may_read
+from ._fsdp import write
 from ._layer import plainly
 from ._transform import Transform, check_channels
 
@@ -124,8 +125,8 @@ class ActNorm(Transform):
                 )
             # Rounding leaves a constant channel a standard deviation of some eps times its value.
             varies = variance > (64.0 * torch.finfo(rows.dtype).eps) ** 2 * power
-            self.log_scale.copy_(torch.where(varies, -0.5 * variance.log(), 0.0))
-            self.bias.copy_(-mean)
+            write(self.log_scale, torch.where(varies, -0.5 * variance.log(), 0.0))
+            write(self.bias, -mean)
             self.initialized.fill_(True)
 
     def _load_from_state_dict(self, *args: Any) -> None:
