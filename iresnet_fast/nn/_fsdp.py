@@ -39,8 +39,7 @@ class Shardable(nn.Module):
     def __init_subclass__(cls, **options: Any) -> None:
         """Wrap the methods of the subclass that fully_shard makes."""
         super().__init_subclass__(**options)
-        fsdp = sys.modules.get("torch.distributed.fsdp")
-        if fsdp is not None and issubclass(cls, fsdp.FSDPModule):
+        if _is_sharded_class(cls):
             for name in _METHODS:
                 if hasattr(cls, name):
                     setattr(cls, name, _gathering(name, getattr(cls, name)))
@@ -70,6 +69,24 @@ def _with_logdet_by_forward(module: nn.Module, found: Any, z: Tensor, context: A
     from ._call import apply_part
 
     return found._replace(logdet=lambda call: -apply_part(module, found.x, context, call)[1])
+
+
+def _is_sharded_class(cls: type) -> bool:
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # its import is slow, and without it there is none
+    return fsdp is not None and issubclass(cls, fsdp.FSDPModule)
+
+
+def check_not_sharded(branch: nn.Module) -> None:
+    """Raise RuntimeError if a branch, or a part of it, is sharded by itself.
+
+    The hooks of fully_shard would take the products with its Jacobian for a backward pass, and free its parameters.
+    """
+    for name, module in branch.named_modules(prefix="branch"):
+        if _is_sharded_class(type(module)):
+            raise RuntimeError(
+                f"{name} must not be sharded by itself where a block takes products with its Jacobian by autograd, got "
+                f"a {type(module).__name__}; call fully_shard on the block instead."
+            )
 
 
 def write(parameter: Tensor, values: Tensor) -> None:
