@@ -179,6 +179,10 @@ MISTAKES = {
     "n": (lambda: models()[0].sample("3"), "n must be an integer, got '3'"),
     "n of a prior": (lambda: DiagonalNormal(2).sample(3.0), "n must be an integer, got 3.0"),
     "temperature": (lambda: models()[0].sample(3, temperature="1"), "temperature must be a number, got '1'"),
+    "infinite temperature": (
+        lambda: models()[0].sample(3, temperature=float("inf")),
+        "temperature must be finite and not negative, got inf; pass e.g. 1.0",
+    ),
     "weight": (lambda: models()[4].loss(X, torch.zeros(4).long(), "1"), "weight must be a number, got '1'"),
     "sample_shape": (
         lambda: models()[0].as_distribution().sample(3),
