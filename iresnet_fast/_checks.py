@@ -363,18 +363,7 @@ def _vector_shapes(i: int, weight: Tensor, place: ConvGeometry | None) -> tuple[
                 f"pass a ConvGeometry for a convolution."
             )
         return (shape[0],), (shape[1],)
-    if len(shape) != 4 or shape[0] % place.groups != 0:
-        raise ValueError(
-            f"weights[{i}] must have shape [out, in / groups, kh, kw] with out divisible by groups = {place.groups}, "
-            f"got {shape}; pass None as geometry[{i}] for a matrix."
-        )
-    height, width = place.output_size((shape[2], shape[3]))
-    if height < 1 or width < 1:
-        raise ValueError(
-            f"geometry[{i}] must leave at least one output pixel, got output size {(height, width)} "
-            f"for kernel {shape[2:]}; increase the image size or the padding."
-        )
-    return (shape[0], height, width), (shape[1] * place.groups, *place.image_size)
+    return place.vector_shapes(shape, f"weights[{i}]", f"geometry[{i}]")
 
 
 def check_coeff(coeff: float | Sequence[float], n_layers: int) -> list[float]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from iresnet_fast import _capture, _checks
 from iresnet_fast._inputs import check_tensor
 from iresnet_fast._keys import hashed_probe, sample_keys
+from iresnet_fast._tracing import under_transforms
 
 # The spacing of uniform float64 numbers in [0, 1): a geometric depth, drawn by inverting one, is no rarer than this.
 _NEVER = 2.0**-53
@@ -179,7 +180,7 @@ class RussianRoulette:
         captured = _capture.of(x) is not None
         device = x.device if captured else torch.device("cpu")
         depths = self._depths(x.shape[0] if self.per_sample else None, generator, device).to(device)
-        n_random = self.n_captured if captured else int(depths.max()) if depths.numel() else 0
+        n_random = self.n_captured if captured else int(torch.func.debug_unwrap(depths).max()) if depths.numel() else 0
         n_terms = max(self.n_exact + n_random, 1)
         survival = self.survival(n_terms - self.n_exact, device)
         coefficients = roulette_coefficients(depths, self.n_exact, survival, n_terms).to(x.dtype)
@@ -192,9 +193,7 @@ class RussianRoulette:
         shape = () if n_samples is None else (n_samples,)
         device = device if generator is None else generator.device
         if self.distribution == "geometric":
-            drawn = torch.empty(shape, dtype=torch.float64, device=device).geometric_(
-                self.parameter, generator=generator
-            )
+            drawn = _geometric(self.parameter, shape, generator, device)
         else:
             rate = torch.full(shape, self.parameter, dtype=torch.float64, device=device)
             drawn = torch.poisson(rate, generator=generator)
@@ -204,6 +203,18 @@ class RussianRoulette:
 @dataclass(frozen=True)
 class Exact:
     """The log-determinant from the full Jacobian: no probe, no series; for events of up to a few hundred dimensions."""
+
+
+def _geometric(p: float, shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device) -> Tensor:
+    empty = torch.empty(shape, dtype=torch.float64, device=device)
+    try:
+        return empty.geometric_(p, generator=generator)
+    except RuntimeError:
+        if not under_transforms():
+            raise
+        # A vmap that draws for each of its members allows no draw in place: one of uniform numbers is inverted.
+        uniform = torch.rand(shape, dtype=torch.float64, device=device, generator=generator)
+        return 1.0 + (torch.log1p(-uniform) / math.log1p(-p)).floor()
 
 
 def roulette_coefficients(depths: Tensor, n_exact: int, survival: Tensor, n_terms: int) -> Tensor:

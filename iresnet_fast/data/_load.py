@@ -57,10 +57,15 @@ def load(name: str | os.PathLike[str], root: Root = None, seed: int = 0) -> Data
         return load_density(name, seed)
     if name == "digits":
         return load_digits(seed)
-    if name in _FROM_FILES:
-        return _FROM_FILES[name](name, root)
-    if Path(name).suffix.lower() in SUFFIXES:
-        return load_table(name, root, seed)
+    try:
+        if name in _FROM_FILES:
+            return _FROM_FILES[name](name, root)
+        if Path(name).suffix.lower() in SUFFIXES:
+            return load_table(name, root, seed)
+    except MemoryError:
+        raise DataError(
+            f"{name} must fit in memory, got more than there is; free some, or make a DataSet of a part of it."
+        ) from None
     raise DataError(
         f"name must be one of {', '.join(NAMES)}, or a file ending in {', '.join(SUFFIXES)}, got {name!r}; use one of "
         f"them."

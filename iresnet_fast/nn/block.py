@@ -14,17 +14,21 @@ from .._autocast import widen
 from .._backend import why_no_kernels
 from .._inputs import check_module, described
 from .._torch_private import outside_compiled_graphs
-from .._tracing import may_read
+from .._tracing import may_read, under_transforms
 from ..estimators import Exact, PowerSeries, RussianRoulette
 from ..ops.inverse_error import WideBranch
 from ..reference import functional
+from ..reference.fixed_point import Settings
+from ..reference.implicit import Contraction, implicit_inverse
 from ..reference.series import sample_norm
 from ..solvers import FixedPoint
 from ._call import Call, DeferredInverse, TakesCall
+from ._explicit import explicit_branch
 from ._hooks import has_backward_hooks, without_backward_hooks
 from ._inputs import check_branch_input, check_branch_output, check_takes_context
 from ._inverse import CertifiedInverse, moved, report, rounding_of
 from ._layer import SpectralLayer
+from ._tensors import can_take
 from ._transform import takes_context
 from .branch import ResidualBranch
 from .spectral import normalized_together
@@ -324,6 +328,11 @@ class _ModulePath(_Path):
     @outside_compiled_graphs
     def solve(self, z: Tensor, tol: float) -> tuple[Tensor, Tensor, Tensor]:
         lipschitz, solver = self.block._known_lipschitz(), self.block.solver
+        if under_transforms():
+            layers = [layer for layer in self.layers if can_take(layer)]
+            g, tensors = explicit_branch(self.block.branch, layers, *(self.extra or (None,)))
+            settings = Settings(lipschitz, tol, solver.max_iterations, False, solver.accelerate)
+            return implicit_inverse(Contraction(g, settings), z, *tensors)
         with normalized_together(self.layers), without_backward_hooks():
             return functional.inverse_of(
                 self._g, z, lipschitz, tol, solver.max_iterations, self.tensors, accelerate=solver.accelerate

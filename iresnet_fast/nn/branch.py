@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .. import _checks, ops
 from .. import activations as registry
+from .._tracing import under_transforms
 from ._branch import Branch, check_chain, product_of_bounds, shown, why_parts_are_called
 from ._chain import Layer, check_names, check_spectral, conv_layers, linear_layers, names_of, pairs_of
 from ._hooks import make_tensors
@@ -177,7 +178,8 @@ class ResidualBranch(Branch):
             return known[1]
         assert self.lipschitz is not None  # all layers are spectral here
         scaled = spend_slack(weights, self.activations, self.lipschitz)
-        if not torch.compiler.is_compiling() and not any(weight.requires_grad for weight in weights):
+        kept = not torch.compiler.is_compiling() and not under_transforms()
+        if kept and not any(weight.requires_grad for weight in weights):
             self._scaled = weights, scaled
         return scaled
 

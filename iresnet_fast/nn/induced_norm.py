@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import _checks
+from ..reference.spectral_norm import power_of_two
 from ._hooks import Skippable
 from ._inputs import check_image_input, check_linear_input
 from ._tensors import weight_of
@@ -37,14 +38,17 @@ def induced_norm(weight: Tensor, domain: float = math.inf, codomain: float = mat
     """
     check_norms(domain, codomain)
     if domain == codomain == 2.0:
-        return (induced_norm(weight, 1.0, 1.0, groups) * induced_norm(weight, math.inf, math.inf, groups)).sqrt()
+        columns, rows = (induced_norm(weight, norm, norm, groups) for norm in (1.0, math.inf))
+        return columns.sqrt() * rows.sqrt()
+    scale = power_of_two(weight)  # squares of what is left neither overflow nor underflow
+    weight = weight / scale
     if domain == 1.0:
         vectors = weight.reshape(groups, -1, weight.shape[1], math.prod(weight.shape[2:]))
         vectors, order = vectors.transpose(1, 2).flatten(0, 1).flatten(1), codomain
     else:
         vectors, order = weight.flatten(1), 2.0 if domain == 2.0 else 1.0
     norms: Tensor = torch.linalg.vector_norm(vectors, order, dim=1)
-    return norms.amax()
+    return norms.amax() * scale
 
 
 class InducedNormLayer(Skippable):

@@ -16,6 +16,7 @@ from .config import TrainConfig
 from .distributed import TrainingInterrupted
 from .evaluate import Evaluation, check_estimators
 from .interrupts import Interrupts
+from .lock import locked
 from .log import Row
 from .tasks import task_of
 from .trainer import Trainer
@@ -81,7 +82,9 @@ def fit(
 
     Raises:
         ValueError: the model, the data and the config do not fit each other; the folder holds a run and resume is
-            False, or another run, or none but damaged checkpoints; a loss or a gradient was not finite.
+            False, or another run, or one that is going on, or none but damaged checkpoints; a loss or a gradient was
+            not finite.
+        OSError: the disk is full, or the folder cannot be written to; the newest checkpoint is whole.
         TypeError: an argument is of another kind.
         TrainingInterrupted: SIGINT or SIGTERM came, or another process was lost.
     """
@@ -95,7 +98,13 @@ def fit(
         raise TypeError(f"folder must be a path, got {described(folder)}; pass e.g. 'runs/first'.")
     folder = Path(folder)
     devices = [parameter.device for parameter in model.parameters() if parameter.is_cuda][:1]
-    with distributed.setup(), distributed.translate_errors(folder), torch.random.fork_rng(devices), Interrupts() as end:
+    with (
+        distributed.setup(),
+        distributed.translate_errors(folder),
+        torch.random.fork_rng(devices),
+        locked(folder),
+        Interrupts() as end,
+    ):
         found = _prepare(folder, resume)
         trainer = Trainer(model, dataset, config, folder, found, show_progress)
         try:
@@ -127,13 +136,10 @@ def fit(
 
 def _prepare(folder: Path, resume: bool) -> checkpoint.Checkpoint | None:
     """Make the folder ready for a run, and return the checkpoint to go on from, None to start."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"folder must be a folder, got the file {folder}; pass another one.")
     if not resume and checkpoint.paths(folder):
         raise ValueError(
             f"folder must hold no checkpoints, got some in {folder}; pass resume=True (--resume), or another folder."
         )
-    folder.mkdir(parents=True, exist_ok=True)
     found = checkpoint.read_newest(folder)
     distributed.barrier()  # all have read
     if distributed.is_main():
