@@ -60,8 +60,7 @@ SHAPES = {
 FITS = {
     "no batch dimension": {"SpectralLinear", "InducedNormLinear", "SpectralConv2d", "InducedNormConv2d"},
     "five dimensions": {
-        "SpectralLinear",
-        "InducedNormLinear",
+        *("SpectralLinear", "InducedNormLinear", "block of a torch module", "block of a torch module.inverse"),
         *("ActNorm", "InvertibleLinear", "Permutation", "Affine"),
         *("ActNorm.inverse", "InvertibleLinear.inverse", "Permutation.inverse", "Affine.inverse"),
     },
