@@ -63,7 +63,7 @@ def check_list(argument: str, value: object, entries: str) -> None:
     """Check that an argument is a list and not one of its entries."""
     if isinstance(value, (str, Tensor)) or not hasattr(value, "__len__"):
         advice = "pass [None] for one stage" if value is None else "put it in []"
-        raise TypeError(f"{argument} must be a list of {entries}, one each, got {described(value)}; {advice}.")
+        raise TypeError(f"{argument} must be a list of {entries}, got {described(value)}; {advice}.")
 
 
 def _check_first(x: Tensor, weights: Sequence[Tensor], name: str) -> None:

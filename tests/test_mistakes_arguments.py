@@ -85,11 +85,11 @@ MISTAKES = {
     ),
     "one layer": (
         lambda: nn.ResidualBranch(nn.SpectralLinear(2, 2), ["elu"]),
-        r"layers must be a list of layers, one each, got SpectralLinear; put it in \[\]",
+        r"layers must be a list of layers, got SpectralLinear; put it in \[\]",
     ),
     "one layer of i-DenseNet": (
         lambda: nn.DenseBranch(nn.SpectralLinear(2, 2)),
-        r"layers must be a list of layers, one each, got SpectralLinear; put it in \[\]",
+        r"layers must be a list of layers, got SpectralLinear; put it in \[\]",
     ),
     "network class": (
         lambda: nn.ConditionalBranch([nn.SpectralLinear(2, 2)] * 2, ["elu"] * 2, torch.nn.Linear),
@@ -223,7 +223,7 @@ MISTAKES = {
     # The functions.
     "one weight": (
         lambda: ops.branch(X, W[0], NONE, ELU),
-        r"weights must be a list of tensors, one each, got Tensor; put it in \[\]",
+        r"weights must be a list of tensors, got Tensor; put it in \[\]",
     ),
     "array for a weight": (
         lambda: ops.branch(X, [W[0].numpy()], NONE, ELU),
@@ -235,11 +235,11 @@ MISTAKES = {
     ),
     "no biases": (
         lambda: ops.branch(X, W, None, ELU),
-        "biases must be a list of tensors or None, one each, got None; pass",
+        "biases must be a list of tensors or None, got None; pass",
     ),
     "one name": (
         lambda: ops.branch(X, W, NONE, "elu"),
-        r"activations must be a list of names, one each, got str; put it in \[\]",
+        r"activations must be a list of names, got str; put it in \[\]",
     ),
     "array for a probe": (
         lambda: ops.residual_logdet(X, W, NONE, ELU, X.numpy(), [1.0]),
@@ -247,7 +247,7 @@ MISTAKES = {
     ),
     "one coefficient": (
         lambda: ops.residual_logdet(X, W, NONE, ELU, X, 5),
-        "coefficients must be a list of numbers, one each, got int",
+        "coefficients must be a list of numbers, got int",
     ),
     "lipschitz of an op": (
         lambda: ops.residual_inverse(X, W, NONE, ELU, "0.5"),
@@ -256,7 +256,7 @@ MISTAKES = {
     "weight for weights": (lambda: ops.spectral_norm(W[0], VECTOR, VECTOR, NONE), "weights must be a list of tensors"),
     "no geometry": (
         lambda: ops.spectral_norm(W, VECTOR, VECTOR, None),
-        "geometry must be a list of geometries, one each, got None",
+        "geometry must be a list of geometries, got None",
     ),
     "coeff of an op": (
         lambda: ops.spectral_normalize(W, torch.ones(1), VECTOR, VECTOR, NONE, "0.9"),
