@@ -211,3 +211,28 @@ def has_hooks_of_all_modules() -> bool:
         or _modules._global_backward_hooks
         or _modules._global_backward_pre_hooks
     )
+
+
+def is_in_fsdp_forward(module: torch.nn.Module) -> bool:
+    """Whether a module that fully_shard has sharded is in its forward, or in a method that counts as one.
+
+    FSDPModule has no public method that says so; running the hooks of forward again inside it would free the
+    parameters when the inner call ends.
+    """
+    return bool(module._get_fsdp_state()._training_state.name == "FORWARD")  # type: ignore[operator]
+
+
+def sharded_parameter_of(parameter: Tensor) -> Tensor | None:
+    """Return the part that fully_shard keeps of a parameter it has gathered; None if it is no such parameter.
+
+    What is written to the gathered one is lost when it is freed, and no public way leads from one to the other.
+    """
+    if "torch.distributed.fsdp" not in sys.modules:
+        return None
+    states: Any = sys.modules["torch.distributed._composable_state"]
+    for reference in list(states._module_state_mapping.values()):
+        for group in getattr(reference(), "_fsdp_param_groups", ()):
+            for known in group.fsdp_params:
+                if getattr(known, "_unsharded_param", None) is parameter:
+                    return cast(Tensor, known.sharded_param)
+    return None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Generic, TypeVar
 
+from torch import nn
+
 from .._inputs import described
 from ._config import Config
 
@@ -19,8 +21,8 @@ def check_config(config: object, kind: type[Config]) -> None:
         raise TypeError(f"config must be a {kind.__name__}, got {described(config)}; {advice}.")
 
 
-class Presets(Generic[C]):
-    """A class built from one configuration, with some that have a name."""
+class Presets(nn.Module, Generic[C]):  # a base that is no module would keep fully_shard from changing the class
+    """A model built from one configuration, with some that have a name."""
 
     _table: ClassVar[Mapping[str, Any]] = {}
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .. import _checks
 from .._inputs import check_data, check_labels, check_shape, described
 from ..nn import Call
+from ..nn._fsdp import Shardable
 from ..nn._transform import check_range
 from ._config import Config, register
 from ._head import PiecesHead
@@ -47,7 +48,7 @@ class HybridConfig(Config):
         _checks.check_count("head_hidden", self.head_hidden, 1)
 
 
-class HybridIResNet(Presets[HybridConfig], nn.Module):
+class HybridIResNet(Presets[HybridConfig], Shardable):
     """Density and classifier on the same latent (Residual Flows, arXiv 1906.02735).
 
     The head sees the pieces of the latent, with factor_out one from every scale, each what that scale let go and the

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from .. import _capture, _checks
 from .._inputs import check_same_kind, check_shape
 from .._keys import hashed_normal, row_keys
+from ..nn._fsdp import write
 from ..nn._layer import plainly
+from ..nn._tensors import gathered
 from ..nn.actnorm import _sum_over_ranks as sum_over_ranks
 
 # A dimension that hardly varies over the first batch does not get a prior sharper than this.
@@ -49,10 +51,11 @@ class DiagonalNormal(nn.Module):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Return the log-density [B] of z [B, d]."""
-        check_same_kind(z, self.mean, "z", "prior")
+        mean, log_scale = gathered(self.mean), gathered(self.log_scale)
+        check_same_kind(z, mean, "z", "prior")
         check_shape(z, (self.n_dims,), "z", "prior")
-        standard = (z - self.mean) * (-self.log_scale).exp()
-        return (-0.5 * (standard.square() + math.log(2.0 * math.pi)) - self.log_scale).sum(1)
+        standard = (z - mean) * (-log_scale).exp()
+        return (-0.5 * (standard.square() + math.log(2.0 * math.pi)) - log_scale).sum(1)
 
     def sample(
         self,
@@ -76,7 +79,7 @@ class DiagonalNormal(nn.Module):
             ValueError: seed or first is negative.
             TypeError: seed or first is not an integer.
         """
-        mean = self.mean
+        mean, log_scale = gathered(self.mean), gathered(self.log_scale)
         _checks.check_count("n", n, 0)
         if seed is not None:
             _checks.check_count("seed", seed, 0)
@@ -87,7 +90,7 @@ class DiagonalNormal(nn.Module):
             source = torch.device("cpu") if _capture.of(mean) is None else mean.device
             drawn = torch.randint(1 << 62, (), device=source).to(mean.device) if seed is None else seed
             noise = hashed_normal(row_keys(drawn, first, n, mean.device), (self.n_dims,), mean.dtype)
-        return mean + self.log_scale.exp() * (temperature * noise)
+        return mean + log_scale.exp() * (temperature * noise)
 
     def fit(self, z: Tensor, name: str = "z") -> None:
         """Set mean and scale to those of z [N, d], of all ranks together; does nothing if the prior is not learned.
@@ -113,8 +116,8 @@ class DiagonalNormal(nn.Module):
                 raise ValueError(
                     f"{name} must be finite, in the latent too, got NaN or infinity; check the data and the layers."
                 )
-            self.mean.copy_(mean)
-            self.log_scale.copy_(variance.sqrt().clamp(min=_LEAST_SCALE).log())
+            write(self.mean, mean)
+            write(self.log_scale, variance.sqrt().clamp(min=_LEAST_SCALE).log())
 
     def extra_repr(self) -> str:
         """Describe the prior in its repr."""

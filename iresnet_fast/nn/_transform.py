@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from .._tracing import is_eager, may_read
+from ._fsdp import Shardable
 
 
-class Transform(nn.Module):
+class Transform(Shardable):
     """A transform without a context that keeps the shape of its events, unless its class says otherwise.
 
     The contract: `forward(x, context=None)` returns z and log|det dz/dx| [B]; `inverse(z, context=None)` returns x and

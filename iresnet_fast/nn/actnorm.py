@@ -16,6 +16,7 @@ from .. import _checks
 from .._autograd import apply
 from .._inputs import check_channels, check_same_kind
 from .._tracing import is_eager, may_read
+from ._fsdp import write
 from ._layer import plainly
 from ._transform import Transform
 
@@ -150,8 +151,8 @@ class ActNorm(Transform):
         varies = variance > (64.0 * torch.finfo(rows.dtype).eps) ** 2 * power
         log_deviation = torch.where(varies, 0.5 * variance.log(), 0.0)
         # z = (x + bias) * exp(log_scale), and x = z * exp(-log_scale) - bias.
-        self.log_scale.copy_(log_deviation if inverse else -log_deviation)
-        self.bias.copy_(mean * (-log_deviation).exp() if inverse else -mean)
+        write(self.log_scale, log_deviation if inverse else -log_deviation)
+        write(self.bias, mean * (-log_deviation).exp() if inverse else -mean)
         self.initialized.fill_(1.0)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:

@@ -24,6 +24,7 @@ from ..reference.series import sample_norm
 from ..solvers import FixedPoint
 from ._call import Call, DeferredInverse, TakesCall
 from ._explicit import explicit_branch
+from ._fsdp import check_not_sharded
 from ._hooks import has_backward_hooks, without_backward_hooks
 from ._inputs import check_branch_input, check_branch_output, check_takes_context
 from ._inverse import CertifiedInverse, moved, report, rounding_of
@@ -287,6 +288,7 @@ class _ModulePath(_Path):
     """One call of a block with any other module: autograd products of the module."""
 
     def __init__(self, block: InvertibleResidualBlock, x: Tensor, context: Any) -> None:
+        check_not_sharded(block.branch)
         self.block = block
         self.tensors: tuple[Tensor, ...] = tuple(block.branch.parameters())
         if isinstance(context, Tensor) and context.is_floating_point():
