@@ -1,15 +1,15 @@
-"""What every autograd.Function of the package needs: a quick call, and a backward pass that can be differentiated."""
+"""What every autograd.Function of the package needs: a quick call, and derivatives that can be differentiated."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from ._torch_private import apply_function
-from ._tracing import is_eager
+from ._torch_private import alive, apply_function
+from ._tracing import is_eager, under_transforms
 
 
 def apply(function: Any, *arguments: Any) -> Any:
@@ -18,22 +18,55 @@ def apply(function: Any, *arguments: Any) -> Any:
 
 
 def wants_graph() -> bool:
-    """Whether a backward pass must itself be differentiable (create_graph=True, torch.func)."""
-    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    """Whether a backward pass must itself be one that torch can differentiate or vectorise (create_graph, vmap)."""
+    return (torch.is_grad_enabled() or under_transforms()) and not torch.compiler.is_compiling()
 
 
 def differentiable_gradients(
     function: Callable[..., Tensor | tuple[Tensor, ...]],
     inputs: Sequence[Tensor | None],
     grads: Sequence[Tensor | None],
+    needed: Sequence[bool],
 ) -> list[Tensor | None]:
-    """Return the gradients of `inputs` through `function`, a reference, as autograd graphs: for double backward."""
-    # Aliases: a path from one input to another through the caller's graph must not count.
-    inner = [None if t is None else t.view_as(t) for t in inputs]
-    outputs = function(*inner)
-    if isinstance(outputs, Tensor):
-        outputs = (outputs,)
-    used, upstream = zip(*((o, g) for o, g in zip(outputs, grads, strict=False) if g is not None), strict=True)
-    wanted = [t for t in inner if t is not None and t.requires_grad]
-    found = iter(torch.autograd.grad(used, wanted, upstream, create_graph=True, allow_unused=True))
-    return [next(found) if t is not None and t.requires_grad else None for t in inner]
+    """Return the gradients of the inputs that need one through `function`, a reference; differentiable in all."""
+    inputs, grads = alive(inputs), alive(grads)
+    places = [i for i, need in enumerate(needed) if need]
+    if not places or all(grad is None for grad in grads):
+        return [None] * len(needed)
+
+    def used(*some: Tensor) -> tuple[Tensor, ...]:
+        outputs = function(*_replaced(inputs, places, some))
+        outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
+        return tuple(output for output, grad in zip(outputs, grads, strict=False) if grad is not None)
+
+    pullback = torch.func.vjp(used, *(inputs[i] for i in places))[1]
+    found = iter(pullback(tuple(grad for grad in grads if grad is not None)))
+    return [next(found) if need else None for need in needed]
+
+
+def tangents_of(
+    function: Callable[..., Tensor | tuple[Tensor, ...]], inputs: Sequence[Tensor | None], tangents: Sequence[Any]
+) -> tuple[Tensor, ...]:
+    """Return the tangents of the results of `function`, a reference, for those of its inputs, None where there is none.
+
+    The pullback is linear, and the pullback of a linear map is its transpose. That, unlike torch.func.jvp, can be had
+    inside a level of torch.autograd.forward_ad.
+    """
+    inputs, tangents = alive(inputs), alive(tangents)
+    places = [i for i, tangent in enumerate(tangents) if tangent is not None]
+
+    def outputs_of(*some: Tensor) -> tuple[Tensor, ...]:
+        outputs = function(*_replaced(inputs, places, some))
+        return (outputs,) if isinstance(outputs, Tensor) else outputs
+
+    outputs, pullback = torch.func.vjp(outputs_of, *(inputs[i] for i in places))[:2]
+    transpose = torch.func.vjp(pullback, tuple(torch.zeros_like(output) for output in outputs))[1]
+    (found,) = transpose(tuple(tangents[i] for i in places))
+    return cast("tuple[Tensor, ...]", found)
+
+
+def _replaced(inputs: Sequence[Tensor | None], places: Sequence[int], others: Sequence[Tensor]) -> list[Tensor | None]:
+    result = list(inputs)
+    for i, other in zip(places, others, strict=True):
+        result[i] = other
+    return result

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType
+from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch._functorch.utils import unwrap_dead_wrappers
+from torch.autograd import forward_ad
 from torch.nn.modules import module as _modules
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -35,6 +38,108 @@ def outside_transforms() -> AbstractContextManager[None]:
     torch.func has no way out of a transform.
     """
     return cast(AbstractContextManager[None], torch._C._DisableFuncTorch())
+
+
+def forward_levels() -> int:
+    """Return how many levels of forward-mode differentiation are at work, by torch.func.jvp or forward_ad.
+
+    The public `forward_ad.unpack_dual` tells of one tensor, and not of one that a transform of torch.func wraps.
+    """
+    if forward_ad._current_level < 0:
+        return 0
+    if not is_transformed():
+        return 1
+    return max(1, sum(level.key() == TransformType.Jvp for level in retrieve_all_functorch_interpreters()))
+
+
+def is_traced() -> bool:
+    """Whether torch.func.linearize or torch.fx records the operations, so that no number may be read.
+
+    The public function for this would load the tracer of torch.fx with the package.
+    """
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
+
+
+def constant(tensor: Tensor) -> Tensor:
+    """Return a tensor as a constant of every derivative, forward and reverse, inside transforms of torch.func too.
+
+    There the public `Tensor.detach` cuts off the innermost derivative only: the outer ones would go on through it.
+    """
+    if torch.compiler.is_compiling() or not (is_transformed() or forward_levels()):
+        return tensor.detach()
+    with torch.no_grad(), forward_ad._set_fwd_grad_enabled(False):
+        return tensor.clone()
+
+
+def alive(tensors: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+    """Return saved tensors, those of a transform that is over replaced by what it had wrapped.
+
+    torch's own operations do so, torch.func.vjp and autograd.Function do not.
+    """
+    return cast("tuple[Tensor | None, ...]", unwrap_dead_wrappers(tuple(tensors)))
+
+
+def by_vmap(function: _Function) -> _Function:
+    """Let the derivative of an autograd.Function be vectorised by torch.autograd itself.
+
+    `is_grads_batched=True` and `vectorize=True` batch by a mechanism of their own, older than torch.func.vmap, which
+    knows no operation but torch's and tells nobody. What it has batched goes through torch.func.vmap.
+    """
+
+    @functools.wraps(function)
+    def derivative(ctx: Any, *tensors: Any) -> Any:
+        if torch.compiler.is_compiling() or not any(_is_batched(tensor) for tensor in tensors):
+            return function(ctx, *tensors)
+        sizes: dict[int, int] = {}
+        for tensor in tensors:
+            sizes |= _batch_sizes(tensor) if _is_batched(tensor) else {}
+        plain = [_without_batches(tensor, sizes) if _is_batched(tensor) else tensor for tensor in tensors]
+        in_dims = tuple(0 if _is_batched(tensor) else None for tensor in tensors)
+        places: list[int] = []
+
+        def vectorised(*tensors: Any) -> tuple[Tensor, ...]:
+            result = function(ctx, *tensors)
+            outputs = result if isinstance(result, tuple) else (result,)
+            places[:] = [i for i, output in enumerate(outputs) if output is not None]
+            places.append(len(outputs) if isinstance(result, tuple) else -1)
+            return tuple(output for output in outputs if output is not None)
+
+        for _ in sizes:
+            vectorised = torch.func.vmap(vectorised, in_dims, randomness="different")
+        found = vectorised(*plain)
+        for level in reversed(sizes):
+            found = tuple(torch._add_batch_dim(output, 0, level) for output in found)
+        *places, n = places
+        if n < 0:
+            return found[0]
+        outputs: list[Tensor | None] = [None] * n
+        for i, output in zip(places, found, strict=True):
+            outputs[i] = output
+        return tuple(outputs)
+
+    return cast(_Function, derivative)
+
+
+def _is_batched(tensor: Any) -> bool:
+    return isinstance(tensor, Tensor) and torch._C._functorch.is_legacy_batchedtensor(tensor)
+
+
+def _batch_sizes(tensor: Tensor) -> dict[int, int]:
+    """Return the levels at which the older vmap has batched a tensor, with their sizes."""
+    sizes = {}
+    for level in range(1, 65):  # as many as there can be
+        found = torch._remove_batch_dim(tensor, level, 0, 0)
+        if found.shape[0] > 0:  # else it was not batched there, and has got a dimension of the size asked for
+            sizes[level] = found.shape[0]
+            if not _is_batched(found):
+                break
+    return sizes
+
+
+def _without_batches(tensor: Tensor, sizes: dict[int, int]) -> Tensor:
+    for level, size in sizes.items():
+        tensor = torch._remove_batch_dim(tensor, level, size, 0)
+    return tensor
 
 
 def apply_function(function: type[torch.autograd.Function], arguments: tuple[Any, ...]) -> Any:

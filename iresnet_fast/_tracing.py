@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _capture
-from ._torch_private import is_transformed
+from ._torch_private import forward_levels, is_traced, is_transformed
 
 
 def is_eager() -> bool:
@@ -16,9 +16,24 @@ def is_eager() -> bool:
     return not (torch.compiler.is_compiling() or is_transformed())
 
 
+def under_transforms() -> bool:
+    """Whether a transform of torch.func or forward-mode differentiation is at work, outside compiled graphs.
+
+    Then `requires_grad` does not tell whether a derivative is wanted, and a kernel must not see the tensors.
+    """
+    return not torch.compiler.is_compiling() and (is_transformed() or forward_levels() > 0)
+
+
 def may_read(tensor: Tensor) -> bool:
-    """Whether the numbers of a tensor can be looked at: not while a graph is being compiled or captured."""
-    return not torch.compiler.is_compiling() and _capture.of(tensor) is None
+    """Whether the numbers of a tensor can be looked at: not inside a transform, or while a graph is being made."""
+    return is_eager() and _capture.of(tensor) is None
+
+
+def all_are_done(going: Tensor) -> bool:
+    """Whether it can be told that no sample goes on, in any member of a vmap."""
+    if is_traced() or _capture.of(going) is not None:
+        return False
+    return not bool(torch.func.debug_unwrap(going).any())
 
 
 def constants(values: Sequence[float], like: Tensor) -> Tensor:

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from iresnet_fast import _capture, _checks
+from iresnet_fast._inputs import check_tensor
 from iresnet_fast._keys import hashed_probe, sample_keys
+from iresnet_fast._tracing import under_transforms
 
 # The spacing of uniform float64 numbers in [0, 1): a geometric depth, drawn by inverting one, is no rarer than this.
 _NEVER = 2.0**-53
@@ -58,6 +60,7 @@ class PowerSeries:
             generator: None: torch's global one.
             keys: of the samples, [B] integers below 2^32, outside training; None: a hash of the bits of each.
         """
+        check_tensor(x)
         if training:
             probe = draw_probe(x, self.n_probes, self.probe, generator)
         else:
@@ -104,6 +107,7 @@ class RussianRoulette:
         """Check the fields and fill in the parameter of the distribution."""
         _checks.check_count("n_exact", self.n_exact, 0)
         _checks.check_count("eval_terms", self.eval_terms, 0)
+        _checks.check_flag("per_sample", self.per_sample)
         _check_common(self.n_probes, self.probe, self.gradient, self.eval_seed)
         if self.n_exact + self.eval_terms == 0:
             raise ValueError("n_exact + eval_terms must be at least 1, got 0; increase eval_terms.")
@@ -111,12 +115,15 @@ class RussianRoulette:
             raise ValueError(
                 f"distribution must be 'geometric' or 'poisson', got {self.distribution!r}; use one of the two."
             )
-        if self.parameter is None:
-            object.__setattr__(self, "parameter", 0.5 if self.distribution == "geometric" else 2.0)
-        elif self.distribution == "geometric" and not 0.0 < self.parameter < 1.0:
-            raise ValueError(f"parameter must be in (0, 1) for geometric, got {self.parameter}; pass e.g. 0.5.")
-        elif not 0.0 < self.parameter <= 500.0:
-            raise ValueError(f"parameter must be in (0, 500] for poisson, got {self.parameter}; pass e.g. 2.0.")
+        parameter = self.parameter
+        if parameter is None:
+            parameter = 0.5 if self.distribution == "geometric" else 2.0
+            object.__setattr__(self, "parameter", parameter)
+        _checks.check_number("parameter", parameter, "0.5")
+        if self.distribution == "geometric" and not 0.0 < parameter < 1.0:
+            raise ValueError(f"parameter must be in (0, 1) for geometric, got {parameter}; pass e.g. 0.5.")
+        if not 0.0 < parameter <= 500.0:
+            raise ValueError(f"parameter must be in (0, 500] for poisson, got {parameter}; pass e.g. 2.0.")
 
     @property
     def n_captured(self) -> int:
@@ -173,7 +180,7 @@ class RussianRoulette:
         captured = _capture.of(x) is not None
         device = x.device if captured else torch.device("cpu")
         depths = self._depths(x.shape[0] if self.per_sample else None, generator, device).to(device)
-        n_random = self.n_captured if captured else int(depths.max()) if depths.numel() else 0
+        n_random = self.n_captured if captured else int(torch.func.debug_unwrap(depths).max()) if depths.numel() else 0
         n_terms = max(self.n_exact + n_random, 1)
         survival = self.survival(n_terms - self.n_exact, device)
         coefficients = roulette_coefficients(depths, self.n_exact, survival, n_terms).to(x.dtype)
@@ -186,9 +193,7 @@ class RussianRoulette:
         shape = () if n_samples is None else (n_samples,)
         device = device if generator is None else generator.device
         if self.distribution == "geometric":
-            drawn = torch.empty(shape, dtype=torch.float64, device=device).geometric_(
-                self.parameter, generator=generator
-            )
+            drawn = _geometric(self.parameter, shape, generator, device)
         else:
             rate = torch.full(shape, self.parameter, dtype=torch.float64, device=device)
             drawn = torch.poisson(rate, generator=generator)
@@ -198,6 +203,18 @@ class RussianRoulette:
 @dataclass(frozen=True)
 class Exact:
     """The log-determinant from the full Jacobian: no probe, no series; for events of up to a few hundred dimensions."""
+
+
+def _geometric(p: float, shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device) -> Tensor:
+    empty = torch.empty(shape, dtype=torch.float64, device=device)
+    try:
+        return empty.geometric_(p, generator=generator)
+    except RuntimeError:
+        if not under_transforms():
+            raise
+        # A vmap that draws for each of its members allows no draw in place: one of uniform numbers is inverted.
+        uniform = torch.rand(shape, dtype=torch.float64, device=device, generator=generator)
+        return 1.0 + (torch.log1p(-uniform) / math.log1p(-p)).floor()
 
 
 def roulette_coefficients(depths: Tensor, n_exact: int, survival: Tensor, n_terms: int) -> Tensor:

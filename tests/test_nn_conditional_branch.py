@@ -148,7 +148,7 @@ def linears(*sizes):
         (
             lambda: make_branch("dense", "add")(torch.ones(2, 4), torch.ones(1, 3)),
             ValueError,
-            r"the network must return shape \(2, 6\) for 2 samples of x, got \(1, 6\)",
+            r"context must have shape \[2, 3\], got \(1, 3\)",
         ),
     ],
 )

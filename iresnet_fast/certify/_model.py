@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import activations as registry
+from .._inputs import check_module
 from ..geometry import ConvGeometry
 from ..models._plain import UnboundedBlock
 from ..nn import (
@@ -40,6 +41,7 @@ Block = InvertibleResidualBlock | UnboundedBlock
 
 def certify_model(model: nn.Module, n_steps: int) -> Certificate:
     """Return the bounds of all blocks; `n_steps` as for `branch_bound`."""
+    check_module(model)
     kinds = (InvertibleResidualBlock, UnboundedBlock)
     blocks = [(name or "the block", module) for name, module in model.named_modules() if isinstance(module, kinds)]
     with torch.inference_mode(False), torch.no_grad():

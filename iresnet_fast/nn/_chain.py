@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from .. import _checks
 from .conv import SpectralConv2d
 from .linear import SpectralLinear
 
@@ -24,6 +25,8 @@ def pairs_of(argument: str, widths: Sequence[int], least: int = 2) -> list[tuple
             f"{argument} must hold at least {('two', 'three')[least - 2]} numbers, the last like the first, since a "
             f"branch is added to its input, got {list(widths)}; change them."
         )
+    for width in widths:
+        _checks.check_count(f"every number of {argument}", width, 1)
     return list(itertools.pairwise(widths))
 
 
@@ -68,6 +71,7 @@ def check_names(
     layers: Sequence[nn.Module], activations: Sequence[str], needed: str = "a layer", least: int = 1
 ) -> None:
     """Raise unless there is a name for each layer, and `needed`, that is so many layers at least."""
+    _checks.check_list("layers", layers, "layers")
     if isinstance(activations, str):
         raise TypeError(
             f"activations must be a list of one name per layer, got {activations!r}; pass "
@@ -82,6 +86,7 @@ def check_names(
 
 def check_spectral(layers: Sequence[nn.Module]) -> None:
     """Raise unless the layers are all SpectralLinear, or all SpectralConv2d that keep the size of any image."""
+    _checks.check_list("layers", layers, "layers")
     kind = SpectralConv2d if isinstance(layers[0], SpectralConv2d) else SpectralLinear
     for i, layer in enumerate(layers):
         if not isinstance(layer, kind):

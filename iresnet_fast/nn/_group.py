@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 
 from .. import _capture, ops
-from .._torch_private import copy_all, is_transformed
+from .._torch_private import copy_all
+from .._tracing import under_transforms
 from ..geometry import ConvGeometry
 from . import _norms
 from ._freshness import Seen, Sight, Weights, expect_writes, look, may_have_been_replayed, record, stale
 from ._layer import Norm, SpectralLayer, as_dtype, plain, plainly
+from ._members import is_stacked, norms_of_members
 from ._operators import Norms, Operators
 from ._tensors import own_weight, weight_of
 
@@ -110,11 +112,18 @@ class SpectralGroup:
     def _normalized(self, layers: Sequence[SpectralLayer], image_size: Sequence[int] | None) -> list[Normalized]:
         # Each once: a parametrisation that draws or iterates gives another tensor at every look.
         taken = {layer: weight_of(layer) for layer in layers}
+        raw = [taken[layer] for layer in layers]
+        if any(is_stacked(weight) for weight in raw):
+            if image_size is not None:
+                for layer in layers:
+                    layer.set_image_size(image_size)
+            geometries = [layer.geometry for layer in layers]
+            members = normalize(layers, raw, norms_of_members(layers, raw), geometries)
+            return list(zip(geometries, members, strict=True))
         known = self.refresh({layer: plain(weight) for layer, weight in taken.items()}, image_size)
         seen = [known[layer] for layer in layers]
         norms, geometries = [last.norm for last in seen], [last.sight.geometry for last in seen]
-        raw = [taken[layer] for layer in layers]
-        if _wants_graph(raw) or is_transformed():
+        if _wants_graph(raw) or under_transforms():
             return list(zip(geometries, normalize(layers, raw, norms, geometries, expect_writes), strict=True))
         baked = [self._baked.get(layer) for layer in layers]
         weights = [
@@ -165,7 +174,7 @@ class SpectralGroup:
                 continue
             weight = own_weight(layer)
             # One that may have been replayed is stale at every call: only where it is asked for itself.
-            if weight is not None and not may_have_been_replayed(layer, weight):
+            if weight is not None and not is_stacked(weight) and not may_have_been_replayed(layer, weight):
                 others[layer] = plain(weight)
         return others
 

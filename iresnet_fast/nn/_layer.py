@@ -54,6 +54,7 @@ class SpectralLayer(Skippable):
     handle: int  # for `layer_of`
 
     def _start(self, coeff: float, n_iterations: int, tol: float | None, sigma_gradient: bool, strict: bool) -> None:
+        _checks.check_number("coeff", coeff, "0.9")
         if not 0.0 < coeff < math.inf:
             raise ValueError(f"coeff must be positive and finite, got {coeff}; pass e.g. 0.9.")
         _checks.check_count("n_iterations", n_iterations, 1)

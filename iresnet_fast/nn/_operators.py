@@ -11,7 +11,7 @@ from torch import Tensor
 from ..geometry import ConvGeometry
 from ._layer import SpectralLayer, as_dtype
 
-_LOW_PRECISION = (torch.float16, torch.bfloat16)
+LOW_PRECISION = (torch.float16, torch.bfloat16)
 
 
 class Operators(NamedTuple):
@@ -26,7 +26,7 @@ class Operators(NamedTuple):
     @classmethod
     def of(cls, layers: Sequence[SpectralLayer], weights: Sequence[Tensor]) -> Operators:
         """Return the maps of these weights of the layers, with the vectors of the layers."""
-        dtype = torch.float32 if weights[0].dtype in _LOW_PRECISION else weights[0].dtype
+        dtype = torch.float32 if weights[0].dtype in LOW_PRECISION else weights[0].dtype
         return cls(
             [as_dtype(weight, dtype) for weight in weights],
             [as_dtype(layer.u, dtype) for layer in layers],

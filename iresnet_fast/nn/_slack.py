@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .._torch_private import constant
 from ..certify import branch_scale
 
 
 def spend_slack(weights: list[Tensor], activations: Sequence[str], lipschitz: float) -> list[Tensor]:
     """Return the weights, the last of them scaled so that the bound of the branch is `lipschitz`, rounding included."""
-    factor = torch.ops.iresnet_fast.branch_factor([w.detach() for w in weights], " ".join(activations), lipschitz)
+    factor = torch.ops.iresnet_fast.branch_factor([constant(w) for w in weights], " ".join(activations), lipschitz)
     return [*weights[:-1], weights[-1] * factor]
 
 
@@ -35,3 +37,14 @@ def branch_factor(weights: list[Tensor], activations: str, lipschitz: float) -> 
 @branch_factor.register_fake
 def _branch_factor_fake(weights: list[Tensor], activations: str, lipschitz: float) -> Tensor:
     return weights[-1].new_empty(())
+
+
+@branch_factor.register_vmap
+def _branch_factor_of_members(
+    info: Any, in_dims: tuple[Any, ...], weights: list[Tensor], activations: str, lipschitz: float
+) -> tuple[Tensor, int]:
+    members = (
+        [w if dim is None else w.select(dim, i) for w, dim in zip(weights, in_dims[0], strict=True)]
+        for i in range(info.batch_size)
+    )
+    return torch.stack([torch.ops.iresnet_fast.branch_factor(member, activations, lipschitz) for member in members]), 0

@@ -39,15 +39,6 @@ def output_shape(module: nn.Module, event_shape: Sequence[int]) -> tuple[int, ..
     return tuple(event_shape) if known is None else tuple(known(event_shape))
 
 
-def check_channels(x: Tensor, channels: int, name: str = "x") -> None:
-    """Raise ValueError unless x is [B, channels, ...]."""
-    if x.dim() < 2 or x.shape[1] != channels:
-        raise ValueError(
-            f"{name} must have shape [B, {channels}] or [B, {channels}, H, W], got {tuple(x.shape)}; reshape it or "
-            f"build the layer with as many channels."
-        )
-
-
 def check_range(x: Tensor, low: float, high: float, advice: str, name: str = "x") -> None:
     """Raise ValueError unless all of x lies in [low, high]. On the CPU only: elsewhere it would wait for the device."""
     if not can_look_at(x) or x.numel() == 0:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import _checks, ops
 from .. import activations as registry
-from .. import ops
+from .._tracing import under_transforms
 from ._branch import Branch, check_chain, product_of_bounds, shown, why_parts_are_called
 from ._chain import Layer, check_names, check_spectral, conv_layers, linear_layers, names_of, pairs_of
 from ._hooks import make_tensors
@@ -68,7 +69,7 @@ class ResidualBranch(Branch):
             raise ValueError("normalize must be 'layers' for convolutions, got 'branch'; leave it out.")
         self.normalize = normalize
         if image_size is not None:
-            size = (image_size, image_size) if isinstance(image_size, int) else image_size
+            size = _checks.check_image_size(image_size)
             for layer in layers:
                 if not isinstance(layer, SpectralConv2d):
                     raise ValueError(f"image_size must be None for dense layers, got {image_size}; leave it out.")
@@ -177,7 +178,8 @@ class ResidualBranch(Branch):
             return known[1]
         assert self.lipschitz is not None  # all layers are spectral here
         scaled = spend_slack(weights, self.activations, self.lipschitz)
-        if not torch.compiler.is_compiling() and not any(weight.requires_grad for weight in weights):
+        kept = not torch.compiler.is_compiling() and not under_transforms()
+        if kept and not any(weight.requires_grad for weight in weights):
             self._scaled = weights, scaled
         return scaled
 
@@ -197,6 +199,7 @@ class ResidualBranch(Branch):
             ValueError: there is a context, which this branch cannot use, or x does not fit.
         """
         self.check_context(context)
+        self.check_input(x)
         reason = why_parts_are_called(self.layers)
         return ops.branch(x, *self.stages(x.shape[2:])) if reason is None else self._call_layers(x, reason)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from .. import _checks
+from .._inputs import check_module
 from ._compiled import traced_norms
 from ._group import SpectralGroup, normalize
 from ._layer import SpectralLayer, plain
@@ -41,6 +42,7 @@ def update_spectral_norm(model: nn.Module, n_iterations: int | None = None, tol:
     Raises:
         ValueError: a convolution does not know its image size yet, or an argument is out of range.
     """
+    check_module(model)
     if n_iterations is not None:
         _checks.check_count("n_iterations", n_iterations, 1)
     if tol is not None:

@@ -10,10 +10,14 @@ from torch import Tensor
 
 from .. import _checks, _library, reference
 from .._autocast import widen
-from .._autograd import apply, differentiable_gradients, wants_graph
+from .._autograd import apply, differentiable_gradients, tangents_of, wants_graph
 from .._backend import kernels_serve
+from .._inputs import check_tensor
 from .._precision import precision_of
+from .._torch_private import by_vmap
+from .._tracing import under_transforms
 from ._stages import Stages, apart, raw, split_gradients
+from ._transformed import Kernel, transformed
 
 _Settings = tuple[tuple[str, ...], int]  # activations, precision
 
@@ -43,12 +47,15 @@ def branch(
         ValueError: a shape, device, activation or number of entries does not fit.
         TypeError: a dtype differs from that of x, or x is not floating point.
     """
+    check_tensor(x)
     x, weights, biases, parameters = widen(x, weights, biases, parameters)
     _checks.check_branch(x, weights, biases, activations, parameters)
     if not kernels_serve(x, activations):
         return reference.branch(x, weights, biases, activations, parameters)
     stages = Stages.of(x, weights, biases, activations, parameters)
     settings = (stages.activations, precision_of(x))
+    if under_transforms():
+        return transformed(_kernel(settings), x, *stages.tensors)[0]
     if stages.need_gradient(x):
         result: Tensor = apply(_Branch, settings, x, *stages.tensors)
         return result
@@ -59,6 +66,27 @@ def _forward(settings: _Settings, x: Tensor, tensors: Sequence[Tensor | None]) -
     activations, precision = settings
     result: Tensor = torch.ops.iresnet_fast.branch(x, *raw(activations, tensors), precision)
     return result
+
+
+def _kernel(settings: _Settings) -> Kernel:
+    """Return the branch as transforms take it; the tangent pass of the kernels is that of its input."""
+    activations, precision = settings
+
+    def twin(x: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        weights, biases, betas = apart(tensors)
+        return (reference.branch(x, weights, biases, activations, betas),)
+
+    def product(x: Tensor, v: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        powers = torch.ops.iresnet_fast.jacobian_powers(x, *raw(activations, tensors), v, 1, False, precision)
+        return (powers[0],)
+
+    def product_twin(x: Tensor, v: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        return tangents_of(lambda a: twin(a, *tensors), (x,), (v,))
+
+    def tangent(x: Tensor, v: Tensor, *tensors: Tensor | None) -> Tensor:
+        return transformed(Kernel(product, product_twin, axes=(0, 0)), x, v, *tensors)[0]
+
+    return Kernel(lambda x, *tensors: (_forward(settings, x, tensors),), twin, axes=(0,), tangent=tangent)
 
 
 class _Branch(torch.autograd.Function):
@@ -72,6 +100,7 @@ class _Branch(torch.autograd.Function):
         ctx.save_for_backward(*inputs[1:])
 
     @staticmethod
+    @by_vmap
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *tensors = ctx.saved_tensors
         if wants_graph():
@@ -80,7 +109,7 @@ class _Branch(torch.autograd.Function):
                 weights, biases, betas = apart(tensors)
                 return reference.branch(x, weights, biases, ctx.activations, betas)
 
-            return None, *differentiable_gradients(branch_of, (x, *tensors), (grad,))
+            return None, *differentiable_gradients(branch_of, (x, *tensors), (grad,), ctx.needs_input_grad[1:])
         grad_x, packed = torch.ops.iresnet_fast.branch_backward(
             x,
             *raw(ctx.activations, tensors),

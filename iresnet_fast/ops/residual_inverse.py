@@ -11,11 +11,15 @@ from torch import Tensor
 
 from .. import _checks, _library, reference
 from .._autocast import widen
-from .._autograd import apply
+from .._autograd import apply, wants_graph
 from .._backend import kernels_serve
+from .._inputs import check_tensor
 from .._precision import FULL_PRECISION
-from .._tracing import may_read
-from ..reference.fixed_point import differentiable_once, enough_terms
+from .._torch_private import by_vmap
+from .._tracing import may_read, under_transforms
+from ..reference.fixed_point import Settings, enough_terms
+from ..reference.implicit import Contraction, gradients_of, implicit_inverse
+from ..reference.residual_inverse import contraction_of
 from ..reference.series import sample_norm
 from ._stages import Stages, raw, split_gradients
 
@@ -72,6 +76,7 @@ def residual_inverse(
         ValueError: a shape, device, name or range does not fit.
         TypeError: a dtype differs from that of z.
     """
+    check_tensor(z, "z")
     z, weights, biases, parameters = widen(z, weights, biases, parameters)
     _checks.check_branch(z, weights, biases, activations, parameters, name="z")
     _checks.check_lipschitz(lipschitz)
@@ -83,6 +88,8 @@ def residual_inverse(
         )
     stages = Stages.of(z, weights, biases, activations, parameters)
     settings = (stages.activations, float(lipschitz), float(tol), max_iterations, bool(accelerate))
+    if under_transforms():
+        return implicit_inverse(_contraction(settings), z, *stages.tensors)
     if stages.need_gradient(z):
         result: _Outputs = apply(_ResidualInverse, settings, z, *stages.tensors)
         return result
@@ -97,6 +104,16 @@ def _forward(settings: _Settings, z: Tensor, tensors: Sequence[Tensor | None]) -
     return result
 
 
+def _contraction(settings: _Settings) -> Contraction:
+    """Return the branch as transforms take it."""
+    activations, lipschitz, tol, max_iterations, accelerate = settings
+    return contraction_of(
+        activations,
+        Settings(lipschitz, tol, max_iterations, True, accelerate),
+        lambda z, *tensors: _forward(settings, z, tensors),
+    )
+
+
 class _ResidualInverse(torch.autograd.Function):
     @staticmethod
     def forward(settings: _Settings, z: Tensor, *tensors: Tensor | None) -> _Outputs:
@@ -109,16 +126,19 @@ class _ResidualInverse(torch.autograd.Function):
         ctx.save_for_backward(output[0], *tensors)
 
     @staticmethod
+    @by_vmap
     def backward(ctx: Any, grad_x: Tensor, *_: None) -> tuple[Tensor | None, ...]:
         x, *tensors = ctx.saved_tensors
+        if wants_graph():
+            needed = ctx.needs_input_grad[2:]
+            return None, *gradients_of(_contraction(ctx.settings), x, grad_x, tensors, needed)
         activations, lipschitz, tol, *_ = ctx.settings
         branch = raw(activations, tensors)
         u = _solve_transposed(branch, x, grad_x.detach(), lipschitz, tol)
         _, packed = torch.ops.iresnet_fast.branch_backward(
             x, *branch, u, None, None, None, False, False, None, FULL_PRECISION
         )
-        gradients = (u, *split_gradients(-packed, tensors))
-        return None, *differentiable_once(gradients, (grad_x, x, *tensors))
+        return None, u, *split_gradients(-packed, tensors)
 
 
 def _solve_transposed(branch: Any, x: Tensor, right: Tensor, lipschitz: float, tol: float) -> Tensor:

@@ -12,11 +12,14 @@ from .. import _checks, _library, reference
 from .._autocast import widen
 from .._autograd import apply, differentiable_gradients, wants_graph
 from .._backend import kernels_serve
+from .._inputs import check_tensor
 from .._precision import precision_of
-from .._tracing import constants
+from .._torch_private import by_vmap
+from .._tracing import constants, under_transforms
 from ..reference import LogdetInfo
 from ..reference.series import sample_norm, tail_factors
 from ._stages import Stages, apart, raw, split_gradients
+from ._transformed import Kernel, transformed
 
 __all__ = ["LogdetInfo", "residual_logdet"]
 
@@ -66,9 +69,12 @@ def residual_logdet(
         ValueError: a shape, device, name or range does not fit.
         TypeError: a dtype differs from that of x.
     """
+    check_tensor(x)
     x, weights, biases, parameters, probe = widen(x, weights, biases, parameters, probe)
     _checks.check_branch(x, weights, biases, activations, parameters)
-    if not kernels_serve(x, activations):
+    looked_at = under_transforms()
+    # Where samples stop at a tolerance, value and derivative must stop at the same term.
+    if not kernels_serve(x, activations) or (looked_at and (tol is not None or return_info)):
         return reference.residual_logdet(
             x, weights, biases, activations, probe, coefficients, gradient, parameters, tol, lipschitz, return_info
         )
@@ -80,6 +86,11 @@ def residual_logdet(
     factors = None if lipschitz is None else constants(tail_factors(lipschitz, q.shape[-1]), x)
     stages = Stages.of(x, weights, biases, activations, parameters)
     precision = precision_of(x)
+    if looked_at:
+        z, logdet = transformed(
+            _kernel(stages.activations, gradient, precision), v, q.expand(x.shape[0], -1), x, *stages.tensors
+        )
+        return z, logdet
     if stages.need_gradient(x):
         # A plain training step keeps activations and tangents for its backward pass; then |w_n| is never computed. (A
         # compiled graph would have to know how much is kept, which depends on threads, instruction set and GPU.)
@@ -94,6 +105,19 @@ def residual_logdet(
         return z, logdet
     bound = None if factors is None else sample_norm(v, x.dim() - 1) * norms * factors[(terms - 1).clamp(min=0)]
     return z, logdet, LogdetInfo(norms, terms, bound)
+
+
+def _kernel(activations: tuple[str, ...], gradient: str, precision: int) -> Kernel:
+    """Return the series, of probes [m, B, *event], coefficients [B, n] and x, as transforms take it."""
+
+    def value(v: Tensor, q: Tensor, x: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        return _forward(activations, None, False, False, precision, None, v, q, x, tensors)[:2]
+
+    def twin(v: Tensor, q: Tensor, x: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        weights, biases, betas = apart(tensors)
+        return reference.residual_logdet(x, weights, biases, activations, v, q, gradient, betas)[:2]
+
+    return Kernel(value, twin, axes=(1, 0, 0))
 
 
 def _forward(
@@ -145,6 +169,7 @@ class _ResidualLogdet(torch.autograd.Function):
         ctx.save_for_backward(v, q, y, terms, kept, x, *tensors)
 
     @staticmethod
+    @by_vmap
     def backward(ctx: Any, grad_z: Tensor | None, grad_logdet: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
         v, q, y, terms, kept, x, *tensors = ctx.saved_tensors
         if grad_z is None and grad_logdet is None:
@@ -155,7 +180,9 @@ class _ResidualLogdet(torch.autograd.Function):
                 weights, biases, betas = apart(tensors)
                 return _probe_by_probe(x, weights, biases, ctx.activations, betas, v, q, terms, ctx.gradient)
 
-            gradients = differentiable_gradients(series_of, (x, *tensors), (grad_z, grad_logdet))
+            gradients = differentiable_gradients(
+                series_of, (x, *tensors), (grad_z, grad_logdet), ctx.needs_input_grad[4:]
+            )
             return None, None, None, None, *gradients
         branch = raw(ctx.activations, tensors)
         tangents = cotangents = weight = None

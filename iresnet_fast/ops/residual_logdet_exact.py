@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +14,12 @@ from .. import _checks, _library, reference
 from .._autocast import widen
 from .._autograd import apply, differentiable_gradients, wants_graph
 from .._backend import kernels_serve
+from .._inputs import check_tensor
 from .._precision import precision_of
+from .._torch_private import by_vmap
+from .._tracing import under_transforms
 from ._stages import Stages, apart, raw, split_gradients
+from ._transformed import Kernel, transformed
 
 _Outputs = tuple[Tensor, Tensor, Tensor]  # z, logdet, I + J
 _Settings = tuple[tuple[str, ...], int]  # activations, precision
@@ -46,12 +51,17 @@ def residual_logdet_exact(
         ValueError: a shape, device, name or number of entries does not fit.
         TypeError: a dtype differs from that of x.
     """
+    check_tensor(x)
     x, weights, biases, parameters = widen(x, weights, biases, parameters)
     _checks.check_branch(x, weights, biases, activations, parameters)
     if not kernels_serve(x, activations):
         return reference.residual_logdet_exact(x, weights, biases, activations, parameters)
     stages = Stages.of(x, weights, biases, activations, parameters)
     settings = (stages.activations, precision_of(x))
+    if under_transforms():
+        kernel = Kernel(lambda x, *tensors: _forward(settings, x, tensors)[:2], partial(_twin, stages.activations))
+        z, logdet = transformed(kernel, x, *stages.tensors)
+        return z, logdet
     if stages.need_gradient(x):
         outputs: _Outputs = apply(_ResidualLogdetExact, settings, x, *stages.tensors)
     else:
@@ -67,6 +77,11 @@ def _forward(settings: _Settings, x: Tensor, tensors: Sequence[Tensor | None]) -
     return x + torch.ops.iresnet_fast.branch(x, *branch, precision), torch.linalg.slogdet(full)[1], full
 
 
+def _twin(activations: Sequence[str], x: Tensor, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+    weights, biases, betas = apart(tensors)
+    return reference.residual_logdet_exact(x, weights, biases, activations, betas)
+
+
 class _ResidualLogdetExact(torch.autograd.Function):
     @staticmethod
     def forward(settings: _Settings, x: Tensor, *tensors: Tensor | None) -> _Outputs:
@@ -80,6 +95,7 @@ class _ResidualLogdetExact(torch.autograd.Function):
         ctx.save_for_backward(output[2], *tensors)
 
     @staticmethod
+    @by_vmap
     def backward(
         ctx: Any, grad_z: Tensor | None, grad_logdet: Tensor | None, _: Tensor | None
     ) -> tuple[Tensor | None, ...]:
@@ -87,12 +103,9 @@ class _ResidualLogdetExact(torch.autograd.Function):
         if grad_z is None and grad_logdet is None:
             return (None,) * (2 + len(tensors))
         if wants_graph():
-
-            def exact_of(x: Tensor, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
-                weights, biases, betas = apart(tensors)
-                return reference.residual_logdet_exact(x, weights, biases, ctx.activations, betas)
-
-            return None, *differentiable_gradients(exact_of, (x, *tensors), (grad_z, grad_logdet))
+            return None, *differentiable_gradients(
+                partial(_twin, ctx.activations), (x, *tensors), (grad_z, grad_logdet), ctx.needs_input_grad[1:]
+            )
         tangents = cotangents = weight = None
         if grad_logdet is not None:
             # trace(M^-1 dJ) = sum_i <row i of M^-1, dJ e_i>: one pair per basis vector.

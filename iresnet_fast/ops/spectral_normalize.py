@@ -12,7 +12,8 @@ from .. import _checks, _library, reference
 from .._autograd import apply, differentiable_gradients, wants_graph
 from .._backend import kernels_serve
 from .._packing import unpack
-from .._tracing import constants
+from .._torch_private import by_vmap
+from .._tracing import constants, under_transforms
 from ..geometry import ConvGeometry
 from .spectral_norm import flat_geometry, same_kind
 
@@ -49,7 +50,7 @@ def spectral_normalize(
     """
     _checks.check_spectral(weights, us, vs, geometry)
     coeffs = _checks.check_coeff(coeff, len(weights))
-    if not same_kind(weights) or not kernels_serve(weights[0]):
+    if not same_kind(weights) or not kernels_serve(weights[0]) or under_transforms():
         return reference.spectral_normalize(weights, sigmas, us, vs, geometry, coeffs, sigma_gradient)
     if tuple(sigmas.shape) != (len(weights),):
         raise ValueError(
@@ -80,6 +81,7 @@ class _SpectralNormalize(torch.autograd.Function):
         ctx.save_for_backward(*inputs[1:])
 
     @staticmethod
+    @by_vmap
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         sigmas, limits, *tensors = ctx.saved_tensors
         n = len(grads)
@@ -91,7 +93,9 @@ class _SpectralNormalize(torch.autograd.Function):
                 coeffs = limits.tolist()
                 return tuple(reference.spectral_normalize(weights, sigmas, us, vs, geometry, coeffs, sigma_gradient))
 
-            return (None,) * (3 + 2 * n) + tuple(differentiable_gradients(normalized, weights, grads))
+            return (None,) * (3 + 2 * n) + tuple(
+                differentiable_gradients(normalized, weights, grads, ctx.needs_input_grad[3 + 2 * n :])
+            )
         packed = torch.ops.iresnet_fast.spectral_normalize_backward(
             grads, weights, us, vs, sigmas, limits, flat_geometry(weights, geometry), sigma_gradient
         )

@@ -15,6 +15,7 @@ from torch.nn.grad import conv2d_weight
 
 from iresnet_fast import _checks
 from iresnet_fast import activations as registry
+from iresnet_fast._tracing import under_transforms
 
 
 def branch(
@@ -97,7 +98,8 @@ def vector_jacobian_product(
         d = derivatives[i]
         if d is not None:
             # In place where no graph records w: it is always the fresh product of a linear map.
-            w = w * d if torch.is_grad_enabled() or w.shape[1] != d.shape[0] else w.mul_(d)
+            recorded = torch.is_grad_enabled() or under_transforms()
+            w = w * d if recorded or w.shape[1] != d.shape[0] else w.mul_(d)
     return w
 
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from iresnet_fast import _checks
+from iresnet_fast._torch_private import by_vmap, constant
+from iresnet_fast._tracing import all_are_done, under_transforms
 from iresnet_fast.reference.anderson import Anderson
 from iresnet_fast.reference.series import over_events, sample_norm
 
@@ -54,16 +56,13 @@ def inverse_of(
     Raises:
         ValueError: lipschitz, tol or max_iterations is out of range.
     """
-    _checks.check_lipschitz(lipschitz)
-    _checks.check_tolerance(tol)
-    _checks.check_count("max_iterations", max_iterations, 0)
+    settings = Settings(lipschitz, tol, max_iterations, compact, accelerate)
+    check_settings(settings)
     if torch.is_grad_enabled() and any(t.requires_grad for t in (z, *parameters)):
-        x, iterations, residual = _Inverse.apply(  # type: ignore[no-untyped-call]
-            g, Settings(lipschitz, tol, max_iterations, compact, accelerate), z, *parameters
-        )
+        x, iterations, residual = _Inverse.apply(g, settings, z, *parameters)  # type: ignore[no-untyped-call]
         return x, iterations, residual
     with torch.no_grad():
-        return iterate(g, z, z, Settings(lipschitz, tol, max_iterations, compact, accelerate))
+        return iterate(g, z, z, settings)
 
 
 class Settings(NamedTuple):
@@ -74,6 +73,13 @@ class Settings(NamedTuple):
     max_iterations: int
     compact: bool
     accelerate: bool
+
+
+def check_settings(settings: Settings) -> None:
+    """Check the numbers of the settings."""
+    _checks.check_lipschitz(settings.lipschitz)
+    _checks.check_tolerance(settings.tol)
+    _checks.check_count("max_iterations", settings.max_iterations, 0)
 
 
 def iterate(g: Map, z: Tensor, start: Tensor, settings: Settings) -> tuple[Tensor, Tensor, Tensor]:
@@ -124,6 +130,8 @@ def iterate(g: Map, z: Tensor, start: Tensor, settings: Settings) -> tuple[Tenso
 class _Once(torch.autograd.Function):
     """Hands on a gradient that depends on `sources`; differentiating it is an error, not a wrong number."""
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(gradient: Tensor, *sources: Tensor | None) -> Tensor:
         return gradient.clone()
@@ -133,6 +141,7 @@ class _Once(torch.autograd.Function):
         pass
 
     @staticmethod
+    @by_vmap
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         raise RuntimeError("residual_inverse is differentiable once, got a second derivative; differentiate x + g(x).")
 
@@ -165,6 +174,7 @@ class _Inverse(torch.autograd.Function):
         ctx.save_for_backward(x, *inputs[3:])
 
     @staticmethod
+    @by_vmap
     def backward(ctx: Any, grad_x: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         x, *parameters = ctx.saved_tensors
         gradients = _Inverse._gradients(ctx, x, parameters, grad_x.detach())
@@ -175,35 +185,40 @@ class _Inverse(torch.autograd.Function):
         """Return the gradients of z and of the parameters, without a graph."""
         wanted = [p for p, needed in zip(parameters, ctx.needs_input_grad[3:], strict=True) if needed]
         with torch.enable_grad():
-            inner = x.detach().requires_grad_()
+            # A transform, which a backward pass that is vectorised is, lets nobody set requires_grad.
+            inner = x.detach() if under_transforms() else x.detach().requires_grad_()
             gx = ctx.g(inner)
-        if not gx.requires_grad:
+        if under_transforms():
+            pullback = torch.func.vjp(ctx.g, inner)[1]
+        elif not gx.requires_grad:
             return [grad_x, *(None for _ in parameters)]
 
         def vjp(w: Tensor) -> Tensor:
+            if under_transforms():
+                return constant(pullback(w)[0])
             product: Tensor = torch.autograd.grad(
                 gx, inner, w, retain_graph=True, allow_unused=True, materialize_grads=True
             )[0]
             return product
 
-        u = _solve_transposed(vjp, grad_x, ctx.settings.lipschitz, ctx.settings.tol)
-        grads = iter(torch.autograd.grad(gx, wanted, -u, allow_unused=True) if wanted else ())
-        of_parameters = (next(grads) if needed else None for needed in ctx.needs_input_grad[3:])
+        u = solve_by_series(vjp, grad_x, ctx.settings.lipschitz, ctx.settings.tol)
+        grads = iter(torch.autograd.grad(gx, wanted, -u, allow_unused=True) if wanted and gx.requires_grad else ())
+        of_parameters = (next(grads, None) if needed else None for needed in ctx.needs_input_grad[3:])
         return [u if ctx.needs_input_grad[2] else None, *of_parameters]
 
 
-def _solve_transposed(vjp: Map, grad_x: Tensor, lipschitz: float, tol: float) -> Tensor:
-    """Return u = sum_k (-1)^k (J^T)^k grad_x, so (I + J)^T u = grad_x, each sample to the relative tolerance `tol`."""
-    event_ndim = grad_x.dim() - 1
+def solve_by_series(product: Map, right: Tensor, lipschitz: float, tol: float) -> Tensor:
+    """Return u = sum_k (-M)^k right, so (I + M) u = right, each sample to the relative tolerance `tol`."""
+    event_ndim = right.dim() - 1
     # The terms after w_k sum to at most |w_k| L / (1 - L). Below rounding there is nothing to gain.
-    goal = max(tol, torch.finfo(grad_x.dtype).eps) * sample_norm(grad_x, event_ndim)
+    goal = max(tol, torch.finfo(right.dtype).eps) * sample_norm(right, event_ndim)
     ratio = lipschitz / (1.0 - lipschitz)
-    u = w = grad_x
+    u, w = right.clone(), right
     going = sample_norm(w, event_ndim) * ratio > goal
-    for _ in range(enough_terms(lipschitz, max(tol, torch.finfo(grad_x.dtype).eps))):
-        if not bool(going.any()):
+    for _ in range(enough_terms(lipschitz, max(tol, torch.finfo(right.dtype).eps))):
+        if all_are_done(going):
             break
-        w = -vjp(w)
+        w = -product(w)
         u = torch.where(over_events(going, w), u + w, u)
         going = going & (sample_norm(w, event_ndim) * ratio > goal)
     return u

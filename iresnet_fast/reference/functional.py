@@ -13,8 +13,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from iresnet_fast import _capture, _checks
-from iresnet_fast._torch_private import is_transformed
+from iresnet_fast import _checks
+from iresnet_fast._torch_private import constant
+from iresnet_fast._tracing import all_are_done, under_transforms
 from iresnet_fast.reference.fixed_point import inverse_of
 from iresnet_fast.reference.series import (
     LogdetInfo,
@@ -70,11 +71,12 @@ def logdet_of(
     coefficients = _checks.check_coefficients(coefficients, x)
     _checks.check_gradient(gradient)
     _checks.check_series_tolerance(tol, lipschitz)
-    c = signed_coefficients(coefficients.detach())
+    c = signed_coefficients(constant(coefficients))
     watched = tol is not None or return_info
     needs_grad = _needs_grad(x, *parameters)
     gx, vjp = _vjp_of(g, x, needs_grad)
-    probes = probe.detach() if probe.dim() > x.dim() else probe.detach().unsqueeze(0)
+    probe = constant(probe)
+    probes = probe if probe.dim() > x.dim() else probe.unsqueeze(0)
     values, infos = [], []
     for v in probes:
         watch = _Watch(v, c, tol, lipschitz) if watched else None
@@ -112,7 +114,7 @@ class _Watch:
 
     def after(self, k: int, w: Tensor) -> bool:
         """Record term k and return whether any sample needs the next one."""
-        norm = sample_norm(w.detach(), self.event_ndim)
+        norm = sample_norm(constant(w), self.event_ndim)
         self.norms = torch.where(self.active, norm, self.norms)
         self.terms = torch.where(self.active, k, self.terms)
         if self.factors is not None:
@@ -122,7 +124,7 @@ class _Watch:
             return True
         self.active = self.active & ~(self.bound <= self.tol)
         # All terms where the numbers cannot be read: those of samples that have stopped get the weight 0.
-        return _capture.of(self.v_norm) is not None or bool(self.active.any())
+        return not all_are_done(self.active)
 
 
 def _series(vjp: Callable[[Tensor], Tensor], v: Tensor, c: Tensor, watch: _Watch | None) -> Tensor:
@@ -154,8 +156,8 @@ def _neumann(vjp: Callable[..., Tensor], v: Tensor, c: Tensor, watch: _Watch | N
         y = torch.addcmul(y, over_events(c[k] if watch is None else torch.where(watch.active, c[k], 0.0), v), w)
     s = sample_dot(vjp(y, create_graph=True), v, event_ndim)
     if watch is None:
-        value = value + (s.detach() - total) / n
-    return value + (s - s.detach())
+        value = value + (constant(s) - total) / n
+    return value + (s - constant(s))
 
 
 def logdet_exact_of(g: Map, x: Tensor, parameters: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
@@ -175,18 +177,23 @@ def logdet_exact_of(g: Map, x: Tensor, parameters: Sequence[Tensor] = ()) -> tup
 
 def slogdet_of_rows(jacobian: Tensor) -> Tensor:
     """Return log|det(I + J)| [B] of J [B, d, d]."""
-    eye = torch.eye(jacobian.shape[-1], dtype=jacobian.dtype, device=jacobian.device)
-    logdet: Tensor = torch.linalg.slogdet(eye + jacobian)[1]
-    return logdet
+    dtype = torch.promote_types(jacobian.dtype, torch.float32)  # there is no slogdet of half precision
+    full = torch.eye(jacobian.shape[-1], dtype=dtype, device=jacobian.device) + jacobian.to(dtype)
+    if under_transforms():
+        # Not slogdet: up to torch 2.13 the derivative of its tangent is wrong.
+        factors: Tensor = torch.linalg.lu_factor_ex(full)[0]
+        return factors.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1).to(jacobian.dtype)
+    logdet: Tensor = torch.linalg.slogdet(full)[1]
+    return logdet.to(jacobian.dtype)
 
 
 def _needs_grad(*tensors: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    return under_transforms() or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
 
 
 def _vjp_of(g: Map, x: Tensor, needs_grad: bool) -> tuple[Tensor, Callable[..., Tensor]]:
     """Return g(x) and the map w -> J^T w, reusable; g(x) carries a graph only if `needs_grad`."""
-    if torch.is_inference_mode_enabled() or is_transformed():
+    if torch.is_inference_mode_enabled() or under_transforms():
         # Autograd cannot save inference tensors inside g, and a transform allows no requires_grad_; torch.func.vjp can.
         with _outside_inference_mode():
             value, pullback, *_ = torch.func.vjp(g, x)
@@ -194,7 +201,7 @@ def _vjp_of(g: Map, x: Tensor, needs_grad: bool) -> tuple[Tensor, Callable[..., 
         def pull(w: Tensor, create_graph: bool = False) -> Tensor:
             with _outside_inference_mode():
                 product: Tensor = pullback(w)[0]
-            return product if create_graph else product.detach()
+            return product if create_graph else constant(product)
 
         return value, pull
     with torch.enable_grad():

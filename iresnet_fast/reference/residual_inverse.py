@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import cast
 
+import torch
 from torch import Tensor
 
 from iresnet_fast import _checks
+from iresnet_fast._tracing import under_transforms
 from iresnet_fast.reference.branch import evaluate
-from iresnet_fast.reference.fixed_point import inverse_of
+from iresnet_fast.reference.fixed_point import Settings, check_settings, iterate
+from iresnet_fast.reference.implicit import Contraction, Solution, implicit_inverse
 
 
 def residual_inverse(
@@ -27,14 +31,26 @@ def residual_inverse(
     Arguments, results and errors: those of `iresnet_fast.ops.residual_inverse`.
     """
     _checks.check_branch(z, weights, biases, activations, parameters, name="z")
-    inputs = [t for t in (*weights, *biases, *(parameters or ())) if t is not None]
-    return inverse_of(
-        lambda a: evaluate(a, weights, biases, activations, parameters),
-        z,
-        lipschitz,
-        tol,
-        max_iterations,
-        inputs,
-        compact=True,
-        accelerate=accelerate,
-    )
+    betas = (None,) * len(weights) if parameters is None else parameters
+    contraction = contraction_of(activations, Settings(lipschitz, tol, max_iterations, True, accelerate))
+    check_settings(contraction.settings)
+    tensors = (*weights, *biases, *betas)
+    if under_transforms() or (
+        torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (z, *tensors))
+    ):
+        return implicit_inverse(contraction, z, *tensors)
+    with torch.no_grad():
+        return iterate(lambda a: contraction.g(a, *tensors), z, z, contraction.settings)
+
+
+def contraction_of(
+    activations: Sequence[str], settings: Settings, kernel: Callable[..., Solution] | None = None
+) -> Contraction:
+    """Return the branch of these activations as a map of its input and its weights, biases and parameters."""
+
+    def g(x: Tensor, *tensors: Tensor | None) -> Tensor:
+        n = len(tensors) // 3
+        weights = cast("Sequence[Tensor]", tensors[:n])
+        return evaluate(x, weights, tensors[n : 2 * n], activations, tensors[2 * n :])
+
+    return Contraction(g, settings, kernel)

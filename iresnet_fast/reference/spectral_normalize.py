@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
 from iresnet_fast import _checks
+from iresnet_fast._torch_private import constant
+from iresnet_fast._tracing import under_transforms
 from iresnet_fast.geometry import ConvGeometry
 
 
@@ -35,13 +37,13 @@ def spectral_normalize(
             f"sigmas must have shape ({len(weights)},), one per weight, got {tuple(sigmas.shape)}; "
             f"pass those of spectral_norm."
         )
-    sigmas = sigmas.detach()
+    sigmas = constant(sigmas)
     result = []
     for i, weight in enumerate(weights):
         sigma = sigmas[i]
-        if sigma_gradient and weight.requires_grad and torch.is_grad_enabled():
-            live = (weight * _sigma_gradient(weight.detach(), us[i].detach(), vs[i].detach(), geometry[i])).sum()
-            sigma = sigma + (live - live.detach())
+        if sigma_gradient and ((weight.requires_grad and torch.is_grad_enabled()) or under_transforms()):
+            live = (weight * _sigma_gradient(constant(weight), constant(us[i]), constant(vs[i]), geometry[i])).sum()
+            sigma = sigma + (live - constant(live))
         result.append(weight / (sigma / coeffs[i]).clamp(min=1.0))
     return result
 
