@@ -5,12 +5,14 @@ Plain Python on metadata, so torch.compile traces through them and they cost a f
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from iresnet_fast import activations as registry
+from iresnet_fast._inputs import check_floating, check_tensor, described
 from iresnet_fast.geometry import ConvGeometry
 
 
@@ -23,19 +25,22 @@ def check_branch(
     name: str = "x",
 ) -> None:
     """Check the stages of a branch against its input; `name` is what the caller calls `x`."""
+    check_floating(x, name)
+    check_list("weights", weights, "tensors")
     n_stages = len(weights)
     if n_stages == 0:
         raise ValueError("weights must hold at least one tensor, got none; pass one weight per stage.")
+    check_list("activations", activations, "names")
+    check_list("biases", biases, "tensors or None")
     for argument, value in (("biases", biases), ("activations", activations), ("parameters", parameters)):
         if value is not None and len(value) != n_stages:
             raise ValueError(
                 f"{argument} must have one entry per weight ({n_stages}), got {len(value)}; pad it with "
                 f"{repr('identity') if argument == 'activations' else 'None'}."
             )
-    if not x.is_floating_point():
-        raise TypeError(f"{name} must be a floating point tensor, got {x.dtype}; convert it, e.g. with .float().")
     if x.dim() not in (2, 4):
         raise ValueError(f"{name} must have shape [B, d] or [B, C, H, W], got {tuple(x.shape)}; reshape it.")
+    _check_first(x, weights, name)
     channels = x.shape[1]
     for i in range(n_stages):
         channels = _check_weight(i, weights[i], x, channels, name)
@@ -55,8 +60,38 @@ def check_branch(
         )
 
 
+def check_list(argument: str, value: object, entries: str) -> None:
+    """Check that an argument is a list and not one of its entries."""
+    if isinstance(value, (str, Tensor)) or not hasattr(value, "__len__"):
+        advice = "pass [None] for one stage" if value is None else "put it in []"
+        raise TypeError(f"{argument} must be a list of {entries}, one each, got {described(value)}; {advice}.")
+
+
+def _check_first(x: Tensor, weights: Sequence[Tensor], name: str) -> None:
+    """Check x against the first weight: where they differ, and the weights agree, it is x that is wrong."""
+    first = weights[0]
+    check_tensor(first, "weights[0]")
+    if x.dtype != first.dtype and all(getattr(weight, "dtype", None) == first.dtype for weight in weights):
+        raise TypeError(
+            f"{name} must have the dtype of the weights, {first.dtype}, got {x.dtype}; convert one of them, e.g. with "
+            f"{name}.to(weights[0].dtype)."
+        )
+    if x.device != first.device and all(getattr(weight, "device", None) == first.device for weight in weights):
+        raise ValueError(
+            f"{name} must be on the device of the weights, {first.device}, got {x.device}; move one of them, e.g. with "
+            f"{name}.to(weights[0].device)."
+        )
+    if first.dim() in (2, 4) and (x.dim() != first.dim() or x.shape[1] != first.shape[1]):
+        expected = f"[B, {first.shape[1]}]" if first.dim() == 2 else f"[B, {first.shape[1]}, H, W]"
+        raise ValueError(
+            f"{name} must have shape {expected} for weights[0] of shape {tuple(first.shape)}, got {tuple(x.shape)}; "
+            f"change one of them."
+        )
+
+
 def _check_weight(i: int, weight: Tensor, x: Tensor, channels: int, name: str) -> int:
     """Check the weight of stage i and return its number of outputs."""
+    check_tensor(weight, f"weights[{i}]")
     _check_same("weights", i, weight, name, x)
     if weight.dim() != x.dim():
         expected = "[out, in]" if x.dim() == 2 else "[out, in, k, k]"
@@ -70,9 +105,9 @@ def _check_weight(i: int, weight: Tensor, x: Tensor, channels: int, name: str) -
             f"pad the kernel with zeros."
         )
     if weight.shape[1] != channels:
-        source = f"the channels of {name}" if i == 0 else f"the outputs of weights[{i - 1}]"
         raise ValueError(
-            f"weights[{i}] must have {channels} inputs, {source}, got {weight.shape[1]}; change its second dimension."
+            f"weights[{i}] must have {channels} inputs, the outputs of weights[{i - 1}], got {weight.shape[1]}; "
+            f"change its second dimension."
         )
     return weight.shape[0]
 
@@ -97,6 +132,8 @@ def _check_activation(i: int, activation: str, weight: Tensor, parameter: Tensor
 
 def _check_same(argument: str, i: int | None, tensor: Tensor, name: str, x: Tensor) -> None:
     """Check dtype and device of `argument`, or of its entry i, against those of x."""
+    if not isinstance(tensor, Tensor):
+        check_tensor(tensor, argument if i is None else f"{argument}[{i}]")
     if tensor.dtype == x.dtype and tensor.device == x.device:
         return
     # Words are put together only for an error: a check runs on every call of an op.
@@ -124,6 +161,7 @@ def check_probe(probe: Tensor, x: Tensor) -> None:
 def check_coefficients(coefficients: Tensor | Sequence[float], x: Tensor) -> Tensor:
     """Check the coefficients q_k and return them as a tensor [n] or [B, n] of the dtype and on the device of x."""
     if not isinstance(coefficients, Tensor):
+        check_list("coefficients", coefficients, "numbers")
         coefficients = torch.tensor(coefficients, dtype=x.dtype, device=x.device)
     shape = tuple(coefficients.shape)
     if len(shape) not in (1, 2) or shape[-1] == 0 or (len(shape) == 2 and shape[0] != x.shape[0]):
@@ -144,8 +182,40 @@ def check_gradient(gradient: str) -> None:
         raise ValueError(f"gradient must be 'neumann' or 'series', got {gradient!r}; use one of the two.")
 
 
+def check_number(argument: str, value: object, example: str) -> None:
+    """Check that an argument is a number, of whatever size."""
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        got = repr(value) if isinstance(value, (str, bool)) else described(value)
+        raise TypeError(f"{argument} must be a number, got {got}; pass e.g. {example}.")
+
+
+def check_flag(argument: str, value: object) -> None:
+    """Check a switch: a word like "no" would count as true."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{argument} must be True or False, got {value!r}; pass one of them.")
+
+
+def check_sizes(argument: str, value: Sequence[int]) -> tuple[int, ...]:
+    """Check the sizes of an event and return them as a tuple."""
+    if isinstance(value, str) or not hasattr(value, "__iter__"):
+        raise TypeError(f"{argument} must hold the sizes of one sample, got {value!r}; pass e.g. (3, 32, 32) or (2,).")
+    sizes = tuple(value)
+    for size in sizes:
+        check_count(f"every size of {argument}", size, 1)
+    return sizes
+
+
+def check_image_size(value: int | Sequence[int]) -> tuple[int, int]:
+    """Check the (height, width) of images, or one number for both, and return both."""
+    sizes = (value, value) if isinstance(value, int) else value
+    if isinstance(sizes, str) or not hasattr(sizes, "__len__") or len(sizes) != 2:
+        raise TypeError(f"image_size must be one integer or (height, width), got {value!r}; pass e.g. 32 or (28, 28).")
+    return int(sizes[0]), int(sizes[1])
+
+
 def check_lipschitz(lipschitz: float) -> None:
     """Check a Lipschitz constant of a contraction."""
+    check_number("lipschitz", lipschitz, "0.9")
     if not 0.0 <= lipschitz < 1.0:
         raise ValueError(
             f"lipschitz must be in [0, 1), got {lipschitz}; normalise the weights so that the branch is a contraction."
@@ -166,6 +236,7 @@ def check_series_tolerance(tol: float | None, lipschitz: float | None) -> None:
 
 def check_tolerance(tol: float) -> None:
     """Check a tolerance."""
+    check_number("tol", tol, "1e-5")
     if not tol > 0.0:
         raise ValueError(f"tol must be positive, got {tol}; pass e.g. 1e-5.")
 
@@ -178,6 +249,16 @@ def check_count(argument: str, value: int, minimum: int) -> None:
         raise ValueError(f"{argument} must be at least {minimum}, got {value}; increase it.")
 
 
+def check_width(argument: str, value: object) -> None:
+    """Check a number of features or channels, of whatever integer type torch takes."""
+    try:
+        width = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{argument} must be an integer, got {value!r}; pass e.g. 64.") from None
+    if width < 0:
+        raise ValueError(f"{argument} must not be negative, got {width}; pass e.g. 64.")
+
+
 def check_choice(argument: str, value: object, choices: Sequence[str]) -> None:
     """Raise ValueError unless `value` is one of the choices."""
     if value not in choices:
@@ -187,8 +268,9 @@ def check_choice(argument: str, value: object, choices: Sequence[str]) -> None:
 
 def check_weights(weights: Sequence[Tensor]) -> None:
     """Check tensors of any floating point dtype on one device, in a few microseconds for a whole model."""
-    device = weights[0].device if weights else None
-    if all(dtype.is_floating_point for dtype in {weight.dtype for weight in weights}):
+    check_list("weights", weights, "tensors")
+    if all(isinstance(dtype, torch.dtype) and dtype.is_floating_point for dtype in _dtypes(weights)):
+        device = weights[0].device if weights else None
         for i, weight in enumerate(weights):
             if weight.device != device:
                 raise ValueError(
@@ -200,7 +282,12 @@ def check_weights(weights: Sequence[Tensor]) -> None:
         _check_floating(i, weight)
 
 
+def _dtypes(weights: Sequence[Tensor]) -> set[object]:
+    return {getattr(weight, "dtype", None) for weight in weights}
+
+
 def _check_floating(i: int, weight: Tensor) -> None:
+    check_tensor(weight, f"weights[{i}]")
     if not weight.is_floating_point():
         raise TypeError(f"weights[{i}] must be a floating point tensor, got {weight.dtype}; convert it.")
 
@@ -212,7 +299,8 @@ def check_spectral(
     geometry: Sequence[ConvGeometry | None],
 ) -> None:
     """Check the weights, vectors and geometries of a list of layers."""
-    for argument, value in (("us", us), ("vs", vs), ("geometry", geometry)):
+    for argument, value in (("weights", weights), ("us", us), ("vs", vs), ("geometry", geometry)):
+        check_list(argument, value, "geometries" if argument == "geometry" else "tensors")
         if len(value) != len(weights):
             raise ValueError(f"{argument} must have one entry per weight ({len(weights)}), got {len(value)}; add them.")
     for i, (weight, place) in enumerate(zip(weights, geometry, strict=True)):
@@ -252,6 +340,7 @@ def check_lanczos(
                 f"got {tuple(companion.shape)}; start with zeros."
             )
     check_count("n_iterations", n_iterations, 1)
+    check_number("tol", tol, "3e-4")
     if not tol >= 0.0:
         raise ValueError(f"tol must not be negative, got {tol}; pass e.g. 3e-4, or 0.0 to take all n_iterations.")
     if not isinstance(seed, Tensor):
@@ -274,22 +363,13 @@ def _vector_shapes(i: int, weight: Tensor, place: ConvGeometry | None) -> tuple[
                 f"pass a ConvGeometry for a convolution."
             )
         return (shape[0],), (shape[1],)
-    if len(shape) != 4 or shape[0] % place.groups != 0:
-        raise ValueError(
-            f"weights[{i}] must have shape [out, in / groups, kh, kw] with out divisible by groups = {place.groups}, "
-            f"got {shape}; pass None as geometry[{i}] for a matrix."
-        )
-    height, width = place.output_size((shape[2], shape[3]))
-    if height < 1 or width < 1:
-        raise ValueError(
-            f"geometry[{i}] must leave at least one output pixel, got output size {(height, width)} "
-            f"for kernel {shape[2:]}; increase the image size or the padding."
-        )
-    return (shape[0], height, width), (shape[1] * place.groups, *place.image_size)
+    return place.vector_shapes(shape, f"weights[{i}]", f"geometry[{i}]")
 
 
 def check_coeff(coeff: float | Sequence[float], n_layers: int) -> list[float]:
     """Check the target norms and return one per layer."""
+    if isinstance(coeff, str) or not hasattr(coeff, "__iter__"):
+        check_number("coeff", coeff, "0.9")
     values = [float(coeff)] * n_layers if isinstance(coeff, (int, float)) else [float(c) for c in coeff]
     if len(values) != n_layers:
         raise ValueError(

@@ -7,6 +7,7 @@ one fails there, by name.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar, cast
@@ -190,6 +191,25 @@ def constant_in_compiled_graphs(function: _Function) -> _Function:
     return function
 
 
+def outside_compiled_graphs(function: _Function) -> _Function:
+    """Make torch.compile break its graph before a function, and leave alone what it calls.
+
+    The public `torch.compiler.disable` imports the whole compiler when it decorates; here whoever compiles has done so.
+    """
+    alone: list[Callable[..., Any]] = []
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Any:
+        if "torch._dynamo" not in sys.modules:
+            return function(*arguments)
+        if not alone:
+            alone.append(torch.compiler.disable(function))  # type: ignore[no-untyped-call]
+        return alone[0](*arguments)
+
+    call._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return cast(_Function, call)
+
+
 def has_hooks(module: torch.nn.Module) -> bool:
     """Whether a call of the module, or of any module, does more than its forward: hooks before, after or on gradients.
 
@@ -212,3 +232,28 @@ def has_hooks_of_all_modules() -> bool:
         or _modules._global_backward_hooks
         or _modules._global_backward_pre_hooks
     )
+
+
+def is_in_fsdp_forward(module: torch.nn.Module) -> bool:
+    """Whether a module that fully_shard has sharded is in its forward, or in a method that counts as one.
+
+    FSDPModule has no public method that says so; running the hooks of forward again inside it would free the
+    parameters when the inner call ends.
+    """
+    return bool(module._get_fsdp_state()._training_state.name == "FORWARD")  # type: ignore[operator]
+
+
+def sharded_parameter_of(parameter: Tensor) -> Tensor | None:
+    """Return the part that fully_shard keeps of a parameter it has gathered; None if it is no such parameter.
+
+    What is written to the gathered one is lost when it is freed, and no public way leads from one to the other.
+    """
+    if "torch.distributed.fsdp" not in sys.modules:
+        return None
+    states: Any = sys.modules["torch.distributed._composable_state"]
+    for reference in list(states._module_state_mapping.values()):
+        for group in getattr(reference(), "_fsdp_param_groups", ()):
+            for known in group.fsdp_params:
+                if getattr(known, "_unsharded_param", None) is parameter:
+                    return cast(Tensor, known.sharded_param)
+    return None

@@ -18,6 +18,8 @@ LIPSWISH_INITIAL_BETA = 0.5
 _LIPSWISH_SCALE = 1.0 / 1.1
 # min swish' = 1 - max swish', since swish'(u) + swish'(-u) = 1: -0.09984 / 1.1 = -0.09077 at any slope.
 _LIPSWISH_LEAST_SLOPE = -0.0908
+# The logistic function of it is 0 or 1 in any precision.
+_LOGISTIC_ENDS = 1024.0
 # torch switches softplus to the identity above this; at its default of 20 the step is visible in float64.
 _SOFTPLUS_THRESHOLD = 40.0
 
@@ -142,15 +144,22 @@ def _sin_second(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = N
 def _slope(a: Tensor, parameter: Tensor | None) -> Tensor:
     """The slope s = softplus(beta) of LipSwish, positive whatever beta is."""
     beta = a.new_full((), LIPSWISH_INITIAL_BETA) if parameter is None else parameter
-    return F.softplus(beta, threshold=_SOFTPLUS_THRESHOLD)
+    # Zero times infinity is no number; a positive slope this small does as little.
+    return F.softplus(beta, threshold=_SOFTPLUS_THRESHOLD).clamp(min=torch.finfo(a.dtype).tiny)
+
+
+def _scaled(a: Tensor, slope: Tensor) -> Tensor:
+    """Return s a, but no further out than where the logistic function is 0 or 1: it may be multiplied by a zero."""
+    return (a * slope).clamp(-_LOGISTIC_ENDS, _LOGISTIC_ENDS)
 
 
 def _lipswish(a: Tensor, parameter: Tensor | None = None) -> Tensor:
-    return a * torch.sigmoid(a * _slope(a, parameter)) * _LIPSWISH_SCALE
+    # The smallest number in place of -infinity, for which phi is 0 too.
+    return a.clamp(min=torch.finfo(a.dtype).min) * torch.sigmoid(_scaled(a, _slope(a, parameter))) * _LIPSWISH_SCALE
 
 
 def _lipswish_derivative(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None) -> Tensor:
-    u = a * _slope(a, parameter)
+    u = _scaled(a, _slope(a, parameter))
     p = torch.sigmoid(u)
     return p * (1.0 + u * (1.0 - p)) * _LIPSWISH_SCALE
 
@@ -159,17 +168,18 @@ def _lipswish_second(
     a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None, d: Tensor | None = None
 ) -> Tensor:
     s = _slope(a, parameter)
-    u = a * s
+    u = _scaled(a, s)
     p = torch.sigmoid(u)
     return p * (1.0 - p) * (2.0 + u * (1.0 - 2.0 * p)) * (s * _LIPSWISH_SCALE)
 
 
 def _lipswish_parameter(a: Tensor, parameter: Tensor | None = None) -> tuple[Tensor, Tensor]:
     beta = a.new_full((), LIPSWISH_INITIAL_BETA) if parameter is None else parameter
-    u = a * F.softplus(beta, threshold=_SOFTPLUS_THRESHOLD)
+    u = _scaled(a, _slope(a, parameter))
     p = torch.sigmoid(u)
     # ds/dbeta = sigmoid(beta); phi = a p(s a) and phi' = f(s a) with f the derivative of swish.
-    common = a * p * (1.0 - p) * (torch.sigmoid(beta) * _LIPSWISH_SCALE)
+    a = a.clamp(torch.finfo(a.dtype).min, torch.finfo(a.dtype).max)  # zero times infinity is no number
+    common = a * (p * (1.0 - p)) * (torch.sigmoid(beta) * _LIPSWISH_SCALE)
     return a * common, (2.0 + u * (1.0 - 2.0 * p)) * common
 
 

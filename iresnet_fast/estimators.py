@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from iresnet_fast import _capture, _checks
+from iresnet_fast._inputs import check_tensor
 from iresnet_fast._keys import hashed_probe, sample_keys
 from iresnet_fast._tracing import under_transforms
 
@@ -59,6 +60,7 @@ class PowerSeries:
             generator: None: torch's global one.
             keys: of the samples, [B] integers below 2^32, outside training; None: a hash of the bits of each.
         """
+        check_tensor(x)
         if training:
             probe = draw_probe(x, self.n_probes, self.probe, generator)
         else:
@@ -105,6 +107,7 @@ class RussianRoulette:
         """Check the fields and fill in the parameter of the distribution."""
         _checks.check_count("n_exact", self.n_exact, 0)
         _checks.check_count("eval_terms", self.eval_terms, 0)
+        _checks.check_flag("per_sample", self.per_sample)
         _check_common(self.n_probes, self.probe, self.gradient, self.eval_seed)
         if self.n_exact + self.eval_terms == 0:
             raise ValueError("n_exact + eval_terms must be at least 1, got 0; increase eval_terms.")
@@ -112,12 +115,15 @@ class RussianRoulette:
             raise ValueError(
                 f"distribution must be 'geometric' or 'poisson', got {self.distribution!r}; use one of the two."
             )
-        if self.parameter is None:
-            object.__setattr__(self, "parameter", 0.5 if self.distribution == "geometric" else 2.0)
-        elif self.distribution == "geometric" and not 0.0 < self.parameter < 1.0:
-            raise ValueError(f"parameter must be in (0, 1) for geometric, got {self.parameter}; pass e.g. 0.5.")
-        elif not 0.0 < self.parameter <= 500.0:
-            raise ValueError(f"parameter must be in (0, 500] for poisson, got {self.parameter}; pass e.g. 2.0.")
+        parameter = self.parameter
+        if parameter is None:
+            parameter = 0.5 if self.distribution == "geometric" else 2.0
+            object.__setattr__(self, "parameter", parameter)
+        _checks.check_number("parameter", parameter, "0.5")
+        if self.distribution == "geometric" and not 0.0 < parameter < 1.0:
+            raise ValueError(f"parameter must be in (0, 1) for geometric, got {parameter}; pass e.g. 0.5.")
+        if not 0.0 < parameter <= 500.0:
+            raise ValueError(f"parameter must be in (0, 500] for poisson, got {parameter}; pass e.g. 2.0.")
 
     @property
     def n_captured(self) -> int:

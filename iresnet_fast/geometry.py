@@ -2,17 +2,52 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+LARGEST_SIZE = 2**31 - 1  # the kernels count pixels and channels in 32 bits
 
 
-class ConvGeometry(NamedTuple):
-    """Input size, stride, zero padding, dilation and groups of a 2-d convolution, each pair as (height, width)."""
-
+class _Fields(NamedTuple):
     image_size: tuple[int, int]
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
+
+
+class ConvGeometry(_Fields):
+    """Input size, stride, zero padding, dilation and groups of a 2-d convolution, each pair as (height, width).
+
+    Raises:
+        ValueError: a number is below 1 (padding: below 0) or beyond 32 bits.
+        TypeError: a number is no integer, or there are not two of them.
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        image_size: tuple[int, int],
+        stride: tuple[int, int] = (1, 1),
+        padding: tuple[int, int] = (0, 0),
+        dilation: tuple[int, int] = (1, 1),
+        groups: int = 1,
+    ) -> ConvGeometry:
+        """Check the numbers; the arguments are those of the class."""
+        return super().__new__(
+            cls,
+            _pair("image_size", image_size, 1),
+            _pair("stride", stride, 1),
+            _pair("padding", padding, 0),
+            _pair("dilation", dilation, 1),
+            _number("groups", groups, groups, 1),
+        )
+
+    def _replace(self, **changes: Any) -> ConvGeometry:
+        return ConvGeometry(**{**self._asdict(), **changes})  # that of a tuple would go round the checks
 
     def output_size(self, kernel_size: tuple[int, int]) -> tuple[int, int]:
         """Return the (height, width) of the output for a kernel (kh, kw); below 1 if the kernel is too large."""
@@ -21,3 +56,62 @@ class ConvGeometry(NamedTuple):
             (height + 2 * pad_h - dilation_h * (kernel_size[0] - 1) - 1) // stride_h + 1,
             (width + 2 * pad_w - dilation_w * (kernel_size[1] - 1) - 1) // stride_w + 1,
         )
+
+    def vector_shapes(
+        self, weight_shape: Sequence[int], weight: str = "weight", geometry: str = "geometry"
+    ) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """Return the shapes of u, [out, oh, ow], and of v, [in, h, w], for a weight [out, in / groups, kh, kw].
+
+        Args:
+            weight_shape: that of the weight.
+            weight: what the caller calls the weight.
+            geometry: what the caller calls the geometry.
+
+        Raises:
+            ValueError: there is no such convolution, or it is too large.
+        """
+        shape = tuple(weight_shape)
+        if len(shape) != 4 or shape[0] % self.groups != 0 or self.groups > max(shape[0], 1) or min(shape[2:]) < 1:
+            raise ValueError(
+                f"{weight} must have shape [out, in / groups, kh, kw] with out divisible by groups = {self.groups}, "
+                f"got {shape}; pass None as {geometry} for a matrix."
+            )
+        out, per_group, *kernel = shape
+        size = self.output_size((kernel[0], kernel[1]))
+        if min(size) < 1:
+            raise ValueError(
+                f"{geometry} must leave at least one output pixel, got output size {size} for kernel {shape[2:]}; "
+                f"increase the image size or the padding."
+            )
+        in_channels = per_group * self.groups
+        # The image with its padding, and as far beyond it as a kernel reaches.
+        reach = [
+            s + 2 * p + 2 * d * (k - 1)
+            for s, p, d, k in zip(self.image_size, self.padding, self.dilation, kernel, strict=True)
+        ]
+        taps = 2 * max(k * max(s, o) for k, s, o in zip(kernel, self.image_size, size, strict=True))
+        numbers = (out * math.prod(size), in_channels * math.prod(self.image_size), math.prod(shape))
+        most = max(taps, math.prod(reach), *numbers)
+        if most > LARGEST_SIZE:
+            raise ValueError(
+                f"{geometry} must have at most {LARGEST_SIZE} numbers in the padded image, the input, the output and "
+                f"the weight each, got {most} for {weight} of shape {shape}; make the image or the padding smaller."
+            )
+        return (out, *size), (in_channels, *self.image_size)
+
+
+def _pair(name: str, value: Any, least: int) -> tuple[int, int]:
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"{name} must be a pair (height, width) of integers, got {value!r}; pass one for each.")
+    return _number(name, value, value[0], least), _number(name, value, value[1], least)
+
+
+def _number(name: str, value: Any, number: Any, least: int) -> int:
+    """Return one number of the argument `value` if it is an integer in range."""
+    if type(number) is not int:
+        if isinstance(number, bool) or not hasattr(number, "__index__"):
+            raise TypeError(f"{name} must hold integers, got {value!r}; pass whole numbers.")
+        number = operator.index(number)
+    if not least <= number <= LARGEST_SIZE:
+        raise ValueError(f"{name} must be from {least} to {LARGEST_SIZE}, got {value!r}; change it.")
+    return int(number)

@@ -7,6 +7,7 @@ import math
 from torch import Tensor
 
 from . import _checks
+from ._inputs import check_tensor
 
 
 def bits_per_dim(log_prob: Tensor, n_dims: int, n_levels: int = 1) -> Tensor:
@@ -23,6 +24,8 @@ def bits_per_dim(log_prob: Tensor, n_dims: int, n_levels: int = 1) -> Tensor:
         ValueError: n_dims or n_levels is not positive.
         TypeError: n_dims or n_levels is not an integer.
     """
+    if not hasattr(log_prob, "__truediv__"):
+        check_tensor(log_prob, "log_prob")
     _checks.check_count("n_dims", n_dims, 1)
     _checks.check_count("n_levels", n_levels, 1)
     return log_prob / (-n_dims * math.log(2.0)) + math.log2(n_levels)

@@ -41,4 +41,6 @@ class FixedPoint:
         """Check the fields."""
         _checks.check_tolerance(self.tol)
         _checks.check_count("max_iterations", self.max_iterations, 0)
+        _checks.check_flag("accelerate", self.accelerate)
+        _checks.check_flag("refine", self.refine)
         _checks.check_choice("on_failure", self.on_failure, ON_FAILURE)

@@ -164,10 +164,10 @@ GOOD = {"x": D, "weights": W, "biases": [None, torch.ones(3)], "activations": ["
         ({"parameters": [None] * 3}, ValueError, r"parameters must have one entry per weight \(2\), got 3"),
         ({"activations": ["elu", "gelu"]}, ValueError, "activation must be one of identity, relu, .* got 'gelu'"),
         ({"x": D.int()}, TypeError, "x must be a floating point tensor, got torch.int32"),
-        ({"x": D.double()}, TypeError, r"weights\[0\] must have the dtype of x, torch.float64, got torch.float32"),
+        ({"x": D.double()}, TypeError, r"x must have the dtype of the weights, torch.float32, got torch.float64"),
         ({"x": torch.ones(2, 3, 4)}, ValueError, r"x must have shape \[B, d\] or \[B, C, H, W\], got \(2, 3, 4\)"),
-        ({"x": torch.ones(2, 3, 4, 4)}, ValueError, r"weights\[0\] must have shape \[out, in, k, k\] for x"),
-        ({"x": torch.ones(2, 5)}, ValueError, r"weights\[0\] must have 5 inputs, the channels of x, got 3"),
+        ({"x": torch.ones(2, 3, 4, 4)}, ValueError, r"x must have shape \[B, 3\] for weights\[0\]"),
+        ({"x": torch.ones(2, 5)}, ValueError, r"x must have shape \[B, 3\] for weights\[0\] of shape \(4, 3\), got"),
         ({"weights": [W[0], torch.ones(3, 5)]}, ValueError, r"weights\[1\] must have 4 inputs, the outputs of weights"),
         ({"weights": [W[0], torch.ones(2, 4)]}, ValueError, r"biases\[1\] must have shape \(2,\)"),
         (

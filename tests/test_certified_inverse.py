@@ -133,7 +133,7 @@ def test_what_float32_cannot_attain_is_said():
     assert (found.attainable > block.solver.tol).all()
     # Refined: the result is the solution but for its rounding.
     assert (found.error <= found.attainable + block.solver.tol).all()
-    with pytest.warns(RuntimeWarning, match="torch.float32 rounds these samples by about .*: raise tol or use float64"):
+    with pytest.warns(RuntimeWarning, match="float32 rounds these samples by about .*: use float64 or raise tol"):
         block.inverse(z)
 
 

@@ -122,12 +122,11 @@ def test_training_and_gradients_are_left_alone():
     [
         ((torch.ones(2, 2), None, "reflect"), "padding_mode must be 'zeros' or 'circular', got 'reflect'"),
         ((torch.ones(2, 2, 3, 3),), r"weight must have shape \[out, in\] or \[out, in, 1, 1\] without a geometry"),
-        ((torch.ones(2, 2), ConvGeometry((3, 3))), r"weight must have shape \[out, in / groups, kh, kw\] with a geo"),
+        ((torch.ones(2, 2), ConvGeometry((3, 3))), r"weight must have shape \[out, in / groups, kh, kw\] with out"),
         ((torch.ones(0, 2),), "weight must hold floating point numbers, got torch.float32 of shape"),
         ((torch.ones(2, 2, dtype=torch.int64),), "weight must hold floating point numbers, got torch.int64"),
-        ((torch.ones(3, 2, 1, 1), ConvGeometry((3, 3), groups=2)), "groups must divide the 3 outputs of weight, got 2"),
-        ((torch.ones(2, 2, 3, 3), ConvGeometry((2, 3))), "geometry must leave at least one output pixel to a kernel"),
-        ((torch.ones(2, 2, 3, 3), ConvGeometry((3, 3), (0, 1))), "geometry must have positive sizes and no negative"),
+        ((torch.ones(3, 2, 1, 1), ConvGeometry((3, 3), groups=2)), "weight must .* out divisible by groups = 2, got"),
+        ((torch.ones(2, 2, 3, 3), ConvGeometry((2, 3))), "geometry must leave at least one output pixel"),
     ],
 )
 def test_bad_arguments(arguments, message):

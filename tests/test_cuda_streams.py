@@ -282,7 +282,7 @@ def test_torch_chooses_the_precision(gpu, capsys, monkeypatch, case, branch, swi
 def test_tensors_of_two_devices_are_refused(gpu):
     problem = make(TINY[0], torch.float32, gpu)
     moved = [w.cpu() for w in problem.weights]
-    with pytest.raises(ValueError, match=r"weights\[0\] must be on the device of x, cuda:0, got cpu"):
+    with pytest.raises(ValueError, match=r"x must be on the device of the weights, cpu, got cuda:0"):
         ops.branch(problem.x, moved, problem.biases, problem.activations)
     op, arguments = problem._replace(weights=moved).raw("branch")
     with pytest.raises(RuntimeError, match="weights must be on the device of the first argument"):

@@ -129,7 +129,7 @@ DAMAGES = {
     "missing": (remove(FIRST), IMAGES, ["the 8 images", LIST, "got no 000001.jpg, 1 are missing"]),
     "truncated": (edit(FIRST, lambda b: b[: len(b) // 2]), FIRST, ["whole JPEG image", "truncated"]),
     "empty": (replace(b""), FIRST, ["must be a JPEG image", "got another file"]),
-    "a folder": (to_folder(FIRST), FIRST, ["whole JPEG image", "Is a directory"]),
+    "a folder": (to_folder(FIRST), FIRST, ["must be a file", "got a folder"]),
     "magic": (edit(FIRST, lambda b: b"\0" + b[1:]), FIRST, ["must be a JPEG image", "got another file"]),
     "PNG": (replace(jpeg(flat(9), kind="PNG")), FIRST, ["must be a JPEG image", "got another file"]),
     "grey": (replace(jpeg(flat(9)[..., 0])), FIRST, ["178 x 218 pixels in RGB", "got 178 x 218 in L"]),

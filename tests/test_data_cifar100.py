@@ -85,7 +85,7 @@ def archive(change=lambda content: content, without=None):
 # how it is damaged, the file named, words of the sentence
 DAMAGES = {
     "truncated": (edit("train", lambda b: b[:-1]), "train", ["whole pickle", "damaged"]),
-    "empty": (put("test", b""), "test", ["whole pickle", "Ran out of input"]),
+    "empty": (put("test", b""), "test", ["whole pickle", "it ends without a value"]),
     "folder": (to_folder("train"), "train", ["must be a file", "got a folder"]),
     "missing": (remove("test"), "", ["got no test"]),
     "a list": (put("train", pickle.dumps([1])), "train", ["a dictionary with data and fine_labels", "got list"]),

@@ -98,7 +98,7 @@ def test_svhn(tmp_path, folder, compress):
     check(data.load("svhn", tmp_path), expected, "svhn")
 
 
-def test_arrays_own_their_memory(tmp_path):
-    """Over the bytes of the file an array is read-only: torch warns, and writing to the tensor is undefined."""
+def test_arrays_can_be_written_to(tmp_path):
+    """Over bytes an array is read-only: torch warns, and writing to the tensor is undefined."""
     data_files.write_mnist(tmp_path)
-    assert idx.read_idx(tmp_path / data_files.IDX[0], 3).flags.owndata
+    assert idx.read_idx(tmp_path / data_files.IDX[0], 3).flags.writeable

@@ -141,7 +141,7 @@ def test_errors(make, error, message):
         (
             lambda flow, x: flow.log_prob(x[:, :2]),
             ValueError,
-            r"x must have shape \[B, 3\], got events of shape \(2,\)",
+            r"x must have shape \[B, 3\], got \(5, 2\)",
         ),
         (lambda flow, x: flow.log_prob(x, x), ValueError, "context must be None, since context_features is 0"),
         (lambda flow, x: flow.inverse(x[:, :2]), ValueError, r"z must have shape \[B, 3\], got \(5, 2\)"),
@@ -166,7 +166,7 @@ def test_errors_of_a_model_that_dequantises():
         flow.bits_per_dim(x, n_levels=17)
     with pytest.raises(ValueError, match=r"x must have values in \[0, 16\], got values from 17 to 17"):
         flow.bits_per_dim(x)
-    with pytest.raises(ValueError, match=r"x must have shape \[B, 1, 8, 8\], got events of shape \(3, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"x must have shape \[B, 1, 8, 8\], got \(2, 3, 8, 8\)"):
         flow.bits_per_dim(x.expand(2, 3, 8, 8))
 
 

@@ -66,5 +66,5 @@ def test_loss():
     assert float(hybrid_loss(logits, log_prob, labels, 0.5)) == pytest.approx((entropy + 2.0) / math.log(2.0))
     with pytest.raises(ValueError, match="weight must not be negative, got -1"):
         hybrid_loss(logits, log_prob, labels, -1.0)
-    with pytest.raises(ValueError, match=r"labels must have shape \(2,\) and logits as many rows, got \(1,\)"):
+    with pytest.raises(ValueError, match=r"labels must have shape \(2,\), got \(1,\)"):
         hybrid_loss(logits, log_prob, labels[:1])

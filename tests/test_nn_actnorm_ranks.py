@@ -20,7 +20,9 @@ def run(rank, store, results):
     layer(joined_batch().split(SIZES)[rank])
     empty = nn.ActNorm(4)
     empty(joined_batch()[: 8 * rank])  # rank 0 has no sample
-    torch.save([layer.state_dict(), empty.state_dict()], f"{results}/{rank}")
+    backwards = nn.ActNorm(4)
+    backwards.inverse(joined_batch().split(SIZES)[rank])
+    torch.save([layer.state_dict(), empty.state_dict(), backwards.state_dict()], f"{results}/{rank}")
     distributed.destroy_process_group()
 
 
@@ -28,10 +30,11 @@ def run(rank, store, results):
 @pytest.mark.skipif(not distributed.is_gloo_available(), reason="needs gloo")
 def test_ranks_agree_on_the_joined_batch(tmp_path):
     multiprocessing.spawn(run, (str(tmp_path / "store"), str(tmp_path)), nprocs=2)
-    alone = nn.ActNorm(4)
+    alone, backwards = nn.ActNorm(4), nn.ActNorm(4)
     alone(joined_batch())
+    backwards.inverse(joined_batch())
     first, second = (torch.load(tmp_path / str(rank)) for rank in range(2))
-    for states in zip(first, second, strict=True):
-        for name, expected in alone.state_dict().items():
+    for layer, *states in zip((alone, alone, backwards), first, second, strict=True):
+        for name, expected in layer.state_dict().items():
             assert torch.equal(states[0][name], states[1][name])
             torch.testing.assert_close(states[0][name], expected)

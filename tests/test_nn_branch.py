@@ -86,8 +86,8 @@ def linear_pair(a, b, c=6):
         (lambda: nn.ResidualBranch.dense([4]), ValueError, "widths must hold at least two numbers"),
         (lambda: nn.ResidualBranch.dense([4, 4], coeff=-1.0), ValueError, "coeff must be positive"),
         (lambda: make_branch("dense")(torch.ones(2, 6), 1.0), ValueError, "context must be None for a ResidualBranch"),
-        (lambda: make_branch("dense")(torch.ones(2, 5)), ValueError, r"weights\[0\] must have 5 inputs"),
-        (lambda: make_branch("conv")(torch.ones(2, 4)), ValueError, r"weights\[0\] must have shape \[out, in\]"),
+        (lambda: make_branch("dense")(torch.ones(2, 5)), ValueError, r"x must have shape \[B, 6\], got \(2, 5\)"),
+        (lambda: make_branch("conv")(torch.ones(2, 4)), ValueError, r"x must have shape \[B, 4, H, W\], got \(2, 4\)"),
         (lambda: nn.ResidualBranch.conv([4, 4], [3]).stages(), ValueError, "image_size must be known"),
     ],
 )

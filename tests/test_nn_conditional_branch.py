@@ -126,7 +126,7 @@ def linears(*sizes):
         (
             lambda: nn.ConditionalBranch(linears((4, 6), (6, 5), (5, 4)), ["elu"] * 3, torch.nn.Identity(), "concat"),
             ValueError,
-            r"layers\[1\] must have more inputs than layers\[0\] has outputs, 6, got 6",
+            r"layers\[1\] must have more inputs than there are outputs of layers\[0\], 6, got 6",
         ),
         (
             lambda: nn.ConditionalBranch(linears((4, 6), (6, 4)), ["elu", "clipswish"], torch.nn.Identity()),
@@ -143,7 +143,7 @@ def linears(*sizes):
         (
             lambda: make_branch("dense", "add")(torch.ones(2, 4), torch.ones(1, 3)),
             ValueError,
-            r"the network must return shape \(2, 6\) for 2 samples of x, got \(1, 6\)",
+            r"context must have shape \[2, 3\], got \(1, 3\)",
         ),
     ],
 )

@@ -49,6 +49,14 @@ def test_defect_24_gradients_of_the_weight_reach_all_of_packed():
     assert (layer.packed.grad != 0).all()
 
 
+def test_the_indices_of_earlier_checkpoints_load():
+    layer, loaded = nn.InvertibleLinear(5), nn.InvertibleLinear(5)
+    state = layer.state_dict()
+    loaded.load_state_dict({**state, "permutation": state["permutation"].argmax(1)})
+    assert torch.equal(loaded.weight(), layer.weight())
+    assert state["permutation"].dim() == 2  # the caller's
+
+
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [

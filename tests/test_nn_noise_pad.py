@@ -54,7 +54,7 @@ def test_the_bound_is_tight_for_a_model_that_knows_the_noise():
         (lambda: nn.NoisePad(-1), "n_channels must be at least 0"),
         (lambda: nn.NoisePad(1, "laplace"), "noise must be 'gaussian' or 'uniform', got 'laplace'"),
         (lambda: nn.NoisePad(1, eval_noise="half"), "eval_noise must be 'fixed' or 'random', got 'half'"),
-        (lambda: nn.NoisePad(1)(torch.ones(2)), r"x must have shape \[B, C, ...\]"),
+        (lambda: nn.NoisePad(1)(torch.ones(2)), r"x must have shape \[B, \*event\]"),
         (lambda: nn.NoisePad(3).inverse(torch.ones(2, 3)), "more than 3 channels"),
     ],
 )

@@ -136,7 +136,7 @@ def test_a_failed_picture_leaves_the_old_one(tmp_path, monkeypatch):
     old = path.read_bytes()
 
     def fail(self, file, **options):
-        file.write_bytes(b"half")
+        file.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)

@@ -168,7 +168,7 @@ def test_small_batches(kind, batch):
         ({"tol": 0.0}, ValueError, "tol must be positive, got 0.0"),
         ({"max_iterations": -1}, ValueError, "max_iterations must be at least 0, got -1"),
         ({"max_iterations": 2.0}, TypeError, "max_iterations must be an integer, got 2.0"),
-        ({"z": torch.ones(2, 3)}, ValueError, r"weights\[0\] must have 3 inputs, the channels of z, got 2"),
+        ({"z": torch.ones(2, 3)}, ValueError, r"z must have shape \[B, 2\] for weights\[0\] of shape"),
     ],
 )
 def test_errors(change, error, message):

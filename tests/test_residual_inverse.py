@@ -287,9 +287,9 @@ GOOD = {
 @pytest.mark.parametrize(
     ("changes", "error", "sentence"),
     [
-        ({"z": torch.ones(2, 5)}, ValueError, r"weights\[0\] must have 5 inputs, the channels of z, got 3"),
+        ({"z": torch.ones(2, 5)}, ValueError, r"z must have shape \[B, 3\] for weights\[0\] of shape"),
         ({"z": torch.ones(2, 3).int()}, TypeError, "z must be a floating point tensor"),
-        ({"z": torch.ones(2, 3).double()}, TypeError, r"weights\[0\] must have the dtype of z"),
+        ({"z": torch.ones(2, 3).double()}, TypeError, r"z must have the dtype of the weights"),
         ({"lipschitz": 1.0}, ValueError, r"lipschitz must be in \[0, 1\), got 1.0"),
         ({"lipschitz": float("nan")}, ValueError, r"lipschitz must be in \[0, 1\), got nan"),
         ({"tol": 0.0}, ValueError, "tol must be positive, got 0.0"),

@@ -155,7 +155,11 @@ def test_second_derivatives_match_reference(case):
     [
         ((torch.ones(2), [torch.eye(2)], [None], ["elu"]), ValueError, r"x must have shape \[B, d\]"),
         ((torch.ones(1, 2), [torch.eye(2)], [None], ["none"]), ValueError, "activation must be one of"),
-        ((torch.ones(1, 2), [torch.eye(2).double()], [None], ["elu"]), TypeError, r"weights\[0\] must have the dtype"),
+        (
+            (torch.ones(1, 2), [torch.eye(2).double()], [None], ["elu"]),
+            TypeError,
+            r"x must have the dtype of the weights",
+        ),
         ((torch.ones(1, 2), [torch.eye(2)], [], ["elu"]), ValueError, "biases must have one entry per weight"),
     ],
 )

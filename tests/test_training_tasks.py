@@ -54,8 +54,8 @@ def test_a_classifier_must_know_the_levels_of_whole_numbers():
     assert torch.equal(training.task_of(classifier).inputs(whole), torch.full(whole.shape, -0.5))
     with pytest.raises(ValueError, match=r"x must have values in \[0, 16\], got values from 17 to 17"):
         training.task_of(classifier).inputs(whole + 17)
+    changed = IResNetClassifier(classifier.config.replace(n_levels=256, n_classes=3))
     with pytest.raises(ValueError, match="n_levels of the model must be 17, that of stripes, got 256"):
-        changed = IResNetClassifier(classifier.config.replace(n_levels=256, n_classes=3))
         training.task_of(changed).check(make_data("images"))
 
 

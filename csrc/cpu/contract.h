@@ -140,8 +140,8 @@ template <class T>
 void contract(const WeightSums<T>& target, const OperandPair<T>* pair, int pairs, const Layout<T>& layout) {
   // Rows are passed over once per strip of channels: a block of them must stay in the second-level cache.
   constexpr int kBlockBytes = 256 << 10;
-  const int row_bytes = pairs * layout.stride * static_cast<int>(sizeof(T));
-  const int block = max_of(1, kBlockBytes / (row_bytes * kContractRows)) * kContractRows;
+  const int64_t row_bytes = int64_t(pairs) * layout.stride * static_cast<int>(sizeof(T));
+  const int block = static_cast<int>(max_of(int64_t(1), kBlockBytes / (row_bytes * kContractRows))) * kContractRows;
   // Strips of nearly equal width: 32 channels in sixes go as 6 6 5 5 5 5, not 6 6 6 6 6 2.
   const int strips = divide_up(target.channels, kContractChannels);
   for (int first = 0; first < target.rows; first += block)

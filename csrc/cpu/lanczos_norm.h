@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cpu/krylov_basis.h"
+#include "cpu/largest_entry.h"
 #include "cpu/linear_map.h"
 #include "iresnet_fast/lanczos.h"
 
@@ -15,28 +16,6 @@ struct RootMath {
   static float sqrt(float x) { return __builtin_sqrtf(x); }
   static double sqrt(double x) { return __builtin_sqrt(x); }
 };
-
-// The entry of largest magnitude, NaN if one is not finite.
-template <class T>
-T largest_entry(const T* a, int64_t size) {
-  Vector<T> most{}, poison{};
-  int64_t i = 0;
-  for (; i + kLanes<T> <= size; i += kLanes<T>) {
-    const Vector<T> entry = load(a + i), magnitude = entry < T(0) ? -entry : entry;
-    most = magnitude > most ? magnitude : most;
-    poison += entry * T(0);
-  }
-  T lane[kLanes<T>], largest = T(0), rest = sum_lanes<T>(poison);
-  std::memcpy(lane, &most, sizeof most);
-  auto include = [&](T entry) {
-    const T magnitude = entry < T(0) ? -entry : entry;
-    largest = magnitude > largest ? magnitude : largest;
-    rest += entry * T(0);
-  };
-  for (T entry : lane) include(entry);
-  for (; i < size; ++i) include(a[i]);
-  return largest + rest;
-}
 
 // B^T B of a matrix, with B = A, or A^T on the left side.
 template <class T>
@@ -189,16 +168,10 @@ struct LanczosLayer {
 
   void run() const {
     Workspace workspace;
-    const T largest = largest_entry(layer.weight, layer.weight_size());
-    if (!(largest > T(0) && largest <= Lanczos<T>::kLargest)) return without_norm(largest * T(0), 0);
     NormLayer<T> scaled = layer;
-    const T factor = weight_factor(largest);
-    if (factor != T(1)) {
-      T* weight = workspace.take<T>(layer.weight_size());
-      std::memcpy(weight, layer.weight, sizeof(T) * layer.weight_size());
-      scale(weight, layer.weight_size(), factor);
-      scaled.weight = weight;
-    }
+    T largest;
+    const T factor = take_to_ordinary_size(scaled, workspace, &largest);
+    if (!has_direction(largest)) return without_norm(largest * T(0), 0);
     if (layer.matrix())
       run(MatrixGram<T>(scaled, left, workspace), factor, workspace);
     else

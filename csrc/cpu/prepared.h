@@ -1,6 +1,8 @@
 // What every op does once per call before it walks: share the samples out, choose the tile, pack the weights.
 #pragma once
 
+#include <limits>
+
 #include "cpu/parallel.h"
 #include "cpu/product.h"
 
@@ -93,6 +95,8 @@ struct Prepared {
     for (int i = 0; i < branch.stages; ++i) {
       const double beta = branch.stage[i].beta ? *branch.stage[i].beta : 0;
       slope[i] = static_cast<T>(beta > 30 ? beta : __builtin_log1p(__builtin_exp(beta)));
+      // Zero times infinity is no number; a positive slope this small does as little.
+      if (slope[i] < std::numeric_limits<T>::min()) slope[i] = std::numeric_limits<T>::min();
     }
   }
 

@@ -2,16 +2,27 @@
 // 1804.04368). Threads take whole layers, so the result does not depend on how many there are.
 #pragma once
 
+#include "cpu/krylov_basis.h"
+#include "cpu/largest_entry.h"
 #include "cpu/linear_map.h"
+#include "iresnet_fast/lanczos.h"
 
 namespace irf {
 namespace IRF_ISA {
 namespace {
 
+// Lengths, and whether their squares were all in the range in which no digit is lost: neither zero nor infinite, nor so
+// small that squares of entries vanish which count. Beyond it the iteration runs again on a weight of ordinary size.
 template <class T>
-T length(const T* a, int64_t size) {
-  return __builtin_sqrt(dot(a, a, size));
-}
+struct Lengths {
+  bool exact = true;
+
+  T root_of(T square) {
+    exact = exact && exact_square(square);
+    return __builtin_sqrt(square);
+  }
+  T of(const T* a, int64_t size) { return root_of(dot(a, a, size)); }
+};
 
 // `before` is 0 at the first iteration, so a tolerance always takes two.
 template <class T>
@@ -22,7 +33,8 @@ bool settled(T sigma, T before, T tolerance) {
 
 // One pass over the rows of W gives A v and A^T (A v) together, so an iteration reads the matrix once, not twice.
 template <class T>
-int64_t iterate_matrix(const NormLayer<T>& layer, int64_t most, T tolerance, T* u, T* v, T* image, T& sigma) {
+int64_t iterate_matrix(const NormLayer<T>& layer, int64_t most, T tolerance, T* u, T* v, T* image, T& sigma,
+                       Lengths<T>& lengths) {
   const int rows = layer.out_channels, columns = layer.in_channels;
   auto pull_back = [&](const T* left) {  // image = A^T left
     std::memset(image, 0, sizeof(T) * columns);
@@ -37,7 +49,7 @@ int64_t iterate_matrix(const NormLayer<T>& layer, int64_t most, T tolerance, T* 
   if (most == 0) return 0;
   pull_back(u);
   for (int64_t iteration = 1;; ++iteration) {
-    const T scale = length(image, columns);
+    const T scale = lengths.of(image, columns);
     for (int k = 0; scale > T(0) && k < columns; ++k) v[k] = image[k] / scale;  // u may see nothing: then v stays
     std::memset(image, 0, sizeof(T) * columns);
     T square = T(0);
@@ -48,7 +60,7 @@ int64_t iterate_matrix(const NormLayer<T>& layer, int64_t most, T tolerance, T* 
       add_multiple(u[i], row, columns, image);
     }
     const T before = sigma;
-    sigma = __builtin_sqrt(square);
+    sigma = lengths.root_of(square);
     if (sigma > T(0))
       for (int i = 0; i < rows; ++i) u[i] /= sigma;
     else
@@ -58,13 +70,8 @@ int64_t iterate_matrix(const NormLayer<T>& layer, int64_t most, T tolerance, T* 
 }
 
 template <class T>
-void scale_cells(T* cells, int64_t size, T factor) {  // size is a multiple of the vector
-  const Vector<T> f = broadcast(factor);
-  for (int64_t i = 0; i < size; i += kLanes<T>) store(cells + i, f * load(cells + i));
-}
-
-template <class T>
-int64_t iterate_convolution(GridConvolution<T>& map, int64_t most, T tolerance, T* u, T* v, T& sigma) {
+int64_t iterate_convolution(GridConvolution<T>& map, int64_t most, T tolerance, T* u, T* v, T& sigma,
+                            Lengths<T>& lengths) {
   const NormLayer<T>& layer = map.layer;
   const int64_t u_cells = map.grid.size(layer.out_channels), v_cells = map.grid.size(layer.in_channels);
   sigma = T(0);
@@ -77,16 +84,16 @@ int64_t iterate_convolution(GridConvolution<T>& map, int64_t most, T tolerance, 
   map.read_output(u);
   for (int64_t iteration = 1;; ++iteration) {
     map.apply_transposed();
-    const T pulled = length(map.input, v_cells);
+    const T pulled = lengths.of(map.input, v_cells);
     if (pulled > T(0))
-      scale_cells(map.input, v_cells, T(1) / pulled);
+      scale(map.input, v_cells, T(1) / pulled);
     else
       map.read_input(v);  // u sees nothing: v stays
     map.apply();
     const T before = sigma;
-    sigma = length(map.output, u_cells);
+    sigma = lengths.of(map.output, u_cells);
     if (sigma > T(0))
-      scale_cells(map.output, u_cells, T(1) / sigma);
+      scale(map.output, u_cells, T(1) / sigma);
     else
       map.read_output(u);
     if (iteration == most || settled(sigma, before, tolerance)) {
@@ -99,19 +106,29 @@ int64_t iterate_convolution(GridConvolution<T>& map, int64_t most, T tolerance, 
 
 template <class T>
 void spectral_norm(const SpectralNormOperands<T>& op, const Parallel& parallel) {
-  auto one_layer = [&](int64_t index) {
-    const NormLayer<T>& layer = op.layer[index];
+  // Returns whether all lengths were exact.
+  auto iterate = [&](int64_t index, const NormLayer<T>& layer, Workspace& workspace) {
     T *u = op.u[index], *v = op.v[index], &sigma = op.sigma[index];
     std::memcpy(u, layer.u, sizeof(T) * layer.u_size());
     std::memcpy(v, layer.v, sizeof(T) * layer.v_size());
-    Workspace workspace;
+    Lengths<T> lengths;
     if (layer.matrix()) {
       T* image = workspace.take<T>(layer.in_channels);
-      op.iterations[index] = iterate_matrix(layer, op.max_iterations, op.tolerance, u, v, image, sigma);
+      op.iterations[index] = iterate_matrix(layer, op.max_iterations, op.tolerance, u, v, image, sigma, lengths);
     } else {
       GridConvolution<T> map(layer, true, workspace);
-      op.iterations[index] = iterate_convolution(map, op.max_iterations, op.tolerance, u, v, sigma);
+      op.iterations[index] = iterate_convolution(map, op.max_iterations, op.tolerance, u, v, sigma, lengths);
     }
+    return lengths.exact;
+  };
+  auto one_layer = [&](int64_t index) {
+    Workspace workspace;
+    NormLayer<T> layer = op.layer[index];
+    if (iterate(index, layer, workspace)) return;
+    const T factor = take_to_ordinary_size(layer, workspace);
+    if (factor == T(1)) return;
+    iterate(index, layer, workspace);
+    op.sigma[index] /= factor;
   };
   run_each(parallel, op.layers, one_layer);
 }

@@ -50,7 +50,7 @@ void spectral_normalize_backward(const SpectralNormalizeOperands<T>& op, const P
     for (int64_t i = 0; i < size; ++i) result[i] = grad[i] / factor;
     // W_eff = W c / sigma: d/d sigma = -W c / sigma^2.
     if (op.through_sigma && sigma > coeff)
-      add_sigma_gradient(layer, -dot(grad, layer.weight, size) * coeff / (sigma * sigma), result);
+      add_sigma_gradient(layer, -(dot(grad, layer.weight, size) / sigma) * (coeff / sigma), result);
   });
 }
 

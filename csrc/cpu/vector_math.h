@@ -102,17 +102,8 @@ struct VectorMath {
     return constant(2.0) * s * sum;
   }
 
+  // Each lane by itself: what its neighbours hold changes no bit of it.
   static IRF_ALWAYS_INLINE void sincos(V x, V& sine, V& cosine) {
-    const V magnitude = x > constant(0.0) ? x : -x;
-    bool huge = false;
-    for (int i = 0; i < kLanes<T>; ++i) huge |= magnitude[i] > C::kSinLimit;
-    if (huge) {  // rare: the C library reduces large arguments exactly
-      for (int i = 0; i < kLanes<T>; ++i) {
-        sine[i] = static_cast<T>(__builtin_sin(x[i]));
-        cosine[i] = static_cast<T>(__builtin_cos(x[i]));
-      }
-      return;
-    }
     const V shifted = fma(x, constant(0.31830988618379067154), constant(C::kRound));
     const V k = shifted - constant(C::kRound);
     V r = fma(k, constant(-C::kPi1), x);
@@ -129,6 +120,15 @@ struct VectorMath {
     const V sign = (V)((IntVector)constant(1.0) ^ ((IntVector)shifted << (8 * sizeof(T) - 1)));  // (-1)^k
     sine = r * s * sign;
     cosine = c * sign;
+    const V magnitude = x > constant(0.0) ? x : -x;
+    bool huge = false;
+    for (int i = 0; i < kLanes<T>; ++i) huge |= magnitude[i] > C::kSinLimit;
+    if (!huge) return;
+    for (int i = 0; i < kLanes<T>; ++i) {  // rare: the C library reduces large arguments exactly
+      if (!(magnitude[i] > C::kSinLimit)) continue;
+      sine[i] = static_cast<T>(__builtin_sin(x[i]));
+      cosine[i] = static_cast<T>(__builtin_cos(x[i]));
+    }
   }
 };
 

@@ -2,7 +2,8 @@
 
 #include <cstdlib>
 #include <cstring>
-#include <new>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #ifdef __linux__
@@ -39,12 +40,15 @@ struct Scratch {
     blocks.clear();
   }
 
-  void add(int64_t bytes) {
+  // Whether there was memory for a block of this size.
+  bool add(int64_t bytes) {
     const int64_t unit = bytes < kHugePage ? 64 : kHugePage;
+    blocks.reserve(blocks.size() + 1);
     void* memory = std::aligned_alloc(unit, (bytes + unit - 1) / unit * unit);
-    if (memory == nullptr) throw std::bad_alloc();
+    if (memory == nullptr) return false;
     advise_huge_pages(memory, bytes);
     blocks.push_back({static_cast<char*>(memory), bytes, 0});
+    return true;
   }
 };
 
@@ -63,27 +67,32 @@ void advise_huge_pages(void* memory, int64_t bytes) {
 #endif
 }
 
-void* take_scratch(int64_t bytes) {
+void* take_scratch(int64_t count, int64_t size) {
+  // No machine has half of this, so that the sums below cannot overflow either.
+  constexpr int64_t kMost = int64_t(1) << 60;
+  int64_t bytes;
+  if (count < 0 || __builtin_mul_overflow(count, size, &bytes) || bytes > kMost) bytes = kMost;
   bytes = (bytes + 63) / 64 * 64;
-  if (kSeparatePieces) {
-    scratch.add(bytes);
-    std::memset(scratch.blocks.back().memory, 0xff, bytes);
-  } else if (scratch.blocks.empty() || scratch.blocks.back().used + bytes > scratch.blocks.back().size) {
-    const int64_t grown = scratch.blocks.empty() ? 0 : 2 * scratch.blocks.back().size;
-    scratch.add(bytes > grown ? bytes : grown);
+  const Block* last = scratch.blocks.empty() ? nullptr : &scratch.blocks.back();
+  if (kSeparatePieces || !last || last->used + bytes > last->size) {
+    const int64_t grown = kSeparatePieces || !last ? 0 : 2 * last->size;
+    if (!(bytes < grown && scratch.add(grown)) && !scratch.add(bytes))
+      throw std::runtime_error("iresnet_fast needs " + std::to_string(bytes) +
+                               " bytes of scratch memory and there are not as many; pass fewer or smaller samples.");
   }
+  if (kSeparatePieces) std::memset(scratch.blocks.back().memory, 0xff, bytes);
   Block& block = scratch.blocks.back();
   char* piece = block.memory + block.used;
   block.used += bytes;
   return piece;
 }
 
-void release_scratch() {
+void release_scratch() noexcept {
   int64_t used = 0;
   for (const Block& block : scratch.blocks) used += block.used;
   if (scratch.blocks.size() > 1 || used > kKeptBytes) {
     scratch.clear();
-    if (used <= kKeptBytes && !kSeparatePieces) scratch.add(used);  // next time one block serves
+    if (used <= kKeptBytes && !kSeparatePieces) scratch.add(used);  // next time one block serves, if there is room
   }
   for (Block& block : scratch.blocks) block.used = 0;
 }

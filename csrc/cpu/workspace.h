@@ -8,9 +8,10 @@
 
 namespace irf {
 
-// 64-byte aligned memory of the calling thread, valid until its next release_scratch().
-void* take_scratch(int64_t bytes);
-void release_scratch();
+// Room for `count` pieces of `size` bytes: 64-byte aligned memory of the calling thread, valid until its next
+// release_scratch(). Throws std::runtime_error if there is no room.
+void* take_scratch(int64_t count, int64_t size);
+void release_scratch() noexcept;
 
 // Asks for huge pages under large memory: a tile's channels are far apart, and each would need a page of its own.
 void advise_huge_pages(void* memory, int64_t bytes);
@@ -25,7 +26,7 @@ class Workspace {
 
   template <class T>
   IRF_ALWAYS_INLINE T* take(int64_t count) {
-    return static_cast<T*>(take_scratch(count * static_cast<int64_t>(sizeof(T))));
+    return static_cast<T*>(take_scratch(count, sizeof(T)));
   }
   // Zeroed: what a layout never writes must read as zero.
   template <class T>

@@ -8,6 +8,7 @@
 #endif
 
 #include <cstdint>
+#include <limits>
 
 #include "cuda/card.h"
 #include "cuda/sincos.cuh"
@@ -159,10 +160,14 @@ __device__ __forceinline__ Jet<T> jet(Activation activation, T a, T slope) {
   }
 }
 
-// The slope softplus(beta) of an activation with a learnable parameter; 1 without one.
+// The slope softplus(beta) of an activation with a learnable parameter; 1 without one. Never zero, which times infinity
+// is no number.
 template <class T>
 __device__ __forceinline__ T slope_of(const T* beta) {
-  return beta ? Softplus::jet<ScalarMath<T>>(*beta, T(1)).h : T(1);
+  if (!beta) return T(1);
+  constexpr T kLeast = std::numeric_limits<T>::min();
+  const T slope = Softplus::jet<ScalarMath<T>>(*beta, T(1)).h;
+  return slope < kLeast ? kLeast : slope;
 }
 
 }  // namespace irf::cuda

@@ -5,6 +5,7 @@
 
 #include "cuda/block_sum.cuh"
 #include "cuda/convolution_map.cuh"
+#include "cuda/largest_entry.cuh"
 #include "cuda/matrix_map.cuh"
 #include "iresnet_fast/lanczos.h"
 
@@ -58,7 +59,7 @@ struct LanczosBlock {
 
   template <class Map>
   __device__ __forceinline__ LanczosNorm<T> run(Map map, int most, T tolerance) {
-    const T entry = largest_entry();
+    const T entry = largest_entry(task.layer, partial);
     if (!(entry > T(0) && entry <= Lanczos<T>::kLargest)) return without_norm(entry * T(0), 0);
     map.prepare();
     if (threadIdx.x == 0) {
@@ -106,28 +107,6 @@ struct LanczosBlock {
   __device__ __forceinline__ int far_size() { return left() ? task.v_size : task.u_size; }
   __device__ __forceinline__ T* vector(int k) { return row.basis + int64_t(k) * size(); }
   __device__ __forceinline__ Tridiagonal<T, RootMath> matrix() { return {used, alpha, beta, inverse}; }
-
-  // The entry of largest magnitude, NaN if one is not finite.
-  __device__ IRF_NOINLINE T largest_entry() {
-    const NormLayer<T>& layer = task.layer;
-    int64_t count = int64_t(layer.out_channels) * layer.in_channels;
-    if (layer.height > 0) count = count / layer.groups * layer.kernel_height * layer.kernel_width;
-    T most = T(0), poison = T(0);
-    for (int64_t i = threadIdx.x; i < count; i += kNormThreads) {
-      const T entry = __ldg(layer.weight + i), magnitude = entry < T(0) ? -entry : entry;
-      most = magnitude > most ? magnitude : most;
-      poison += entry * T(0);
-    }
-    for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-      const T other = __shfl_xor_sync(kAllLanes, most, offset);
-      most = other > most ? other : most;
-    }
-    if (threadIdx.x % kWarp == 0) partial[threadIdx.x / kWarp] = most;
-    __syncthreads();
-    for (int i = 0; i < kNormWarps; ++i) most = partial[i] > most ? partial[i] : most;
-    __syncthreads();
-    return most + block_sum(poison, partial);
-  }
 
   __device__ IRF_NOINLINE T length(const T* a, int count) {
     T sum = T(0);

@@ -135,6 +135,9 @@ struct MatrixMap {
         copy[i * pitch + k] = k < columns ? task.layer.weight[int64_t(i) * columns + k] : T(0);
   }
 
+  // Before u is set anew.
+  __device__ void restart() { image_ready = false; }
+
   // image = A^T u, or u = A v. `more`: after this A v comes A^T u.
   __device__ void apply(bool transposed, bool more) {
     if (transposed && image_ready) return;

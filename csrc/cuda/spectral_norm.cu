@@ -6,9 +6,11 @@
 
 #include "cuda/block_sum.cuh"
 #include "cuda/convolution_map.cuh"
+#include "cuda/largest_entry.cuh"
 #include "cuda/matrix_map.cuh"
 #include "cuda/norm_layers.cuh"
 #include "cuda/ops.h"
+#include "iresnet_fast/lanczos.h"
 
 namespace irf::cuda {
 namespace {
@@ -36,24 +38,24 @@ __device__ __forceinline__ T dot(const T* a, const T* b, int size, T* partial) {
   return block_sum(sum, partial);
 }
 
-// target = source / length; `fallback` where there is no direction to take.
+// target = factor * source / length; `fallback` where there is no direction to take. The factor is a power of two.
 template <class T>
-__device__ __forceinline__ void normalize(const T* source, T length, const T* fallback, int size, T* target) {
+__device__ __forceinline__ void normalize(const T* source, T length, const T* fallback, int size, T* target, T factor) {
   if (!(length > T(0))) source = fallback, length = T(1);
   const int whole = whole_vectors(source, target, size);
 #pragma unroll 2
   for (int i = kVector<T> * threadIdx.x; i < whole; i += kVector<T> * kNormThreads) {
     Vector<T> vector = load16(source + i);
 #pragma unroll
-    for (int j = 0; j < kVector<T>; ++j) vector[j] /= length;
+    for (int j = 0; j < kVector<T>; ++j) vector[j] = vector[j] / length * factor;
     store16(target + i, vector);
   }
-  for (int i = whole + threadIdx.x; i < size; i += kNormThreads) target[i] = source[i] / length;
+  for (int i = whole + threadIdx.x; i < size; i += kNormThreads) target[i] = source[i] / length * factor;
 }
 
 template <class T>
-__device__ __forceinline__ void copy(const T* source, int size, T* target) {
-  if (source != target) normalize(source, T(1), source, size, target);
+__device__ __forceinline__ void copy(const T* source, int size, T* target, T factor) {
+  if (source != target || factor != T(1)) normalize(source, T(1), source, size, target, factor);
 }
 
 // `before` is 0 at the first iteration, so a tolerance always takes two unless the weight is zero.
@@ -67,17 +69,18 @@ __device__ __forceinline__ bool settled(T sigma, T before, T tolerance) {
 template <class T, class Map>
 __device__ __forceinline__ int iterate(Map map, int most, T tolerance, T* partial, T& sigma) {
   const NormTask<T>& task = map.task;
-  bool transposed = most > 0;
+  bool transposed = most > 0, exact = true;
   int iteration = 1;
+  T factor = T(1);  // of u and v between products: with it those of any weight are of ordinary size
   map.prepare();
   if (transposed)
-    copy(task.layer.u, task.u_size, map.u());
+    copy(task.layer.u, task.u_size, map.u(), factor);
   else
-    copy(task.layer.v, task.v_size, map.v());
+    copy(task.layer.v, task.v_size, map.v(), factor);
   sigma = T(0);
   for (;; transposed = !transposed) {
     __syncthreads();
-    map.apply(transposed, iteration < most);
+    map.apply(transposed, iteration < most && factor == T(1));
     __syncthreads();
     const int size = transposed ? task.v_size : task.u_size;
     const T* product = transposed ? map.image() : map.u();
@@ -88,16 +91,29 @@ __device__ __forceinline__ int iterate(Map map, int most, T tolerance, T* partia
       break;
     }
     const T length = sqrt(sum);
-    normalize(product, length, given, size, transposed ? map.v() : map.u());
+    exact = exact && exact_square(sum);
+    normalize(product, length, given, size, transposed ? map.v() : map.u(), factor);
     if (transposed) continue;
     const T before = sigma;
     sigma = length;
-    if (iteration == most || settled(sigma, before, tolerance)) break;
-    ++iteration;
+    if (iteration < most && !settled(sigma, before, tolerance)) {
+      ++iteration;
+      continue;
+    }
+    if (exact || factor != T(1)) break;
+    const T entry = largest_entry(task.layer, partial);
+    if (entry > T(0) && entry <= Lanczos<T>::kLargest) factor = weight_factor(entry);
+    if (factor == T(1)) break;
+    // Once more from the start, which the results do not hold.
+    map.restart();
+    copy(task.layer.u, task.u_size, map.u(), factor);
+    sigma = T(0);
+    iteration = 1;
   }
   __syncthreads();  // copies may be cut into other pieces than the loop above
-  copy<T>(most == 0 ? task.layer.u : map.u(), task.u_size, task.u);
-  copy<T>(map.v(), task.v_size, task.v);
+  copy<T>(most == 0 ? task.layer.u : map.u(), task.u_size, task.u, T(1) / factor);
+  copy<T>(map.v(), task.v_size, task.v, T(1) / factor);
+  sigma /= factor;
   return most == 0 ? 0 : iteration;
 }
 

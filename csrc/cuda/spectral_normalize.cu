@@ -152,7 +152,7 @@ __global__ __launch_bounds__(kThreads) void gradient(const __grid_constant__ Gra
   if (through) {
     const int partials = static_cast<int>(ceil_div(size, int64_t(kChunk<T>)));
     for (int i = threadIdx.x; i < partials; i += kThreads) share += partial_sums[row.first_partial + i];
-    share = -block_sum(share, warp_sums) * target / (norm * norm);
+    share = -(block_sum(share, warp_sums) / norm) * (target / norm);
   }
   const int block = blockIdx.x - row.first_block;
   if (layer.height == 0) {

@@ -40,8 +40,9 @@ std::tuple<Tensor, Tensor> branch_backward(const Tensor& x, const Tensors& weigh
   int pairs = 0;
   if (tangents) {
     STD_TORCH_CHECK(cotangents && weight && arguments.square(),
-                    "tangents need cotangents, weights and a square branch");
-    pairs = static_cast<int>(tangents->size(0));
+                    "tangents need cotangents, weight and a branch of as many outputs as inputs; pass them.");
+    STD_TORCH_CHECK(tangents->dim() > 0, "tangents must be [m, *x.shape], got no dimension; reshape them.");
+    pairs = checked_int(tangents->size(0), 1, "the number of tangents");
     t = dense(*tangents), y = dense(*cotangents), gl = dense(*weight);
     check_like(*t, x, pairs * arguments.batch() * size, "tangents");
     check_like(*y, x, pairs * arguments.batch() * size, "cotangents");
@@ -51,7 +52,8 @@ std::tuple<Tensor, Tensor> branch_backward(const Tensor& x, const Tensors& weigh
     saved = dense(*kept);
     check_like(*saved, x, kept->numel(), "kept");
   }
-  STD_TORCH_CHECK(!residual || arguments.square(), "a residual branch must return the shape it takes");
+  STD_TORCH_CHECK(!residual || arguments.square(),
+                  "a residual branch must return the shape it takes, got other outputs; change them.");
   with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {
     OnDevice<T>(x, precision)
         .branch_backward(branch, {data<T>(arguments.x()), data<T>(upstream), pairs, data<T>(t), data<T>(y), data<T>(gl),

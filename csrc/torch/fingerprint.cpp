@@ -6,14 +6,14 @@ namespace irf::binding {
 namespace {
 
 Tensor fingerprint(const Tensors& weights) {
-  STD_TORCH_CHECK(!weights.empty(), "at least one weight is needed");
+  STD_TORCH_CHECK(!weights.empty(), "weights must hold at least one tensor, got none; pass one.");
   Tensor result = make({static_cast<int64_t>(weights.size())}, weights[0], ScalarType::Long);
   Tensors kept;
   std::vector<const void*> weight;
   std::vector<int64_t> bytes;
   for (const Tensor& w : weights) {
     check_device(w, "weights");
-    STD_TORCH_CHECK(w.device() == weights[0].device(), "weights must be on one device");
+    STD_TORCH_CHECK(w.device() == weights[0].device(), "weights must be on one device; move them.");
     kept.push_back(dense(w));
     weight.push_back(kept.back().const_data_ptr());
     bytes.push_back(kept.back().numel() * static_cast<int64_t>(kept.back().element_size()));

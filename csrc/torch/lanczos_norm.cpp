@@ -15,15 +15,17 @@ std::tuple<Tensor, Tensor, Tensor> lanczos_norm(const Tensors& weights, const Te
   const LayerArguments arguments(weights, us, vs, geometry);
   const Tensor& like = arguments.weights[0];
   const int64_t layers = static_cast<int64_t>(weights.size());
-  STD_TORCH_CHECK(companions.size() == weights.size(), "companions must have one entry per layer");
+  STD_TORCH_CHECK(companions.size() == weights.size(), "companions must have one entry per weight, ", layers, ", got ",
+                  companions.size(), "; add zeros.");
   Tensors hints;
   for (size_t i = 0; i < companions.size(); ++i) {
     hints.push_back(dense(companions[i]));
     check_like(hints[i], like, std::min(us[i].numel(), vs[i].numel()), "companions");
   }
   STD_TORCH_CHECK(seed.device() == like.device() && seed.scalar_type() == ScalarType::Long && seed.numel() == 1,
-                  "seed must be one int64 on the device of the weights");
-  STD_TORCH_CHECK(max_iterations > 0, "max_iterations must be positive");
+                  "seed must be one int64 on the device of the weights; convert it.");
+  STD_TORCH_CHECK(max_iterations > 0, "max_iterations must be positive, got ", max_iterations, "; pass e.g. 16.");
+  STD_TORCH_CHECK(tolerance >= 0.0, "tolerance must not be negative or NaN, got ", tolerance, "; pass e.g. 3e-4.");
   Tensor norms = make({2, layers}, like);
   Tensor iterations = make({layers}, like, ScalarType::Long);
   const int64_t u_total = total(arguments.us), v_total = total(arguments.vs);

@@ -7,6 +7,10 @@ namespace irf::binding {
 
 constexpr int64_t kGeometryNumbers = 10;
 
+// Checks the sizes of a weight [out, in / groups, kernel height, kernel width], or [out, in] if the first number of its
+// geometry is 0: all that NormLayer computes of them then fits an int.
+void check_layer(const Tensor& weight, const int64_t* geometry);
+
 struct LayerArguments {
   Tensors weights, us, vs;  // contiguous
   const std::vector<int64_t>& geometry;
@@ -14,10 +18,12 @@ struct LayerArguments {
   LayerArguments(const Tensors& weights_, const Tensors& us_, const Tensors& vs_, const std::vector<int64_t>& geometry_)
       : geometry(geometry_) {
     const size_t layers = weights_.size();
-    STD_TORCH_CHECK(layers > 0, "at least one layer is needed");
+    STD_TORCH_CHECK(layers > 0, "weights must hold at least one layer, got none; pass one.");
     STD_TORCH_CHECK(us_.size() == layers && vs_.size() == layers && geometry.size() == layers * kGeometryNumbers,
-                    "weights, us, vs and geometry must have one entry per layer");
+                    "us, vs and geometry must have one, one and ", kGeometryNumbers, " entries per weight, got ",
+                    us_.size(), ", ", vs_.size(), " and ", geometry.size(), " for ", layers, "; add what is missing.");
     for (size_t i = 0; i < layers; ++i) {
+      check_layer(weights_[i], geometry.data() + i * kGeometryNumbers);
       weights.push_back(dense(weights_[i]));
       us.push_back(dense(us_[i]));
       vs.push_back(dense(vs_[i]));
@@ -62,7 +68,7 @@ template <class Body>
 void with_type(const Tensor& t, const Body& body) {
   check_device(t, "weights");
   STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float || t.scalar_type() == ScalarType::Double,
-                  "weights must be float32 or float64");
+                  "weights must be float32 or float64; convert them.");
   if (t.scalar_type() == ScalarType::Float)
     body(float{});
   else

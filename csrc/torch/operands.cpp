@@ -1,6 +1,18 @@
 #include "torch/operands.h"
 
+#include <algorithm>
+
 namespace irf::binding {
+namespace {
+
+// The pixels of an image, and of those around it that kernels of this side read. The CPU kernels interleave up to 16
+// images and count the pixels of all of them.
+void check_image(const Tensor& x, int64_t kernel) {
+  const int64_t beyond = checked_int(kernel, 1, "the side of a kernel") + 64;
+  checked_product({x.size(2) + beyond, x.size(3) + beyond}, kLargestInt / 16, "height x width of the padded image");
+}
+
+}  // namespace
 
 BranchArguments::BranchArguments(const Tensor& x, const Tensors& weights, const Tensors& biases, const Tensors& betas,
                                  const std::vector<int64_t>& activations)
@@ -8,29 +20,41 @@ BranchArguments::BranchArguments(const Tensor& x, const Tensors& weights, const 
   const size_t stages = weights.size();
   check_device(x, "x");
   STD_TORCH_CHECK(x.scalar_type() == ScalarType::Float || x.scalar_type() == ScalarType::Double,
-                  "x must be float32 or float64");
-  STD_TORCH_CHECK(x.dim() == 2 || x.dim() == 4, "x must be [B, d] or [B, C, H, W]");
+                  "x must be float32 or float64; convert it.");
+  STD_TORCH_CHECK(x.dim() == 2 || x.dim() == 4, "x must be [B, d] or [B, C, H, W], got ", x.dim(),
+                  " dimensions; reshape it.");
   STD_TORCH_CHECK(stages > 0 && biases.size() == stages && betas.size() == stages && activations.size() == stages,
-                  "weights, biases, betas and activations must have one entry per stage");
-  int64_t channels = x.size(1);
+                  "weights, biases, betas and activations must have as many entries, at least one, got ", stages, ", ",
+                  biases.size(), ", ", betas.size(), " and ", activations.size(), "; add what is missing.");
+  int64_t channels = checked_int(x.size(1), 0, "the channels of x"), side = 1;
+  if (x.dim() == 4)
+    for (int axis = 2; axis < 4; ++axis) checked_int(x.size(axis), 0, "the sides of the image");
   for (size_t i = 0; i < stages; ++i) {
     const Tensor& w = weights[i];
     STD_TORCH_CHECK(w.dim() == x.dim() && w.size(1) == channels, "weight ", i,
-                    " does not fit the channels of its input");
+                    " must be [out, in] or [out, in, k, k], as x is, with ", channels, " inputs; reshape it.");
     STD_TORCH_CHECK(w.dim() == 2 || (w.size(2) == w.size(3) && w.size(2) % 2 == 1), "weight ", i,
-                    " must have an odd square kernel");
+                    " must have an odd square kernel; pad it with zeros.");
+    checked_int(w.size(0), 0, "the outputs of a weight");
+    if (w.dim() == 4) {
+      side = std::max(side, w.size(2));
+      checked_product({w.size(1), w.size(2), w.size(3)}, kLargestInt, "the inputs of an output of a weight");
+    }
     check_like(w, x, w.numel(), "weights");
     check_like(biases[i], x, biases[i].numel() == 0 ? 0 : w.size(0), "biases");
     check_like(betas[i], x, betas[i].numel() == 0 ? 0 : 1, "betas");
     STD_TORCH_CHECK(activations[i] >= 0 && activations[i] < static_cast<int64_t>(Activation::kCount),
-                    "unknown activation id");
+                    "activations must be ids from 0 to ", static_cast<int64_t>(Activation::kCount) - 1, ", got ",
+                    activations[i], "; pass those of the registry.");
     const bool has_slope = static_cast<Activation>(activations[i]) == Activation::kLipSwish;
-    STD_TORCH_CHECK(has_slope == (betas[i].numel() == 1), "lipswish, and only it, takes a beta");
+    STD_TORCH_CHECK(has_slope == (betas[i].numel() == 1),
+                    "lipswish, and only it, takes a beta; pass a tensor without elements to others.");
     channels = w.size(0);
     weights_.push_back(dense(w));
     biases_.push_back(dense(biases[i]));
     betas_.push_back(dense(betas[i]));
   }
+  if (x.dim() == 4) check_image(x, side);
 }
 
 std::vector<int64_t> BranchArguments::event_sizes(std::vector<int64_t> leading, int64_t channels) const {

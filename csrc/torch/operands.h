@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "iresnet_fast/params.h"
+#include "torch/sizes.h"
 
 namespace irf::binding {
 
@@ -41,9 +42,17 @@ T* mutable_data(Tensor& t) {
 }
 
 inline void check_like(const Tensor& t, const Tensor& reference, int64_t numel, const char* name) {
-  STD_TORCH_CHECK(t.device() == reference.device(), name, " must be on the device of the first argument");
-  STD_TORCH_CHECK(t.scalar_type() == reference.scalar_type(), name, " must have the dtype of the first argument");
-  STD_TORCH_CHECK(t.numel() == numel, name, " must have ", numel, " elements, got ", t.numel());
+  STD_TORCH_CHECK(t.device() == reference.device(), name, " must be on the device of the first argument; move it.");
+  STD_TORCH_CHECK(t.scalar_type() == reference.scalar_type(), name,
+                  " must have the dtype of the first argument; convert it.");
+  STD_TORCH_CHECK(t.numel() == numel, name, " must have ", numel, " elements, got ", t.numel(), "; reshape it.");
+}
+
+// How exact the products of float32 numbers must be on a GPU.
+inline int checked_precision(int64_t precision) {
+  STD_TORCH_CHECK(0 <= precision && precision <= 2, "precision must be 0 (full), 1 (TF32) or 2 (bf16), got ", precision,
+                  "; pass one of them.");
+  return static_cast<int>(precision);
 }
 
 // The arguments every branch op begins with, kept alive and contiguous, and the struct over them.

@@ -23,8 +23,13 @@ std::tuple<Tensor, Tensor, Tensor> residual_inverse(const Tensor& z, const Tenso
                                                     double residual_limit, int64_t max_iterations, double lipschitz,
                                                     bool accelerate, int64_t precision) {
   const BranchArguments arguments(z, weights, biases, betas, activations);
-  STD_TORCH_CHECK(arguments.square(), "a residual branch must return the shape it takes");
-  STD_TORCH_CHECK(0.0 <= lipschitz && lipschitz < 1.0, "lipschitz must be in [0, 1), got ", lipschitz);
+  STD_TORCH_CHECK(arguments.square(),
+                  "a residual branch must return the shape it takes, got other outputs; change them.");
+  STD_TORCH_CHECK(0.0 <= lipschitz && lipschitz < 1.0, "lipschitz must be in [0, 1), got ", lipschitz,
+                  "; normalise the weights.");
+  STD_TORCH_CHECK(residual_limit >= 0.0, "residual_limit must not be negative or NaN, got ", residual_limit,
+                  "; pass e.g. 1e-6.");
+  STD_TORCH_CHECK(max_iterations >= 0, "max_iterations must not be negative, got ", max_iterations, "; pass e.g. 100.");
   Tensor x = make(arguments.event_sizes({arguments.batch()}, z.size(1)), z);
   Tensor iterations = make({arguments.batch()}, z, ScalarType::Long);
   Tensor residual = make({arguments.batch()}, z);

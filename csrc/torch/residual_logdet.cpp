@@ -11,11 +11,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> residual_logdet(
     const std::vector<int64_t>& activations, const Tensor& probe, const Tensor& coefficients,
     const std::optional<Tensor>& tail, double tolerance, bool relative, bool neumann, bool keep, int64_t precision) {
   const BranchArguments arguments(x, weights, biases, betas, activations);
-  STD_TORCH_CHECK(arguments.square(), "a residual branch must return the shape it takes");
-  STD_TORCH_CHECK(probe.dim() == x.dim() + 1, "probe must be [m, B, ...]");
-  const int64_t batch = arguments.batch(), probes = probe.size(0);
+  STD_TORCH_CHECK(arguments.square(),
+                  "a residual branch must return the shape it takes, got other outputs; change them.");
+  STD_TORCH_CHECK(probe.dim() == x.dim() + 1, "probe must have one dimension more than x, [m, *x.shape], got ",
+                  probe.dim(), "; reshape it.");
+  STD_TORCH_CHECK(coefficients.dim() == 1 || coefficients.dim() == 2, "coefficients must be [n] or [B, n], got ",
+                  coefficients.dim(), " dimensions; reshape them.");
+  STD_TORCH_CHECK(tolerance >= 0.0, "tolerance must not be negative or NaN, got ", tolerance, "; pass e.g. 1e-3.");
+  const int64_t batch = arguments.batch(), probes = checked_int(probe.size(0), 1, "the number of probes");
   const bool per_sample = coefficients.dim() == 2;
-  const int64_t terms = coefficients.size(per_sample ? 1 : 0);
+  const int64_t terms = checked_int(coefficients.size(per_sample ? 1 : 0), 0, "the number of terms");
   const Tensor v = dense(probe), q = dense(coefficients);
   check_like(v, x, probes * x.numel(), "probe");
   check_like(q, x, per_sample ? batch * terms : terms, "coefficients");
@@ -35,7 +40,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> residual_logdet(
     for (Tensor* t : {&value, &norms, &used}) torch::stable::zero_(*t);
     return {z, value, y, norms, used, kept};
   }
-  STD_TORCH_CHECK(!keep || (probes == 1 && !tail), "only one probe without a stop can be kept");
+  STD_TORCH_CHECK(!keep || (probes == 1 && !tail), "only one probe without a stop can be kept, got ", probes,
+                  " probes; pass keep=False.");
   with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {
     const OnDevice<T> device(x, precision);
     ResidualLogdetOperands<T> operands{data<T>(arguments.x()),
@@ -64,8 +70,10 @@ Tensor jacobian_powers(const Tensor& x, const Tensors& weights, const Tensors& b
                        const std::vector<int64_t>& activations, const Tensor& start, int64_t count, bool transpose,
                        int64_t precision) {
   const BranchArguments arguments(x, weights, biases, betas, activations);
-  STD_TORCH_CHECK(arguments.square(), "a residual branch must return the shape it takes");
+  STD_TORCH_CHECK(arguments.square(),
+                  "a residual branch must return the shape it takes, got other outputs; change them.");
   const Tensor v = dense(start);
+  checked_int(count, 0, "count");
   check_like(v, x, x.numel(), "start");
   Tensor powers = make(arguments.event_sizes({count, arguments.batch()}, x.size(1)), x);
   if (powers.numel() == 0) return powers;

@@ -9,7 +9,8 @@ namespace {
 Tensor jacobian(const Tensor& x, const Tensors& weights, const Tensors& biases, const Tensors& betas,
                 const std::vector<int64_t>& activations, int64_t precision) {
   const BranchArguments arguments(x, weights, biases, betas, activations);
-  STD_TORCH_CHECK(arguments.square(), "a residual branch must return the shape it takes");
+  STD_TORCH_CHECK(arguments.square(),
+                  "a residual branch must return the shape it takes, got other outputs; change them.");
   int64_t size = 1;
   for (int64_t axis = 1; axis < x.dim(); ++axis) size *= x.size(axis);
   Tensor result = make({arguments.batch(), size, size}, x);

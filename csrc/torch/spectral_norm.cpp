@@ -10,6 +10,8 @@ std::tuple<Tensor, Tensor, Tensor> spectral_norm(const Tensors& weights, const T
                                                  const std::vector<int64_t>& geometry, int64_t max_iterations,
                                                  double tolerance) {
   const LayerArguments arguments(weights, us, vs, geometry);
+  STD_TORCH_CHECK(max_iterations >= 0, "max_iterations must not be negative, got ", max_iterations, "; pass e.g. 1.");
+  STD_TORCH_CHECK(tolerance == tolerance, "tolerance must be a number, got NaN; pass -1 to take all iterations.");
   const Tensor& like = arguments.weights[0];
   const int64_t layers = static_cast<int64_t>(weights.size());
   Tensor sigma = make({layers}, like);

@@ -7,9 +7,12 @@ namespace irf::binding {
 namespace {
 
 Tensor spectral_normalize(const Tensors& weights, const Tensor& sigmas, const Tensor& coeffs) {
-  STD_TORCH_CHECK(!weights.empty(), "at least one layer is needed");
+  STD_TORCH_CHECK(!weights.empty(), "weights must hold at least one layer, got none; pass one.");
   Tensors kept;
-  for (const Tensor& w : weights) kept.push_back(dense(w));
+  for (const Tensor& w : weights) {
+    STD_TORCH_CHECK(w.dim() > 0, "a weight must have at least one dimension, got none; reshape it.");
+    kept.push_back(dense(w));
+  }
   const int64_t layers = static_cast<int64_t>(weights.size());
   const Tensor sigma = dense(sigmas), coeff = dense(coeffs);
   check_like(sigma, kept[0], layers, "sigmas");
@@ -20,8 +23,8 @@ Tensor spectral_normalize(const Tensors& weights, const Tensor& sigmas, const Te
     for (const Tensor& w : kept) {
       check_like(w, kept[0], w.numel(), "weights");
       NormLayer<T> matrix{};  // only the weight and its size matter here
-      matrix.out_channels = static_cast<int>(w.size(0));
-      matrix.in_channels = static_cast<int>(w.numel() / (w.size(0) ? w.size(0) : 1));
+      matrix.out_channels = checked_int(w.size(0), 0, "the outputs of a weight");
+      matrix.in_channels = checked_int(w.numel() / (w.size(0) ? w.size(0) : 1), 0, "the inputs of a weight");
       matrix.weight = data<T>(w);
       layer.push_back(matrix);
     }
@@ -41,7 +44,8 @@ Tensor spectral_normalize_backward(const Tensors& grads, const Tensors& weights,
   const Tensor sigma = dense(sigmas), coeff = dense(coeffs);
   check_like(sigma, like, layers, "sigmas");
   check_like(coeff, like, layers, "coeffs");
-  STD_TORCH_CHECK(grads.size() == weights.size(), "grads must have one entry per layer");
+  STD_TORCH_CHECK(grads.size() == weights.size(), "grads must have one entry per weight, ", layers, ", got ",
+                  grads.size(), "; add zeros.");
   Tensors upstream;
   for (size_t i = 0; i < grads.size(); ++i) {
     upstream.push_back(dense(grads[i]));

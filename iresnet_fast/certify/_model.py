@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import activations as registry
+from .._inputs import check_module
 from ..geometry import ConvGeometry
 from ..models._plain import UnboundedBlock
 from ..nn import (
@@ -40,6 +41,7 @@ Block = InvertibleResidualBlock | UnboundedBlock
 
 def certify_model(model: nn.Module, n_steps: int) -> Certificate:
     """Return the bounds of all blocks; `n_steps` as for `branch_bound`."""
+    check_module(model)
     kinds = (InvertibleResidualBlock, UnboundedBlock)
     blocks = [(name or "the block", module) for name, module in model.named_modules() if isinstance(module, kinds)]
     with torch.inference_mode(False), torch.no_grad():
@@ -60,13 +62,15 @@ def _block(name: str, block: Block, n_steps: int) -> BranchCertificate:
     branch = block.branch
     declared = block.lipschitz if isinstance(block, InvertibleResidualBlock) else None
     # What hooks and forwards of their own do to activations, nobody can bound.
-    if isinstance(block, UnboundedBlock) and not any(map(sees_activations, block.branch.modules())):
-        stages = _plain_stages(block)
+    if isinstance(block, UnboundedBlock):
+        stages = None if any(map(sees_activations, block.branch.modules())) else _plain_stages(block)
     elif isinstance(branch, InducedNormBranch) and branch.why_no_kernels() is None:
         return _induced(name, block, branch, n_steps)
     elif isinstance(branch, (ResidualBranch, ConditionalBranch, DenseBranch)) and branch.why_no_kernels() is None:
         stages = _spectral_stages(branch)
     else:
+        stages = None
+    if stages is None:
         constant = math.inf if declared is None else declared
         return BranchCertificate(name, (), Bounds(0.0, constant, "declared"), constant, constant, declared)
     layers = tuple(norm_bounds(w, at) for w, at in zip(stages.weights, stages.geometries, strict=True))

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .._inputs import check_tensor
 from ..geometry import ConvGeometry
 from ._axis import Axis
 from ._rounding import UNIT, frobenius, gamma
@@ -209,6 +210,7 @@ class Operator:
 
 def check(weight: Tensor, geometry: ConvGeometry | None, padding_mode: str) -> None:
     """Raise ValueError unless these describe a linear map."""
+    check_tensor(weight, "weight")
     if padding_mode not in ("zeros", "circular"):
         raise ValueError(f"padding_mode must be 'zeros' or 'circular', got {padding_mode!r}; pad before the layer.")
     shape = tuple(weight.shape)
@@ -221,14 +223,4 @@ def check(weight: Tensor, geometry: ConvGeometry | None, padding_mode: str) -> N
                 f"ConvGeometry of the convolution."
             )
         return
-    if weight.dim() != 4:
-        raise ValueError(f"weight must have shape [out, in / groups, kh, kw] with a geometry, got {shape}; reshape it.")
-    if geometry.groups < 1 or shape[0] % geometry.groups:
-        raise ValueError(f"groups must divide the {shape[0]} outputs of weight, got {geometry.groups}; change it.")
-    if min(*geometry.image_size, *geometry.stride, *geometry.dilation) < 1 or min(geometry.padding) < 0:
-        raise ValueError(f"geometry must have positive sizes and no negative padding, got {geometry}; change it.")
-    if min(geometry.output_size((shape[2], shape[3]))) < 1:
-        raise ValueError(
-            f"geometry must leave at least one output pixel to a kernel {shape[2:]}, got {geometry}; increase the "
-            f"image size or the padding."
-        )
+    geometry.vector_shapes(shape)

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .. import _checks
 from .. import activations as registry
+from .._inputs import check_tensor
 from . import _lipsdp
 from ._rounding import product_up, scaled
 from .bounds import Bounds, norm_bounds
@@ -49,6 +51,8 @@ def branch_bound(
     Raises:
         ValueError: the weights do not form a chain, or the name of an activation is unknown.
     """
+    _checks.check_list("weights", weights, "tensors")
+    _checks.check_list("activations", activations, "names")
     entries = [registry.get(name) for name in activations]
     _check(weights, entries)
     norms = [norm_bounds(weight).upper for weight in weights] if norms is None else norms
@@ -124,6 +128,7 @@ def _check(weights: Sequence[Tensor], entries: Sequence[registry.Activation]) ->
             f"{len(weights)} weights; use 'identity' where there is none."
         )
     for i, weight in enumerate(weights):
+        check_tensor(weight, f"weights[{i}]")
         inputs = weights[i - 1].shape[0] if i else None
         if weight.dim() != 2 or (inputs is not None and weight.shape[1] != inputs):
             raise ValueError(

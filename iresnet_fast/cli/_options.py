@@ -12,6 +12,7 @@ import torch
 
 from .. import _checks, _library, data
 from ..training import checkpoint
+from ..training.metadata import require
 from ..training.recipes import Model
 from ..training.tasks import task_of
 
@@ -71,6 +72,7 @@ def machine(options: argparse.Namespace) -> Iterator[torch.device]:
 def open_run(options: argparse.Namespace, device: torch.device) -> tuple[Model, dict[str, Any]]:
     """Return the model of a run, in eval mode with its averaged weights if there are some, and the metadata."""
     metadata = checkpoint.read_metadata(options.run_path)
+    require(options.run_path, metadata, "model", "data.name", "step", "minutes")
     model: Any = checkpoint.load_model(options.run_path)
     return model.to(device), metadata
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import _checks
 from ..models import IResNetFlow
 from ..training import pictures
+from ..training.files import writing
 from ..training.tasks import flow_of
 from ._options import add_machine_options, add_output_option, add_run_argument, machine, open_run
 
@@ -46,8 +47,7 @@ def run(options: argparse.Namespace) -> None:
             raise ValueError(f"samples of shape {shape} have no picture, got no --npy; name a file for the numbers.")
         samples = draw_samples(flow, options.n, options.temperature, options.seed)
         if options.npy is not None:
-            options.npy.parent.mkdir(parents=True, exist_ok=True)
-            with options.npy.open("wb") as file:  # np.save would add a suffix to another name
+            with writing(options.npy) as file:  # np.save would add a suffix to another name
                 np.save(file, samples.numpy())
             print(options.npy)
         if can_draw(flow):

@@ -1,21 +1,26 @@
-"""Finding the files of a data set, and reading them whole."""
+"""Finding the files of a data set, and reading them, never more than the format can hold."""
 
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from numpy.typing import NDArray
 
+from .._regular import NotRegularError, open_regular
 from .dataset import DataError
 
 Root = str | os.PathLike[str] | None
 Array = NDArray[Any]
 AGAIN = "get the file again"  # what to do about a file that is damaged
+
+_PIECE = 1 << 20  # bytes read at a time
 
 
 def root_folder(root: Root, name: str, files: str) -> Path:
@@ -26,8 +31,8 @@ def root_folder(root: Root, name: str, files: str) -> Path:
             f"(--data-root on the command line)."
         )
     folder = Path(root)
-    if not folder.is_dir():
-        got = "a file" if folder.exists() else "no such folder"
+    if not os.path.isdir(folder):
+        got = "a file" if os.path.exists(folder) else "no such folder"
         raise DataError(
             f"root must be the folder with the files of {name} ({files}), got {got}, {folder}; pass another one."
         )
@@ -54,30 +59,72 @@ def find(folders: Sequence[Path], names: Sequence[str], suffixes: Sequence[str] 
     )
 
 
-def read(path: Path) -> bytes:
-    """Return the bytes of a file, unpacked if its name ends in .gz; raises DataError if that cannot be done."""
-    if path.is_dir():
-        raise DataError(f"{path} must be a file, got a folder; move the file out of it.")
+@contextmanager
+def opened(path: Path, most: int) -> Iterator[BinaryIO]:
+    """Open a file of at most so many bytes, to be read inside the block; raises DataError if that cannot be done."""
     try:
-        content = path.read_bytes()
+        with io.BufferedReader(open_regular(path)) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > most:
+                raise _too_long(path, most, str(size))
+            yield file
+    except NotRegularError as error:
+        raise DataError(f"{path} must be a file, got {error}; move it away and put the file there.") from None
     except OSError as error:
-        raise DataError(f"{path} must be a file that can be read, got: {error.strerror}; correct the path.") from None
-    if path.suffix != ".gz":
-        return content
-    try:
-        return gzip.decompress(content)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path} must be a whole gzip file, got one that is not ({error}); {AGAIN}.") from None
+        got = error.strerror or said(error)
+        raise DataError(f"{path} must be a file that can be read, got the error {got!r}; correct the path.") from None
+
+
+@contextmanager
+def unpacked(path: Path, most: int) -> Iterator[BinaryIO]:
+    """Open a file of at most so many bytes, unpacked while it is read if its name ends in .gz; errors as of `opened`.
+
+    What is unpacked can be longer.
+    """
+    with opened(path, most) as file:
+        if path.suffix != ".gz":
+            yield file
+            return
+        try:
+            with gzip.GzipFile(fileobj=file) as packed:
+                yield cast(BinaryIO, packed)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise DataError(f"{path} must be a whole gzip file, got one that is not ({error}); {AGAIN}.") from None
+
+
+def up_to(source: BinaryIO, n: int) -> bytearray:
+    """Return the next n bytes of an open file, fewer at its end; in pieces: memory is taken for what is there."""
+    content = bytearray()
+    while piece := source.read(min(_PIECE, n - len(content))):
+        content += piece
+    return content
+
+
+def read(path: Path, most: int) -> bytearray:
+    """Return the content of a file, unpacked if its name ends in .gz.
+
+    Raises:
+        DataError: it cannot be read, or is longer than `most`, the bytes that such a file can hold.
+    """
+    with unpacked(path, most) as source:
+        content = up_to(source, most + 1)
+    if len(content) > most:
+        raise _too_long(path, most, "more")
+    return content
 
 
 def said(error: Exception) -> str:
-    """Return what an error of a library says on one line: some say it on several."""
-    return " ".join(str(error).split())
+    """Return what an error of a library says on one line: some say it on several, some nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _too_long(path: Path, most: int, got: str) -> DataError:
+    return DataError(f"{path} must hold at most {most} bytes, got {got}; check that it is the file its name says.")
 
 
 def _first(paths: Sequence[Path]) -> Path | None:
     """Return the first path that is a file, else the first that is anything."""
-    return next(filter(Path.is_file, paths), None) or next(filter(Path.exists, paths), None)
+    return next(filter(os.path.isfile, paths), None) or next(filter(os.path.exists, paths), None)
 
 
 def _list(names: Sequence[str], suffixes: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .. import _checks
+from .._inputs import described
 from ._files import Root
 from .celeba import load_celeba
 from .cifar import load_cifar
@@ -48,16 +49,23 @@ def load(name: str | os.PathLike[str], root: Root = None, seed: int = 0) -> Data
         ValueError: seed is negative.
         TypeError: seed is not an integer.
     """
+    if not isinstance(name, (str, os.PathLike)):
+        raise TypeError(f"name must be a name or a path, got {described(name)}; pass e.g. 'mnist' or 'table.csv'.")
     name = os.fspath(name)
     _checks.check_count("seed", seed, 0)
     if name in DENSITIES:
         return load_density(name, seed)
     if name == "digits":
         return load_digits(seed)
-    if name in _FROM_FILES:
-        return _FROM_FILES[name](name, root)
-    if Path(name).suffix.lower() in SUFFIXES:
-        return load_table(name, root, seed)
+    try:
+        if name in _FROM_FILES:
+            return _FROM_FILES[name](name, root)
+        if Path(name).suffix.lower() in SUFFIXES:
+            return load_table(name, root, seed)
+    except MemoryError:
+        raise DataError(
+            f"{name} must fit in memory, got more than there is; free some, or make a DataSet of a part of it."
+        ) from None
     raise DataError(
         f"name must be one of {', '.join(NAMES)}, or a file ending in {', '.join(SUFFIXES)}, got {name!r}; use one of "
         f"them."

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
-import zipfile
-from contextlib import nullcontext
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +16,7 @@ import torch
 from torch import Tensor
 
 from . import _files
+from ._numpy import not_whole, open_zip, read_member
 from .dataset import DataError, DataSet
 
 IMAGES = "img_align_celeba"
@@ -20,8 +25,15 @@ TRAIN, TEST = "0", "2"
 PARTS = {TRAIN: "training", "1": "validation", TEST: "test"}
 WIDTH, HEIGHT = 178, 218  # of the files
 CROP, SIZE = 140, 64
+MOST_LIST, MOST_ARCHIVE, MOST_IMAGE = 1 << 25, 1 << 33, 1 << 20  # bytes; published are 3e6, 1.5e9 and 2e4 or less
 
-Source = Path | zipfile.Path
+
+@dataclass(frozen=True)
+class _Source:
+    """An image that has not been read yet: what to call it, and its content."""
+
+    where: str
+    read: Callable[[], bytearray]
 
 
 def load_celeba(name: str, root: _files.Root) -> DataSet:
@@ -35,14 +47,14 @@ def load_celeba(name: str, root: _files.Root) -> DataSet:
     (list_path,) = _files.find([folder / name, folder], [PARTITIONS])
     partitions = _partitions(list_path)
     place, archive = list_path.parent / IMAGES, list_path.parent / f"{IMAGES}.zip"
-    if not place.is_dir() and not archive.exists():
+    if not os.path.isdir(place) and not os.path.exists(archive):
         raise DataError(
             f"{list_path.parent} must hold {IMAGES} or {IMAGES}.zip beside {PARTITIONS}, got neither; add one of them."
         )
-    with nullcontext() if place.is_dir() else _open(archive) as opened:
-        paths = _paths(place if opened is None else zipfile.Path(opened, f"{IMAGES}/"), list_path, partitions)
+    with _in_folder(place) if os.path.isdir(place) else _in_archive(archive) as images:
+        _check_names(place if os.path.isdir(place) else archive, images, list_path, partitions)
         train, test = (
-            _decoded([paths[file] for file, partition in partitions.items() if partition == part])
+            _decoded([images[file] for file, partition in partitions.items() if partition == part])
             for part in (TRAIN, TEST)
         )
     return DataSet(name, train, test, n_levels=256)
@@ -51,7 +63,7 @@ def load_celeba(name: str, root: _files.Root) -> DataSet:
 def _partitions(path: Path) -> dict[str, str]:
     """Return the partition of each image: a line has the name of a file and "0", "1" or "2"."""
     partitions: dict[str, str] = {}
-    for number, line in enumerate(_files.read(path).decode("latin1").splitlines(), 1):
+    for number, line in enumerate(_files.read(path, MOST_LIST).decode("latin1").splitlines(), 1):
         words = line.split()
         if len(words) != 2 or words[1] not in PARTS:
             raise DataError(
@@ -67,19 +79,29 @@ def _partitions(path: Path) -> dict[str, str]:
     return partitions
 
 
-def _open(archive: Path) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(archive)
-    except Exception as error:  # of a damaged file the reader raises whatever it stumbles over
-        raise DataError(
-            f"{archive} must be a whole zip archive, got one that is not ({_files.said(error)}); {_files.AGAIN}."
-        ) from None
+@contextmanager
+def _in_folder(place: Path) -> Iterator[dict[str, _Source]]:
+    """Yield the images of a folder by their names."""
+    paths = [path for path in place.iterdir() if path.name.endswith(".jpg")]
+    yield {path.name: _Source(str(path), partial(_files.read, path, MOST_IMAGE)) for path in paths}
 
 
-def _paths(source: Source, list_path: Path, partitions: dict[str, str]) -> dict[str, Source]:
-    """Return the path of each image by its name; raises DataError unless they are those that the list names."""
-    paths: dict[str, Source] = {path.name: path for path in source.iterdir() if path.name.endswith(".jpg")}
-    missing, unnamed = sorted(partitions.keys() - paths.keys()), sorted(paths.keys() - partitions.keys())
+@contextmanager
+def _in_archive(path: Path) -> Iterator[dict[str, _Source]]:
+    """Yield the images of an archive by their names."""
+    with _files.opened(path, MOST_ARCHIVE) as file, open_zip(path, file, "zip archive") as archive:
+        images = {}
+        for info in archive.infolist():
+            folder, _, name = info.filename.rpartition("/")
+            if folder == IMAGES and name.endswith(".jpg"):
+                where = f"{path}/{info.filename}"
+                images[name] = _Source(where, partial(read_member, where, archive, info, "JPEG image", MOST_IMAGE))
+        yield images
+
+
+def _check_names(source: Path, images: dict[str, _Source], list_path: Path, partitions: dict[str, str]) -> None:
+    """Raise DataError unless the images are those that the list names."""
+    missing, unnamed = sorted(partitions.keys() - images.keys()), sorted(images.keys() - partitions.keys())
     if missing:
         raise DataError(
             f"{source} must hold the {len(partitions)} images that {list_path} names, got no {missing[0]}, "
@@ -87,40 +109,40 @@ def _paths(source: Source, list_path: Path, partitions: dict[str, str]) -> dict[
         )
     if unnamed:
         raise DataError(
-            f"{list_path} must name the {len(paths)} images of {source}, got no line for {unnamed[0]}, "
+            f"{list_path} must name the {len(images)} images of {source}, got no line for {unnamed[0]}, "
             f"{len(unnamed)} are missing; {_files.AGAIN}."
         )
-    return paths
 
 
-def _decoded(paths: list[Source]) -> Tensor:
+def _decoded(sources: list[_Source]) -> Tensor:
     """Return images [N, 3, 64, 64] from their files."""
-    images = np.empty((len(paths), 3, SIZE, SIZE), np.uint8)
-    for image, path in zip(images, paths, strict=True):
-        image[:] = _pixels(path).transpose(2, 0, 1)
+    images = np.empty((len(sources), 3, SIZE, SIZE), np.uint8)
+    for image, source in zip(images, sources, strict=True):
+        image[:] = _pixels(source.where, source.read()).transpose(2, 0, 1)
     return torch.from_numpy(images)
 
 
-def _pixels(path: Source) -> _files.Array:
+def _pixels(where: str, content: bytearray) -> _files.Array:
     """Return the pixels [64, 64, 3] of a file, cropped and resized."""
     try:
         from PIL import Image, UnidentifiedImageError
     except ModuleNotFoundError:
-        raise DataError(f"Pillow must be installed to read {path}, got no module PIL; pip install pillow.") from None
+        raise DataError(f"Pillow must be installed to read {where}, got no module PIL; pip install pillow.") from None
     left, top = (WIDTH - CROP) // 2, (HEIGHT - CROP) // 2
     try:
-        with Image.open(io.BytesIO(path.read_bytes()), formats=["JPEG"]) as image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the size, which is looked at next
+            image = Image.open(io.BytesIO(content), formats=["JPEG"])
+        with image:
             size, mode = image.size, image.mode
             if (size, mode) == ((WIDTH, HEIGHT), "RGB"):
                 square = image.crop((left, top, left + CROP, top + CROP))
                 return np.asarray(square.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
     except UnidentifiedImageError:  # its own sentence names an object in memory
-        raise DataError(f"{path} must be a JPEG image, got another file; {_files.AGAIN}.") from None
-    except Exception as error:  # of a damaged file or archive the reader raises whatever it stumbles over
-        raise DataError(
-            f"{path} must be a whole JPEG image, got one that is not ({_files.said(error)}); {_files.AGAIN}."
-        ) from None
+        raise DataError(f"{where} must be a JPEG image, got another file; {_files.AGAIN}.") from None
+    except Exception as error:  # of a damaged file the reader raises whatever it stumbles over
+        raise not_whole(where, "JPEG image", error) from None
     raise DataError(
-        f"{path} must be an image of {WIDTH} x {HEIGHT} pixels in RGB, got {size[0]} x {size[1]} in {mode}; get the "
+        f"{where} must be an image of {WIDTH} x {HEIGHT} pixels in RGB, got {size[0]} x {size[1]} in {mode}; get the "
         f"images that are aligned and cropped."
     )

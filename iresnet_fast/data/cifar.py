@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import tarfile
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,15 +15,17 @@ from torch import Tensor
 from . import _files
 from ._batch import read_batch
 from ._labels import N_CLASSES, labels_of
-from ._pickle import loads
+from ._pickle import Content, loads
+from ._tar import read_members
 from .dataset import DataError, DataSet
 
 SHAPE = (3, 32, 32)
 N_PIXELS = 3072
 BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch")
+MOST = 1 << 29  # bytes of a file, of an archive after unpacking: what is published has a third
 
 
-def _records(where: str, content: bytes) -> tuple[Tensor, Tensor]:
+def _records(where: str, content: Content) -> tuple[Tensor, Tensor]:
     """Return the images and labels of the binary version: for each image a byte of label, then its pixels."""
     if len(content) == 0 or len(content) % (1 + N_PIXELS) != 0:
         raise DataError(
@@ -35,7 +36,7 @@ def _records(where: str, content: bytes) -> tuple[Tensor, Tensor]:
     return _images(records[:, 1:]), labels_of(where, records[:, 0], len(records))
 
 
-def _pickled(where: str, content: bytes, key: str = "labels", n_classes: int = N_CLASSES) -> tuple[Tensor, Tensor]:
+def _pickled(where: str, content: Content, key: str = "labels", n_classes: int = N_CLASSES) -> tuple[Tensor, Tensor]:
     """Return the images and labels of the Python version: a pickled dictionary."""
     pixels, labels = read_batch(where, loads(where, content), N_PIXELS, key, n_classes)
     return _images(pixels), labels
@@ -50,7 +51,7 @@ class _Version:
     folder: str
     archive: str
     files: Sequence[str]  # the last is the one to test on
-    decode: Callable[[str, bytes], tuple[Tensor, Tensor]]
+    decode: Callable[[str, Content], tuple[Tensor, Tensor]]
 
 
 CLASSES = {"cifar10": N_CLASSES, "cifar100": 100}
@@ -78,34 +79,28 @@ def load_cifar(name: str, root: _files.Root) -> DataSet:
     folder = _files.root_folder(root, name, expected)
     for place in (folder / name, folder):
         for version in versions:
-            if (place / version.archive).is_file():
+            if os.path.isfile(place / version.archive):
                 return _load(name, version, _unpack(place / version.archive, version))
             for source in (place / version.folder, place):
-                if (source / version.files[0]).exists():
+                if os.path.exists(source / version.files[0]):
                     paths = _files.find([source], version.files)
-                    return _load(name, version, [(str(path), _files.read(path)) for path in paths])
+                    return _load(name, version, [(str(path), _files.read(path, MOST)) for path in paths])
     raise DataError(
         f"{folder} or {folder / name} must hold {expected}, got none of them; get the files and pass their folder as "
         f"root (--data-root on the command line)."
     )
 
 
-def _load(name: str, version: _Version, contents: list[tuple[str, bytes]]) -> DataSet:
+def _load(name: str, version: _Version, contents: list[tuple[str, Content]]) -> DataSet:
     *parts, (test, test_labels) = (version.decode(where, content) for where, content in contents)
     train, train_labels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     return DataSet(name, train, test, train_labels, test_labels, 256, CLASSES[name])
 
 
-def _unpack(archive: Path, version: _Version) -> list[tuple[str, bytes]]:
+def _unpack(archive: Path, version: _Version) -> list[tuple[str, Content]]:
     """Return (what to call it, content) of every batch in an archive, of which nothing is written anywhere."""
-    try:
-        with tarfile.open(fileobj=io.BytesIO(_files.read(archive)), mode="r:") as tar:
-            members = {Path(member.name).name: tar.extractfile(member) for member in tar if member.isfile()}
-            found = {file: member.read() for file, member in members.items() if file in version.files and member}
-    except tarfile.TarError as error:
-        raise DataError(
-            f"{archive} must be a whole tar archive, got a damaged one ({error}); {_files.AGAIN}."
-        ) from None
+    with _files.unpacked(archive, MOST) as source:
+        found = read_members(archive, source, version.files, MOST)
     missing = [file for file in version.files if file not in found]
     if missing:
         raise DataError(f"{archive} must hold {', '.join(version.files)}, got no {', '.join(missing)}; {_files.AGAIN}.")

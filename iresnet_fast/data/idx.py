@@ -18,6 +18,7 @@ FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3
 # the root itself, which may hold those of the other set, comes last.
 FOLDERS = {"mnist": ("mnist", "MNIST/raw", ""), "fashion_mnist": ("fashion_mnist", "FashionMNIST/raw", "")}
 SIZE = (28, 28)
+MOST_IMAGES = 1 << 19  # of a file; those published have 60,000, the digits of EMNIST 240,000
 
 
 def load_idx(name: str, root: _files.Root) -> DataSet:
@@ -49,22 +50,28 @@ def read_idx(path: Path, n_dims: int) -> _files.Array:
     Raises:
         DataError: the file is not there, is not such a file, or has the wrong length.
     """
-    content = _files.read(path)
     magic = bytes((0, 0, 8, n_dims))
-    if content[:4] != magic:
-        raise DataError(
-            f"{path} must start with the magic number {int.from_bytes(magic, 'big')} of an idx file of bytes with "
-            f"{n_dims} dimension{'s' * (n_dims > 1)}, got {content[:4].hex(' ') or 'an empty file'}; check that it is "
-            f"the file its name says."
-        )
     start = 4 + 4 * n_dims
-    sizes = np.frombuffer(content[4:start].ljust(4 * n_dims, b"\0"), ">u4").tolist()
-    if 0 in sizes:
-        raise DataError(f"{path} must have sizes above zero in its header, got {sizes}; {_files.AGAIN}.")
-    if len(content) != start + math.prod(sizes):
+    with _files.unpacked(path, start + MOST_IMAGES * math.prod(SIZE)) as source:
+        header = _files.up_to(source, start)
+        if header[:4] != magic:
+            raise DataError(
+                f"{path} must start with the magic number {int.from_bytes(magic, 'big')} of an idx file of bytes with "
+                f"{n_dims} dimension{'s' * (n_dims > 1)}, got {header[:4].hex(' ') or 'an empty file'}; check that it "
+                f"is the file its name says."
+            )
+        sizes = np.frombuffer(header[4:].ljust(4 * n_dims, b"\0"), ">u4").tolist()
+        if 0 in sizes or sizes[0] > MOST_IMAGES or math.prod(sizes[1:]) > math.prod(SIZE) * 16:
+            raise DataError(
+                f"{path} must have sizes above zero in its header, {MOST_IMAGES} images at most, got {sizes}; "
+                f"{_files.AGAIN}."
+            )
+        expected = math.prod(sizes)
+        content = _files.up_to(source, expected + 1)
+    if len(content) != expected:
         raise DataError(
-            f"{path} must be {start + math.prod(sizes)} bytes long for the sizes {sizes} of its header, got "
-            f"{len(content)}; {_files.AGAIN}."
+            f"{path} must be {start + expected} bytes long for the sizes {sizes} of its header, got "
+            f"{start + len(content)}{' or more' * (len(content) > expected)}; {_files.AGAIN}."
         )
-    values: _files.Array = np.frombuffer(content, np.uint8, offset=start).reshape(sizes).copy()
+    values: _files.Array = np.frombuffer(content, np.uint8).reshape(sizes)
     return values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,11 @@ from torch import Tensor
 
 from . import _files
 from ._labels import N_CLASSES, labels_of
+from ._matlab import read_arrays
 from .dataset import DataError, DataSet
 
 FILES = ("train_32x32.mat", "test_32x32.mat")
+MOST_IMAGES = 1 << 17  # of a file; those published have 73,257 and 26,032
 SHAPE = (32, 32, 3)  # of the first three of four dimensions; the last runs over images
 
 
@@ -26,15 +28,7 @@ def load_svhn(name: str, root: _files.Root) -> DataSet:
 
 def _part(path: Path) -> tuple[Tensor, Tensor]:
     """Return the images [N, 3, 32, 32] and the labels [N] of a file."""
-    from scipy.io import loadmat  # type: ignore[import-untyped]
-
-    content = io.BytesIO(_files.read(path))
-    try:
-        arrays = loadmat(content, variable_names=["X", "y"])
-    except Exception as error:  # of a damaged file the reader raises whatever it stumbles over
-        raise DataError(
-            f"{path} must be a whole MATLAB 5 file, got one that is not ({_files.said(error)}); {_files.AGAIN}."
-        ) from None
+    arrays = read_arrays(path, ("X", "y"), MOST_IMAGES * math.prod(SHAPE))
     if not {"X", "y"} <= set(arrays):
         names = ", ".join(key for key in ("X", "y") if key not in arrays)
         raise DataError(f"{path} must hold the arrays X and y, got no {names}; {_files.AGAIN}.")

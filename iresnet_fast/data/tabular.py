@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import math
-import zipfile
+import os
+from array import array as Numbers
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +14,18 @@ import torch
 
 from . import _files
 from ._files import Array
+from ._numpy import read_npy, read_npz
 from .dataset import DataError, DataSet
 
 SUFFIXES = (".npy", ".npz", ".csv")
 TEST_SHARE = 10  # one row in so many
+MOST_UNPACKED = 1 << 31  # bytes of the arrays of a .npz file
 
 
 def load_table(name: str, root: _files.Root, seed: int) -> DataSet:
     """Return the table of a file as vectors [N, d]; a tenth, drawn by the seed, is for testing unless the file says."""
     path = Path(name) if root is None else Path(root, name)
-    tables = _READERS[path.suffix.lower()](path, _files.read(path))
+    tables = _READERS[path.suffix.lower()](path)
     tables = {where: _checked(where, array) for where, array in tables.items()}
     if len(tables) == 2:
         (train_name, train), (_, test) = tables.items()
@@ -48,7 +51,7 @@ def _checked(where: str, array: Array) -> Array:
         raise DataError(f"{where} must hold real numbers, got an array of dtype {array.dtype}; convert it to float32.")
     if array.ndim != 2 or array.size == 0:
         raise DataError(f"{where} must have shape [N, d], N rows, got {array.shape}; save one row for each sample.")
-    with np.errstate(over="ignore"):  # becomes infinite, which is looked for next
+    with np.errstate(over="ignore", invalid="ignore"):  # becomes infinite or NaN, which is looked for next
         table = np.ascontiguousarray(array, np.float32)
     bad = np.argwhere(~np.isfinite(table))
     if len(bad) > 0:
@@ -60,63 +63,58 @@ def _checked(where: str, array: Array) -> Array:
     return table
 
 
-def _read_npy(path: Path, content: bytes) -> dict[str, Array]:
-    return {str(path): _array(str(path), content)}
+def _read_npy(path: Path) -> dict[str, Array]:
+    return {str(path): read_npy(str(path), _files.read(path, _memory()))}
 
 
-def _read_npz(path: Path, content: bytes) -> dict[str, Array]:
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            contents = {name.removesuffix(".npy"): archive.read(name) for name in archive.namelist()}
-    except Exception as error:  # of a damaged file the reader raises whatever it stumbles over
-        raise DataError(f"{path} must be a whole .npz file, got one that is not ({error}); {_files.AGAIN}.") from None
-    names = ["train", "test"] if set(contents) == {"train", "test"} else list(contents)
-    if len(names) != 1 and names != ["train", "test"]:
-        raise DataError(
-            f"{path} must hold one array, or two called train and test, got {', '.join(names) or 'none'}; save it anew."
-        )
-    return {where: _array(where, contents[name]) for name in names for where in [f"{name} in {path}"]}
+def _read_npz(path: Path) -> dict[str, Array]:
+    def wanted(names: list[str]) -> list[str]:
+        if set(names) == {"train", "test"}:
+            return ["train", "test"]
+        if len(names) != 1:
+            raise DataError(
+                f"{path} must hold one array, or two called train and test, got {', '.join(names)[:200] or 'none'}; "
+                f"save it anew."
+            )
+        return names
+
+    return {f"{name} in {path}": array for name, array in read_npz(path, MOST_UNPACKED, wanted).items()}
 
 
-def _array(where: str, content: bytes) -> Array:
-    """Return the array of a file in numpy's format; a pickle inside is refused."""
-    buffer = io.BytesIO(content)
-    try:
-        array: Array = np.lib.format.read_array(buffer, allow_pickle=False)
-    except Exception as error:  # of a damaged file the reader raises whatever it stumbles over
-        raise DataError(
-            f"{where} must be a whole .npy file of numbers, got one that is not ({_files.said(error)}); save it anew."
-        ) from None
-    if buffer.tell() != len(content):
-        raise DataError(
-            f"{where} must be {buffer.tell()} bytes long for an array of shape {array.shape}, got {len(content)}; "
-            f"save it anew."
-        )
-    return array
+def _memory() -> int:
+    """Return how many bytes a table can have: half of the memory of this machine, since it is copied once."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-def _read_csv(path: Path, content: bytes) -> dict[str, Array]:
+def _read_csv(path: Path) -> dict[str, Array]:
     """Return the rows of a file of comma separated numbers; a first line without any number is one of names."""
+    text = io.TextIOWrapper(io.BytesIO(_files.read(path, _memory())), "utf-8-sig", newline="")
+    reader = csv.reader(text)
+    numbers, n_columns = Numbers("d"), 0
     try:
-        reader = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=""))
-        lines = [(reader.line_num, cells) for cells in reader if cells]
+        for cells in filter(None, reader):
+            if n_columns == 0:
+                n_columns = len(cells)
+                if not any(map(_is_number, cells)):
+                    continue
+            numbers.extend(_numbers(path, reader.line_num, cells, n_columns))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} must be a text file of comma separated numbers, got another ({error}).") from None
-    first = lines[0][1] if lines else []
-    if not any(map(_is_number, first)):
-        del lines[:1]
-    for number, cells in lines:
-        if len(cells) != len(first):
+    return {str(path): np.array(numbers).reshape(-1, max(1, n_columns))}
+
+
+def _numbers(path: Path, line: int, cells: list[str], n_columns: int) -> list[float]:
+    """Return the numbers of a line; raises DataError unless there are as many as columns, all of them finite."""
+    if len(cells) != n_columns:
+        raise DataError(
+            f"{path} must have {n_columns} cells in line {line} as in its first line, got {len(cells)}; correct it."
+        )
+    for column, cell in enumerate(cells, 1):
+        if not _is_number(cell) or not math.isfinite(float(cell)):
             raise DataError(
-                f"{path} must have {len(first)} cells in line {number} as in its first line, got {len(cells)}; "
-                f"correct it."
+                f"{path} must have a finite number in line {line}, column {column}, got {cell[:40]!r}; correct it."
             )
-        for column, cell in enumerate(cells, 1):
-            if not _is_number(cell) or not math.isfinite(float(cell)):
-                raise DataError(
-                    f"{path} must have a finite number in line {number}, column {column}, got {cell!r}; correct it."
-                )
-    return {str(path): np.array([[float(cell) for cell in cells] for _, cells in lines])}
+    return [float(cell) for cell in cells]
 
 
 def _is_number(text: str) -> bool:

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import nn
 
-from .._tracing import may_read
 from ..estimators import Exact, PowerSeries
 from ..nn import ConditionalBranch, DenseBranch, InducedNormBranch, InvertibleResidualBlock, ResidualBranch
 from ..nn.block import Estimator

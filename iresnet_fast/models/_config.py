@@ -43,10 +43,12 @@ class Config:
         return _build(type(self), {**{name: getattr(self, name) for name in _names(type(self))}, **changes})
 
     def _freeze(self) -> None:
-        """Turn lists into tuples, and check the type of flags and of floats."""
+        """Turn lists into tuples, and check the type of names, flags and floats."""
         for field in dataclasses.fields(cast(Any, self)):
             value = _frozen(getattr(self, field.name))
             object.__setattr__(self, field.name, value)
+            if field.type == "str" and not isinstance(value, str):
+                raise TypeError(f"{field.name} must be a name in quotes, got {value!r}; pass one.")
             if field.type == "bool" and not isinstance(value, bool):
                 raise TypeError(f"{field.name} must be True or False, got {value!r}; pass one of them.")
             number = isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
 
+from ..nn._fsdp import Shardable
 from ..nn._layer import SpectralLayer
 from ..nn.spectral import normalized_together
 
 
-class GroupsNorms(nn.Module):
+class GroupsNorms(Shardable):
     """A model whose spectral layers form a group from its first call on; copies and pickles form their own."""
 
     _spectral_layers: tuple[SpectralLayer, ...] | None = None

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .._inputs import check_data, check_same_kind, check_shape
 from ..nn import ActNorm, InjectivePad, ResidualBranch, Sequential, Squeeze
 from ..nn._call import Solution
 from ..nn._transform import check_range, output_shape
@@ -14,7 +15,7 @@ from ._blocks import Block
 from ._head import PooledHead
 from ._norms import GroupsNorms
 from ._plain import Border, UnboundedBlock
-from ._presets import Presets
+from ._presets import Presets, check_config
 from .classifier_config import CLASSIFIERS, ClassifierConfig
 from .reconstruction import ImageReconstruction
 
@@ -38,6 +39,7 @@ class IResNetClassifier(Presets[ClassifierConfig], GroupsNorms):
     def __init__(self, config: ClassifierConfig) -> None:
         """Build the model; the argument is that of the class."""
         GroupsNorms.__init__(self)
+        check_config(config, ClassifierConfig)
         self.config = config
         self.body = _body(config)
         channels, height, width = output_shape(self.body, config.image_shape)
@@ -58,11 +60,7 @@ class IResNetClassifier(Presets[ClassifierConfig], GroupsNorms):
 
     def features(self, x: Tensor) -> Tensor:
         """Return the features [B, *feature_shape], before the head; arguments and errors as in `forward`."""
-        if tuple(x.shape[1:]) != self.config.image_shape:
-            raise ValueError(
-                f"x must have shape [B, {', '.join(map(str, self.config.image_shape))}], got {tuple(x.shape)}; reshape "
-                f"it or build the model for it."
-            )
+        check_data(x, self.config.image_shape, self.head.linear.weight)
         if not x.is_floating_point():
             x = self.scaled(x)
         with self._grouped_norms():
@@ -75,6 +73,7 @@ class IResNetClassifier(Presets[ClassifierConfig], GroupsNorms):
         Raises:
             ValueError: the model has no n_levels, or x has values that are none.
         """
+        check_data(x, self.config.image_shape, self.head.linear.weight)
         n_levels = self.config.n_levels
         if n_levels is None:
             raise ValueError(
@@ -97,17 +96,15 @@ class IResNetClassifier(Presets[ClassifierConfig], GroupsNorms):
 
     def solve(self, features: Tensor) -> Solution:
         """Return what `invert` does with the iterations and the largest error of a block; errors as there."""
-        if tuple(features.shape[1:]) != self.feature_shape:
-            raise ValueError(
-                f"features must have shape [B, {', '.join(map(str, self.feature_shape))}], got "
-                f"{tuple(features.shape)}; pass what features returned."
-            )
+        check_same_kind(features, self.head.linear.weight, "features", "model")
+        check_shape(features, self.feature_shape, "features", "model")
         with self._grouped_norms():
             return self.body.solve(features)
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> ImageReconstruction:
         """Return the images after x -> features -> x, and how exact that was; errors as in `forward`."""
+        check_data(x, self.config.image_shape, self.head.linear.weight)
         x = x if x.is_floating_point() else self.scaled(x)
         features = self.features(x)
         again, iterations, block_error = self.solve(features)

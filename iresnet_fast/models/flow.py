@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from .. import _checks, likelihood
+from .._inputs import check_data, check_same_kind, check_shape, check_tensor
 from ..nn import Affine, Call
 from ..nn._call import DeferredInverse, Solution, TakesCall
 from ._blocks import Block
 from ._flow_parts import body_of, preprocessing_of
 from ._modes import training
 from ._norms import GroupsNorms
-from ._presets import Presets
+from ._presets import Presets, check_config
 from .distribution import FlowDistribution
 from .flow_config import FlowConfig
 from .flow_presets import FLOWS
@@ -47,6 +48,7 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms, TakesCall):
     def __init__(self, config: FlowConfig) -> None:
         """Build the model; the argument is that of the class."""
         GroupsNorms.__init__(self)
+        check_config(config, FlowConfig)
         self.config = config
         self.preprocessing = preprocessing_of(config)
         self.body, self.latent_shapes = body_of(config)
@@ -155,6 +157,7 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms, TakesCall):
             TypeError: n, seed or first is not an integer.
         """
         _checks.check_count("n", n, 0)
+        _checks.check_number("temperature", temperature, "1.0")
         if not temperature >= 0.0:
             raise ValueError(f"temperature must not be negative, got {temperature}; pass e.g. 1.0.")
         return self.solve(self.prior.sample(n, temperature, seed=seed, first=first), self._shared(context, n)).x
@@ -203,9 +206,12 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms, TakesCall):
             TypeError: steps is not an integer.
         """
         _checks.check_count("steps", steps, 2)
+        check_tensor(a, "a")
+        check_tensor(b, "b")
         if a.shape != b.shape:
             raise ValueError(f"b must have the shape of a, {tuple(a.shape)}, got {tuple(b.shape)}; reshape it.")
         alone = a.dim() == len(self.config.event_shape)
+        check_data(a[None] if alone else a, self.config.event_shape, self.prior.mean, "a")
         ends = (a[None], b[None]) if alone else (a, b)
         n = ends[0].shape[0]
         context = self._shared(context, n)
@@ -228,7 +234,7 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms, TakesCall):
         Arguments and errors as in `forward`.
         """
         with training(self):
-            self.prior.fit(self.transform_to_noise(x, context))
+            self.prior.fit(self.transform_to_noise(x, context), "x")
 
     def fit_preprocessing(self, data: Tensor) -> None:
         """Take mean and variance of every entry from data [N, *event_shape], for preprocess="standardize".
@@ -241,7 +247,7 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms, TakesCall):
             raise ValueError(
                 f"preprocess must be 'standardize' to take statistics, got {self.config.preprocess!r}; change it."
             )
-        self._check_event(tuple(data.shape[1:]), "data")
+        check_data(data, self.config.event_shape, self.prior.mean, "data")
         if self.config.n_levels is not None:
             data = (data + 0.5) / self.config.n_levels
         fitted = Affine.standardize(data)
@@ -264,7 +270,7 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms, TakesCall):
         return FlowDistribution(self, context)
 
     def _data(self, x: Tensor) -> Tensor:
-        self._check_event(tuple(x.shape[1:]), "x")
+        check_data(x, self.config.event_shape, self.prior.mean)
         return x if x.is_floating_point() else x.to(self.prior.mean.dtype)
 
     def _check_event(self, shape: tuple[int, ...], name: str) -> None:
@@ -275,25 +281,28 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms, TakesCall):
             )
 
     def _latent(self, z: Tensor) -> Tensor:
-        if z.dim() != 2 or z.shape[1] != self.prior.n_dims:
-            raise ValueError(
-                f"z must have shape [B, {self.prior.n_dims}], got {tuple(z.shape)}; pass what forward returned."
-            )
+        check_same_kind(z, self.prior.mean, "z", "model")
+        check_shape(z, (self.prior.n_dims,), "z", "model")
         return z
 
     def _contexts(self, context: Tensor | None, n: int) -> Tensor | None:
         width = self.config.context_features
         if context is None and not width:
             return None
+        if context is not None:
+            check_tensor(context, "context")
         if context is None or not width or context.shape != (n, width):
             expected = f"have shape {(n, width)}" if width else "be None, since context_features is 0"
             got = "None" if context is None else f"shape {tuple(context.shape)}"
             raise ValueError(
                 f"context must {expected}, got {got}; pass one row for each sample, or set context_features."
             )
+        check_same_kind(context, self.prior.mean, "context", "model")
         return context
 
     def _shared(self, context: Tensor | None, n: int) -> Tensor | None:
+        if context is not None:
+            check_tensor(context, "context")
         return context.expand(n, -1) if context is not None and context.dim() == 1 else context
 
     def _sizes(self) -> list[int]:

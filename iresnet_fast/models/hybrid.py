@@ -9,10 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import _checks
+from .._inputs import check_data, check_labels, check_shape, described
 from ..nn import Call
+from ..nn._fsdp import Shardable
+from ..nn._transform import check_range
 from ._config import Config, register
 from ._head import PiecesHead
-from ._presets import Presets
+from ._presets import Presets, check_config
 from .flow import IResNetFlow
 from .flow_config import FlowConfig
 from .flow_presets import FLOWS, RESIDUAL_FLOWS
@@ -40,12 +43,12 @@ class HybridConfig(Config):
     def __post_init__(self) -> None:
         """Check the fields."""
         if not isinstance(self.flow, FlowConfig):
-            raise TypeError(f"flow must be a FlowConfig, got {self.flow!r}; pass one.")
+            raise TypeError(f"flow must be a FlowConfig, got {described(self.flow)}; pass one.")
         _checks.check_count("n_classes", self.n_classes, 2)
         _checks.check_count("head_hidden", self.head_hidden, 1)
 
 
-class HybridIResNet(Presets[HybridConfig], nn.Module):
+class HybridIResNet(Presets[HybridConfig], Shardable):
     """Density and classifier on the same latent (Residual Flows, arXiv 1906.02735).
 
     The head sees the pieces of the latent, with factor_out one from every scale, each what that scale let go and the
@@ -67,6 +70,7 @@ class HybridIResNet(Presets[HybridConfig], nn.Module):
     def __init__(self, config: HybridConfig) -> None:
         """Build the model; the argument is that of the class."""
         nn.Module.__init__(self)
+        check_config(config, HybridConfig)
         self.config = config
         self.flow = IResNetFlow(config.flow)
         self.head = PiecesHead(self.flow.latent_shapes, config.head_hidden, config.n_classes)
@@ -95,6 +99,8 @@ class HybridIResNet(Presets[HybridConfig], nn.Module):
                 classifier alone, for which no log-determinant need be computed: leave it to IResNetClassifier.
             context: as in `forward`.
         """
+        check_data(x, self.flow.config.event_shape, self.flow.prior.mean)
+        check_labels(labels, len(x), self.config.n_classes)
         logits, log_prob = self(x, context)
         return hybrid_loss(logits, log_prob, labels, weight)
 
@@ -105,11 +111,15 @@ def hybrid_loss(logits: Tensor, log_prob: Tensor, labels: Tensor, weight: float 
     Raises:
         ValueError: weight is negative or a batch size differs.
     """
+    _checks.check_number("weight", weight, "1.0")
     if not weight >= 0.0:
         raise ValueError(f"weight must not be negative, got {weight}; pass e.g. 1.0.")
-    if labels.shape != log_prob.shape or logits.shape[:1] != log_prob.shape:
+    check_shape(log_prob, (), "log_prob")
+    if logits.dim() != 2 or logits.shape[:1] != log_prob.shape:
         raise ValueError(
-            f"labels must have shape {tuple(log_prob.shape)} and logits as many rows, got {tuple(labels.shape)} and "
-            f"{tuple(logits.shape)}; pass one label for each sample."
+            f"logits must have shape [{len(log_prob)}, n_classes], a row for each entry of log_prob, got "
+            f"{tuple(logits.shape)}; pass what the model returned."
         )
+    check_labels(labels, len(log_prob), logits.shape[1])
+    check_range(labels, 0, logits.shape[1] - 1, "number the classes from 0", "labels")
     return (F.cross_entropy(logits, labels) - weight * log_prob.mean()) / math.log(2.0)

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import _capture, _checks
+from .._inputs import check_same_kind, check_shape
 from .._keys import hashed_normal, row_keys
+from ..nn._fsdp import write
 from ..nn._layer import plainly
+from ..nn._tensors import gathered
 from ..nn.actnorm import _sum_over_ranks as sum_over_ranks
 
 # A dimension that hardly varies over the first batch does not get a prior sharper than this.
@@ -48,8 +51,11 @@ class DiagonalNormal(nn.Module):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Return the log-density [B] of z [B, d]."""
-        standard = (z - self.mean) * (-self.log_scale).exp()
-        return (-0.5 * (standard.square() + math.log(2.0 * math.pi)) - self.log_scale).sum(1)
+        mean, log_scale = gathered(self.mean), gathered(self.log_scale)
+        check_same_kind(z, mean, "z", "prior")
+        check_shape(z, (self.n_dims,), "z", "prior")
+        standard = (z - mean) * (-log_scale).exp()
+        return (-0.5 * (standard.square() + math.log(2.0 * math.pi)) - log_scale).sum(1)
 
     def sample(
         self,
@@ -73,7 +79,8 @@ class DiagonalNormal(nn.Module):
             ValueError: seed or first is negative.
             TypeError: seed or first is not an integer.
         """
-        mean = self.mean
+        mean, log_scale = gathered(self.mean), gathered(self.log_scale)
+        _checks.check_count("n", n, 0)
         if seed is not None:
             _checks.check_count("seed", seed, 0)
         _checks.check_count("first", first, 0)
@@ -83,28 +90,34 @@ class DiagonalNormal(nn.Module):
             source = torch.device("cpu") if _capture.of(mean) is None else mean.device
             drawn = torch.randint(1 << 62, (), device=source).to(mean.device) if seed is None else seed
             noise = hashed_normal(row_keys(drawn, first, n, mean.device), (self.n_dims,), mean.dtype)
-        return mean + self.log_scale.exp() * (temperature * noise)
+        return mean + log_scale.exp() * (temperature * noise)
 
-    def fit(self, z: Tensor) -> None:
+    def fit(self, z: Tensor, name: str = "z") -> None:
         """Set mean and scale to those of z [N, d], of all ranks together; does nothing if the prior is not learned.
+
+        Args:
+            z: [N, d].
+            name: what the caller calls it, or what it comes from, for errors.
 
         Raises:
             ValueError: z has no sample, or is not finite.
         """
         if not self.learned:
             return
+        check_shape(z, (self.n_dims,), "z", "prior")
         with plainly():
             z = z.detach().to(torch.promote_types(z.dtype, torch.float32))
             total = sum_over_ranks(torch.cat((z.sum(0), z.new_tensor([z.shape[0]]))))
+            if float(total[-1]) == 0.0:
+                raise ValueError(f"{name} must hold at least one sample, got none; pass some hundred.")
             mean = total[:-1] / total[-1]
             variance = sum_over_ranks((z - mean).square().sum(0)) / total[-1]
             if not bool((mean + variance).isfinite().all()):
                 raise ValueError(
-                    f"the samples for a prior must be finite and at least one, got {z.shape[0]} with NaN or infinity "
-                    f"in them or none; check the data."
+                    f"{name} must be finite, in the latent too, got NaN or infinity; check the data and the layers."
                 )
-            self.mean.copy_(mean)
-            self.log_scale.copy_(variance.sqrt().clamp(min=_LEAST_SCALE).log())
+            write(self.mean, mean)
+            write(self.log_scale, variance.sqrt().clamp(min=_LEAST_SCALE).log())
 
     def extra_repr(self) -> str:
         """Describe the prior in its repr."""

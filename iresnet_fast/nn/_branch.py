@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .. import activations as registry
 from ._chain import inputs_of, outputs_of
 from ._hooks import Skippable
+from ._inputs import check_layer_input
 from .activation import Activation
 
 
@@ -31,6 +32,10 @@ class Branch(Skippable):
                 f"context must be None for a {type(self).__name__}, got one; use a ConditionalBranch, or any module "
                 f"that takes it."
             )
+
+    def check_input(self, x: Tensor, name: str = "x") -> None:
+        """Raise ValueError or TypeError unless x fits the first layer; `name` is what the caller calls it."""
+        check_layer_input(self.layers[0], x, name)
 
     def _layers(self) -> list[Any]:
         return list(self.layers)

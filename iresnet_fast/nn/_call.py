@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .._keys import mixed, sample_keys
+from ._fsdp import Shardable
 from ._transform import takes_context
 
 # Evaluations of a branch [B] int64, and a bound of the error [B] in the units of the block's input.
@@ -103,7 +104,7 @@ class Solution(NamedTuple):
         return cls(found.x, iterations, error)
 
 
-class TakesCall(nn.Module):
+class TakesCall(Shardable):
     """A transform whose forward takes a `call`, and which may have a `deferred_inverse`.
 
     Attributes:
@@ -116,12 +117,12 @@ class TakesCall(nn.Module):
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Look at what the subclass defines."""
-        super().__init_subclass__(**options)
         own = cls.__dict__
         if "forward" in own:
             cls.takes_call = "call" in inspect.signature(own["forward"]).parameters
         if "inverse" in own:
             cls.defers_logdet = "deferred_inverse" in own
+        super().__init_subclass__(**options)  # which may wrap methods
 
 
 def apply_part(part: nn.Module, x: Tensor, context: Any, call: Call) -> tuple[Tensor, Tensor]:

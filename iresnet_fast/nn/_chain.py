@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from .. import _checks
 from .conv import SpectralConv2d
 from .linear import SpectralLinear
 
@@ -24,6 +25,8 @@ def pairs_of(argument: str, widths: Sequence[int], least: int = 2) -> list[tuple
             f"{argument} must hold at least {('two', 'three')[least - 2]} numbers, the last like the first, since a "
             f"branch is added to its input, got {list(widths)}; change them."
         )
+    for width in widths:
+        _checks.check_count(f"every number of {argument}", width, 1)
     return list(itertools.pairwise(widths))
 
 
@@ -64,23 +67,26 @@ def integers_of(argument: str, values: Any, example: str) -> list[int]:
         raise TypeError(f"{argument} must be a list of integers, got {values!r}; pass e.g. {example}.") from None
 
 
-def check_names(layers: Sequence[nn.Module], activations: Sequence[str], least: int = 1) -> None:
-    """Raise ValueError unless there are layers enough and a name for each."""
+def check_names(
+    layers: Sequence[nn.Module], activations: Sequence[str], needed: str = "a layer", least: int = 1
+) -> None:
+    """Raise unless there is a name for each layer, and `needed`, that is so many layers at least."""
+    _checks.check_list("layers", layers, "layers")
     if isinstance(activations, str):
         raise TypeError(
             f"activations must be a list of one name per layer, got {activations!r}; pass "
             f"{[activations] * len(layers)}."
         )
     if len(layers) < least or len(activations) != len(layers):
-        needed = "must be a layer" if least == 1 else f"must be {least} layers"
         raise ValueError(
-            f"activations must have one name per layer and there {needed}, got {len(activations)} names for "
+            f"activations must have one name per layer and there must be {needed}, got {len(activations)} names for "
             f"{len(layers)} layers; use 'identity' where there is none."
         )
 
 
 def check_spectral(layers: Sequence[nn.Module]) -> None:
     """Raise unless the layers are all SpectralLinear, or all SpectralConv2d that keep the size of any image."""
+    _checks.check_list("layers", layers, "layers")
     kind = SpectralConv2d if isinstance(layers[0], SpectralConv2d) else SpectralLinear
     for i, layer in enumerate(layers):
         if not isinstance(layer, kind):

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from .. import _capture, ops
+from ..geometry import ConvGeometry
 from ._layer import Norm, SpectralLayer
 
 Weights = Mapping[SpectralLayer, Tensor]  # the weight of each layer as it is now, not wrapped by torch.func
@@ -20,6 +21,7 @@ class Sight(NamedTuple):
     """A weight as it was just before its norm was iterated: what is written meanwhile makes the norm stale."""
 
     weight: Tensor  # an alias: while it lives, no other tensor can have its address
+    geometry: ConvGeometry | None  # of the operator; another thread may call the layer with images of another size
     version: int
     fingerprint: int | None  # None: not read
     writes: int
@@ -65,8 +67,8 @@ def watch_optimizers() -> None:
 def look(weights: Weights) -> list[Sight]:
     """Look at the weights before their norms are iterated."""
     return [
-        Sight(w.detach(), _version(w), fingerprint, _Writes.count, _capture.of(w))
-        for w, fingerprint in zip(weights.values(), fingerprints(weights), strict=True)
+        Sight(w.detach(), layer.geometry, _version(w), fingerprint, _Writes.count, _capture.of(w))
+        for (layer, w), fingerprint in zip(weights.items(), fingerprints(weights), strict=True)
     ]
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from .. import _capture, ops
 from .._torch_private import copy_all
 from .._tracing import under_transforms
+from ..geometry import ConvGeometry
 from . import _norms
 from ._freshness import Seen, Sight, Weights, expect_writes, look, may_have_been_replayed, record, stale
 from ._layer import Norm, SpectralLayer, as_dtype, plain, plainly
@@ -31,12 +32,15 @@ if TYPE_CHECKING:
 
 _merging = threading.RLock()
 
+Normalized = tuple["ConvGeometry | None", Tensor]  # the operator whose norm the weight was divided by, and the weight
+
 
 class SpectralGroup:
     """The spectral layers that are refreshed together: those of a model, or one alone.
 
     It owns all that is known of their norms beside the buffers. What it holds of a layer is replaced as a whole and
-    never changed, so that threads which evaluate a model at once each see one refresh or the other.
+    never changed, so that threads which call a model at once each see one refresh or the other; the lock is for those
+    that iterate, merge groups or change the size of images.
 
     Attributes:
         process_group: the processes among which a refresh in training is shared out; None: each does all of it.
@@ -51,6 +55,7 @@ class SpectralGroup:
         # Effective weights without a graph, with the refresh and the coeff they are of.
         self._baked: weakref.WeakKeyDictionary[SpectralLayer, tuple[Seen, float, Tensor]] = weakref.WeakKeyDictionary()
         self._at_hand = threading.local()
+        self.lock = threading.RLock()
 
     @classmethod
     def of(cls, layers: Sequence[SpectralLayer]) -> SpectralGroup:
@@ -59,13 +64,16 @@ class SpectralGroup:
         if group is not None and all(layer.group is group for layer in layers):
             return group
         with _merging:
-            groups = {id(layer.group): layer.group for layer in layers if layer.group is not None}.values()
+            groups = list({id(layer.group): layer.group for layer in layers if layer.group is not None}.values())
+            if len(groups) == 1 and all(layer.group is groups[0] for layer in layers):
+                return groups[0]  # another thread has merged them
             merged = cls(list(dict.fromkeys([*(m for g in groups for m in g.members()), *layers])))
             for one in groups:
-                merged._seen.update(one._seen)
-                merged._baked.update(one._baked)
-                merged._unsettled.update(one._unsettled)
-                merged.process_group = merged.process_group or one.process_group
+                with one.lock:
+                    merged._seen.update(one._seen)
+                    merged._baked.update(one._baked)
+                    merged._unsettled.update(one._unsettled)
+                    merged.process_group = merged.process_group or one.process_group
             for layer in merged.members():
                 layer.group = merged
         return merged
@@ -81,31 +89,42 @@ class SpectralGroup:
     @contextmanager
     def at_hand(self, layers: Sequence[SpectralLayer], weights: Sequence[Tensor] | None = None) -> Iterator[None]:
         """Normalise these layers once, in one node of the graph, for all calls inside the block; or take `weights`."""
-        before: dict[SpectralLayer, tuple[Tensor, Tensor]] = getattr(self._at_hand, "weights", {})
-        weights = self.effective_weights(layers) if weights is None else weights
-        entries = ((layer.sigma, weight) for layer, weight in zip(layers, weights, strict=True))
+        before: dict[SpectralLayer, Normalized] = getattr(self._at_hand, "weights", {})
+        if weights is None:
+            entries = self._normalized(layers, None)
+        else:
+            entries = [(layer.geometry, weight) for layer, weight in zip(layers, weights, strict=True)]
         self._at_hand.weights = before | dict(zip(layers, entries, strict=True))
         try:
             yield
         finally:
             self._at_hand.weights = before
 
-    def effective_weights(self, layers: Sequence[SpectralLayer]) -> list[Tensor]:
-        """Return the normalised weights of some of its layers."""
-        known: dict[SpectralLayer, tuple[Tensor, Tensor]] = getattr(self._at_hand, "weights", {})
-        # Another sigma: an image of another size has come.
-        if known and all(layer in known and known[layer][0] is layer.sigma for layer in layers):
+    def effective_weights(
+        self, layers: Sequence[SpectralLayer], image_size: Sequence[int] | None = None
+    ) -> list[Tensor]:
+        """Return the normalised weights of some of its layers, for images of this size if one is given."""
+        known: dict[SpectralLayer, Normalized] = getattr(self._at_hand, "weights", {})
+        if known and all(layer in known and _fits(known[layer][0], image_size) for layer in layers):
             return [known[layer][1] for layer in layers]
+        return [weight for _, weight in self._normalized(layers, image_size)]
+
+    def _normalized(self, layers: Sequence[SpectralLayer], image_size: Sequence[int] | None) -> list[Normalized]:
         # Each once: a parametrisation that draws or iterates gives another tensor at every look.
         taken = {layer: weight_of(layer) for layer in layers}
         raw = [taken[layer] for layer in layers]
         if any(is_stacked(weight) for weight in raw):
-            return normalize(layers, raw, norms_of_members(layers, raw))
-        known_now = self.refresh({layer: plain(weight) for layer, weight in taken.items()})
-        seen = [known_now[layer] for layer in layers]
-        norms = [last.norm for last in seen]
+            if image_size is not None:
+                for layer in layers:
+                    layer.set_image_size(image_size)
+            geometries = [layer.geometry for layer in layers]
+            members = normalize(layers, raw, norms_of_members(layers, raw), geometries)
+            return list(zip(geometries, members, strict=True))
+        known = self.refresh({layer: plain(weight) for layer, weight in taken.items()}, image_size)
+        seen = [known[layer] for layer in layers]
+        norms, geometries = [last.norm for last in seen], [last.sight.geometry for last in seen]
         if _wants_graph(raw) or under_transforms():
-            return normalize(layers, raw, norms, expect_writes)
+            return list(zip(geometries, normalize(layers, raw, norms, geometries, expect_writes), strict=True))
         baked = [self._baked.get(layer) for layer in layers]
         weights = [
             entry[2]
@@ -114,20 +133,38 @@ class SpectralGroup:
         ]
         if len(weights) < len(layers):
             with plainly():
-                weights = normalize(layers, raw, norms)
+                weights = normalize(layers, raw, norms, geometries)
             coeffs = (layer.coeff for layer in layers)
-            self._baked.update(zip(layers, zip(seen, coeffs, weights, strict=True), strict=True))
-        return weights
+            with self.lock:
+                self._baked.update(zip(layers, zip(seen, coeffs, weights, strict=True), strict=True))
+        return list(zip(geometries, weights, strict=True))
 
-    def refresh(self, weights: Weights) -> dict[SpectralLayer, Seen]:
+    def refresh(self, weights: Weights, image_size: Sequence[int] | None = None) -> dict[SpectralLayer, Seen]:
         """Iterate those of the layers that are stale, and all others with them. Returns what is known of the layers."""
         with plainly():
-            wanted = self._stale(weights)
-            if wanted:
-                others = self._weights_of_others(weights)
-                wanted += self._stale(others)
-                self.iterate({layer: weights[layer] if layer in weights else others[layer] for layer in wanted})
-        return {layer: self._seen[layer] for layer in weights}
+            known = self._fresh(weights, image_size)
+            if known is not None:
+                return known
+            with self.lock:
+                if image_size is not None:
+                    for layer in weights:
+                        layer.set_image_size(image_size)
+                wanted = self._stale(weights)  # another thread may have been here
+                if wanted:
+                    others = self._weights_of_others(weights)
+                    wanted += self._stale(others)
+                    self.iterate({layer: weights[layer] if layer in weights else others[layer] for layer in wanted})
+                return {layer: self._seen[layer] for layer in weights}
+
+    def _fresh(self, weights: Weights, image_size: Sequence[int] | None) -> dict[SpectralLayer, Seen] | None:
+        """Return what is known of the layers; None if a norm is stale, or that of images of another size."""
+        known: dict[SpectralLayer, Seen] = {}
+        for layer in weights:
+            last = self._seen.get(layer)
+            if last is None or not _fits(last.sight.geometry, image_size):
+                return None
+            known[layer] = last
+        return None if stale(weights, list(known.values())) else known
 
     def _weights_of_others(self, weights: Weights) -> Weights:
         """Return the weights of the other layers, of those that have plain ones to look at."""
@@ -149,7 +186,7 @@ class SpectralGroup:
         """
         explicit = n_iterations is not None or tol is not None
         settling: list[SpectralLayer] = []
-        with plainly():
+        with self.lock, plainly():
             calls: dict[tuple[Any, ...], list[SpectralLayer]] = {}
             for layer, weight in weights.items():
                 if not layer.is_warm or layer.strict or not (layer.training or explicit):
@@ -227,6 +264,11 @@ class SpectralGroup:
             self._seen[layer] = record(layer, sight, norm, settled)
 
 
+def _fits(geometry: ConvGeometry | None, image_size: Sequence[int] | None) -> bool:
+    """Whether an operator is that of images of this size; a matrix is one for all sizes."""
+    return geometry is None or image_size is None or geometry.image_size == tuple(image_size)
+
+
 def _some(weights: Weights, layers: Sequence[SpectralLayer]) -> Weights:
     return {layer: weights[layer] for layer in layers}
 
@@ -239,19 +281,20 @@ def normalize(
     layers: Sequence[SpectralLayer],
     raw: Sequence[Tensor],
     norms: Sequence[Norm],
+    geometries: Sequence[ConvGeometry | None],
     on_backward: Callable[..., None] | None = None,
 ) -> list[Tensor]:
     """Return these weights of the layers divided by max(1, sigma / coeff), in one node of the graph."""
     if len({layer.sigma_gradient for layer in layers}) > 1:
-        one_by_one = zip(layers, raw, norms, strict=True)
-        return [normalize([layer], [weight], [norm], on_backward)[0] for layer, weight, norm in one_by_one]
+        one_by_one = zip(layers, raw, norms, geometries, strict=True)
+        return [normalize([a], [b], [c], [d], on_backward)[0] for a, b, c, d in one_by_one]
     sigmas, us, vs = zip(*norms, strict=True)
     weights = ops.spectral_normalize(
         raw,
         torch.stack(sigmas),
         us,
         vs,
-        [layer.geometry for layer in layers],
+        geometries,
         [layer.coeff for layer in layers],
         layers[0].sigma_gradient,
     )

@@ -32,15 +32,18 @@ class Skippable(nn.Module):
 
     def why_no_kernels(self) -> str | None:
         """Return what a call does that kernels with the tensors of the module would not, for messages; or None."""
-        if getattr(self.forward, "__func__", None) is not self.plain_forward():
+        if self._has_own_forward():
             return "has a forward of its own"
         return "has hooks" if sees_activations(self) else None
 
     def may_remake_tensors(self) -> bool:
         """Whether a call may set the tensors of the module in a way that `make_tensors` does not know."""
-        if getattr(self.forward, "__func__", None) is not self.plain_forward():
+        if self._has_own_forward():
             return True
         return bool(self._forward_pre_hooks) and not all(map(_is_known, self._forward_pre_hooks.values()))
+
+    def _has_own_forward(self) -> bool:
+        return type(self).forward is not self.plain_forward() or "forward" in self.__dict__
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """Copy as copy.deepcopy does, also a parametrised module, which torch does not let anybody ask for its state.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,7 @@ class SpectralLayer(Skippable):
     handle: int  # for `layer_of`
 
     def _start(self, coeff: float, n_iterations: int, tol: float | None, sigma_gradient: bool, strict: bool) -> None:
+        _checks.check_number("coeff", coeff, "0.9")
         if not 0.0 < coeff < math.inf:
             raise ValueError(f"coeff must be positive and finite, got {coeff}; pass e.g. 0.9.")
         _checks.check_count("n_iterations", n_iterations, 1)
@@ -75,6 +76,9 @@ class SpectralLayer(Skippable):
     def is_ready(self) -> bool:
         """Whether the input size, and so the operator, is known."""
         return True
+
+    def set_image_size(self, image_size: Sequence[int]) -> None:
+        """Tell the (height, width) of the inputs; a matrix is the same for all."""
 
     def extra_repr(self) -> str:
         """Describe the layer in its repr."""

@@ -8,7 +8,8 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._chain import Layer, inputs_of
+from ._chain import Layer
+from ._inputs import check_layer_input
 from ._layer import SpectralLayer
 from ._tensors import bias_of
 from .conv import SpectralConv2d
@@ -24,12 +25,10 @@ def maps_of(layers: Sequence[nn.Module], x: Tensor) -> list[Map]:
     Raises:
         ValueError: x does not fit the first layer.
     """
-    _check_input(x, layers[0])
-    for layer in layers:
-        if isinstance(layer, SpectralConv2d):
-            layer.set_image_size(x.shape[2:])
+    check_layer_input(layers[0], x)
     passed_by = [layer for layer in layers if isinstance(layer, SpectralLayer) and layer.why_no_kernels() is None]
-    weights = dict(zip(passed_by, effective_weights(passed_by), strict=True)) if passed_by else {}
+    size = x.shape[2:] if x.dim() == 4 else None
+    weights = dict(zip(passed_by, effective_weights(passed_by, size), strict=True)) if passed_by else {}
     maps: list[Map] = []
     for layer in layers:
         known = isinstance(layer, (SpectralLinear, SpectralConv2d)) and layer in weights
@@ -42,13 +41,3 @@ def _apply(layer: Layer, weight: Tensor, bias: Tensor | None, x: Tensor) -> Tens
         return F.linear(x, weight, bias)
     output: Tensor = layer._conv_forward(x, weight, bias)
     return output
-
-
-def _check_input(x: Tensor, layer: nn.Module) -> None:
-    """Raise ValueError unless x fits a spectral layer."""
-    if not isinstance(layer, (SpectralLinear, SpectralConv2d)):
-        return
-    channels, expected = inputs_of(layer), 2 if isinstance(layer, SpectralLinear) else 4
-    if x.dim() != expected or x.shape[1] != channels:
-        shape = f"[B, {channels}]" if expected == 2 else f"[B, {channels}, H, W]"
-        raise ValueError(f"x must have shape {shape}, got {tuple(x.shape)}; reshape it or build the branch for it.")

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from .._tracing import is_eager, may_read
+from ._fsdp import Shardable
 
 
-class Transform(nn.Module):
+class Transform(Shardable):
     """A transform without a context that keeps the shape of its events, unless its class says otherwise.
 
     The contract: `forward(x, context=None)` returns z and log|det dz/dx| [B]; `inverse(z, context=None)` returns x and
@@ -36,15 +37,6 @@ def output_shape(module: nn.Module, event_shape: Sequence[int]) -> tuple[int, ..
     """Return the shape of an event after `module`; a module that does not say is taken to keep it."""
     known = getattr(module, "output_shape", None)
     return tuple(event_shape) if known is None else tuple(known(event_shape))
-
-
-def check_channels(x: Tensor, channels: int, name: str = "x") -> None:
-    """Raise ValueError unless x is [B, channels, ...]."""
-    if x.dim() < 2 or x.shape[1] != channels:
-        raise ValueError(
-            f"{name} must have shape [B, {channels}] or [B, {channels}, H, W], got {tuple(x.shape)}; reshape it or "
-            f"build the layer with as many channels."
-        )
 
 
 def check_range(x: Tensor, low: float, high: float, advice: str, name: str = "x") -> None:

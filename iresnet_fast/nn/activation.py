@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import activations as registry
+from .._inputs import check_floating, check_samples
 from ._hooks import Skippable
 
 # With s = swish', [s(a), 1 - s(a)] are the derivatives of swish(a) and -swish(-a). The norm of the pair is at most
@@ -58,6 +59,8 @@ class Activation(Skippable):
         Raises:
             ValueError: the activation works on pairs of channels, and their number is odd.
         """
+        check_floating(a, "a")
+        check_samples(a, "a")
         if self._entry.pairwise and a.shape[1] % 2:
             raise ValueError(f"a must have an even number of channels for {self.name}, got {a.shape[1]}; change it.")
         if self.expansion == 1:

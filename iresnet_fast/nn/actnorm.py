@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import warnings
 from functools import partial
 from typing import Any
@@ -13,19 +14,32 @@ from torch.autograd import forward_ad
 
 from .. import _checks
 from .._autograd import apply
+from .._inputs import check_channels, check_same_kind
 from .._tracing import is_eager, may_read
+from ._fsdp import write
 from ._layer import plainly
-from ._transform import Transform, check_channels
+from ._transform import Transform
+
+# Of all layers: initialising is over in a millisecond, and copies of a model need no lock of their own.
+_initializing = threading.Lock()
 
 
 class ActNorm(Transform):
     """z = (x + bias) * exp(log_scale) per channel (Glow, arXiv 1807.03039, section 3.1).
 
-    The first batch in training sets bias and log_scale so that every channel of its z has mean 0 and variance 1; a
-    channel that is constant over it, such as one of InjectivePad, keeps scale 1. The statistics are those of all ranks
-    if torch.distributed is initialised, so all of them must run that batch. Buffer `initialized` [] is in the
-    state_dict: a loaded layer goes on from its parameters. Until then it is the identity, which evaluation and the
-    inverse say in a warning.
+    The first batch in training sets bias and log_scale so that every channel of what comes out has mean 0 and variance
+    1: of z if `forward` comes first, of x if `inverse` does, as in training by reverse KL; either way the layers behind
+    get numbers of order 1. A channel that is constant over the batch, such as one of InjectivePad, keeps scale 1. The
+    statistics are those of all ranks if torch.distributed is initialised, so all of them must run that batch.
+
+    It happens once, and never to parameters that hold something already: those of a checkpoint, those that a step of an
+    optimizer, a copy, an average or their owner has written since they were zero, and frozen ones. An inverse
+    without gradients initialises nothing either: it draws samples, perhaps before a training on data begins. Until the
+    layer is initialised it is the identity, which evaluation and the inverse say in a warning.
+
+    Buffer `initialized` [] is 0 or 1, and in the state_dict. It is of floating point since averages of models take no
+    others: torch's own of integers raises where it divides and truncates where it does not. Any value but 0 counts as
+    set, so the flag of an average is that of the models in it. The bool of earlier checkpoints is loaded as a number.
 
     Args:
         num_features: channels of x, [B, num_features, ...].
@@ -48,7 +62,7 @@ class ActNorm(Transform):
         self.num_features = num_features
         self.bias = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype))
         self.log_scale = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype))
-        self.register_buffer("initialized", torch.zeros((), dtype=torch.bool, device=device))
+        self.register_buffer("initialized", torch.zeros((), device=device, dtype=dtype))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -66,8 +80,9 @@ class ActNorm(Transform):
             ValueError: x does not fit, or the first batch has values that are not finite.
             RuntimeError: the first batch comes while tracing, inside torch.func or while a CUDA graph is captured.
         """
+        check_same_kind(x, self.bias)
         check_channels(x, self.num_features)
-        self._prepare(x)
+        self._prepare(x, inverse=False)
         alone = torch.is_grad_enabled() and is_eager() and not _has_tangent(x, self.bias, self.log_scale)
         z, logdet = (partial(apply, _Normalize) if alone else _normalize)(x, self.bias, self.log_scale)
         return z, logdet
@@ -76,10 +91,12 @@ class ActNorm(Transform):
         """Return x and the log-determinant of the inverse [B]; context is not used.
 
         Raises:
-            ValueError: z does not fit.
+            ValueError: z does not fit, or the first batch has values that are not finite.
+            RuntimeError: as in `forward`.
         """
+        check_same_kind(z, self.bias, "z")
         check_channels(z, self.num_features, "z")
-        self._prepare(None)
+        self._prepare(z, inverse=True)
         log_scale, bias = _like(self.log_scale, z), _like(self.bias, z)
         return z * (-log_scale).exp() - bias, _logdet(-self.log_scale, z)
 
@@ -87,8 +104,8 @@ class ActNorm(Transform):
         """Describe the layer in its repr."""
         return f"{self.num_features}"
 
-    def _prepare(self, x: Tensor | None) -> None:
-        """See that the layer is initialised: from x in training, else warn."""
+    def _prepare(self, values: Tensor, inverse: bool) -> None:
+        """See that the layer is initialised: from the values that come in if it is being trained, else warn."""
         if self._is_known:
             return
         if not is_eager() or not may_read(self.initialized):
@@ -96,40 +113,53 @@ class ActNorm(Transform):
                 "ActNorm must be initialised before it is traced or transformed by torch.func, or captured in a CUDA "
                 "graph, got a first call there; run the model once on a batch before."
             )
-        if not bool(self.initialized) and self.training and x is not None:
-            self._initialize(x)
-        self._is_known = bool(self.initialized)
-        if not self._is_known and (x is None or not self.training):
-            what = "the inverse" if x is None else "evaluation"
+        is_frozen = not (self.bias.requires_grad and self.log_scale.requires_grad)
+        is_trained = self.training and not is_frozen and (torch.is_grad_enabled() or not inverse)
+        with _initializing, plainly():  # other threads wait for what the first one finds
+            if not bool(self.initialized):
+                if bool(self.bias.any() or self.log_scale.any()):
+                    self.initialized.fill_(1.0)
+                elif is_trained:
+                    self._initialize(values.detach(), inverse)
+            self._is_known = bool(self.initialized)
+        if not self._is_known and not is_trained:
+            what = "the inverse" if inverse else "training" if self.training else "evaluation"
+            advice = "run the model on a batch in training mode or load a checkpoint"
+            if is_frozen and self.training:
+                what, advice = f"{what} with frozen parameters", "let them require gradients in a first batch"
             warnings.warn(
-                f"iresnet_fast: {what} of an ActNorm that has seen no batch is the identity; run the model on a batch "
-                f"in training mode or load a checkpoint.",
+                f"iresnet_fast: {what} of an ActNorm that has seen no batch is the identity; {advice}.",
                 RuntimeWarning,
-                stacklevel=3 if x is None else 5,  # the caller, behind forward and what calls it in torch
+                stacklevel=3 if inverse else 5,  # the caller, behind forward and what calls it in torch
             )
 
-    def _initialize(self, x: Tensor) -> None:
-        with plainly():
-            rows = x.detach().transpose(0, 1).flatten(1).to(torch.promote_types(x.dtype, torch.float32))  # [C, n]
-            total = _sum_over_ranks(torch.cat((rows.sum(1), rows.new_tensor([rows.shape[1]]))))
-            if float(total[-1]) == 0.0:
-                return  # an empty batch: wait for the next one
-            mean = total[:-1] / total[-1]
-            squares = torch.stack(((rows - mean[:, None]).square().sum(1), rows.square().sum(1)))
-            variance, power = (_sum_over_ranks(squares) / total[-1]).unbind()
-            if not bool((variance + mean).isfinite().all()):
-                raise ValueError(
-                    "the first batch of an ActNorm must be finite, got NaN or infinity in it; check the data and the "
-                    "layers before."
-                )
-            # Rounding leaves a constant channel a standard deviation of some eps times its value.
-            varies = variance > (64.0 * torch.finfo(rows.dtype).eps) ** 2 * power
-            self.log_scale.copy_(torch.where(varies, -0.5 * variance.log(), 0.0))
-            self.bias.copy_(-mean)
-            self.initialized.fill_(True)
+    def _initialize(self, values: Tensor, inverse: bool) -> None:
+        """Set the parameters so that these values come out normalised."""
+        rows = values.transpose(0, 1).flatten(1).to(torch.promote_types(values.dtype, torch.float32))  # [C, n]
+        total = _sum_over_ranks(torch.cat((rows.sum(1), rows.new_tensor([rows.shape[1]]))))
+        if float(total[-1]) == 0.0:
+            return  # an empty batch: wait for the next one
+        mean = total[:-1] / total[-1]
+        squares = torch.stack(((rows - mean[:, None]).square().sum(1), rows.square().sum(1)))
+        variance, power = (_sum_over_ranks(squares) / total[-1]).unbind()
+        if not bool((variance + mean).isfinite().all()):
+            raise ValueError(
+                "the first batch of an ActNorm must be finite, got NaN or infinity in it; check the data and the "
+                "layers before."
+            )
+        # Rounding leaves a constant channel a standard deviation of some eps times its value.
+        varies = variance > (64.0 * torch.finfo(rows.dtype).eps) ** 2 * power
+        log_deviation = torch.where(varies, 0.5 * variance.log(), 0.0)
+        # z = (x + bias) * exp(log_scale), and x = z * exp(-log_scale) - bias.
+        write(self.log_scale, log_deviation if inverse else -log_deviation)
+        write(self.bias, mean * (-log_deviation).exp() if inverse else -mean)
+        self.initialized.fill_(1.0)
 
-    def _load_from_state_dict(self, *args: Any) -> None:
-        super()._load_from_state_dict(*args)
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        flag = state_dict.get(f"{prefix}initialized")
+        if flag is not None:  # a bool in earlier versions, which load_state_dict(assign=True) would keep
+            state_dict[f"{prefix}initialized"] = flag.to(self.initialized.dtype)
+        super()._load_from_state_dict(state_dict, prefix, *others)
         self._is_known = not self.initialized.is_meta and bool(self.initialized)
 
 

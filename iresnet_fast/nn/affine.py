@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import _checks
+from .._inputs import check_floating, check_same_device, check_samples, check_tensor
 from ._transform import Transform, for_each_sample
 
 
@@ -28,6 +30,8 @@ class Affine(Transform):
         """Build the layer; the arguments are those of the class."""
         super().__init__()
         for name, value in (("scale", scale), ("shift", shift)):
+            if isinstance(value, str) or value is None:
+                _checks.check_number(name, value, "0.5")
             number = torch.as_tensor(value, dtype=None if isinstance(value, Tensor) else torch.get_default_dtype())
             if not bool(number.isfinite().all()) or (name == "scale" and bool((number == 0).any())):
                 raise ValueError(f"{name} must be finite{' and not zero' * (name == 'scale')}, got {value}; change it.")
@@ -42,6 +46,7 @@ class Affine(Transform):
         Raises:
             ValueError: there is no sample, or a value is not finite.
         """
+        check_tensor(data, "data")
         if data.dim() < 2 or data.shape[0] == 0:
             raise ValueError(f"data must have shape [N, *event] with N > 0, got {tuple(data.shape)}; pass samples.")
         rows = data.detach().to(torch.promote_types(data.dtype, torch.float32))
@@ -74,10 +79,14 @@ class Affine(Transform):
         )
 
     def _check(self, x: Tensor, name: str) -> None:
+        check_floating(x, name)
+        check_samples(x, name)
         event = x.shape[1:]
         for argument, value in (("scale", self.scale), ("shift", self.shift)):
+            if value.dim() > 0:  # a number may be anywhere
+                check_same_device(x, value, name)
             sizes = zip(reversed(value.shape), reversed(event), strict=False)
-            if x.dim() < 1 or value.dim() > len(event) or any(a not in (1, b) for a, b in sizes):
+            if value.dim() > len(event) or any(a not in (1, b) for a, b in sizes):
                 raise ValueError(
                     f"{name} must have events that the {argument} of shape {tuple(value.shape)} broadcasts to, got "
                     f"shape {tuple(x.shape)}; reshape one of them."

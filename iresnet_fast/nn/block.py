@@ -9,9 +9,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .. import _library, ops
+from .. import _checks, _library, ops
 from .._autocast import widen
 from .._backend import why_no_kernels
+from .._inputs import check_module, described
+from .._torch_private import outside_compiled_graphs
 from .._tracing import may_read, under_transforms
 from ..estimators import Exact, PowerSeries, RussianRoulette
 from ..ops.inverse_error import WideBranch
@@ -22,7 +24,9 @@ from ..reference.series import sample_norm
 from ..solvers import FixedPoint
 from ._call import Call, DeferredInverse, TakesCall
 from ._explicit import explicit_branch
+from ._fsdp import check_not_sharded
 from ._hooks import has_backward_hooks, without_backward_hooks
+from ._inputs import check_branch_input, check_branch_output, check_takes_context
 from ._inverse import CertifiedInverse, moved, report, rounding_of
 from ._layer import SpectralLayer
 from ._tensors import can_take
@@ -66,9 +70,14 @@ class InvertibleResidualBlock(TakesCall):
         """Build the block; the arguments are those of the class."""
         super().__init__()
         if estimator is not None and not isinstance(estimator, (PowerSeries, RussianRoulette, Exact)):
-            raise TypeError(f"estimator must be one of iresnet_fast.estimators or None, got {estimator!r}; pass one.")
+            raise TypeError(
+                f"estimator must be one of iresnet_fast.estimators or None, got {described(estimator)}; build one."
+            )
         if not isinstance(solver, FixedPoint):
-            raise TypeError(f"solver must be FixedPoint, got {solver!r}; pass one.")
+            raise TypeError(f"solver must be a solvers.FixedPoint, got {described(solver)}; build one.")
+        check_module(branch, "branch")
+        if lipschitz is not None:
+            _checks.check_number("lipschitz", lipschitz, "0.9")
         self.branch = branch
         self.estimator = estimator
         self.solver = solver
@@ -106,6 +115,7 @@ class InvertibleResidualBlock(TakesCall):
             ValueError: a shape does not fit, or a ResidualBranch got a context.
             TypeError: a dtype does not fit.
         """
+        check_branch_input(self.branch, x, "x")
         (x,) = widen(x)
         return self._path(x, context).forward(x, call or Call.of(x))
 
@@ -130,11 +140,12 @@ class InvertibleResidualBlock(TakesCall):
 
     def deferred_inverse(self, z: Tensor, context: Any = None) -> DeferredInverse:
         """Return x, and its log-determinant for whoever wants it; arguments, warnings and errors as in `inverse`."""
+        check_branch_input(self.branch, z, "z")
         (z,) = widen(z)
         path = self._path(z, context)
         if may_read(z):
             found = path.certified(z)
-            report(found, self.solver, self._known_lipschitz())
+            report(found, self.solver, self._known_lipschitz(), z, path.evaluate)
             x, step = found.x, (found.iterations, found.error)
         else:
             x, iterations, residual = path.solve(z, self.solver.tol)
@@ -148,6 +159,7 @@ class InvertibleResidualBlock(TakesCall):
         one evaluation more than the solver makes. For any other module g(x) is taken to be right to an eps, since
         nothing is known of how it rounds: there the error is an estimate. Arguments and errors as in `inverse`.
         """
+        check_branch_input(self.branch, z, "z")
         (z,) = widen(z)
         return self._path(z, context).certified(z)
 
@@ -157,6 +169,7 @@ class InvertibleResidualBlock(TakesCall):
         But for rounding, the error |x - f^-1(z)| of a sample is at most residual / (1 - lipschitz);
         `certified_inverse` gives a bound with rounding. Arguments as in `inverse`.
         """
+        check_branch_input(self.branch, z, "z")
         (z,) = widen(z)
         return self._path(z, context).solve(z, self.solver.tol)
 
@@ -196,6 +209,10 @@ class _Path(ABC):
     @abstractmethod
     def certified(self, z: Tensor) -> CertifiedInverse:
         """Return x with the error of every sample."""
+
+    @abstractmethod
+    def evaluate(self, x: Tensor) -> Tensor:
+        """Return g(x), as exactly as can be."""
 
     def logdet(self, x: Tensor, call: Call) -> Tensor:
         """Return the log-determinant [B] alone."""
@@ -247,7 +264,7 @@ class _StagesPath(_Path):
         lipschitz, solver = self.block._known_lipschitz(), self.block.solver
         x, iterations, _ = self.solve(z, solver.tol)
         with torch.no_grad():
-            wide = WideBranch.of(self.weights, self.biases, self.activations, self.parameters, self.norms)
+            wide = self._wide()
             error, rounding = wide.error(x, z, lipschitz)
         missed = (error > solver.tol) & (iterations < solver.max_iterations)
         if solver.refine and may_read(z) and bool(missed.any()):
@@ -260,15 +277,23 @@ class _StagesPath(_Path):
             x = moved(x, missed, value)
         return CertifiedInverse(x, error, iterations, error <= solver.tol, rounding_of(x) + rounding)
 
+    def evaluate(self, x: Tensor) -> Tensor:
+        return self._wide().evaluate(x.double())
+
+    def _wide(self) -> WideBranch:
+        return WideBranch.of(self.weights, self.biases, self.activations, self.parameters, self.norms)
+
 
 class _ModulePath(_Path):
     """One call of a block with any other module: autograd products of the module."""
 
     def __init__(self, block: InvertibleResidualBlock, x: Tensor, context: Any) -> None:
+        check_not_sharded(block.branch)
         self.block = block
         self.tensors: tuple[Tensor, ...] = tuple(block.branch.parameters())
         if isinstance(context, Tensor) and context.is_floating_point():
             self.tensors += (context,)
+        check_takes_context(block.branch, x, context)
         self.extra = () if context is None else (context,)
         # They are looked after and normalised once a call, not in every evaluation of the branch.
         spectral = (module for module in block.branch.modules() if isinstance(module, SpectralLayer))
@@ -280,6 +305,7 @@ class _ModulePath(_Path):
             _told.add(said)
             warnings.warn(f"iresnet_fast: {said}, slower than the kernels of a ResidualBranch.", stacklevel=4)
 
+    @outside_compiled_graphs  # which hold no graph that is itself differentiated
     def forward(self, x: Tensor, call: Call) -> tuple[Tensor, Tensor]:
         with normalized_together(self.layers):
             if not has_backward_hooks(self.block.branch):
@@ -301,6 +327,7 @@ class _ModulePath(_Path):
         )
         return z, logdet
 
+    @outside_compiled_graphs
     def solve(self, z: Tensor, tol: float) -> tuple[Tensor, Tensor, Tensor]:
         lipschitz, solver = self.block._known_lipschitz(), self.block.solver
         if under_transforms():
@@ -322,8 +349,13 @@ class _ModulePath(_Path):
             error = residual.double() / (1.0 - lipschitz) + rounding
         return CertifiedInverse(x, error, iterations, error <= tol, rounding_of(x) + rounding)
 
+    def evaluate(self, x: Tensor) -> Tensor:
+        with normalized_together(self.layers):
+            return self._g(x)
+
     def _g(self, x: Tensor) -> Tensor:
         gx: Tensor = self.block.branch(x, *self.extra)
+        check_branch_output(gx, x, self.block.branch)
         return gx
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import _checks, ops
 from .. import activations as registry
-from .. import ops
 from .._tracing import under_transforms
 from ._branch import Branch, check_chain, product_of_bounds, shown, why_parts_are_called
 from ._chain import Layer, check_names, check_spectral, conv_layers, linear_layers, names_of, pairs_of
@@ -69,7 +69,7 @@ class ResidualBranch(Branch):
             raise ValueError("normalize must be 'layers' for convolutions, got 'branch'; leave it out.")
         self.normalize = normalize
         if image_size is not None:
-            size = (image_size, image_size) if isinstance(image_size, int) else image_size
+            size = _checks.check_image_size(image_size)
             for layer in layers:
                 if not isinstance(layer, SpectralConv2d):
                     raise ValueError(f"image_size must be None for dense layers, got {image_size}; leave it out.")
@@ -161,11 +161,7 @@ class ResidualBranch(Branch):
             ValueError: a convolution does not know its image size yet.
         """
         layers = self._layers()
-        if image_size is not None and len(image_size) == 2:
-            for layer in layers:
-                if isinstance(layer, SpectralConv2d):
-                    layer.set_image_size(image_size)
-        weights = self._weights(layers)
+        weights = self._weights(layers, image_size if image_size is not None and len(image_size) == 2 else None)
         return weights, [bias_of(layer) for layer in layers], self.activations, self._betas()
 
     def _betas(self) -> list[Tensor | None]:
@@ -173,8 +169,8 @@ class ResidualBranch(Branch):
         betas = (getattr(self, f"beta_{i}", None) for i in range(len(self.activations)))
         return [None if beta is None else gathered(beta) for beta in betas]
 
-    def _weights(self, layers: Sequence[Layer]) -> list[Tensor]:
-        weights = effective_weights(layers)
+    def _weights(self, layers: Sequence[Layer], image_size: Sequence[int] | None) -> list[Tensor]:
+        weights = effective_weights(layers, image_size)
         if self.normalize == "layers":
             return weights
         known = self._scaled
@@ -203,6 +199,7 @@ class ResidualBranch(Branch):
             ValueError: there is a context, which this branch cannot use, or x does not fit.
         """
         self.check_context(context)
+        self.check_input(x)
         reason = why_parts_are_called(self.layers)
         return ops.branch(x, *self.stages(x.shape[2:])) if reason is None else self._call_layers(x, reason)
 
@@ -215,7 +212,7 @@ class ResidualBranch(Branch):
                     f"normalize must be 'layers' for a branch whose layers may change their weights in a call, got "
                     f"'branch', and {reason}; build the branch with normalize='layers'."
                 )
-            given = self._weights(layers)
+            given = self._weights(layers, None)
         with normalized_as(layers, given):
             for layer, name, beta in zip(layers, self.activations, self._betas(), strict=True):
                 x = layer(registry.get(name).value(x, beta))

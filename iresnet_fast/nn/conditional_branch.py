@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _checks
+from .._inputs import check_module
 from ._branch import ModuleBranch, check_chain, product_of_bounds, shown
 from ._chain import (
     Layer,
@@ -21,6 +22,7 @@ from ._chain import (
     outputs_of,
     pairs_of,
 )
+from ._inputs import check_context
 from ._maps import maps_of
 from .conv import SpectralConv2d
 from .linear import SpectralLinear
@@ -58,6 +60,7 @@ class ConditionalBranch(ModuleBranch):
     ) -> None:
         """Build the branch; the arguments are those of the class."""
         super().__init__()
+        check_module(network, "network")
         _check(layers, activations, mode)
         self.layers = nn.ModuleList(layers)
         self._set_activations(activations, layers)
@@ -168,6 +171,7 @@ class ConditionalBranch(ModuleBranch):
         return f"mode={self.mode!r}, lipschitz={shown(self.lipschitz)}"
 
     def _embed(self, context: Any, a: Tensor) -> Tensor:
+        check_context(context, self.network, a.shape[0])
         embedding: Tensor = self.network(context)
         width = self._embedding_width
         if embedding.shape not in ((a.shape[0], width), (a.shape[0], width, *a.shape[2:])):
@@ -199,7 +203,8 @@ def _network(context: int, hidden: int, width: int, options: dict[str, Any]) -> 
 def _check(layers: Sequence[Layer], activations: Sequence[str], mode: str) -> None:
     if mode not in _MODES:
         raise ValueError(f"mode must be 'add' or 'concat', got {mode!r}; use one of the two.")
-    check_names(layers, activations, 2 if mode == "add" else 3)  # one fewer, and the context could only shift z
+    least = 2 if mode == "add" else 3  # one fewer, and the context could only shift z
+    check_names(layers, activations, f"{least} layers for {mode!r}", least)
     if "clipswish" in activations:
         raise ValueError("activations must keep the number of channels, got clipswish; use lipswish.")
     check_spectral(layers)

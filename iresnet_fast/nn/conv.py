@@ -8,8 +8,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from .. import _capture
+from .. import _capture, _checks
 from ..geometry import ConvGeometry
+from ._inputs import check_image_input
 from ._layer import SpectralLayer
 from .spectral import effective_weights
 
@@ -74,6 +75,10 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
         dtype: Any = None,
     ) -> None:
         """Build the layer; the arguments are those of the class."""
+        _checks.check_width("in_channels", in_channels)
+        _checks.check_width("out_channels", out_channels)
+        for size in _pair(kernel_size):
+            _checks.check_width("kernel_size", size)
         if padding_mode != "zeros":
             raise ValueError(f"padding_mode must be 'zeros', got {padding_mode!r}; pad the input before the layer.")
         if isinstance(padding, str):
@@ -84,7 +89,7 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
         self.image_size = None
         self._start(coeff, n_iterations, tol, sigma_gradient, strict)
         if image_size is not None:
-            self.set_image_size(_pair(image_size))
+            self.set_image_size(_checks.check_image_size(image_size))
 
     @property
     def _is_matrix(self) -> bool:
@@ -119,7 +124,7 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
         """
         if self._is_matrix or image_size == self.image_size:
             return
-        height, width = (int(size) for size in image_size)
+        height, width = _checks.check_image_size(image_size)
         if (height, width) == self.image_size:
             return
         if torch.compiler.is_compiling():
@@ -166,10 +171,8 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer to [B, C, H, W] or [C, H, W]."""
-        if input.dim() not in (3, 4):
-            raise ValueError(f"input must have shape [B, C, H, W] or [C, H, W], got {tuple(input.shape)}; reshape it.")
-        self.set_image_size(input.shape[-2:])
-        (weight,) = effective_weights([self])
+        check_image_input(self, input)
+        (weight,) = effective_weights([self], input.shape[-2:])
         output: Tensor = self._conv_forward(input, weight, self.bias)
         return output
 
@@ -201,7 +204,11 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
     """Return one number per dimension of the image; the length of a sequence is checked by those who take it."""
-    return cast(tuple[int, int], tuple(value)) if isinstance(value, Iterable) else (value, value)
+    return (
+        cast(tuple[int, int], tuple(value))
+        if isinstance(value, Iterable) and not isinstance(value, str)
+        else (value, value)
+    )
 
 
 def _numbers(

@@ -170,6 +170,7 @@ def _pairs(features: int, growth: int, depth: int, activation: str) -> list[tupl
 
 
 def _check_layers(layers: Sequence[Layer], activation: str, expansion: int) -> None:
+    _checks.check_list("layers", layers, "layers")
     if len(layers) < 2:
         raise ValueError(f"layers must hold at least a stage and the last layer, got {len(layers)}; add one.")
     check_spectral(layers)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks
+from .._inputs import check_floating, check_samples
 from .._keys import hashed_uniform
 from ._call import Call, TakesCall
 from ._transform import Transform, can_look_at, check_range
@@ -58,6 +59,9 @@ class Dequantize(TakesCall, Transform):
         Raises:
             ValueError: x has other values, as far as they can be read without waiting for a device.
         """
+        check_samples(x)
+        if x.is_complex():
+            check_floating(x)
         advice = f"multiply images in [0, 1] by {self.n_levels - 1}, and check the data for NaN"
         check_range(x, 0, self.n_levels - 1, advice)
         if x.is_floating_point() and can_look_at(x) and not torch.equal(x, x.floor()):
@@ -70,6 +74,8 @@ class Dequantize(TakesCall, Transform):
 
         x has the dtype of z and no gradient; context is not used.
         """
+        check_floating(z, "z")
+        check_samples(z, "z")
         return (z.detach() * self.n_levels).floor().clamp(0, self.n_levels - 1), self._logdet(z, -1.0)
 
     def extra_repr(self) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from .. import _checks
+from .._inputs import check_shape
 from ._transform import Transform
 
 
@@ -24,9 +26,7 @@ class Flatten(Transform):
     def __init__(self, event_shape: Sequence[int]) -> None:
         """Build the layer; the arguments are those of the class."""
         super().__init__()
-        self.event_shape = tuple(event_shape)
-        if any(size < 1 for size in self.event_shape):
-            raise ValueError(f"event_shape must hold positive sizes, got {self.event_shape}; pass e.g. (16, 7, 7).")
+        self.event_shape = _checks.check_sizes("event_shape", event_shape)
 
     def output_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
         """Return (d,); raises ValueError if `event_shape` is not that of the layer."""
@@ -43,7 +43,8 @@ class Flatten(Transform):
         Raises:
             ValueError: x does not have the event_shape.
         """
-        (size,) = self.output_shape(x.shape[1:])
+        check_shape(x, self.event_shape)
+        size = math.prod(self.event_shape)
         return x.reshape(x.shape[0], size), x.new_zeros(x.shape[0])
 
     def inverse(self, z: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
@@ -53,8 +54,7 @@ class Flatten(Transform):
             ValueError: z is not [B, d].
         """
         size = math.prod(self.event_shape)
-        if z.dim() != 2 or z.shape[1] != size:
-            raise ValueError(f"z must have shape [B, {size}], got {tuple(z.shape)}; pass what forward returned.")
+        check_shape(z, (size,), "z")
         return z.reshape(z.shape[0], *self.event_shape), z.new_zeros(z.shape[0])
 
     def extra_repr(self) -> str:

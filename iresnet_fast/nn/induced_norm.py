@@ -10,7 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import _checks
+from ..reference.spectral_norm import power_of_two
 from ._hooks import Skippable
+from ._inputs import check_image_input, check_linear_input
 from ._tensors import weight_of
 
 _FORMS = ((1.0, 1.0), (1.0, 2.0), (1.0, math.inf), (2.0, math.inf), (math.inf, math.inf), (2.0, 2.0))
@@ -35,14 +38,17 @@ def induced_norm(weight: Tensor, domain: float = math.inf, codomain: float = mat
     """
     check_norms(domain, codomain)
     if domain == codomain == 2.0:
-        return (induced_norm(weight, 1.0, 1.0, groups) * induced_norm(weight, math.inf, math.inf, groups)).sqrt()
+        columns, rows = (induced_norm(weight, norm, norm, groups) for norm in (1.0, math.inf))
+        return columns.sqrt() * rows.sqrt()
+    scale = power_of_two(weight)  # squares of what is left neither overflow nor underflow
+    weight = weight / scale
     if domain == 1.0:
         vectors = weight.reshape(groups, -1, weight.shape[1], math.prod(weight.shape[2:]))
         vectors, order = vectors.transpose(1, 2).flatten(0, 1).flatten(1), codomain
     else:
         vectors, order = weight.flatten(1), 2.0 if domain == 2.0 else 1.0
     norms: Tensor = torch.linalg.vector_norm(vectors, order, dim=1)
-    return norms.amax()
+    return norms.amax() * scale
 
 
 class InducedNormLayer(Skippable):
@@ -54,6 +60,9 @@ class InducedNormLayer(Skippable):
     codomain: float
 
     def _start(self, coeff: float, domain: float, codomain: float) -> None:
+        _checks.check_number("coeff", coeff, "0.9")
+        _checks.check_number("domain", domain, "float('inf')")
+        _checks.check_number("codomain", codomain, "float('inf')")
         if not 0.0 < coeff < math.inf:
             raise ValueError(f"coeff must be positive and finite, got {coeff}; pass e.g. 0.9.")
         check_norms(domain, codomain)
@@ -106,6 +115,8 @@ class InducedNormLinear(InducedNormLayer, nn.Linear):
         dtype: Any = None,
     ) -> None:
         """Build the layer; the arguments are those of the class."""
+        _checks.check_width("in_features", in_features)
+        _checks.check_width("out_features", out_features)
         super().__init__(in_features, out_features, bias, device, dtype)
         self._start(coeff, domain, codomain)
 
@@ -116,6 +127,7 @@ class InducedNormLinear(InducedNormLayer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer to [..., in_features]."""
+        check_linear_input(self, input)
         return F.linear(input, self.effective_weight(), self.bias)
 
 
@@ -159,6 +171,8 @@ class InducedNormConv2d(InducedNormLayer, nn.Conv2d):
         dtype: Any = None,
     ) -> None:
         """Build the layer; the arguments are those of the class."""
+        _checks.check_width("in_channels", in_channels)
+        _checks.check_width("out_channels", out_channels)
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, "zeros", device, dtype
         )
@@ -171,6 +185,7 @@ class InducedNormConv2d(InducedNormLayer, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer to [B, C, H, W]."""
+        check_image_input(self, input)
         output: Tensor = self._conv_forward(input, self.effective_weight(), self.bias)
         return output
 

@@ -141,6 +141,7 @@ class InducedNormBranch(ModuleBranch):
             ValueError: there is a context, which this branch cannot use.
         """
         self.check_context(context)
+        self.check_input(x)
         for phi, layer in zip(self.activations, self.layers, strict=True):
             x = layer(phi(x))
         return x

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks
+from .._inputs import check_samples, check_tensor
 from ._transform import Transform
 
 
@@ -45,7 +46,7 @@ class InjectivePad(Transform):
         Raises:
             ValueError: x has no channels.
         """
-        self.output_shape(x.shape[1:])
+        check_samples(x)
         zeros = x.new_zeros(x.shape[0], self.n_channels, *x.shape[2:])
         return torch.cat((x, zeros), 1), x.new_zeros(x.shape[0])
 
@@ -67,6 +68,7 @@ class InjectivePad(Transform):
         return f"{self.n_channels}"
 
     def _split(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        check_tensor(z, "z")
         if z.dim() < 2 or z.shape[1] <= self.n_channels:
             raise ValueError(
                 f"z must have shape [B, C, ...] with more than {self.n_channels} channels, got {tuple(z.shape)}; pass "

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import _checks
+from .._inputs import check_channels, check_same_kind
 from ._layer import plainly
-from ._transform import Transform, check_channels, for_each_sample
+from ._transform import Transform, for_each_sample
 
 
 class InvertibleLinear(Transform):
@@ -20,7 +21,9 @@ class InvertibleLinear(Transform):
     P is a fixed permutation, L has a unit diagonal, and the diagonal of U is sign * exp of a parameter, so that the map
     stays invertible whatever training does. The log-determinant, the sum of that parameter for each pixel, is exact;
     the inverse is two triangular solves. One parameter `packed` [C, C] holds L below its diagonal, U above it and
-    log|diag U| on it; buffers `sign` [C] and `permutation` [C], (P y)[i] = y[permutation[i]], are in the state_dict.
+    log|diag U| on it; buffers `sign` [C] and `permutation` [C, C], P as a matrix, are in the state_dict. They hold
+    1, -1 and 0 in floating point: averages of models take no integers, and any dtype holds these. The indices [C] of
+    earlier checkpoints, (P y)[i] = y[indices[i]], are loaded as a matrix.
 
     Args:
         num_features: channels C of x.
@@ -46,7 +49,7 @@ class InvertibleLinear(Transform):
         self.num_features, self.init = num_features, init
         self.packed = nn.Parameter(torch.empty(num_features, num_features, device=device, dtype=dtype))
         self.register_buffer("sign", torch.empty(num_features, device=device, dtype=dtype))
-        self.register_buffer("permutation", torch.empty(num_features, device=device, dtype=torch.int64))
+        self.register_buffer("permutation", torch.empty(num_features, num_features, device=device, dtype=dtype))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -59,12 +62,12 @@ class InvertibleLinear(Transform):
             diagonal = upper.diagonal()
             self.packed.copy_(lower.tril(-1) + upper.triu(1) + diagonal.abs().log().diag())
             self.sign.copy_(diagonal.sign())
-            self.permutation.copy_(permutation.argmax(1))
+            self.permutation.copy_(permutation)
 
     def weight(self) -> Tensor:
         """Return P L U [C, C]."""
         lower, upper = self._factors(self.packed, self.sign)
-        return (lower @ upper)[self.permutation]
+        return (lower @ upper)[self.permutation.argmax(1)]
 
     def forward(self, x: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
         """Return z, the shape of x, and the log-determinant [B]; context is not used.
@@ -72,6 +75,7 @@ class InvertibleLinear(Transform):
         Raises:
             ValueError: x does not fit.
         """
+        check_same_kind(x, self.packed)
         check_channels(x, self.num_features)
         if x.dim() == 2:
             z = F.linear(x, self.weight())
@@ -85,10 +89,11 @@ class InvertibleLinear(Transform):
         Raises:
             ValueError: z does not fit.
         """
+        check_same_kind(z, self.packed, "z")
         check_channels(z, self.num_features, "z")
         dtype = torch.promote_types(z.dtype, torch.float32)  # there are no triangular solves of half precision
         lower, upper = self._factors(self.packed.to(dtype), self.sign.to(dtype))
-        columns = z.transpose(0, 1)[self.permutation.argsort()]  # [C, B, ...], P undone
+        columns = z.transpose(0, 1)[self.permutation.argmax(0)]  # [C, B, ...], P undone
         y = torch.linalg.solve_triangular(
             lower, columns.reshape(z.shape[1], -1 if z.numel() else 0).to(dtype), upper=False, unitriangular=True
         )
@@ -98,6 +103,13 @@ class InvertibleLinear(Transform):
     def extra_repr(self) -> str:
         """Describe the layer in its repr."""
         return f"{self.num_features}, init={self.init!r}"
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        permutation = state_dict.get(f"{prefix}permutation")
+        if permutation is not None and permutation.dim() == 1:
+            matrix = F.one_hot(permutation.long(), self.num_features)
+            state_dict[f"{prefix}permutation"] = matrix.to(self.permutation.dtype)
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     @staticmethod
     def _factors(packed: Tensor, sign: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import _checks
+from ._inputs import check_linear_input
 from ._layer import SpectralLayer
 from .spectral import effective_weights
 
@@ -55,6 +57,8 @@ class SpectralLinear(SpectralLayer, nn.Linear):
         dtype: Any = None,
     ) -> None:
         """Build the layer; the arguments are those of the class."""
+        _checks.check_width("in_features", in_features)
+        _checks.check_width("out_features", out_features)
         super().__init__(in_features, out_features, bias, device, dtype)
         self._start(coeff, n_iterations, tol, sigma_gradient, strict)
 
@@ -65,5 +69,6 @@ class SpectralLinear(SpectralLayer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer to [..., in_features]."""
+        check_linear_input(self, input)
         (weight,) = effective_weights([self])
         return F.linear(input, weight, self.bias)

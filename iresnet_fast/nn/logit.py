@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import _checks
+from .._inputs import check_floating, check_samples
 from ._transform import Transform, check_range
 
 
@@ -25,6 +27,7 @@ class Logit(Transform):
     def __init__(self, alpha: float = 0.05) -> None:
         """Build the layer; the argument is that of the class."""
         super().__init__()
+        _checks.check_number("alpha", alpha, "0.05")
         if not 0.0 <= alpha < 0.5:
             raise ValueError(f"alpha must be in [0, 0.5), got {alpha}; pass e.g. 0.05.")
         self.alpha = float(alpha)
@@ -35,6 +38,8 @@ class Logit(Transform):
         Raises:
             ValueError: x has values outside [0, 1], as far as they can be read without waiting for a device.
         """
+        check_floating(x)
+        check_samples(x)
         check_range(x, 0.0, 1.0, "scale the data, e.g. by Dequantize")
         z = torch.logit(self.alpha + (1.0 - 2.0 * self.alpha) * x)
         return z, self._logdet(z)
@@ -44,6 +49,8 @@ class Logit(Transform):
 
         x lies in [-alpha, 1 + alpha] / (1 - 2 alpha): beyond [0, 1] if z is beyond the image of the data.
         """
+        check_floating(z, "z")
+        check_samples(z, "z")
         return (torch.sigmoid(z) - self.alpha) / (1.0 - 2.0 * self.alpha), -self._logdet(z)
 
     def extra_repr(self) -> str:

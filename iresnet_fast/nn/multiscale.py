@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import _checks
+from .._inputs import check_module, check_shape, described
 from ._call import Call, DeferredInverse, Solution, TakesCall, apply_part, invert_part
 from ._transform import output_shape, takes_context
 
@@ -35,11 +37,14 @@ class MultiScale(TakesCall):
     def __init__(self, scales: Sequence[nn.Module], event_shape: Sequence[int]) -> None:
         """Build the layer; the arguments are those of the class."""
         super().__init__()
+        if not isinstance(scales, (list, tuple, nn.ModuleList)):
+            raise TypeError(f"scales must be a list of transforms, got {described(scales)}; put it in [].")
         if len(scales) == 0:
             raise ValueError("scales must hold at least one transform, got none; pass e.g. a Sequential per scale.")
-        self.event_shape = shape = tuple(event_shape)
+        self.event_shape = shape = _checks.check_sizes("event_shape", event_shape)
         self.latent_shapes: list[tuple[int, ...]] = []
         for i, scale in enumerate(scales):
+            check_module(scale, f"scales[{i}]")
             if not callable(getattr(scale, "inverse", None)):
                 raise TypeError(f"scales[{i}] must have an inverse, got {type(scale).__name__}; wrap it.")
             shape = output_shape(scale, shape)
@@ -80,7 +85,7 @@ class MultiScale(TakesCall):
         Raises:
             ValueError: x does not fit, or there is a context and no scale takes one.
         """
-        self.output_shape(x.shape[1:])
+        check_shape(x, self.event_shape)
         self._check_context(context)
         call = call or Call.of(x)
         finished: list[Tensor] = []
@@ -132,8 +137,7 @@ class MultiScale(TakesCall):
             ValueError: z is not [B, d].
         """
         sizes = self._sizes()
-        if z.dim() != 2 or z.shape[1] != sum(sizes):
-            raise ValueError(f"z must have shape [B, {sum(sizes)}], got {tuple(z.shape)}; pass what forward returned.")
+        check_shape(z, (sum(sizes),), "z")
         return [
             piece.reshape(z.shape[0], *shape)
             for piece, shape in zip(torch.split_with_sizes(z, sizes, 1), self.latent_shapes, strict=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks
+from .._inputs import check_floating, check_samples, check_tensor
 from .._keys import hashed_probe, hashed_uniform
 from ._call import Call, TakesCall
 from ._transform import Transform
@@ -65,7 +66,8 @@ class NoisePad(TakesCall, Transform):
         Raises:
             ValueError: x has no channels.
         """
-        self.output_shape(x.shape[1:])
+        check_floating(x)
+        check_samples(x)
         noise = self._draw(x.new_empty(x.shape[0], self.n_channels, *x.shape[2:]), call or Call.of(x))
         return torch.cat((x, noise), 1), -self._log_prob(noise)
 
@@ -75,6 +77,7 @@ class NoisePad(TakesCall, Transform):
         Raises:
             ValueError: z has no channels beside the noise.
         """
+        check_tensor(z, "z")
         if z.dim() < 2 or z.shape[1] <= self.n_channels:
             raise ValueError(
                 f"z must have shape [B, C, ...] with more than {self.n_channels} channels, got {tuple(z.shape)}; pass "

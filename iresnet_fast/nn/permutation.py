@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .. import _checks
-from ._transform import Transform, check_channels
+from .._inputs import check_channels, check_same_device
+from ._transform import Transform
 
 
 class Permutation(Transform):
@@ -27,6 +28,8 @@ class Permutation(Transform):
     def __init__(self, indices: Sequence[int] | Tensor) -> None:
         """Build the layer; the argument is that of the class."""
         super().__init__()
+        if isinstance(indices, str):
+            raise TypeError(f"indices must be a list of integers, got {indices!r}; pass e.g. [1, 0].")
         order = torch.as_tensor(indices)
         if order.dim() != 1 or sorted(order.tolist()) != list(range(order.numel())):
             raise ValueError(f"indices must hold every number below their count once, got {indices}; change them.")
@@ -51,6 +54,7 @@ class Permutation(Transform):
             ValueError: x does not have C channels.
         """
         check_channels(x, self.indices.numel())
+        check_same_device(x, self.indices)
         return x.index_select(1, self.indices), x.new_zeros(x.shape[0])
 
     def inverse(self, z: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
@@ -60,6 +64,7 @@ class Permutation(Transform):
             ValueError: z does not have C channels.
         """
         check_channels(z, self.indices.numel(), "z")
+        check_same_device(z, self.indices, "z")
         return z.index_select(1, self.indices.argsort()), z.new_zeros(z.shape[0])
 
     def extra_repr(self) -> str:

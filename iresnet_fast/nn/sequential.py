@@ -30,6 +30,8 @@ class Sequential(TakesCall, nn.Sequential):
 
     def add_module(self, name: str, module: nn.Module | None) -> None:
         """Add a transform; raises TypeError if it has no `inverse`."""
+        if isinstance(module, type):
+            raise TypeError(f"{type(self).__name__} must hold modules, got the class {module.__name__}; build one.")
         if not callable(getattr(module, "inverse", None)):
             raise TypeError(
                 f"{type(self).__name__} must hold modules with forward and inverse, got {type(module).__name__} as "

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from .. import _checks
+from .._inputs import check_module
 from ._compiled import traced_norms
 from ._group import SpectralGroup, normalize
 from ._layer import SpectralLayer, plain
@@ -41,6 +42,7 @@ def update_spectral_norm(model: nn.Module, n_iterations: int | None = None, tol:
     Raises:
         ValueError: a convolution does not know its image size yet, or an argument is out of range.
     """
+    check_module(model)
     if n_iterations is not None:
         _checks.check_count("n_iterations", n_iterations, 1)
     if tol is not None:
@@ -125,12 +127,19 @@ def shard_spectral_norms(model: nn.Module, process_group: ProcessGroup | None = 
             SpectralGroup.of(layers).process_group = None
 
 
-def effective_weights(layers: Sequence[SpectralLayer]) -> list[Tensor]:
+def effective_weights(layers: Sequence[SpectralLayer], image_size: Sequence[int] | None = None) -> list[Tensor]:
     """Return the normalised weights of the layers, fresh, in one call each for sigma and for the weights.
 
     With a gradient to take they carry a graph; otherwise the group keeps them until a weight changes.
+
+    Args:
+        layers: of one device and dtype.
+        image_size: (height, width) of the images that convolutions are about to see; None: of the last ones.
     """
     if torch.compiler.is_compiling():
+        if image_size is not None:
+            for layer in layers:
+                layer.set_image_size(image_size)
         weights = [weight_of(layer) for layer in layers]
-        return normalize(layers, weights, traced_norms(layers, weights))
-    return SpectralGroup.of(layers).effective_weights(layers)
+        return normalize(layers, weights, traced_norms(layers, weights), [layer.geometry for layer in layers])
+    return SpectralGroup.of(layers).effective_weights(layers, image_size)

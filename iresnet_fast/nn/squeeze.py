@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import _checks
+from .._inputs import check_tensor
 from ._transform import Transform
 
 
@@ -48,7 +49,14 @@ class Squeeze(Transform):
         Raises:
             ValueError: x is not [B, C, H, W] with H and W divisible by the factor.
         """
-        shape, f = self.output_shape(x.shape[1:]), self.factor
+        check_tensor(x)
+        f = self.factor
+        if x.dim() != 4 or x.shape[2] % f or x.shape[3] % f:
+            raise ValueError(
+                f"x must have shape [B, C, H, W] with H and W divisible by {f}, got {tuple(x.shape)}; "
+                f"{'add the batch dimension, x[None]' if x.dim() == 3 else 'pad, crop or reshape the images'}."
+            )
+        shape = self.output_shape(x.shape[1:])
         # F.pixel_unshuffle returns an empty batch as it is.
         squares = x.reshape(*x.shape[:2], shape[1], f, shape[2], f).permute(0, 1, 3, 5, 2, 4)
         return squares.reshape(x.shape[0], *shape), x.new_zeros(x.shape[0])
@@ -59,6 +67,7 @@ class Squeeze(Transform):
         Raises:
             ValueError: z is not [B, C f^2, H, W].
         """
+        check_tensor(z, "z")
         if z.dim() != 4 or z.shape[1] % self.factor**2:
             raise ValueError(
                 f"z must have shape [B, C, H, W] with C divisible by {self.factor**2}, got {tuple(z.shape)}; pass what "

@@ -12,6 +12,7 @@ from .. import _checks, _library, reference
 from .._autocast import widen
 from .._autograd import apply, differentiable_gradients, tangents_of, wants_graph
 from .._backend import kernels_serve
+from .._inputs import check_tensor
 from .._precision import precision_of
 from .._torch_private import by_vmap
 from .._tracing import under_transforms
@@ -46,6 +47,7 @@ def branch(
         ValueError: a shape, device, activation or number of entries does not fit.
         TypeError: a dtype differs from that of x, or x is not floating point.
     """
+    check_tensor(x)
     x, weights, biases, parameters = widen(x, weights, biases, parameters)
     _checks.check_branch(x, weights, biases, activations, parameters)
     if not kernels_serve(x, activations):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks
+from .._inputs import check_tensor
 from ..reference.fixed_point import Settings, iterate
 from ..reference.inverse_error import certified_error
 from ..reference.rounding import branch_rounding
@@ -50,6 +51,7 @@ def inverse_error(
     """
     _checks.check_branch(x, weights, biases, activations, parameters)
     _checks.check_lipschitz(lipschitz)
+    check_tensor(z, "z")
     if z.shape != x.shape:
         raise ValueError(f"z must have the shape of x, {tuple(x.shape)}, got {tuple(z.shape)}; pass what x solves for.")
     with torch.no_grad():

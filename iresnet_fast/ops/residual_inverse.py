@@ -13,6 +13,7 @@ from .. import _checks, _library, reference
 from .._autocast import widen
 from .._autograd import apply, wants_graph
 from .._backend import kernels_serve
+from .._inputs import check_tensor
 from .._precision import FULL_PRECISION
 from .._torch_private import by_vmap
 from .._tracing import may_read, under_transforms
@@ -75,6 +76,7 @@ def residual_inverse(
         ValueError: a shape, device, name or range does not fit.
         TypeError: a dtype differs from that of z.
     """
+    check_tensor(z, "z")
     z, weights, biases, parameters = widen(z, weights, biases, parameters)
     _checks.check_branch(z, weights, biases, activations, parameters, name="z")
     _checks.check_lipschitz(lipschitz)

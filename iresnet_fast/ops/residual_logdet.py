@@ -12,6 +12,7 @@ from .. import _checks, _library, reference
 from .._autocast import widen
 from .._autograd import apply, differentiable_gradients, wants_graph
 from .._backend import kernels_serve
+from .._inputs import check_tensor
 from .._precision import precision_of
 from .._torch_private import by_vmap
 from .._tracing import constants, under_transforms
@@ -68,6 +69,7 @@ def residual_logdet(
         ValueError: a shape, device, name or range does not fit.
         TypeError: a dtype differs from that of x.
     """
+    check_tensor(x)
     x, weights, biases, parameters, probe = widen(x, weights, biases, parameters, probe)
     _checks.check_branch(x, weights, biases, activations, parameters)
     looked_at = under_transforms()

@@ -14,6 +14,7 @@ from .. import _checks, _library, reference
 from .._autocast import widen
 from .._autograd import apply, differentiable_gradients, wants_graph
 from .._backend import kernels_serve
+from .._inputs import check_tensor
 from .._precision import precision_of
 from .._torch_private import by_vmap
 from .._tracing import under_transforms
@@ -50,6 +51,7 @@ def residual_logdet_exact(
         ValueError: a shape, device, name or number of entries does not fit.
         TypeError: a dtype differs from that of x.
     """
+    check_tensor(x)
     x, weights, biases, parameters = widen(x, weights, biases, parameters)
     _checks.check_branch(x, weights, biases, activations, parameters)
     if not kernels_serve(x, activations):

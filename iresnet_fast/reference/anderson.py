@@ -86,6 +86,9 @@ def least_squares(gram: Tensor, right: Tensor) -> Tensor:
     The d_j are scaled to length one. One of which those before it, the newer ones, leave less than sqrt(eps) of its
     square gets the weight zero: a Gram matrix squares the condition, so it has about half of the digits.
     """
+    dtype = gram.dtype
+    wide = torch.promote_types(dtype, torch.float32)  # there are no triangular solves of half precision
+    gram, right = gram.to(wide), right.to(wide)
     length = gram.diagonal(dim1=-2, dim2=-1).sqrt()
     scale = torch.where(length > 0, 1.0 / length, 0.0)
     left = gram * scale[:, :, None] * scale[:, None, :]
@@ -102,4 +105,4 @@ def least_squares(gram: Tensor, right: Tensor) -> Tensor:
     solved = torch.linalg.solve_triangular(factor, (right * scale)[..., None], upper=False)
     solved = torch.where(kept[..., None], solved, 0.0)
     weights: Tensor = torch.linalg.solve_triangular(factor.mT, solved, upper=True)[..., 0] * scale
-    return weights
+    return weights.to(dtype)

@@ -177,13 +177,14 @@ def logdet_exact_of(g: Map, x: Tensor, parameters: Sequence[Tensor] = ()) -> tup
 
 def slogdet_of_rows(jacobian: Tensor) -> Tensor:
     """Return log|det(I + J)| [B] of J [B, d, d]."""
-    full = torch.eye(jacobian.shape[-1], dtype=jacobian.dtype, device=jacobian.device) + jacobian
+    dtype = torch.promote_types(jacobian.dtype, torch.float32)  # there is no slogdet of half precision
+    full = torch.eye(jacobian.shape[-1], dtype=dtype, device=jacobian.device) + jacobian.to(dtype)
     if under_transforms():
         # Not slogdet: up to torch 2.13 the derivative of its tangent is wrong.
         factors: Tensor = torch.linalg.lu_factor_ex(full)[0]
-        return factors.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
+        return factors.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1).to(jacobian.dtype)
     logdet: Tensor = torch.linalg.slogdet(full)[1]
-    return logdet
+    return logdet.to(jacobian.dtype)
 
 
 def _needs_grad(*tensors: Tensor) -> bool:

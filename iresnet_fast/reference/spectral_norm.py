@@ -36,7 +36,7 @@ def spectral_norm(
     if not weights:
         return torch.empty(0), [], [], torch.empty(0, dtype=torch.int64)
     layers = [
-        _iterate(*operator(weight, place), u, v, n_iterations, tol)
+        _norm(weight, place, u, v, n_iterations, tol)
         for weight, u, v, place in zip(weights, us, vs, geometry, strict=True)
     ]
     sigmas, new_us, new_vs, counts = zip(*layers, strict=True)
@@ -45,6 +45,34 @@ def spectral_norm(
     else:
         iterations = torch.tensor(counts, dtype=torch.int64, device=weights[0].device)
     return torch.stack(sigmas), list(new_us), list(new_vs), iterations
+
+
+def _norm(
+    weight: Tensor, place: ConvGeometry | None, u: Tensor, v: Tensor, n_iterations: int, tol: float | None
+) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Return sigma, u, v and the iterations of one layer, by its weight divided by a power of two, near 1 in size.
+
+    So squares of its products neither overflow nor underflow.
+    """
+    scale = power_of_two(weight)
+    sigma, u, v, count = _iterate(*operator(weight / scale, place), u, v, n_iterations, tol)
+    return sigma * scale, u, v, count
+
+
+def power_of_two(weight: Tensor) -> Tensor:
+    """Return the power of two, [], that is at most the largest magnitude, over half of it; 1 if that is 0 or infinite.
+
+    It stays on the device: reading it could not be captured in a CUDA graph.
+    """
+    if weight.numel() == 0:
+        return weight.new_ones(())
+    largest = weight.detach().abs().amax()
+    # float16 has no power of two for its own smallest numbers, and torch no frexp for bfloat16 on all devices.
+    wide = largest if largest.dtype == torch.float64 else largest.float()
+    exponent = torch.frexp(wide).exponent - 1
+    one = torch.ones_like(wide)
+    scale = torch.where((largest > 0) & largest.isfinite(), torch.ldexp(one, exponent), one)
+    return scale.to(weight.dtype)
 
 
 def _iterate(

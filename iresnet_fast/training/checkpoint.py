@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import _schema
+from .._regular import NotRegularError, open_regular
 from .._version import __version__
 from ..models import (
     ClassifierConfig,
@@ -26,12 +28,14 @@ from ..models import (
     IResNetFlow,
     ResidualFlow,
 )
+from .files import TEMPORARY, writing
+from .metadata import FORMAT, DamagedError, naming, parse, require
+from .metadata import CheckpointError as CheckpointError
+from .weights import build_for, check_weights, dtype_of
 
 MODEL_FILE = "model.safetensors"
 _PATTERN = "checkpoint-*.safetensors"
-_FORMAT = 1
 _KEY = "iresnet_fast"  # of the metadata
-TEMPORARY = ".writing"
 
 _MODELS: dict[str, tuple[Callable[[Any], nn.Module], type[Any]]] = {
     "IResNetFlow": (IResNetFlow, FlowConfig),
@@ -40,14 +44,6 @@ _MODELS: dict[str, tuple[Callable[[Any], nn.Module], type[Any]]] = {
     "IResNetClassifier": (IResNetClassifier, ClassifierConfig),
     "HybridIResNet": (HybridIResNet, HybridConfig),
 }
-
-
-class CheckpointError(ValueError):
-    """A file that is no checkpoint, or not this one: the sentence says which, and what to do."""
-
-
-class DamagedError(CheckpointError):
-    """A file that holds no complete checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -84,26 +80,22 @@ def load_model(path: str | os.PathLike[str], average: bool = True) -> nn.Module:
         CheckpointError: there is no such file, it is damaged, or it has other weights only.
     """
     checkpoint = read(_resolve(path))
+    path, metadata = checkpoint.path, checkpoint.metadata
     weights = (checkpoint.part("average") if average else {}) or checkpoint.part("model")
-    if not weights:
+    if not weights and checkpoint.part("average"):
         raise CheckpointError(
-            f"{checkpoint.path} must hold the weights of the optimizer for average=False, got averaged ones only; pass "
-            f"a checkpoint, or average=True."
+            f"{path} must hold the weights of the optimizer for average=False, got averaged ones only; pass a "
+            f"checkpoint, or average=True."
         )
-    name = checkpoint.metadata["model"]
-    if name not in _MODELS:
+    require(path, metadata, "model", "model_config", "data.n_levels")
+    if metadata["model"] not in _MODELS:
         raise CheckpointError(
-            f"{checkpoint.path} must hold one of {', '.join(_MODELS)}, got {name!r}; build the model yourself and give "
-            f"it the weights, a state_dict."
+            f"{path} must hold one of {', '.join(_MODELS)}, got {metadata['model'][:80]!r}; build the model yourself "
+            f"and give it the weights, a state_dict."
         )
-    build, config_class = _MODELS[name]
-    config = config_class.from_dict(checkpoint.metadata["model_config"])
-    if isinstance(config, ClassifierConfig) and config.n_levels is None:  # a file from before it was part of that
-        config = config.replace(n_levels=checkpoint.metadata["data"]["n_levels"])
-    with torch.random.fork_rng([]):
-        model = build(config)
-    model.to(next(value.dtype for value in weights.values() if value.is_floating_point()))
-    load_weights(model, weights, checkpoint.path)
+    with naming(path):
+        model = _build(metadata["model"], _with_levels(metadata), weights).to(dtype_of(weights))
+    load_weights(model, weights, path)
     return model.eval()
 
 
@@ -111,17 +103,19 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the metadata of a file, without its tensors; arguments and errors as in `load_model`."""
     path = _resolve(path)
     with _opened(path) as file:
-        return _metadata(path, file)
+        return parse(path, (file.metadata() or {}).get(_KEY))
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     """Load a state_dict that came from a file; raises CheckpointError if it does not fit."""
+    with naming(path):
+        check_weights(weights, model.state_dict())
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:  # torch lists all the keys
+        said = _shortened(str(error).splitlines()[1].strip())
         raise CheckpointError(
-            f"{path} must hold the weights of this {type(model).__name__}, but {str(error).splitlines()[1].strip()} "
-            f"build the model as it was saved."
+            f"{path} must hold the weights of this {type(model).__name__}, but {said} build the model as it was saved."
         ) from error
 
 
@@ -142,19 +136,17 @@ def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> N
         path: of the file.
         tensors: as in Checkpoint; they are not changed.
         metadata: as in Checkpoint, without format and version.
+
+    Raises:
+        WriteError: the disk is full, or the folder cannot be written to.
     """
     from safetensors.torch import save
 
     tensors = {name: value.detach().contiguous() for name, value in tensors.items()}
-    metadata = {"format": _FORMAT, "version": __version__, **metadata}
+    metadata = {"format": FORMAT, "version": __version__, **metadata}
     metadata["checksum"] = _checksum(tensors, metadata)
-    temporary = path.with_name(path.name + TEMPORARY)
-    with temporary.open("wb") as file:
+    with writing(path) as file:
         file.write(save(tensors, {_KEY: json.dumps(metadata)}))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    _sync_names(path.parent)
 
 
 def read(path: Path) -> Checkpoint:
@@ -165,7 +157,7 @@ def read(path: Path) -> Checkpoint:
         CheckpointError: there is none, or a later version has written it.
     """
     with _opened(path) as file:
-        metadata = _metadata(path, file)
+        metadata = parse(path, (file.metadata() or {}).get(_KEY))
         tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
     checksum = metadata.pop("checksum")
     if _checksum(tensors, metadata) != checksum:
@@ -218,30 +210,41 @@ def _resolve(path: str | os.PathLike[str]) -> Path:
     return newest
 
 
+def _with_levels(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration of the model; older ones of classifiers leave n_levels to the data."""
+    config: dict[str, Any] = metadata["model_config"]
+    if metadata["model"] != "IResNetClassifier" or "n_levels" in config:
+        return config
+    return {**config, "n_levels": metadata["data"]["n_levels"]}
+
+
+def _build(name: str, config: dict[str, Any], weights: dict[str, Tensor]) -> nn.Module:
+    """Return a new model for the weights; raises ValueError if there can be none, or only a much larger one."""
+    build, kind = _MODELS[name]
+    try:
+        _schema.check("model_config", config, _schema.fields_of(kind))
+        checked = kind.from_dict(config)
+        with torch.random.fork_rng([]):
+            return build_for(weights, lambda: build(checked))
+    except (ValueError, TypeError, ArithmeticError, RecursionError, RuntimeError, MemoryError) as error:
+        said = _shortened((" ".join(str(error).split()) or type(error).__name__).rstrip("."))
+        raise ValueError(f"the configuration of an {name}, got one that cannot be built ({said})") from error
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        open_regular(path).close()  # others would be waited for
         with safe_open(path, framework="pt") as file:
             yield file
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} must be a checkpoint, got no such file; check the path.") from error
+    except NotRegularError as error:
+        raise CheckpointError(f"{path} must be a checkpoint, got {error}; check the path.") from error
     except (SafetensorError, OSError) as error:
         raise DamagedError(f"{path} must be a complete safetensors file, got one with {error}.") from error
-
-
-def _metadata(path: Path, file: Any) -> dict[str, Any]:
-    try:
-        metadata: dict[str, Any] = json.loads((file.metadata() or {})[_KEY])
-        written, version = metadata["format"], metadata["version"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise DamagedError(f"{path} must have the metadata of iresnet_fast, got a file without.") from error
-    if written != _FORMAT:
-        raise CheckpointError(
-            f"{path} must have format {_FORMAT}, got {written} of version {version}; use that version of iresnet_fast."
-        )
-    return metadata
 
 
 def _checksum(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> int:
@@ -252,10 +255,5 @@ def _checksum(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> int:
     return total
 
 
-def _sync_names(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _shortened(text: str) -> str:
+    return text if len(text) <= 600 else f"{text[:600]} ..."

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _checks
+from .._inputs import check_labels, check_shape
 from ..models import IResNetFlow
 from ..models._blocks import Block
 from ..models._modes import evaluating
@@ -70,12 +71,14 @@ def evaluate(
     """
     _checks.check_count("batch_size", batch_size, 1)
     _checks.check_count("seed", seed, 0)
-    if x.shape[0] == 0:
+    task = task_of(model)
+    check_shape(x, task.event_shape, owner="model")
+    if x.is_meta or x.shape[0] == 0:
         raise ValueError("x must hold at least one sample, got none; pass the test set.")
-    if labels is not None and labels.shape != x.shape[:1]:
-        raise ValueError(f"labels must have shape {tuple(x.shape[:1])}, got {tuple(labels.shape)}; pass one a sample.")
+    if labels is not None:
+        check_labels(labels, len(x))
     check_estimators(model)
-    task, device = task_of(model), next(model.parameters()).device
+    device = next(model.parameters()).device
     if labels is not None:
         labels = labels.to(device)
     batches: list[dict[str, Tensor]] = []
@@ -89,6 +92,8 @@ def evaluate(
     for name, value in found.items():
         if not bool(value.isfinite().all()):
             first = int((~value.isfinite()).nonzero()[0])
+            if not bool(x[first].isfinite().all()):
+                raise ValueError(f"x must be finite, got NaN or infinity in sample {first}; remove such samples.")
             raise ValueError(
                 f"{name} must be finite, got {float(value[first])} for sample {first}; the model has diverged: lower "
                 f"the learning rate or go back to an earlier checkpoint."

@@ -9,13 +9,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from .._inputs import described
 from ..data import DataSet
 from . import checkpoint, distributed
 from .config import TrainConfig
 from .distributed import TrainingInterrupted
 from .evaluate import Evaluation, check_estimators
 from .interrupts import Interrupts
+from .lock import locked
 from .log import Row
+from .tasks import task_of
 from .trainer import Trainer
 
 
@@ -79,18 +82,29 @@ def fit(
 
     Raises:
         ValueError: the model, the data and the config do not fit each other; the folder holds a run and resume is
-            False, or another run, or none but damaged checkpoints; a loss or a gradient was not finite.
+            False, or another run, or one that is going on, or none but damaged checkpoints; a loss or a gradient was
+            not finite.
+        OSError: the disk is full, or the folder cannot be written to; the newest checkpoint is whole.
         TypeError: an argument is of another kind.
         TrainingInterrupted: SIGINT or SIGTERM came, or another process was lost.
     """
     if not isinstance(config, TrainConfig):
-        raise TypeError(f"config must be a TrainConfig, got {type(config).__name__}; pass one.")
+        raise TypeError(f"config must be a TrainConfig, got {described(config)}; pass one.")
     if not isinstance(dataset, DataSet):
-        raise TypeError(f"dataset must be a data.DataSet, got {type(dataset).__name__}; pass what data.load returned.")
+        raise TypeError(f"dataset must be a data.DataSet, got {described(dataset)}; pass what data.load returned.")
+    task_of(model)
     check_estimators(model)  # now, not at the evaluation after hours of training
+    if not isinstance(folder, (str, os.PathLike)):
+        raise TypeError(f"folder must be a path, got {described(folder)}; pass e.g. 'runs/first'.")
     folder = Path(folder)
     devices = [parameter.device for parameter in model.parameters() if parameter.is_cuda][:1]
-    with distributed.setup(), distributed.translate_errors(folder), torch.random.fork_rng(devices), Interrupts() as end:
+    with (
+        distributed.setup(),
+        distributed.translate_errors(folder),
+        torch.random.fork_rng(devices),
+        locked(folder),
+        Interrupts() as end,
+    ):
         found = _prepare(folder, resume)
         trainer = Trainer(model, dataset, config, folder, found, show_progress)
         try:
@@ -122,13 +136,10 @@ def fit(
 
 def _prepare(folder: Path, resume: bool) -> checkpoint.Checkpoint | None:
     """Make the folder ready for a run, and return the checkpoint to go on from, None to start."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"folder must be a folder, got the file {folder}; pass another one.")
     if not resume and checkpoint.paths(folder):
         raise ValueError(
             f"folder must hold no checkpoints, got some in {folder}; pass resume=True (--resume), or another folder."
         )
-    folder.mkdir(parents=True, exist_ok=True)
     found = checkpoint.read_newest(folder)
     distributed.barrier()  # all have read
     if distributed.is_main():

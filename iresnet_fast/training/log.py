@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from .checkpoint import TEMPORARY
+from .._regular import open_regular
+from .board import Board
+from .files import append, writing
 from .tasks import flow_of
 
 Row = dict[str, float | int | None]
 
+_NEWLINE = "\r\n"  # as csv writes it
 _IMAGES, _POINTS = 16, 1000  # samples of a picture
 _COLUMNS = (
     "step",
@@ -43,32 +46,28 @@ class Log:
 
     def __init__(self, folder: Path, metrics: tuple[str, ...], step: int) -> None:
         """Open the log; the arguments are those of the class."""
-        from torch.utils.tensorboard import SummaryWriter
-
         self._columns = (*_COLUMNS, *(f"test_{name}" for name in metrics))
-        path = folder / "log.csv"
-        self.rows = [row for row in _read(path) if row["step"] <= step] if step else []  # type: ignore[operator]
+        self._path = folder / "log.csv"
+        self.rows = [row for row in _read(self._path, self._columns) if row["step"] <= step] if step else []  # type: ignore[operator]
         # In one piece: a run killed here finds the old file or the new one.
-        temporary = path.with_name(path.name + TEMPORARY)
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns)
-            writer.writeheader()
-            writer.writerows(self.rows)
-        os.replace(temporary, path)
-        self._file = path.open("a", newline="")
-        self._csv = csv.DictWriter(self._file, self._columns)
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        with writing(self._path) as file:
+            file.write((",".join(self._columns) + _NEWLINE).encode())
+            file.writelines(map(self._line, self.rows))
+        self._file = self._path.open("ab", buffering=0)
+        self._board = Board(folder / "tensorboard", step + 1)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Add a row; columns left out are None."""
+        """Add a row; columns left out are None.
+
+        Raises:
+            WriteError: the disk is full; the row is not there then.
+        """
         full: Row = {name: row.get(name) for name in self._columns}
+        append(self._file, self._path, self._line(full))
         self.rows.append(full)
-        self._csv.writerow(full)
-        self._file.flush()
-        for name, value in full.items():
-            if value is not None and name != "step":
-                self._board.add_scalar(name, value, full["step"])
-        self._board.flush()
+        self._board.add_scalars(
+            {name: value for name, value in full.items() if value is not None and name != "step"}, row["step"]
+        )
 
     def add_samples(self, model: nn.Module, step: int) -> None:
         """Add samples of a model in eval mode to TensorBoard, if they are pictures or points of the plane."""
@@ -91,12 +90,50 @@ class Log:
         self._file.close()
         self._board.close()
 
+    def _line(self, row: Row) -> bytes:
+        text = io.StringIO()
+        csv.DictWriter(text, self._columns, lineterminator=_NEWLINE).writerow(row)
+        return text.getvalue().encode()
 
-def _read(path: Path) -> list[Row]:
+
+def _read(path: Path, columns: tuple[str, ...]) -> list[Row]:
+    """Return the rows of a log; a last line that a killed run has not finished is left out.
+
+    Raises:
+        ValueError: the file is no log, or damaged.
+    """
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return [{name: _value(name, text) for name, text in row.items()} for row in csv.DictReader(file)]
+    try:
+        with open_regular(path) as file:
+            *lines, _ = file.read().decode("utf-8", "replace").split("\n")
+    except OSError as error:
+        raise ValueError(f"{path} must be a file that can be read, got {error}; move it away to go on.") from error
+    rows = csv.reader(lines)
+    try:
+        names = next(rows, [])
+        if "step" not in names or not set(names) <= set(columns):
+            raise _damaged(path, 1, ",".join(names))
+        return [_row(path, rows.line_num, names, cells) for cells in rows]
+    except csv.Error as error:
+        raise _damaged(path, rows.line_num, str(error)) from None
+
+
+def _row(path: Path, number: int, names: list[str], cells: list[str]) -> Row:
+    try:
+        row = {name: _value(name, text) for name, text in zip(names, cells, strict=True)}
+        if row["step"] is None:
+            raise ValueError
+    except ValueError:
+        raise _damaged(path, number, ",".join(cells)) from None
+    return row
+
+
+def _damaged(path: Path, number: int, line: str) -> ValueError:
+    return ValueError(
+        f"{path} must be the log of this run, got {line[:60]!r} in line {number}; put the file back, or move it "
+        f"away to go on without its rows."
+    )
 
 
 def _value(name: str, text: str) -> float | int | None:

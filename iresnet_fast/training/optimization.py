@@ -79,10 +79,37 @@ class Optimization:
         return {f"{i}.{key}": value for i, state in states.items() for key, value in state.items()}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Take the state that `state` returned."""
+        """Take the state that `state` returned.
+
+        Raises:
+            ValueError: it is not that of such an optimizer of these weights; the sentence lacks the file.
+        """
+        kept = self._kept()
         states: dict[int, dict[str, Tensor]] = {}
-        for name, value in state.items():
-            i, key = name.split(".", 1)
-            states.setdefault(int(i), {})[key] = value
+        left = dict(state)
+        for i, parameter in enumerate(self._parameters):
+            if not parameter.requires_grad:  # the optimizer has never seen a gradient of it
+                continue
+            states[i] = {}
+            for key, is_scalar in kept.items():
+                name, shape = f"{i}.{key}", torch.Size() if is_scalar else parameter.shape
+                value = left.pop(name, None)
+                if value is None or value.shape != shape or not value.is_floating_point():
+                    got = "none" if value is None else f"{value.dtype} of shape {tuple(value.shape)}"
+                    raise ValueError(f"numbers of shape {tuple(shape)} as optimizer.{name}, got {got}")
+                if not bool(value.isfinite().all()):
+                    raise ValueError(f"finite numbers as optimizer.{name}, got others")
+                states[i][key] = value
+        if left:
+            raise ValueError(f"the state of {self._config.optimizer}, got also optimizer.{next(iter(left))[:80]}")
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": states, "param_groups": groups})
+
+    def _kept(self) -> dict[str, bool]:
+        """Return what such an optimizer keeps of each parameter, and whether that is one number for the whole of it."""
+        kind, options = _OPTIMIZERS[self._config.optimizer]
+        parameter = torch.zeros(1, requires_grad=True)
+        parameter.grad = torch.zeros(1)
+        optimizer = kind([parameter], lr=1e-3, **options)  # type: ignore[call-arg]  # of the subclasses
+        optimizer.step()
+        return {key: value.dim() == 0 for key, value in optimizer.state[parameter].items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..models import IResNetFlow
+from .files import writing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -204,13 +204,8 @@ def _tiled(images: Tensor, black: float, white: float, columns: int) -> np.ndarr
 
 
 def _save(figure: Figure, path: str | Path) -> Path:
-    """Write the figure under a name of its own first: a reader never sees half a picture."""
+    """Write the figure whole: a reader never sees half a picture."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        figure.savefig(unfinished, format="png")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with writing(path) as file:
+        figure.savefig(file, format="png")
     return path

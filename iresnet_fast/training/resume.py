@@ -5,12 +5,14 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from .. import _library
 from ..data import DataSet
-from .checkpoint import Checkpoint, CheckpointError
+from .checkpoint import Checkpoint
 from .config import TrainConfig
+from .metadata import CheckpointError, require
 
 # What may differ when a run goes on: none of it changes a step.
 _FREE = (
@@ -48,6 +50,7 @@ def identity(model: nn.Module, dataset: DataSet, config: TrainConfig) -> dict[st
 def check_identity(found: Checkpoint, ours: dict[str, Any]) -> None:
     """Raise CheckpointError unless the checkpoint is of the same run; warn if its backend was another."""
     theirs = found.metadata
+    require(found.path, theirs, *ours, "step", "minutes")
     # Fields that are newer than the checkpoint had their defaults.
     settings = TrainConfig(max_steps=1).to_dict() | theirs["train_config"]
     _check_equal(found, "a model of class", theirs["model"], ours["model"])
@@ -63,6 +66,25 @@ def check_identity(found: Checkpoint, ours: dict[str, Any]) -> None:
             RuntimeWarning,
             stacklevel=2,
         )
+
+
+def means_of(log: dict[str, Tensor]) -> tuple[Tensor, Tensor, int]:
+    """Return the last losses [n] and gradient norms [n] of a checkpoint, and how many norms were unsettled before it.
+
+    Raises:
+        ValueError: they are not there, or of another shape or type; the sentence lacks the file.
+    """
+    for name in ("loss", "grad_norm"):
+        value = log.get(name)
+        if value is None or value.dim() != 1 or len(value) == 0 or not value.is_floating_point():
+            got = "none" if value is None else f"{value.dtype} of shape {tuple(value.shape)}"
+            raise ValueError(f"numbers of shape (n,) as log.{name}, got {got}")
+    if len(log["loss"]) != len(log["grad_norm"]):
+        raise ValueError(f"a gradient norm for each loss, got {len(log['grad_norm'])} for {len(log['loss'])}")
+    unsettled = log.get("unsettled_norms", torch.tensor(0))  # older versions did not count them
+    if unsettled.dim() != 0 or unsettled.is_floating_point() or int(unsettled) < 0:
+        raise ValueError(f"a count as log.unsettled_norms, got {unsettled.dtype} of shape {tuple(unsettled.shape)}")
+    return log["loss"], log["grad_norm"], int(unsettled)
 
 
 def _check_equal(found: Checkpoint, what: str, theirs: object, ours: object) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._inputs import described
 from ..data import DataSet
 from ..models import HybridIResNet, IResNetClassifier, IResNetFlow
 
@@ -20,6 +22,7 @@ class Task(ABC):
     Attributes:
         metrics: names of what `evaluate` measures of such a model.
         needs_labels: whether the loss looks at labels.
+        event_shape: of the data.
     """
 
     metrics: tuple[str, ...]
@@ -27,6 +30,9 @@ class Task(ABC):
 
     def __init__(self, model: nn.Module) -> None:
         """Train the model."""
+        flow = flow_of(model)
+        config: Any = model.config if flow is None else flow.config
+        self.event_shape: tuple[int, ...] = config.image_shape if flow is None else config.event_shape
         self._dtype = next(model.parameters()).dtype
 
     def inputs(self, x: Tensor) -> Tensor:
@@ -178,7 +184,7 @@ def task_of(model: nn.Module, density_weight: float = 1.0) -> Task:
     if isinstance(model, IResNetClassifier):
         return ClassifierTask(model)
     raise TypeError(
-        f"model must be an IResNetFlow, IResNetClassifier or HybridIResNet, got {type(model).__name__}; pass one."
+        f"model must be an IResNetFlow, IResNetClassifier or HybridIResNet, got {described(model)}; pass one."
     )
 
 

@@ -22,9 +22,10 @@ from .checkpoint import Checkpoint
 from .config import TrainConfig
 from .evaluate import Evaluation, evaluate
 from .log import Log
+from .metadata import naming
 from .optimization import Optimization
 from .progress import make_progress
-from .resume import check_identity, identity
+from .resume import check_identity, identity, means_of
 from .tasks import LossModule, flow_of, task_of
 
 # Norms that take longer than _NORMS_FREE seconds take no more than _NORMS_SHARE of the run, but for those at its end.
@@ -188,11 +189,11 @@ class Trainer:
         if average is not None:
             checkpoint.load_weights(average, found.part("average"), found.path)
         self.step, self.minutes = found.metadata["step"], found.metadata["minutes"]
-        self.optimization.restore(found.part("optimizer"))
-        log = found.part("log")
-        self._losses.extend(log["loss"].unbind())
-        self._norms.extend(log["grad_norm"].unbind())
-        self._unsettled_before = int(log.get("unsettled_norms", 0))
+        with naming(found.path):
+            self.optimization.restore(found.part("optimizer"))
+            losses, norms, self._unsettled_before = means_of(found.part("log"))
+        self._losses.extend(losses.unbind())
+        self._norms.extend(norms.unbind())
 
     def _save(self) -> None:
         average = self.optimization.average

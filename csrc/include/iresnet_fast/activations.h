@@ -119,22 +119,35 @@ struct Sin : PlainActivation {
 struct LipSwish {
   static constexpr bool kHasSlope = true;
 
+  // slope * a, but no further out than where the logistic function is 0 or 1 in any precision: never infinite, so that
+  // it may be multiplied by a zero.
+  template <class M, class V = typename M::V>
+  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE V scaled(V a, V slope) {
+    const V z = slope * a, most = M::constant(1024);
+    return M::select(z > most, most, M::select(z < -most, -most, z));
+  }
+
   template <class M, class V = typename M::V>
   IRF_HOST_DEVICE static IRF_ALWAYS_INLINE Jet<V> jet(V a, V slope) {
     V exp_minus, sigma, sigma1;
-    const V z = slope * a, one = M::constant(1), two = M::constant(2), scale = M::constant(1 / 1.1);
+    const V zero = M::constant(0), one = M::constant(1), two = M::constant(2), scale = M::constant(1 / 1.1);
+    const V z = scaled<M>(a, slope);
     logistic<M>(z, exp_minus, sigma, sigma1);
     const V sigma2 = sigma1 * (one - two * sigma);
-    return {a * sigma * scale, (sigma + z * sigma1) * scale, slope * (two * sigma1 + z * sigma2) * scale};
+    return {M::select(sigma == zero, zero, a * sigma * scale),  // also for -infinity
+            (sigma + z * sigma1) * scale, slope * (two * sigma1 + z * sigma2) * scale};
   }
 
   template <class M, class V = typename M::V>
   IRF_HOST_DEVICE static IRF_ALWAYS_INLINE SlopeGradient<V> slope_gradient(V a, V slope) {
     V exp_minus, sigma, sigma1;
-    const V z = slope * a, one = M::constant(1), two = M::constant(2), scale = M::constant(1 / 1.1);
+    const V zero = M::constant(0), one = M::constant(1), two = M::constant(2), scale = M::constant(1 / 1.1);
+    const V z = scaled<M>(a, slope);
     logistic<M>(z, exp_minus, sigma, sigma1);
     const V sigma2 = sigma1 * (one - two * sigma);
-    return {a * a * sigma1 * scale, a * (two * sigma1 + z * sigma2) * scale};
+    const auto flat = sigma1 == zero;  // as far out as a * a may be infinite
+    return {M::select(flat, zero, a * (a * sigma1) * scale),
+            M::select(flat, zero, a * (two * sigma1 + z * sigma2) * scale)};
   }
 };
 

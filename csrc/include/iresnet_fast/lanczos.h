@@ -63,6 +63,14 @@ IRF_HOST_DEVICE IRF_ALWAYS_INLINE T weight_factor(T largest) {
   return factor;
 }
 
+// Whether all digits of the square of a vector's length are right: it is finite, and so large that no entry vanishes
+// when it is squared but those that make no difference.
+template <class T>
+IRF_HOST_DEVICE IRF_ALWAYS_INLINE bool exact_square(T square) {
+  constexpr T kLeast = std::numeric_limits<T>::min() / (Lanczos<T>::kEps * Lanczos<T>::kEps);
+  return square >= kLeast && square <= Lanczos<T>::kLargest;
+}
+
 // T of k steps: `alpha` [k] on its diagonal, `beta` [k - 1] beside it; all are at least 0, so the entries of the
 // leading eigenvector are, and nothing below cancels. Math::sqrt is that of the device. All arrays have kLargestBasis
 // elements.

@@ -1,5 +1,8 @@
 #include "torch/cpu/device.h"
 
+#include <exception>
+#include <mutex>
+
 namespace irf::binding {
 
 void check_device(const Tensor& t, const char* name) { STD_TORCH_CHECK(t.is_cpu(), name, " must be a CPU tensor"); }
@@ -7,9 +10,18 @@ void check_device(const Tensor& t, const char* name) { STD_TORCH_CHECK(t.is_cpu(
 Parallel torch_parallel() {
   return {static_cast<int>(torch::stable::get_num_threads()),
           [](int64_t count, void (*task)(int64_t, void*), void* context) {
-            torch::stable::parallel_for(0, count, 1, [=](int64_t begin, int64_t end) {
-              for (int64_t i = begin; i < end; ++i) task(i, context);
+            // An exception must not leave a thread: memory may run out in any of them. The first one is thrown here.
+            std::exception_ptr error;
+            std::mutex mutex;
+            torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+              try {
+                for (int64_t i = begin; i < end; ++i) task(i, context);
+              } catch (...) {
+                const std::lock_guard<std::mutex> lock(mutex);
+                if (!error) error = std::current_exception();
+              }
             });
+            if (error) std::rethrow_exception(error);
           }};
 }
 

@@ -16,7 +16,7 @@ Parallel torch_parallel();
 template <class T>
 class OnDevice {
  public:
-  explicit OnDevice(const Tensor&, int64_t = 0) {}
+  explicit OnDevice(const Tensor&, int64_t precision = 0) { checked_precision(precision); }
 
   // What branch_backward need not compute again.
   Tensor kept(const Branch<T>& branch, const ResidualLogdetOperands<T>&, const Tensor& like) const {

@@ -34,9 +34,8 @@ template <class T>
 class OnDevice {
  public:
   explicit OnDevice(const Tensor& like, int64_t precision = 0) : like_(like), gpu_(gpu_of(like)) {
-    STD_TORCH_CHECK(0 <= precision && precision <= static_cast<int64_t>(cuda::Precision::kBf16),
-                    "precision must be 0 (full), 1 (TF32) or 2 (bf16)");
-    if (std::is_same_v<T, float>) precision_ = static_cast<cuda::Precision>(precision);
+    const auto checked = static_cast<cuda::Precision>(checked_precision(precision));
+    if (std::is_same_v<T, float>) precision_ = checked;
   }
 
   // What branch_backward need not compute again, if the card has the memory for it.

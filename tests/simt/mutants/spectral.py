@@ -12,7 +12,7 @@ def norms() -> Iterator[Mutant]:
     norm = ("spectral_norm.cu", "test_spectral_norm.py", "(test_matches or out_of_shared) and dtype0 and not -0]")
     group = ("spectral_norm.cu", *norm)
     yield Mutant(*group, "    __syncthreads();\n    map.apply", "    map.apply")
-    yield Mutant(*group, "iteration < most);\n    __syncthreads();\n", "iteration < most);\n")
+    yield Mutant(*group, "factor == T(1));\n    __syncthreads();\n", "factor == T(1));\n")
     yield Mutant(*group, "  __syncthreads();  // copies may be cut into other pieces than the loop above\n")
     yield Mutant(*group, "  __syncthreads();\n  T* shared", "  T* shared")
     group = ("matrix_map.cuh", *norm)

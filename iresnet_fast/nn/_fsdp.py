@@ -1,0 +1,107 @@
+"""Models under torch.distributed.fsdp.fully_shard: all their methods gather parameters, not only forward."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._torch_private import is_in_fsdp_forward, sharded_parameter_of
+from ._tensors import is_sharded
+
+# Methods that use parameters, of all classes here.
+_METHODS = (
+    "inverse",
+    "solve",
+    "deferred_inverse",
+    "certified_inverse",
+    "log_prob",
+    "bits_per_dim",
+    "sample",
+    "sample_and_log_prob",
+    "transform_to_noise",
+    "reconstruct",
+    "interpolate",
+    "initialize",
+    "features",
+    "invert",
+    "loss",
+)
+
+
+class Shardable(nn.Module):
+    """A module whose methods, once fully_shard has made it an FSDPModule, gather its parameters as forward does."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Wrap the methods of the subclass that fully_shard makes."""
+        super().__init_subclass__(**options)
+        if _is_sharded_class(cls):
+            for name in _METHODS:
+                if hasattr(cls, name):
+                    setattr(cls, name, _gathering(name, getattr(cls, name)))
+
+
+def _gathering(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the method as FSDP's own `register_fsdp_forward_method` makes it, which takes instances only."""
+
+    @functools.wraps(method)
+    def call(self: nn.Module, *arguments: Any, **keywords: Any) -> Any:
+        if name in self.__dict__ or is_in_fsdp_forward(self):
+            return method(self, *arguments, **keywords)
+        from torch.distributed.fsdp import register_fsdp_forward_method
+
+        register_fsdp_forward_method(self, name)
+        try:
+            found = getattr(self, name)(*arguments, **keywords)
+        finally:
+            delattr(self, name)
+        return _with_logdet_by_forward(self, found, *arguments, **keywords) if name == "deferred_inverse" else found
+
+    return call
+
+
+def _with_logdet_by_forward(module: nn.Module, found: Any, z: Tensor, context: Any = None) -> Any:
+    """Let the log-determinant of a DeferredInverse come from forward: the parameters it held are freed by now."""
+    from ._call import apply_part
+
+    return found._replace(logdet=lambda call: -apply_part(module, found.x, context, call)[1])
+
+
+def _is_sharded_class(cls: type) -> bool:
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # its import is slow, and without it there is none
+    return fsdp is not None and issubclass(cls, fsdp.FSDPModule)
+
+
+def check_not_sharded(branch: nn.Module) -> None:
+    """Raise RuntimeError if a branch, or a part of it, is sharded by itself.
+
+    The hooks of fully_shard would take the products with its Jacobian for a backward pass, and free its parameters.
+    """
+    for name, module in branch.named_modules(prefix="branch"):
+        if _is_sharded_class(type(module)):
+            raise RuntimeError(
+                f"{name} must not be sharded by itself where a block takes products with its Jacobian by autograd, got "
+                f"a {type(module).__name__}; call fully_shard on the block instead."
+            )
+
+
+def write(parameter: Tensor, values: Tensor) -> None:
+    """Write to a parameter, without gradient; also to the part of it that this process keeps under fully_shard."""
+    with torch.no_grad():
+        part = parameter if is_sharded(parameter) else sharded_parameter_of(parameter)
+        if part is not parameter:
+            parameter.copy_(values)
+        if part is not None:
+            _write_part(part, values)
+
+
+def _write_part(part: Any, values: Tensor) -> None:
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh = part.device_mesh
+    whole = DTensor.from_local(values.to(part.dtype), mesh, [Replicate()] * mesh.ndim, run_check=False)
+    part.copy_(whole.redistribute(placements=part.placements))

@@ -1,0 +1,81 @@
+"""One run at a time in a folder."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from . import distributed
+from .files import WriteError
+
+LOCK_FILE = ".lock"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make the folder of a run, and keep it to this run inside the block; the main process does it for all.
+
+    The lock is one of the system on a file in the folder, so it ends with the process, however that ends, and no file
+    that was left behind locks anything. The file holds the number of the process.
+
+    Raises:
+        ValueError: another run is alive in the folder, of this process too; or it is a file.
+        WriteError: there can be no files in it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"folder must be a folder, got the file {folder}; pass another one.")
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor, owner = _take(folder / LOCK_FILE) if distributed.is_main() else (None, None)
+    try:
+        if distributed.any_process(owner is not None):
+            raise ValueError(
+                f"folder must be of no run that is going on, got {folder}, in which {owner or 'one'} is training; wait "
+                f"for its end, or pass another folder."
+            )
+        yield
+    finally:
+        if descriptor is not None:
+            with suppress(OSError):  # whoever removed the folder removed the file
+                os.unlink(folder / LOCK_FILE)  # before the lock ends, while it is this run's
+            os.close(descriptor)
+
+
+def _take(path: Path) -> tuple[int | None, str | None]:
+    """Return the descriptor that holds the lock and None, or None and who holds it."""
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+        except OSError as error:
+            raise WriteError(path, error) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                number = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+                os.close(descriptor)
+                return None, f"process {number}" if number.isdigit() else "another process"
+            warnings.warn(
+                f"iresnet_fast: {path.parent} is on a file system without locks ({error.strerror}): nothing keeps a "
+                f"second run out.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        if _is_at(path, descriptor):
+            with suppress(OSError):  # the number is for the sentence only, and the disk may be full
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            return descriptor, None
+        os.close(descriptor)  # its owner has ended and removed the file between the two calls
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Return whether the open file is the one of this name."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,384 @@
+"""Files made to do harm: refused in one sentence, in little memory and time, and Python survives all of them."""
+
+import gzip
+import io
+import os
+import pickle
+import shutil
+import socket
+import struct
+import tarfile
+import zipfile
+import zlib
+
+import data_files
+import mutations
+import numpy as np
+import pytest
+import test_data_celeba as celeba
+import test_data_imagenet as imagenet
+from test_data_errors import put, sentence_of
+
+from iresnet_fast import data
+
+IMAGES, BATCH, MAT = data_files.IDX[0], "data_batch_2", "train_32x32.mat"
+WORLD = 1 << 40  # bytes: more than any of these files can have, and than there is memory
+
+
+def write_table(folder, name="table.npy", array=None):
+    array = np.random.default_rng(0).normal(size=(30, 3)) if array is None else array
+    if name.endswith(".csv"):
+        np.savetxt(folder / name, array, delimiter=",")
+    else:
+        {".npy": np.save, ".npz": np.savez}[name[-4:]](folder / name, array)
+
+
+def write_imagenet(folder):
+    imagenet.write_imagenet(folder, folder, 32, True)
+
+
+def write_zip(folder):
+    celeba.write_celeba(folder)
+    celeba.pack(folder, celeba.IMAGES)
+    shutil.rmtree(folder / celeba.IMAGES, ignore_errors=True)
+
+
+def write_tar(folder):
+    data_files.write_cifar_binary(folder / "cifar-10-batches-bin")
+    data_files.write_archive(folder / "cifar-10-binary.tar.gz", folder / "cifar-10-batches-bin")
+    shutil.rmtree(folder / "cifar-10-batches-bin")
+
+
+# Of every format: how good files are written, what to load, and the file that is damaged.
+FORMATS = {
+    "idx": (data_files.write_mnist, "mnist", IMAGES),
+    "idx.gz": (lambda folder: data_files.write_mnist(folder, gz=True), "mnist", f"{IMAGES}.gz"),
+    "binary": (data_files.write_cifar_binary, "cifar10", f"{BATCH}.bin"),
+    "pickle": (data_files.write_cifar_python, "cifar10", BATCH),
+    "tar": (write_tar, "cifar10", "cifar-10-binary.tar.gz"),
+    "mat": (data_files.write_svhn, "svhn", MAT),
+    "mat, plain": (lambda folder: data_files.write_svhn(folder, compress=False), "svhn", MAT),
+    "imagenet": (write_imagenet, "imagenet32", "val_data.npz"),
+    "list": (celeba.write_celeba, "celeba", celeba.LIST),
+    "jpeg": (celeba.write_celeba, "celeba", celeba.FIRST),
+    "zip": (write_zip, "celeba", f"{celeba.IMAGES}.zip"),
+    "npy": (write_table, "table.npy", "table.npy"),
+    "npz": (lambda folder: write_table(folder, "table.npz"), "table.npz", "table.npz"),
+    "csv": (lambda folder: write_table(folder, "table.csv"), "table.csv", "table.csv"),
+}
+
+
+def repack(path, change):
+    """Change what a .gz file holds."""
+    path.write_bytes(gzip.compress(change(gzip.decompress(path.read_bytes()))))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_mutants_are_loaded_or_refused(kind, tmp_path):
+    """A small share of those that were tried: bits, pieces and lengths, everywhere in a file."""
+    write, name, file = FORMATS[kind]
+    write(tmp_path)
+    good = (tmp_path / file).read_bytes()
+
+    def load_all():
+        said = []
+        for seed in range(60):
+            (tmp_path / file).write_bytes(mutations.mutant(good, seed))
+            try:
+                data.load(name, tmp_path)
+            except data.DataError as error:
+                said.append(str(error))
+        assert len(said) > 5
+        assert not any("\n" in sentence for sentence in said)
+
+    assert mutations.outcome(load_all, ()) == "loaded"
+
+
+# --- what is no file ---
+
+
+def to_pipe(path):
+    os.mkfifo(path)
+
+
+def to_device(path):
+    path.symlink_to("/dev/zero")
+
+
+def to_itself(path):
+    path.symlink_to(path.name)
+
+
+def to_socket(path):
+    folder = os.open(path.parent, os.O_RDONLY)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"/proc/self/fd/{folder}/{path.name}"[:107])
+    os.close(folder)
+
+
+def to_hole(path):
+    path.touch()
+    os.truncate(path, WORLD)
+
+
+NO_FILES = {"pipe": to_pipe, "device": to_device, "link": to_itself, "socket": to_socket, "hole": to_hole}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("what", NO_FILES)
+def test_what_is_no_file_is_not_waited_for(kind, what, tmp_path):
+    """Named pipes, devices without an end, links to themselves, and a file of a terabyte in which nothing is."""
+    write, name, file = FORMATS[kind]
+    write(tmp_path)
+    (tmp_path / file).unlink()
+    NO_FILES[what](tmp_path / file)
+    assert mutations.outcome(lambda: data.load(name, tmp_path), data.DataError, seconds=20) == "refused"
+    said = {"pipe": "a named pipe", "device": "a device", "socket": "a socket", "hole": f"got {WORLD}"}
+    if what in said and kind not in ("tar", "idx.gz"):  # whose files may also be other ones
+        assert said[what] in sentence_of(name, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a\0b.csv", "a" * 5000 + ".csv"])
+def test_names_that_no_file_can_have(name, tmp_path):
+    sentence_of(name, tmp_path)
+    sentence_of("mnist", tmp_path / name)
+
+
+# --- bombs: small files that ask for much ---
+
+
+def zeros(gigabytes):
+    """So many zeros, packed: a gzip file can be several in a row."""
+    return gzip.compress(bytes(1 << 24)) * (64 * gigabytes)
+
+
+def tar_header(name, size, kind=b"0"):
+    info = tarfile.TarInfo(name)
+    info.size, info.type = size, kind
+    return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+def mat_element(name, shape, size, body):
+    """A packed array of bytes of this name and shape, which says it has `size` of them and has `body`."""
+    parts = [(6, struct.pack("<II", 9, 0)), (5, struct.pack(f"<{len(shape)}i", *shape)), (1, name.encode())]
+    head = b"".join(struct.pack("<II", kind, len(part)) + part + bytes(-len(part) % 8) for kind, part in parts)
+    matrix = head + struct.pack("<II", 2, size % (1 << 32)) + body
+    packed = zlib.compress(struct.pack("<II", 14, (len(head) + 8 + size) % (1 << 32)) + matrix)
+    return struct.pack("<II", 15, len(packed)) + packed
+
+
+def mat_file(folder, *elements):
+    (folder / MAT).write_bytes((folder / "test_32x32.mat").read_bytes()[:128] + b"".join(elements))
+
+
+def jpeg_of(width, height):
+    def damage(folder):
+        path = folder / celeba.FIRST
+        content = bytearray(path.read_bytes())
+        at = content.index(b"\xff\xc0") + 5
+        content[at : at + 4] = struct.pack(">HH", height, width)
+        path.write_bytes(content)
+
+    return damage
+
+
+def npy_of(shape, descr="<f8"):
+    header = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header.encode() + bytes(64)
+
+
+def npz_of(*members, method=zipfile.ZIP_DEFLATED):
+    def damage(folder):
+        with zipfile.ZipFile(folder / "table.npz", "w", method) as archive:
+            for name, content in members:
+                archive.writestr(name, content)
+
+    return damage
+
+
+def npz_that_says(size):
+    """The size of the array in the directory of the archive is another."""
+
+    def damage(folder):
+        content = bytearray((folder / "table.npz").read_bytes())
+        at = content.rindex(b"PK\1\2")
+        content[at + 24 : at + 28] = struct.pack("<I", size)
+        (folder / "table.npz").write_bytes(content)
+
+    return damage
+
+
+DTYPE = b"cnumpy\ndtype\n(Vu1\nI00\nI01\ntR(I3\nV|\nNNNI-1\nI-1\nI0\ntb"
+DEEP = b"N" + b"\x85" * 200_000  # a tuple in a tuple in a tuple ...
+PICKLES = {
+    "deep tuple in a set": b"\x80\x04(" + DEEP + b"\x91.",
+    "deep tuple as a key": b"\x80\x04}" + DEEP + b"K\1s.",
+    "deep tuple in a dict": b"\x80\x04(" + DEEP + b"K\1d.",
+    "deep list": b"\x80\x04" + b"]" * 200_000 + b"a" * 199_999 + b".",
+    "bytes": b"\x8e" + struct.pack("<Q", 1 << 31),
+    "bytearray": b"\x80\x05\x96" + struct.pack("<Q", 1 << 31),
+    "text": b"\x8d" + struct.pack("<Q", (1 << 63) - 1) + b"x",
+    "negative length": b"T" + struct.pack("<i", -5) + b"x" * 20 + b".",
+    "frame": b"\x80\x04\x95" + struct.pack("<Q", 1 << 62) + b"N.",
+    "memo": b"Nr\xff\xff\xff\x7f.",
+    "memo in text": b"Np99999999999\n.",
+    "long digits": b"I" + b"9" * 10_000_000 + b"\n.",
+    "shape": b"cnumpy.core.numeric\n_frombuffer\n(C\1a" + DTYPE + b"(I1000000000000\ntVC\ntR.",
+    "negative shape": b"cnumpy.core.numeric\n_frombuffer\n(C\1a" + DTYPE + b"(I-1\nI-1\ntVC\ntR.",
+    "objects": b"cnumpy\ndtype\n(VO8\nI00\nI01\ntR(I3\nV|\nNNNI-1\nI-1\nI63\ntb.",
+    "array of objects": pickle.dumps({"data": np.array([1, "a"], object), "labels": [1]}),
+    "set": pickle.dumps({"data": {1, 2}}),
+    "call": b"cos\nsystem\n(Vtrue\ntR.",
+    "call by value": b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x04true\x85R.",
+    "new": b"\x80\x02cbuiltins\nobject\n)\x81.",
+    "state of a function": b"cnumpy\ndtype\n}(Va\nNub.",
+    "nothing to pop": b"a.",
+    "mark lost": b"K\1(a.",
+    "many instructions": b"N" * 10_000_000,
+}
+BOMBS = {
+    "idx: zeros": ("idx.gz", lambda folder: (folder / f"{IMAGES}.gz").write_bytes(zeros(3))),
+    "idx: zeros after a header": (
+        "idx.gz",
+        lambda folder: (folder / f"{IMAGES}.gz").write_bytes(
+            gzip.compress(struct.pack(">4I", 0x803, 60_000, 28, 28)) + zeros(3)
+        ),
+    ),
+    "idx: header": ("idx", put(IMAGES, struct.pack(">4I", 0x803, 0xFFFFFFFF, 28, 28) + bytes(100))),
+    "idx: header of zeros": (
+        "idx.gz",
+        lambda folder: (folder / f"{IMAGES}.gz").write_bytes(
+            gzip.compress(struct.pack(">4I", 0x803, 4_000_000, 28, 28)) + zeros(3)
+        ),
+    ),
+    "tar: zeros": ("tar", lambda folder: repack(folder / "cifar-10-binary.tar.gz", lambda content: b"")),
+    "tar: of zeros": ("tar", lambda folder: (folder / "cifar-10-binary.tar.gz").write_bytes(zeros(3))),
+    "tar: a header": (
+        "tar", lambda f: repack(f / "cifar-10-binary.tar.gz", lambda _: tar_header("x", (8 << 30) - 1))
+    ),
+    "tar: a batch": (
+        "tar", lambda f: repack(f / "cifar-10-binary.tar.gz", lambda _: tar_header(f"{BATCH}.bin", (8 << 30) - 1))
+    ),
+    "tar: a long comment": (
+        "tar", lambda f: repack(f / "cifar-10-binary.tar.gz", lambda _: tar_header("x", 1 << 29, b"x") + b"1" * 99)
+    ),
+    "mat: zeros": ("mat", lambda f: mat_file(f, mat_element("X", (32, 32, 3, 10**6), 3072 * 10**6, bytes(1 << 20)))),
+    "mat: shape": ("mat", lambda f: mat_file(f, mat_element("X", (32, 32, 3, 2**31 - 1), 3072, bytes(3072)))),
+    "mat: product": ("mat", lambda f: mat_file(f, mat_element("X", (-32, -32, 3, 1), 3072, bytes(3072)))),
+    "mat: shorter": ("mat", lambda f: mat_file(f, mat_element("X", (32, 32, 3, 9), 3072 * 9, bytes(3072)))),
+    "mat: longer": ("mat", lambda f: mat_file(f, mat_element("X", (32, 32, 3, 1), 3072, bytes(1 << 27)))),
+    "jpeg: large": ("jpeg", jpeg_of(65_000, 65_000)),
+    "zip: large": ("zip", lambda folder: zip_of(folder, bytes(1 << 27))),
+    "zip: LZMA": ("zip", lambda folder: zip_of(folder, b"x", zipfile.ZIP_LZMA)),
+    "npy: shape": ("npy", put("table.npy", npy_of((10**12, 8)))),
+    "npy: product": ("npy", put("table.npy", npy_of((-2, -4)))),
+    "npy: none of many": ("npy", put("table.npy", npy_of((10**18, 0))[:-64])),
+    "npy: large numbers": ("npy", put("table.npy", npy_of((1, 8), "<V2000000000"))),
+    "npy: deep": ("npy", put("table.npy", npy_of("(" * 9000 + ")" * 9000))),
+    "npy: deep sum": ("npy", put("table.npy", npy_of("-" * 9000 + "1"))),
+    "npy: deep tuple": ("npy", put("table.npy", npy_of("(" * 4900 + "1" + ",)" * 1500))),
+    "npz: zeros": ("npz", npz_of(("train.npy", npy_of((1 << 24, 8)) + bytes(1 << 27)))),
+    "npz: directory": ("npz", npz_that_says((1 << 32) - 2)),
+    "npz: many names": ("npz", npz_of(*((f"{i}.npy", b"") for i in range(2000)))),
+    "npz: BZIP2": ("npz", npz_of(("a.npy", npy_of((1, 8))), method=zipfile.ZIP_BZIP2)),
+    "csv: one cell": ("csv", put("table.csv", b"1" * (1 << 24))),
+    "csv: no text": ("csv", put("table.csv", bytes(1 << 24))),
+    **{f"pickle: {name}": ("pickle", put(BATCH, content)) for name, content in PICKLES.items()},
+}  # fmt: skip
+
+
+def zip_of(folder, content, method=zipfile.ZIP_DEFLATED):
+    """The archive with other content in place of the first image."""
+    path = folder / f"{celeba.IMAGES}.zip"
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, good in members.items():
+            archive.writestr(name, content if name == celeba.FIRST else good)
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_bombs(bomb, tmp_path):
+    """Half a gigabyte is enough to refuse them."""
+    kind, apply = BOMBS[bomb]
+    write, name, file = FORMATS[kind]
+    write(tmp_path)
+    assert mutations.outcome(lambda: data.load(name, tmp_path), data.DataError) == "loaded"
+    apply(tmp_path)
+    assert (tmp_path / file).stat().st_size < 1 << 25
+    assert mutations.outcome(lambda: data.load(name, tmp_path), data.DataError, 0.75, 30) == "refused"
+
+
+def test_more_than_there_is_memory_for(tmp_path):
+    """A file that is all right on a larger machine."""
+    write_table(tmp_path, array=np.random.default_rng(0).normal(size=(1 << 20, 32)).astype(np.float32))
+    assert mutations.outcome(lambda: data.load("table.npy", tmp_path), data.DataError, 4.0) == "loaded"
+    assert mutations.outcome(lambda: data.load("table.npy", tmp_path), data.DataError, 0.05) == "refused"
+
+
+# --- and honest ones ---
+
+
+@pytest.mark.parametrize("labels", [list, np.array, lambda y: [np.int64(label) for label in y]])
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("protocol", range(6))
+def test_every_protocol_is_read(protocol, order, labels, tmp_path):
+    expected = data_files.write_cifar_python(tmp_path)
+    for name, (x, y) in zip(data_files.CIFAR, data_files.cifar_batches(expected), strict=True):
+        flat = np.array(x.reshape(len(x), -1), order=order)
+        batch = {"data": flat, "labels": labels(y.tolist()), "batch_label": b"one", "filenames": ["a", "\u00e9"]}
+        (tmp_path / name).write_bytes(pickle.dumps(batch, protocol))
+    loaded = data.load("cifar10", tmp_path)
+    assert np.array_equal(loaded.train, expected.train)
+    assert np.array_equal(loaded.test, expected.test)
+    assert loaded.train_labels.tolist() == expected.train_labels.tolist()
+
+
+@pytest.mark.parametrize("dtype", ["u1", "<i2", ">i2", ">i8", "u4"])
+def test_labels_of_every_byte_order(dtype, tmp_path):
+    expected = data_files.write_cifar_python(tmp_path)
+    x, y = data_files.cifar_batches(expected)[1]
+    batch = {"data": x.reshape(2, -1), "labels": y.astype(dtype)}
+    (tmp_path / BATCH).write_bytes(pickle.dumps(batch, 2))
+    assert data.load("cifar10", tmp_path).train_labels.tolist() == expected.train_labels.tolist()
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_every_form_of_archive_is_read(form, tmp_path):
+    """With long names, times and whatever else a form puts between the batches."""
+    expected = data_files.write_cifar_binary(tmp_path / "files")
+    with tarfile.open(tmp_path / "cifar-10-binary.tar.gz", "w:gz", format=form) as tar:
+        info = tarfile.TarInfo("a" * 90 + "/" + "b" * 60)
+        info.size, info.mtime = 3, 1.5 if form == tarfile.PAX_FORMAT else 1
+        tar.addfile(info, io.BytesIO(b"abc"))
+        for path in sorted((tmp_path / "files").iterdir()):
+            tar.add(path, f"./cifar-10-batches-bin/{path.name}")
+    shutil.rmtree(tmp_path / "files")
+    assert np.array_equal(data.load("cifar10", tmp_path).train, expected.train)
+
+
+def test_a_mat_file_of_the_other_byte_order(tmp_path):
+    """Plain, with another array before those that are read."""
+    expected = data_files.write_svhn(tmp_path)
+    x, y = expected.train.transpose(2, 3, 1, 0), data_files.svhn_labels(expected.train_labels)
+
+    def element(kind, content):
+        return struct.pack(">II", kind, len(content)) + content + bytes(-len(content) % 8)
+
+    def array(name, values, kind):
+        shape = struct.pack(f">{values.ndim}i", *values.shape)
+        numbers = values.astype(values.dtype.newbyteorder(">")).tobytes(order="F")
+        parts = (
+            element(6, struct.pack(">II", 9, 0)),
+            element(5, shape),
+            element(1, name.encode()),
+            element(kind, numbers),
+        )
+        return element(14, b"".join(parts))
+
+    header = b"MATLAB 5.0".ljust(124) + b"\1\0MI"
+    other = array("other", np.zeros((2, 2)), 9)
+    (tmp_path / MAT).write_bytes(header + other + array("X", x, 2) + array("y", y.astype(np.uint16), 4))
+    loaded = data.load("svhn", tmp_path)
+    assert np.array_equal(loaded.train, expected.train)
+    assert loaded.train_labels.tolist() == expected.train_labels.tolist()

@@ -1,0 +1,65 @@
+"""A flow under fully_shard, its parameters shared out over two processes, computes what it does in one."""
+
+import fsdp_ranks
+import pytest
+import torch
+from torch import multiprocessing
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.slow,  # two processes import torch
+    pytest.mark.filterwarnings("ignore:iresnet_fast.*autograd fallback"),
+]
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """What each of two processes saw."""
+    folder = tmp_path_factory.mktemp("fsdp")
+    multiprocessing.spawn(fsdp_ranks.run, (str(folder / "store"), str(folder)), nprocs=2)
+    return [torch.load(folder / str(rank)) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """What one process computes with each of the flows."""
+    return {name: fsdp_ranks.follow(fsdp_ranks.make(name), name) for name in fsdp_ranks.CONFIGS}
+
+
+@pytest.mark.parametrize(("name", "parts"), fsdp_ranks.CASES)
+def test_numbers_are_those_of_one_process(both, alone, name, parts):
+    """float64, norms known to its rounding: sums in another order, over five steps and an inverse to 1e-6."""
+    found = [results[name, parts][0] for results in both]
+    assert found[0].keys() == found[1].keys() == alone[name].keys()
+    for key, expected in alone[name].items():
+        if key.startswith("loss") and "reverse" not in key:
+            torch.testing.assert_close((found[0][key] + found[1][key]) / 2, expected, atol=1e-8, rtol=0.0)
+            continue
+        for results in found:
+            torch.testing.assert_close(
+                results[key], expected, atol=1e-5, rtol=1e-5, msg=lambda m, key=key: f"{key}: {m}"
+            )
+        if key.startswith("buffer"):
+            assert torch.equal(found[0][key], found[1][key]), key
+
+
+@pytest.mark.parametrize(("name", "parts"), fsdp_ranks.CASES)
+def test_states_are_whole_and_load(both, alone, name, parts):
+    for results in both:
+        state, loaded, expected, log_prob = results[name, parts][1]
+        assert state.keys() == loaded.keys() == fsdp_ranks.make(name).state_dict().keys()
+        assert all(torch.equal(loaded[key], value) for key, value in state.items())
+        torch.testing.assert_close(log_prob, expected)
+
+
+def test_parts_of_a_branch_on_the_autograd_path_are_refused(both):
+    for results in both:
+        assert "branch must not be sharded by itself" in results["refused"]
+        assert "call fully_shard on the block instead" in results["refused"]
+
+
+def test_ordinary_models_have_their_methods_as_they_are():
+    flow = fsdp_ranks.make("residual")
+    assert not hasattr(type(flow).inverse, "__wrapped__")
+    sharded = type("Sharded", (torch.distributed.fsdp.FSDPModule, type(flow)), {})
+    assert sharded.inverse.__wrapped__ is type(flow).inverse

@@ -1,0 +1,316 @@
+"""Checkpoints with a right checksum and wrong contents, which anybody can write: one sentence each, at little cost."""
+
+import copy
+import json
+import os
+import re
+import shutil
+import struct
+from pathlib import Path
+
+import mutations
+import pytest
+import torch
+from test_data_hostile import NO_FILES
+from training_examples import make_config, make_data, make_model, same_bits
+
+from iresnet_fast import training
+from iresnet_fast.cli import main
+from iresnet_fast.training import checkpoint
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+GONE = object()
+
+
+def run(folder, kind="plane", resume=False, **changes):
+    data = make_data("plane" if kind == "plane" else "images")
+    config = make_config(**{"max_steps": 2, "checkpoint_steps": 1, **changes})
+    return training.fit(make_model(kind), data, config, folder, resume, show_progress=False)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    torch.set_num_threads(1)
+    folders = {kind: tmp_path_factory.mktemp(kind) for kind in ("plane", "classifier", "hybrid")}
+    for kind, folder in folders.items():
+        run(folder, kind)
+    return folders
+
+
+@pytest.fixture
+def folder(runs, tmp_path):
+    return Path(shutil.copytree(runs["plane"], tmp_path / "run"))
+
+
+def newest(folder):
+    return checkpoint.paths(folder)[0]
+
+
+def craft(path, changes=None, tensors=None):
+    """Write a checkpoint anew with other entries of the metadata ("data.n_levels": 3), or other tensors."""
+    found = checkpoint.read(path)
+    metadata = copy.deepcopy(found.metadata)
+    for name, value in (changes or {}).items():
+        *parts, last = name.split(".")
+        place = metadata
+        for part in parts:
+            place = place[part]
+        if value is GONE:
+            del place[last]
+        else:
+            place[last] = value
+    checkpoint.write(path, found.tensors if tensors is None else tensors(found.tensors), metadata)
+
+
+def raw(text):
+    """A file without tensors whose metadata are this text."""
+
+    def write(path):
+        header = json.dumps({"__metadata__": {"iresnet_fast": text}}).encode()
+        path.write_bytes(struct.pack("<Q", len(header)) + header)
+
+    return write
+
+
+def sentence_of(call, *arguments, **options):
+    with pytest.raises(training.CheckpointError) as caught:
+        call(*arguments, **options)
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    assert len(sentence) < 1000
+    assert sentence.endswith(".")
+    return sentence
+
+
+NESTED = {"type": "HybridConfig", "flow": {"type": "HybridConfig", "flow": {}}}
+METADATA = {
+    "no model": ({"model": GONE}, "must say in its metadata what the model is"),
+    "a list of models": ({"model": ["IResNetFlow"]}, "model must be a text, got a list of 1"),
+    "a long name": ({"model": "x" * 10**6}, "must hold one of IResNetFlow"),
+    "no configuration": ({"model_config": GONE}, "what the model_config is"),
+    "a list for it": ({"model_config": [1]}, "model_config must be an object, got a list of 1"),
+    "no data": ({"data": GONE}, "what the data.n_levels is"),
+    "a number of data": ({"data": 3}, "data must be an object, got 3"),
+    "no levels": ({"data.n_levels": GONE}, "what the data.n_levels is"),
+    "levels in words": ({"data.n_levels": "256"}, "data.n_levels must be an integer or null, got '256'"),
+    "levels true": ({"data.n_levels": True}, "data.n_levels must be an integer or null, got True"),
+    "one level": ({"data.n_levels": 0}, "data.n_levels of two at least, got 0"),
+    "half a step": ({"step": 0.5}, "step must be an integer, got 0.5"),
+    "a step back": ({"step": -1}, "must have taken a number of steps and minutes, got -1"),
+    "minutes without end": ({"minutes": float("inf")}, "steps and minutes, got 2 and inf"),
+    "minutes NaN": ({"minutes": float("nan")}, "must have the metadata of iresnet_fast"),
+    "blocks": ({"model_config.blocks": [10**9]}, "of the size of the weights, got a much larger one"),
+    "blocks beyond bits": ({"model_config.blocks": [10**400]}, "cannot be built"),
+    "layers": ({"model_config.hidden": [1] * 10**5}, "of the size of the weights, got a much larger one"),
+    "widths": ({"model_config.hidden": [10**9]}, "of the size of the weights, got a much larger one"),
+    "features": ({"model_config.event_shape": [10**6]}, "of the size of the weights, got a much larger one"),
+    "an image": (
+        {"model_config.event_shape": [3, 1 << 20, 1 << 20], "model_config.kernel_sizes": [3, 3, 3]}, "much larger one"
+    ),
+    "no event": ({"model_config.event_shape": GONE}, "must have a value for event_shape"),
+    "another name": ({"model_config.widths": [3]}, "got 'widths'"),
+    "words for numbers": ({"model_config.hidden": ["16"]}, "must be a list, each an integer, got a list of 1"),
+    "true for a number": ({"model_config.growth": True}, "model_config.growth must be an integer, got True"),
+    "a number for a flag": ({"model_config.actnorm": 1}, "model_config.actnorm must be true or false, got 1"),
+    "a list for a name": ({"model_config.activation": ["elu"]}, "model_config.activation must be a text"),
+    "a norm of two": ({"model_config.coeff": 2}, "coeff must be in (0, 1), got 2"),
+    "no estimator": ({"model_config.eval_estimator": {"type": "FixedPoint"}}, "must be an object of type PowerSeries"),
+    "bad estimator": (
+        {"model_config.eval_estimator": {"type": "PowerSeries", "n_terms": "5"}}, "eval_estimator.n_terms must be"
+    ),
+    "no solver": ({"model_config.solver": None}, "model_config.solver must be an object of type FixedPoint, got None"),
+    "nested": ({"model_config.solver": NESTED}, "must be an object of type FixedPoint"),
+    "a flow for a classifier": ({"model": "IResNetClassifier"}, "keys of image_shape"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", METADATA)
+def test_metadata(case, folder):
+    changes, words = METADATA[case]
+    craft(newest(folder), changes)
+    assert words in sentence_of(training.load_model, folder)
+    assert mutations.outcome(lambda: training.load_model(folder), ValueError, 0.5, 30) == "refused"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"format": 1, "version": "0.1.0"}',
+        '{"version": "0.1.0", "checksum": 3}',
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        "null",
+        "1" * 100_000,
+        '{"format": 1, "version": "0.1.0", "checksum": 1, "checksum": 2}',
+        '{"format": 1, "version": "0.1.0", "checksum": NaN}',
+        '{"format": [1], "version": {}, "checksum": 0}',
+        '{"format": 1, "version": "0.1.0", "checksum": "0"}',
+    ],
+)
+def test_text(text, tmp_path):
+    raw(text)(tmp_path / "a.safetensors")
+    sentence_of(training.load_model, tmp_path / "a.safetensors")
+    sentence_of(training.read_metadata, tmp_path / "a.safetensors")
+
+
+def each(change, ending=""):
+    """Change the tensors whose names end so."""
+    return lambda tensors: {name: change(value) if name.endswith(ending) else value for name, value in tensors.items()}
+
+
+def without(ending):
+    return lambda tensors: {name: value for name, value in tensors.items() if not name.endswith(ending)}
+
+
+WEIGHTS = {
+    "whole numbers": (each(torch.Tensor.int), "weights of one floating point type, got none"),
+    "some whole numbers": (each(torch.Tensor.int, ".weight"), "weight of torch.float32, got torch.int32"),
+    "complex": (each(lambda t: t.to(torch.complex64), ".weight"), "weight of torch.float32, got torch.complex64"),
+    "two types": (each(torch.Tensor.double, ".weight"), "one floating point type, got torch.float32, torch.float64"),
+    "vectors of zeros": (each(torch.zeros_like, ".u"), "a singular vector of length 1 as"),
+    "long vectors": (each(lambda t: 1e30 * t, ".v"), "of length 1e+30"),
+    "NaN": (each(lambda t: t * float("nan"), ".weight"), "finite numbers, got others in"),
+    "infinite": (each(lambda t: t + float("inf"), ".bias"), "finite numbers, got others in"),
+    "flat": (each(torch.Tensor.flatten, ".weight"), "weights of this IResNetFlow"),
+    "numbers": (each(lambda t: t.new_ones(()), ".u"), "weights of this IResNetFlow"),
+    "no bias": (without(".bias"), "Missing key(s) in state_dict"),
+    "another": (lambda tensors: {**tensors, "average.x": torch.ones(2)}, "Unexpected key(s) in state_dict"),
+    "none": (lambda tensors: {}, "weights of one floating point type, got none"),
+}
+
+
+@pytest.mark.parametrize("case", WEIGHTS)
+def test_weights(case, folder):
+    change, words = WEIGHTS[case]
+    craft(newest(folder), tensors=change)
+    assert words in sentence_of(training.load_model, folder)
+    sentence_of(run, folder, resume=True, max_steps=3)
+
+
+def test_an_order_in_which_channels_are_missing(tmp_path):
+    """Of an invertible linear map: torch would take any whole numbers."""
+    model = training.load_model  # the same for a file that fit has not written
+    flow = make_model()
+    flow = type(flow)(flow.config.replace(linear=True))
+    metadata = {"model": "IResNetFlow", "model_config": flow.config.to_dict(), "data": {"n_levels": None}}
+    for name, words in (("permutation", "an order of 2 channels"), ("sign", "signs as")):
+        tensors = {f"model.{key}": value for key, value in flow.state_dict().items()}
+        checkpoint.write(tmp_path / "a.safetensors", tensors, metadata)
+        assert same_bits(model(tmp_path / "a.safetensors").state_dict(), flow.state_dict())
+        tensors = each(torch.zeros_like, f".{name}")(tensors)
+        checkpoint.write(tmp_path / "a.safetensors", tensors, metadata)
+        assert words in sentence_of(model, tmp_path / "a.safetensors")
+
+
+OF_A_RUN = {
+    "no optimizer": ({}, without(".exp_avg"), "as optimizer.0.exp_avg, got none"),
+    "another optimizer": (
+        {},
+        lambda tensors: {**tensors, "optimizer.0.momentum_buffer": torch.ones(2)},
+        "got also optimizer.0.momentum",
+    ),
+    "an index in words": ({}, lambda tensors: {**tensors, "optimizer.x.step": torch.ones(())}, "got also optimizer.x"),
+    "an index too many": ({}, lambda tensors: {**tensors, "optimizer.99.step": torch.ones(())}, "also optimizer.99"),
+    "flat moments": ({}, each(torch.Tensor.flatten, ".exp_avg_sq"), "numbers of shape (16, 2) as optimizer."),
+    "whole moments": ({}, each(torch.Tensor.int, ".exp_avg"), "got torch.int32 of shape"),
+    "infinite moments": ({}, each(lambda t: t + float("inf"), ".exp_avg"), "finite numbers as optimizer.0.exp_avg"),
+    "no losses": ({}, without("log.loss"), "as log.loss, got none"),
+    "losses of two dimensions": ({}, each(lambda t: t[None], "log.loss"), "numbers of shape (n,) as log.loss"),
+    "more losses": ({}, each(lambda t: torch.cat((t, t)), "log.loss"), "a gradient norm for each loss"),
+    "half a norm unsettled": ({}, each(lambda t: t + 0.5, "log.unsettled_norms"), "a count as log.unsettled_norms"),
+    "no step": ({"step": GONE}, None, "what the step is"),
+    "no seed": ({"seed": GONE}, None, "what the seed is"),
+    "no minutes": ({"minutes": GONE}, None, "what the minutes is"),
+    "no recipe": ({"train_config": GONE}, None, "what the train_config is"),
+    "a recipe in words": ({"train_config": "adam"}, None, "train_config must be an object, got 'adam'"),
+    "no data": ({"data": {}}, None, "must be of data with name = 'curve' to go on from, got None"),
+}
+
+
+@pytest.mark.parametrize("case", OF_A_RUN)
+def test_a_run_goes_on_from_none_of_it(case, folder):
+    changes, tensors, words = OF_A_RUN[case]
+    craft(newest(folder), changes, tensors)
+    assert words in sentence_of(run, folder, resume=True, max_steps=3)
+    assert not (folder / "checkpoint-00000003.safetensors").exists()
+
+
+@pytest.mark.parametrize("kind", ["plane", "classifier", "hybrid"])
+def test_any_change_is_loaded_or_refused(kind, runs, tmp_path):
+    """Every entry of the metadata gets values of every type: one of them may be what it can be."""
+    path = tmp_path / "a.safetensors"
+    found = checkpoint.read(newest(runs[kind]))
+    names = [(name,) for name in found.metadata]
+    names += [("data", name) for name in found.metadata["data"]]
+    names += [("model_config", name) for name in found.metadata["model_config"]]
+    values = (None, True, -1, 0, 10**9, 0.5, "x", [], [10**9], [[1]], {}, {"type": "FlowConfig"}, GONE)
+
+    def load_all():
+        refused = 0
+        for i, at in enumerate(names):
+            for value in values[i % 3 :: 3]:
+                shutil.copy(newest(runs[kind]), path)
+                craft(path, {".".join(at): value})
+                try:
+                    training.load_model(path)
+                except training.CheckpointError:
+                    refused += 1
+        assert refused > len(names)
+
+    assert mutations.outcome(load_all, (), seconds=300) == "loaded"
+
+
+@pytest.mark.parametrize("what", [name for name in NO_FILES if name != "hole"])
+def test_what_is_no_file_is_not_waited_for(what, folder, capsys):
+    path = newest(folder)
+    path.unlink()
+    NO_FILES[what](path)
+
+    def both():
+        for call in (training.load_model, training.read_metadata):
+            sentence_of(call, path)
+        sentence_of(training.load_model, folder)
+
+    assert mutations.outcome(both, (), seconds=20) == "loaded"
+    if what == "pipe":
+        assert "must be a checkpoint, got a named pipe; check the path" in sentence_of(training.load_model, path)
+        assert main(["info", str(path)]) == 2
+        assert re.fullmatch(r"iresnet-fast: .* got a named pipe; .*\.\n", capsys.readouterr().err)
+
+
+def test_a_log_that_is_a_pipe(folder):
+    (folder / "log.csv").unlink()
+    os.mkfifo(folder / "log.csv")
+    with pytest.raises(ValueError, match=r"log.csv must be a file that can be read, got a named pipe; move it away"):
+        run(folder, resume=True, max_steps=3)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda text: text.replace("\r\n1,", "\r\none,", 1), "got 'one,"),
+        (lambda text: text.replace("\r\n1,", "\r\n,", 1), "in line 2"),
+        (lambda text: text.replace("\r\n2,", "\r\n2,0.5,", 1), "in line 3"),
+        (lambda text: text.replace("step,", "steps,"), "in line 1"),
+        (lambda text: text.replace("step,", "step,luck,"), "got 'step,luck,epoch"),
+        (lambda text: "\0" * 200 + "\n", "in line 1"),
+        (lambda text: "\n", "got '' in line 1"),
+    ],
+)
+def test_a_damaged_log_is_said(change, words, tmp_path):
+    run(tmp_path, log_steps=1)
+    path = tmp_path / "log.csv"
+    text = path.read_bytes().decode()
+    path.write_bytes(change(text).encode())
+    with pytest.raises(ValueError, match=r"log.csv must be the log of this run, got .*; put the file back") as caught:
+        run(tmp_path, resume=True, max_steps=3, log_steps=1)
+    assert words in str(caught.value)
+
+
+def test_half_a_row_at_the_end_of_a_log_is_left_out(tmp_path):
+    """As a power failure leaves it."""
+    run(tmp_path, log_steps=1)
+    with (tmp_path / "log.csv").open("a") as file:
+        file.write("1")
+    assert [row["step"] for row in run(tmp_path, resume=True, max_steps=3, log_steps=1).history] == [1, 2, 3]

@@ -1,0 +1,135 @@
+"""Two runs in one folder: the second is refused, the first loses nothing, and a lock ends with its process."""
+
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from training_examples import make_config, make_data, make_model
+
+from iresnet_fast import training
+from iresnet_fast.cli import main
+from iresnet_fast.training import lock, trainer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def run(folder, resume=False, **changes):
+    config = make_config(checkpoint_steps=2, **changes)
+    return training.fit(make_model(), make_data(), config, folder, resume, show_progress=False)
+
+
+@pytest.fixture
+def alive(tmp_path, monkeypatch):
+    """The folder of a run of this process that has taken six steps of twelve and waits; ends with its rows."""
+    reached, go_on, rows = threading.Event(), threading.Event(), []
+    advance = trainer.Trainer.advance
+
+    def advance_and_wait(self):
+        if self.step == 6:
+            reached.set()
+            assert go_on.wait(60)
+        advance(self)
+
+    monkeypatch.setattr(trainer.Trainer, "advance", advance_and_wait)
+    thread = threading.Thread(target=lambda: rows.extend(run(tmp_path / "run").history))
+    thread.start()
+    assert reached.wait(60)
+    yield tmp_path / "run"
+    go_on.set()
+    thread.join()
+    assert [row["step"] for row in rows] == [2, 4, 6, 8, 10, 12]
+    lines = (tmp_path / "run" / "log.csv").read_text().splitlines()
+    assert [int(line.split(",")[0]) for line in lines[1:]] == [2, 4, 6, 8, 10, 12]
+    assert not (tmp_path / "run" / lock.LOCK_FILE).exists()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("way", ["this process", "another process", "the command line", "a link"])
+def test_a_second_run_is_refused(way, resume, alive, tmp_path, capsys):
+    before = {path.name: path.read_bytes() for path in alive.iterdir() if path.is_file()}
+    sentence = rf"folder must be of no run that is going on, got .*, in which process {os.getpid()} is training; wait"
+    if way == "the command line":
+        assert main(["train", "--data", "moons", "--folder", str(alive), *(["--resume"] * resume)]) == 2
+        assert re.search(sentence, capsys.readouterr().err)
+    elif way == "another process":
+        script = f"import test_training_lock as t; t.run({str(alive)!r}, {resume})"
+        ended = subprocess.run(
+            [sys.executable, "-c", script], cwd=Path(__file__).parent, capture_output=True, text=True
+        )
+        assert ended.returncode == 1
+        assert re.search("ValueError: " + sentence, ended.stderr)
+    else:
+        folder = alive
+        if way == "a link":
+            folder = tmp_path / "link"
+            folder.symlink_to(alive)
+        with pytest.raises(ValueError, match=sentence):
+            run(folder, resume)
+    assert {path.name: path.read_bytes() for path in alive.iterdir() if path.is_file()} == before
+
+
+def hold(folder, ready):
+    with lock.locked(folder):
+        ready.send(None)
+        signal.pause()
+
+
+def test_a_lock_ends_with_its_process(tmp_path):
+    """However that ends; what it leaves locks nothing."""
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=hold, args=(tmp_path, theirs))
+    process.start()
+    assert ours.poll(60)
+    with pytest.raises(ValueError, match=f"in which process {process.pid} is training"), lock.locked(tmp_path):
+        pass
+    process.kill()
+    process.join()
+    assert (tmp_path / lock.LOCK_FILE).exists()
+    with lock.locked(tmp_path):
+        assert int((tmp_path / lock.LOCK_FILE).read_text()) == os.getpid()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_ends_the_lock(tmp_path):
+    with pytest.raises(ValueError, match="batch_size must be at most 50"):
+        run(tmp_path, batch_size=60)
+    assert list(tmp_path.iterdir()) == []
+    assert run(tmp_path).step == 12
+
+
+def test_many_at_once(tmp_path):
+    """Of threads that all want the folder one at a time has it, though each removes the file at its end."""
+    inside, most, refused = [], [], []
+
+    def work():
+        for _ in range(300):
+            try:
+                with lock.locked(tmp_path):
+                    inside.append(None)
+                    most.append(len(inside))
+                    inside.pop()
+            except ValueError:
+                refused.append(None)
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(most) == 1
+    assert len(most) + len(refused) == 8 * 300
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(lock.fcntl, "flock", flock)
+    with pytest.warns(RuntimeWarning, match=r"without locks \(Operation not supported\)"), lock.locked(tmp_path):
+        pass
