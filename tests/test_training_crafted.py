@@ -205,6 +205,24 @@ def test_an_order_in_which_channels_are_missing(tmp_path):
         assert words in sentence_of(model, tmp_path / "a.safetensors")
 
 
+def test_weights_of_zeros_have_no_vectors(tmp_path):
+    """So training leaves them, and so they are loaded."""
+    model = type(make_model())(make_model().config.replace(hidden=(8,)))
+    model.log_prob(torch.randn(16, 2))
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            value.mul_(0.0 if name.endswith("weight") else 1.0)
+    for _ in range(3):
+        model.log_prob(torch.randn(16, 2)).mean().backward()
+    model.eval().log_prob(torch.randn(16, 2))
+    state = model.state_dict()
+    assert not state["body.1.branch.layers.0.u"].any()
+    metadata = {"model": "IResNetFlow", "model_config": model.config.to_dict(), "data": {"n_levels": None}}
+    tensors = {f"model.{name}": value for name, value in state.items()}
+    checkpoint.write(tmp_path / "a.safetensors", tensors, metadata)
+    assert same_bits(training.load_model(tmp_path / "a.safetensors").state_dict(), state)
+
+
 OF_A_RUN = {
     "no optimizer": ({}, without(".exp_avg"), "as optimizer.0.exp_avg, got none"),
     "another optimizer": (

@@ -72,7 +72,7 @@ def fit(
         dataset: what on; its event_shape, n_levels and n_classes must be those of the model.
         config: how.
         folder: made if it is not there. It gets log.csv, the folder tensorboard, checkpoint-<step>.safetensors and
-            model.safetensors.
+            model.safetensors; while the run is alive, a file .lock keeps others out.
         resume: go on from the newest checkpoint in the folder that can be read; start if there is none. Budgets and
             intervals may then be others, all else must be as it was.
         show_progress: a progress bar on a terminal, a line now and then elsewhere.

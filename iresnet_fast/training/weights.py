@@ -21,6 +21,7 @@ _DTYPES = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
 _VECTORS = (".u", ".v")  # the singular vectors of layers, which have length 1
 _SIGNS = ".sign"  # of the determinants of invertible maps
 _VECTOR_TOLERANCE = 0.1  # of that length: half precision rounds it by less
+_NO_NORM = 1e-30  # the squares of smaller weights are zero
 
 
 def dtype_of(weights: Mapping[str, Tensor]) -> torch.dtype:
@@ -46,6 +47,8 @@ def check_weights(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> N
             raise ValueError(f"{name} of {expected.dtype}, got {value.dtype}")
         if value.dtype in _DTYPES:
             _check_numbers(name, value)
+            if name.endswith(_VECTORS):
+                _check_vector(name, value, weights.get(f"{name.rpartition('.')[0]}.weight"))
         elif value.dim() == 1 and not torch.equal(value.sort().values, torch.arange(len(value)).to(value)):
             raise ValueError(f"an order of {len(value)} channels as {name}, got one in which some are missing")
 
@@ -59,10 +62,17 @@ def _check_numbers(name: str, value: Tensor) -> None:
         raise ValueError(f"finite numbers, got others in {name}")
     if name.endswith(_SIGNS) and not bool((value.abs() == 1.0).all()):
         raise ValueError(f"signs as {name}, got other numbers")
-    if name.endswith(_VECTORS) and value.numel() > 0:
-        length = float(torch.linalg.vector_norm(value.double()))
-        if abs(length - 1.0) > _VECTOR_TOLERANCE:
-            raise ValueError(f"a singular vector of length 1 as {name}, got one of length {length:.3g}")
+
+
+def _check_vector(name: str, vector: Tensor, weight: Tensor | None) -> None:
+    if vector.numel() == 0 or weight is None:
+        return
+    # A weight of zeros has no singular vectors: the iteration leaves zeros.
+    if not bool(vector.any()) and float(weight.abs().max()) < _NO_NORM:
+        return
+    length = float(torch.linalg.vector_norm(vector.double()))
+    if abs(length - 1.0) > _VECTOR_TOLERANCE:
+        raise ValueError(f"a singular vector of length 1 as {name}, got one of length {length:.3g}")
 
 
 def build_for(weights: Mapping[str, Tensor], build: Callable[[], T]) -> T:
