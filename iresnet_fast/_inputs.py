@@ -34,7 +34,8 @@ def check_tensor(value: object, name: str = "x") -> None:
     if isinstance(value, (tuple, list)) and any(isinstance(entry, Tensor) for entry in value):
         advice = f"pass its first entry, as in {name}, logdet = layer(...), or torch.stack it"
     elif type(value).__module__ == "numpy":
-        advice = f"pass torch.from_numpy({name})" if hasattr(value, "flags") else f"pass torch.tensor({name})"
+        kind = "from_numpy" if type(value).__name__ == "ndarray" else "tensor"
+        advice = f"pass torch.{kind}({name})"
     elif isinstance(value, (tuple, list, int, float, complex)):
         advice = f"pass torch.tensor({name})"
     elif hasattr(value, "__array__"):

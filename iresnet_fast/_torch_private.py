@@ -69,6 +69,14 @@ def is_traced() -> bool:
     return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
 
 
+def is_in_backward() -> bool:
+    """Whether a backward pass is running in this thread: a checkpoint computes again what it did not keep.
+
+    No public function says so.
+    """
+    return bool(torch._C._current_graph_task_id() != -1)
+
+
 def constant(tensor: Tensor) -> Tensor:
     """Return a tensor as a constant of every derivative, forward and reverse, inside transforms of torch.func too.
 

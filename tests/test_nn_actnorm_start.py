@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from iresnet_fast import nn
 from iresnet_fast.models import FlowConfig, IResNetFlow
@@ -271,3 +272,15 @@ def test_both_directions_in_one_loss():
     z, second = layer(batch())
     (x.square().sum() + z.square().sum() + first.sum() + second.sum()).backward()
     assert all(parameter.grad.isfinite().all() for parameter in layer.parameters())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_a_checkpoint_differentiates_what_it_computed(use_reentrant):
+    """The reentrant one calls without gradients first, and with them within the backward pass."""
+    layer, z = nn.ActNorm(5), batch().requires_grad_()
+    x = checkpoint(lambda a: layer.inverse(a)[0], z, use_reentrant=use_reentrant)
+    x.square().sum().backward()
+    again = layer.inverse(z.detach())[0] if not use_reentrant else z.detach()
+    torch.testing.assert_close(x.detach(), again.detach())
+    torch.testing.assert_close(layer.bias.grad, -2.0 * x.detach().sum(0), rtol=1e-3, atol=1e-3)

@@ -55,6 +55,14 @@ def test_a_transform_is_noticed_also_by_a_call_without_its_tensors():
     assert not _torch_private.is_transformed()
 
 
+def test_a_backward_pass_is_noticed_by_what_it_calls():
+    seen, x = [], torch.ones(3, requires_grad=True)
+    x.register_hook(lambda grad: seen.append(_torch_private.is_in_backward()))
+    x.sum().backward()
+    assert seen == [True]
+    assert not _torch_private.is_in_backward()
+
+
 def test_levels_of_forward_mode_are_counted():
     seen, x = [], torch.ones(())
 

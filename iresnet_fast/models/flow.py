@@ -228,7 +228,7 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms, TakesCall):
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
-        """Start from a first batch, some hundred samples: every ActNorm that has seen none, and a learned prior.
+        """Start from a first batch, some hundred samples: every ActNorm that holds nothing, and a learned prior.
 
         Training without it starts the ActNorms from its first batch, and the prior from a standard normal one.
         Arguments and errors as in `forward`.

@@ -15,6 +15,7 @@ from torch.autograd import forward_ad
 from .. import _checks
 from .._autograd import apply
 from .._inputs import check_channels, check_same_kind
+from .._torch_private import is_in_backward
 from .._tracing import is_eager, may_read
 from ._fsdp import write
 from ._layer import plainly
@@ -114,7 +115,9 @@ class ActNorm(Transform):
                 "graph, got a first call there; run the model once on a batch before."
             )
         is_frozen = not (self.bias.requires_grad and self.log_scale.requires_grad)
-        is_trained = self.training and not is_frozen and (torch.is_grad_enabled() or not inverse)
+        # A reentrant checkpoint enables gradients for a call that it made without them before.
+        makes_graph = torch.is_grad_enabled() and not is_in_backward()
+        is_trained = self.training and not is_frozen and (makes_graph or not inverse)
         with _initializing, plainly():  # other threads wait for what the first one finds
             if not bool(self.initialized):
                 if bool(self.bias.any() or self.log_scale.any()):
