@@ -252,8 +252,10 @@ def sharded_parameter_of(parameter: Tensor) -> Tensor | None:
         return None
     states: Any = sys.modules["torch.distributed._composable_state"]
     for reference in list(states._module_state_mapping.values()):
-        for group in getattr(reference(), "_fsdp_param_groups", ()):
-            for known in group.fsdp_params:
+        state = reference()
+        groups = getattr(state, "_fsdp_param_groups", None)  # torch 2.11 has one or none
+        for group in [getattr(state, "_fsdp_param_group", None)] if groups is None else groups:
+            for known in () if group is None else group.fsdp_params:
                 if getattr(known, "_unsharded_param", None) is parameter:
                     return cast(Tensor, known.sharded_param)
     return None

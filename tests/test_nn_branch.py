@@ -83,6 +83,18 @@ def linear_pair(a, b, c=6):
         ),
         (lambda: nn.ResidualBranch.conv([4, 4], [2], 5), ValueError, "kernel_sizes must be 1 odd numbers"),
         (lambda: nn.ResidualBranch.conv([4, 5, 4], [3], 5), ValueError, "kernel_sizes must be 2 odd numbers"),
+        (
+            lambda: nn.ResidualBranch.conv([4, 5, 4], 3, 5),
+            TypeError,
+            r"kernel_sizes must be .* got 3; pass e.g. \[3, 3\]",
+        ),
+        (lambda: nn.ResidualBranch.dense(4), TypeError, "widths must be a list of integers, got 4; pass"),
+        (
+            lambda: nn.ResidualBranch.dense([4, 5.0, 4]),
+            TypeError,
+            r"widths must be a list of integers, got \[4, 5.0, 4\]",
+        ),
+        (lambda: nn.ResidualBranch(linear_pair(5, 5), "elu"), TypeError, r"a list of one name per layer, got 'elu'"),
         (lambda: nn.ResidualBranch.dense([4]), ValueError, "widths must hold at least two numbers"),
         (lambda: nn.ResidualBranch.dense([4, 4], coeff=-1.0), ValueError, "coeff must be positive"),
         (lambda: make_branch("dense")(torch.ones(2, 6), 1.0), ValueError, "context must be None for a ResidualBranch"),

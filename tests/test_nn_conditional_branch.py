@@ -112,6 +112,11 @@ def linears(*sizes):
         (lambda: nn.ConditionalBranch.dense([4, 6, 4], 0), ValueError, "context_features must be at least 1"),
         (lambda: nn.ConditionalBranch.dense([4, 6, 4], 3, mode="mul"), ValueError, "mode must be 'add' or 'concat'"),
         (lambda: nn.ConditionalBranch.dense([4, 6, 5], 3), ValueError, "the last like the first"),
+        (
+            lambda: nn.ConditionalBranch.conv([4, 6, 4], 3, 3),
+            TypeError,
+            "kernel_sizes must be a list of integers, got 3",
+        ),
         (lambda: nn.ConditionalBranch.conv([4, 6, 4], [3], 3), ValueError, "kernel_sizes must be 2 odd numbers"),
         (
             lambda: nn.ConditionalBranch(linears((4, 6), (6, 4)), ["elu"], torch.nn.Identity()),

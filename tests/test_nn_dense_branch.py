@@ -132,6 +132,7 @@ def test_fixed_weights_of_the_concatenation():
         (lambda: nn.DenseBranch.dense(4, 4, depth=0), ValueError, "depth must be at least 1"),
         (lambda: nn.DenseBranch.dense(4, 4, activation="gelu"), ValueError, "one of .*, clipswish, got 'gelu'"),
         (lambda: nn.DenseBranch.dense(4, 3, activation="maxmin"), ValueError, "even number of outputs for maxmin"),
+        (lambda: nn.DenseBranch.conv(4, 4, kernel_size=[3]), TypeError, "kernel_size must be an integer"),
         (lambda: nn.DenseBranch.conv(4, 4, kernel_size=2), ValueError, "kernel_size must be odd, got 2"),
         (lambda: nn.DenseBranch([nn.SpectralLinear(3, 3)]), ValueError, "at least a stage and the last layer, got 1"),
         (

@@ -156,6 +156,7 @@ def test_defect_6_the_bound_holds_at_every_step_of_training(norm):
             r"layers\[1\] must have domain and codomain inf, .* got 2 and inf",
         ),
         (lambda: nn.InducedNormBranch.dense([4, 5]), ValueError, "the last like the first"),
+        (lambda: nn.InducedNormBranch.conv([4, 4], 3), TypeError, "kernel_sizes must be a list of integers, got 3"),
         (lambda: nn.InducedNormBranch.conv([4, 4], [2]), ValueError, "kernel_sizes must be 1 odd numbers"),
         (
             lambda: nn.InducedNormBranch.dense([4, 4, 4], activation="clipswish"),

@@ -1,5 +1,6 @@
 """What iresnet_fast/_torch_private.py takes from torch does what its functions promise, and nothing else is taken."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -194,3 +195,69 @@ def test_tensors_are_copied_in_place():
     assert [t.data_ptr() for t in targets] == addresses
     for target, source in zip(targets, sources, strict=True):
         assert torch.equal(target, source)
+
+
+REGISTER = [
+    "register_forward_pre_hook",
+    "register_forward_hook",
+    "register_full_backward_pre_hook",
+    "register_full_backward_hook",
+]
+
+
+@pytest.mark.parametrize("register", REGISTER)
+def test_hooks_are_noticed(register):
+    module = torch.nn.Linear(1, 1)
+    assert not _torch_private.has_hooks(module)
+    with getattr(module, register)(lambda *_: None):
+        assert _torch_private.has_hooks(module)
+        assert not _torch_private.has_hooks_of_all_modules()
+    of_all = register.replace("register_", "register_module_")
+    with getattr(torch.nn.modules.module, of_all)(lambda *_: None):
+        assert _torch_private.has_hooks(module)
+        assert _torch_private.has_hooks_of_all_modules()
+    assert not _torch_private.has_hooks(module)
+
+
+@pytest.mark.slow  # it imports the compiler
+def test_a_function_stays_outside_compiled_graphs():
+    seen = []
+
+    @_torch_private.outside_compiled_graphs
+    def alone(x):
+        seen.append(torch.compiler.is_compiling())
+        return x + inner(x)
+
+    def inner(x):
+        seen.append(torch.compiler.is_compiling())
+        return 2.0 * x
+
+    torch.compiler.reset()
+    compiled = torch.compile(lambda x: alone(x + 1.0) - 1.0, backend="aot_eager")
+    torch.testing.assert_close(compiled(torch.ones(2)), torch.full((2,), 5.0))
+    assert seen == [False, False]
+
+
+@pytest.mark.slow  # it imports FSDP
+def test_what_fully_shard_has_gathered_leads_to_its_part(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        fsdp = importlib.import_module("torch.distributed.fsdp")
+        module, seen = Seeing(2, 2), []
+        weight = fsdp.fully_shard(module, mesh=torch.distributed.init_device_mesh("cpu", (1,))).weight
+        module.see = lambda: seen.append(
+            (_torch_private.sharded_parameter_of(module.weight), _torch_private.is_in_fsdp_forward(module))
+        )
+        module(torch.ones(1, 2))
+        assert seen[0][0] is weight
+        assert seen[0][1]
+        assert not _torch_private.is_in_fsdp_forward(module)
+        assert _torch_private.sharded_parameter_of(torch.ones(2)) is None
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+class Seeing(torch.nn.Linear):
+    def forward(self, input):
+        self.see()
+        return super().forward(input)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 from torch import nn
 
 from ..estimators import Exact, PowerSeries
-from ..nn import ConditionalBranch, DenseBranch, InducedNormBranch, InvertibleResidualBlock, ResidualBranch
+from ..nn import InvertibleResidualBlock
 from ..nn.block import Estimator
 from ..solvers import FixedPoint
 from .flow_config import FlowConfig
@@ -67,39 +64,3 @@ def estimators_of(config: FlowConfig, n_dims: int) -> tuple[Estimator, Estimator
         train if config.train_estimator is None else config.train_estimator,
         evaluation if config.eval_estimator is None else config.eval_estimator,
     )
-
-
-def flow_branch(
-    config: FlowConfig, shape: Sequence[int], preactivation: bool, hidden: Sequence[int], at_end: bool = False
-) -> nn.Module:
-    """Return the branch of a block for events of `shape`; those at the fully connected end are never dense."""
-    channels = shape[0]
-    widths = [channels, *hidden, channels]
-    options: dict[str, Any] = {
-        "activation": config.activation,
-        "coeff": config.coeff,
-        "n_iterations": config.power_iterations,
-        "tol": config.power_tolerance,
-        "strict": config.normalize == "strict",
-    }
-    if config.branch == "induced":
-        known: dict[str, Any] = {"norm": float(config.norm), "activation": config.activation, "coeff": config.coeff}
-        if len(shape) == 1:
-            return InducedNormBranch.dense(widths, **known)
-        return InducedNormBranch.conv(widths, config.kernel_sizes, **known)
-    images: dict[str, Any] = {"image_size": tuple(shape[1:])}
-    if at_end and config.activation == "clipswish":
-        options["activation"] = "lipswish"
-    if config.branch == "dense" and not at_end:
-        if len(shape) == 1:
-            return DenseBranch.dense(channels, config.growth, config.depth, **options)
-        return DenseBranch.conv(channels, config.growth, config.depth, config.kernel_sizes[0], **images, **options)
-    if config.context_features:
-        options |= {"hidden_features": config.context_hidden, "mode": config.context_mode}
-        if len(shape) == 1:
-            return ConditionalBranch.dense(widths, config.context_features, **options)
-        return ConditionalBranch.conv(widths, config.kernel_sizes, config.context_features, **images, **options)
-    options["preactivation"] = preactivation
-    if len(shape) == 1:
-        return ResidualBranch.dense(widths, normalize="branch" if config.normalize == "branch" else "layers", **options)
-    return ResidualBranch.conv(widths, config.kernel_sizes, **images, **options)

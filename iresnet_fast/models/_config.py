@@ -71,12 +71,12 @@ def check_counts(argument: str, values: Any, minimum: int, length: int | None = 
         _checks.check_count(f"every number of {argument}", value, minimum)
 
 
-def check_activation(name: str, branch: str) -> None:
-    """Raise ValueError unless such a branch takes the activation; only a dense one takes one that doubles channels."""
+def check_activation(name: str, may_double: bool, others: str = "") -> None:
+    """Raise ValueError unless a branch can take the activation; `others` can take one that doubles its channels."""
     get_entry(name)
-    if name == "clipswish" and branch != "dense":
-        raise ValueError("activation must keep the number of channels unless branch is 'dense', got 'clipswish'; "
-                         "use 'lipswish'.")  # fmt: skip
+    if name == "clipswish" and not may_double:
+        where = f" unless branch is {others}" if others else ""
+        raise ValueError(f"activation must keep the number of channels{where}, got 'clipswish'; use 'lipswish'.")
 
 
 def check_coeff(coeff: float, advice: str = "pass e.g. 0.9") -> None:

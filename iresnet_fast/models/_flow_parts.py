@@ -22,7 +22,8 @@ from ..nn import (
     Sequential,
     Squeeze,
 )
-from ._blocks import Block, estimators_of, flow_branch
+from ._blocks import Block, estimators_of
+from ._branches import flow_branch
 from .flow_config import FlowConfig
 
 Shape = tuple[int, ...]

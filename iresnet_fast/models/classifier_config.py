@@ -71,7 +71,7 @@ class ClassifierConfig(Config):
             ("padding_channels", self.padding_channels, 0),
         ):
             _checks.check_count(argument, value, least)
-        check_activation(self.activation, "residual")
+        check_activation(self.activation, may_double=False)
         if self.coeff is not None:
             check_coeff(self.coeff, "pass e.g. 0.9, or None for no bound")
         if self.power_tolerance is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from .. import _checks
 from ..nn.block import Estimator
 from ..solvers import FixedPoint
+from ._branches import BRANCHES, names_with
 from ._config import Config, check_activation, check_choice, check_coeff, check_counts, check_parts, register
 
 
@@ -114,13 +115,14 @@ class FlowConfig(Config):
             ("n_levels", 2 if self.n_levels is None else self.n_levels, 2),
         ):
             _checks.check_count(argument, value, least)
-        check_choice("branch", self.branch, ("residual", "dense", "induced"))
+        check_choice("branch", self.branch, tuple(BRANCHES))
+        kind = BRANCHES[self.branch]
         check_choice("normalize", self.normalize, ("layers", "strict", "branch"))
         check_choice("norm", self.norm, ("1", "2", "inf"))
         check_choice("preprocess", self.preprocess, ("none", "center", "logit", "standardize"))
         check_choice("prior", self.prior, ("learned", "standard"))
         check_choice("context_mode", self.context_mode, ("add", "concat"))
-        check_activation(self.activation, self.branch)
+        check_activation(self.activation, kind.doubles_channels, names_with("doubles_channels"))
         check_coeff(self.coeff)
         if self.power_tolerance is not None:
             _checks.check_tolerance(self.power_tolerance)
@@ -128,12 +130,12 @@ class FlowConfig(Config):
             raise ValueError(f"alpha must be in [0, 0.5), got {self.alpha}; pass e.g. 0.05.")
         check_parts({"train_estimator": self.train_estimator, "eval_estimator": self.eval_estimator}, self.solver)
         self._check_images()
-        if self.context_features and self.branch != "residual":
+        if self.context_features and not kind.takes_context:
             raise ValueError(
-                f"context_features must be 0 for {self.branch} branches, got {self.context_features}; use 'residual'."
+                f"context_features must be 0 for {self.branch} branches, got {self.context_features}; use "
+                f"{names_with('takes_context')}."
             )
-
-        if self.normalize == "branch" and (self.branch != "residual" or self.context_features or self.is_image):
+        if self.normalize == "branch" and (not kind.scales_whole or self.context_features or self.is_image):
             raise ValueError(
                 "normalize must be 'layers' or 'strict' for images, a context and branches that are not residual, got "
                 "'branch'; use 'strict'."
@@ -151,7 +153,7 @@ class FlowConfig(Config):
 
     def _check_images(self) -> None:
         if self.is_image:
-            check_kernel_sizes(self.kernel_sizes, self.branch != "dense", self.hidden)
+            check_kernel_sizes(self.kernel_sizes, BRANCHES[self.branch].is_chain, self.hidden)
             n_squeezes = len(self.blocks) - (not self.squeeze_first)
             _, height, width = self.event_shape
             if height % 2**n_squeezes or width % 2**n_squeezes:
