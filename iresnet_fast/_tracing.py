@@ -26,7 +26,7 @@ def under_transforms() -> bool:
 
 def may_read(tensor: Tensor) -> bool:
     """Whether the numbers of a tensor can be looked at: not inside a transform, or while a graph is being made."""
-    return is_eager() and _capture.of(tensor) is None
+    return not torch.compiler.is_compiling() and not sees_transforms() and _capture.of(tensor) is None
 
 
 def all_are_done(going: Tensor) -> bool:

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn as torch_nn
+from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vmap
 
 from iresnet_fast import models, nn
@@ -259,6 +260,18 @@ def test_stacked_layers_have_norms_of_their_own(layer):
     assert all(torch.equal(buffer, before[name]) for name, buffer in layers[0].named_buffers())
     expected = torch.stack([member(x) for member in layers])
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_tangents_of_an_inverse_that_would_be_refined():
+    """Rounding to float32 leaves more than this tol, so that the solver goes on in float64, outside transforms."""
+    torch.manual_seed(0)
+    module = nn.InvertibleResidualBlock(DENSE([3, 5, 3]), Exact(), FixedPoint(tol=1e-7)).eval()
+    z, tangent = 30.0 * torch.randn(8, 3), torch.randn(8, 3)
+    _, expected = jvp(lambda z: inverse(module, z), (z,), (tangent,))
+    with forward_ad.dual_level():
+        found = forward_ad.unpack_dual(inverse(module, forward_ad.make_dual(z, tangent))).tangent
+    assert expected.abs().min() > 0.0
+    torch.testing.assert_close(found, expected)
 
 
 def test_contexts():

@@ -257,6 +257,12 @@ def test_an_empty_batch(op):
     assert vmap(f.of_x)(f.xs[:, :0]).shape[:2] == (MEMBERS, 0)
 
 
+@pytest.mark.parametrize("op", OPS)
+def test_a_vmap_without_members(op):
+    f = Function(ops, op, TINY[0])
+    assert vmap(f.of_x)(f.xs[:0]).shape == (0, *f.of_x(f.x).shape)
+
+
 @pytest.mark.parametrize("gradient", ["neumann", "series"])
 def test_probes_and_coefficients_of_their_own(gradient):
     problem = make(TINY[0])

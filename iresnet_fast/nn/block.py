@@ -124,7 +124,7 @@ class InvertibleResidualBlock(TakesCall):
 
         Differentiable: x by the implicit function theorem. Each sample is within the solver's tol of the true inverse,
         rounding counted, if `lipschitz` bounds the branch; if one is not, a warning says so, or an error if the
-        solver asks for one. While a graph is captured or compiled nobody can look: `certified_inverse` tells.
+        solver asks for one. While a graph is captured or compiled, or inside torch.func, nobody can look.
 
         Args:
             z: [B, *event].

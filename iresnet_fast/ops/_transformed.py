@@ -83,5 +83,8 @@ class _Transformed(torch.autograd.Function):
                 fold(tensor, dim, axis, info.batch_size)
                 for tensor, dim, axis in zip(tensors, dims, kernel.axes, strict=False)
             ]
-            results = tuple(unfold(result, info.batch_size) for result in transformed(kernel, *samples, *tensors[n:]))
+            results = tuple(
+                unfold(result, info.batch_size, tensors[0], dims[0], kernel.axes[0])
+                for result in transformed(kernel, *samples, *tensors[n:])
+            )
         return results, (0,) * len(results)

@@ -45,7 +45,7 @@ def residual_inverse(
     evaluation more than the contraction guarantees (docs/mathematics.md, 5). Converged samples are frozen; a sample
     stops unconverged, which its residual tells, at `max_iterations`, at a NaN, or when three evaluations in a row, ten
     if plain, brought no better residual (the floor of rounding, or no contraction). Gradients to z, weights, biases and
-    parameters by the implicit function theorem, to the relative tolerance `tol`.
+    parameters by the implicit function theorem, of any order, to the relative tolerance `tol`.
 
     On a GPU the products are full float32 whatever TF32 and autocast allow: narrower operands would hold every residual
     above some 1e-3 of z, and no error near `tol` could be certified.

@@ -125,7 +125,7 @@ class _Inverse(torch.autograd.Function):
         dim, *dims = in_dims[1:]
         together = contraction.batched(info.batch_size, dims)
         found = implicit_inverse(together, fold(z, dim, 0, info.batch_size), *tensors)
-        return tuple(unfold(result, info.batch_size) for result in found), (0, 0, 0)
+        return tuple(unfold(result, info.batch_size, z, dim) for result in found), (0, 0, 0)
 
 
 class _Solve(torch.autograd.Function):
@@ -182,7 +182,7 @@ class _Solve(torch.autograd.Function):
         x_dim, right_dim, *dims = in_dims[2:]
         together = contraction.batched(info.batch_size, dims)
         samples = fold(x, x_dim, 0, info.batch_size), fold(right, right_dim, 0, info.batch_size)
-        return unfold(solve(together, transposed, *samples, *tensors), info.batch_size), 0
+        return unfold(solve(together, transposed, *samples, *tensors), info.batch_size, x, x_dim), 0
 
 
 def _pullback(contraction: Contraction) -> Callable[..., Tensor]:
@@ -214,6 +214,17 @@ def fold(tensor: Tensor | None, dim: int | None, axis: int, size: int) -> Tensor
     return batched.flatten(axis, axis + 1)
 
 
-def unfold(tensor: Tensor, size: int) -> Tensor:
-    """Return what `fold` has made into one dimension, the first, as two."""
-    return tensor.view(size, tensor.shape[0] // max(size, 1), *tensor.shape[1:])
+def unfold(tensor: Tensor, size: int, like: Tensor | None = None, dim: int | None = None, axis: int = 0) -> Tensor:
+    """Return what `fold` has made into one dimension, the first, as two.
+
+    Args:
+        tensor: samples first.
+        size: of the vmap.
+        like: what was folded, with `dim` and `axis` as there; it tells the number of samples of an empty vmap.
+        dim: likewise.
+        axis: likewise.
+    """
+    n = tensor.shape[0] // size if size else 0
+    if like is not None:
+        n = like.shape[axis if dim is None or axis < dim else axis + 1]
+    return tensor.view(size, n, *tensor.shape[1:])
