@@ -13,7 +13,6 @@ from torch import Tensor
 
 from iresnet_fast import activations as registry
 from iresnet_fast._inputs import check_floating, check_tensor, described
-from iresnet_fast.geometry import ConvGeometry
 
 
 def check_branch(
@@ -47,7 +46,7 @@ def check_branch(
         _check_activation(i, activations[i], weights[i], None if parameters is None else parameters[i], x, name)
         bias = biases[i]
         if bias is not None:
-            _check_same("biases", i, bias, name, x)
+            check_same("biases", i, bias, name, x)
             if bias.dim() != 1 or bias.shape[0] != channels:
                 raise ValueError(
                     f"biases[{i}] must have shape ({channels},), one entry per output of weights[{i}], "
@@ -64,7 +63,7 @@ def check_list(argument: str, value: object, entries: str) -> None:
     """Check that an argument is a list and not one of its entries."""
     if isinstance(value, (str, Tensor)) or not hasattr(value, "__len__"):
         advice = "pass [None] for one stage" if value is None else "put it in []"
-        raise TypeError(f"{argument} must be a list of {entries}, one each, got {described(value)}; {advice}.")
+        raise TypeError(f"{argument} must be a list of {entries}, got {described(value)}; {advice}.")
 
 
 def _check_first(x: Tensor, weights: Sequence[Tensor], name: str) -> None:
@@ -92,7 +91,7 @@ def _check_first(x: Tensor, weights: Sequence[Tensor], name: str) -> None:
 def _check_weight(i: int, weight: Tensor, x: Tensor, channels: int, name: str) -> int:
     """Check the weight of stage i and return its number of outputs."""
     check_tensor(weight, f"weights[{i}]")
-    _check_same("weights", i, weight, name, x)
+    check_same("weights", i, weight, name, x)
     if weight.dim() != x.dim():
         expected = "[out, in]" if x.dim() == 2 else "[out, in, k, k]"
         raise ValueError(
@@ -123,14 +122,14 @@ def _check_activation(i: int, activation: str, weight: Tensor, parameter: Tensor
         return
     if not entry.has_parameter:
         raise ValueError(f"parameters[{i}] must be None since {activation} has no parameter, got a tensor; pass None.")
-    _check_same("parameters", i, parameter, name, x)
+    check_same("parameters", i, parameter, name, x)
     if parameter.dim() > 1 or parameter.numel() != 1:
         raise ValueError(
             f"parameters[{i}] must have shape () or (1,), got {tuple(parameter.shape)}; pass one scalar per stage."
         )
 
 
-def _check_same(argument: str, i: int | None, tensor: Tensor, name: str, x: Tensor) -> None:
+def check_same(argument: str, i: int | None, tensor: Tensor, name: str, x: Tensor) -> None:
     """Check dtype and device of `argument`, or of its entry i, against those of x."""
     if not isinstance(tensor, Tensor):
         check_tensor(tensor, argument if i is None else f"{argument}[{i}]")
@@ -150,7 +149,7 @@ def _check_same(argument: str, i: int | None, tensor: Tensor, name: str, x: Tens
 
 def check_probe(probe: Tensor, x: Tensor) -> None:
     """Check a probe, shaped like x, or [m, *x.shape] for m probes."""
-    _check_same("probe", None, probe, "x", x)
+    check_same("probe", None, probe, "x", x)
     if probe.shape != x.shape and (probe.shape[1:] != x.shape or probe.shape[0] == 0):
         raise ValueError(
             f"probe must have the shape of x, {tuple(x.shape)}, or [m, *x.shape] for m probes, "
@@ -264,118 +263,3 @@ def check_choice(argument: str, value: object, choices: Sequence[str]) -> None:
     if value not in choices:
         names = ", ".join(map(repr, choices))
         raise ValueError(f"{argument} must be one of {names}, got {value!r}; use one of them.")
-
-
-def check_weights(weights: Sequence[Tensor]) -> None:
-    """Check tensors of any floating point dtype on one device, in a few microseconds for a whole model."""
-    check_list("weights", weights, "tensors")
-    if all(isinstance(dtype, torch.dtype) and dtype.is_floating_point for dtype in _dtypes(weights)):
-        device = weights[0].device if weights else None
-        for i, weight in enumerate(weights):
-            if weight.device != device:
-                raise ValueError(
-                    f"weights[{i}] must be on the device of weights[0], {device}, got {weight.device}; "
-                    f"call once for each device."
-                )
-        return
-    for i, weight in enumerate(weights):
-        _check_floating(i, weight)
-
-
-def _dtypes(weights: Sequence[Tensor]) -> set[object]:
-    return {getattr(weight, "dtype", None) for weight in weights}
-
-
-def _check_floating(i: int, weight: Tensor) -> None:
-    check_tensor(weight, f"weights[{i}]")
-    if not weight.is_floating_point():
-        raise TypeError(f"weights[{i}] must be a floating point tensor, got {weight.dtype}; convert it.")
-
-
-def check_spectral(
-    weights: Sequence[Tensor],
-    us: Sequence[Tensor],
-    vs: Sequence[Tensor],
-    geometry: Sequence[ConvGeometry | None],
-) -> None:
-    """Check the weights, vectors and geometries of a list of layers."""
-    for argument, value in (("weights", weights), ("us", us), ("vs", vs), ("geometry", geometry)):
-        check_list(argument, value, "geometries" if argument == "geometry" else "tensors")
-        if len(value) != len(weights):
-            raise ValueError(f"{argument} must have one entry per weight ({len(weights)}), got {len(value)}; add them.")
-    for i, (weight, place) in enumerate(zip(weights, geometry, strict=True)):
-        _check_floating(i, weight)
-        u_shape, v_shape = _vector_shapes(i, weight, place)
-        for argument, vector, expected in (("us", us[i], u_shape), ("vs", vs[i], v_shape)):
-            _check_same(argument, i, vector, f"weights[{i}]", weight)
-            if tuple(vector.shape) != expected:
-                raise ValueError(
-                    f"{argument}[{i}] must have shape {expected} for weights[{i}] of shape {tuple(weight.shape)}, "
-                    f"got {tuple(vector.shape)}; draw it again with that shape."
-                )
-
-
-def check_lanczos(
-    weights: Sequence[Tensor],
-    us: Sequence[Tensor],
-    vs: Sequence[Tensor],
-    companions: Sequence[Tensor],
-    geometry: Sequence[ConvGeometry | None],
-    n_iterations: int,
-    tol: float,
-    seed: int | Tensor,
-) -> None:
-    """Check the arguments of lanczos_norm."""
-    check_spectral(weights, us, vs, geometry)
-    if len(companions) != len(weights):
-        raise ValueError(
-            f"companions must have one entry per weight ({len(weights)}), got {len(companions)}; add zeros."
-        )
-    for i, (u, v, companion) in enumerate(zip(us, vs, companions, strict=True)):
-        name, shorter = ("vs", v) if v.numel() <= u.numel() else ("us", u)
-        _check_same("companions", i, companion, f"weights[{i}]", weights[i])
-        if companion.shape != shorter.shape:
-            raise ValueError(
-                f"companions[{i}] must have the shape of {name}[{i}], the shorter vector, {tuple(shorter.shape)}, "
-                f"got {tuple(companion.shape)}; start with zeros."
-            )
-    check_count("n_iterations", n_iterations, 1)
-    check_number("tol", tol, "3e-4")
-    if not tol >= 0.0:
-        raise ValueError(f"tol must not be negative, got {tol}; pass e.g. 3e-4, or 0.0 to take all n_iterations.")
-    if not isinstance(seed, Tensor):
-        if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**63:
-            raise TypeError(f"seed must be an integer of 64 bits or a tensor of one, got {seed!r}; pass e.g. 0.")
-    elif seed.dtype != torch.int64 or seed.numel() != 1 or (weights and seed.device != weights[0].device):
-        raise ValueError(
-            f"seed must be an int64 tensor of one element on the device of weights[0], got {seed.dtype} of shape "
-            f"{tuple(seed.shape)} on {seed.device}; pass an int or convert it."
-        )
-
-
-def _vector_shapes(i: int, weight: Tensor, place: ConvGeometry | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Check the weight of one layer and return the shapes its u and v must have."""
-    shape = tuple(weight.shape)
-    if place is None:
-        if len(shape) not in (2, 4) or shape[2:] not in ((), (1, 1)):
-            raise ValueError(
-                f"weights[{i}] must have shape [out, in] or [out, in, 1, 1] when geometry[{i}] is None, got {shape}; "
-                f"pass a ConvGeometry for a convolution."
-            )
-        return (shape[0],), (shape[1],)
-    return place.vector_shapes(shape, f"weights[{i}]", f"geometry[{i}]")
-
-
-def check_coeff(coeff: float | Sequence[float], n_layers: int) -> list[float]:
-    """Check the target norms and return one per layer."""
-    if isinstance(coeff, str) or not hasattr(coeff, "__iter__"):
-        check_number("coeff", coeff, "0.9")
-    values = [float(coeff)] * n_layers if isinstance(coeff, (int, float)) else [float(c) for c in coeff]
-    if len(values) != n_layers:
-        raise ValueError(
-            f"coeff must be one float or {n_layers}, one per layer, got {len(values)}; pass one per layer."
-        )
-    for value in values:
-        if not value > 0.0:
-            raise ValueError(f"coeff must be positive, got {value}; pass e.g. 0.9.")
-    return values

@@ -161,12 +161,12 @@ def _fits(shape: Sequence[int], event: Event) -> bool:
 
 
 def check_labels(labels: Tensor, n: int, n_classes: int | None = None) -> None:
-    """Raise unless labels are [n] whole numbers; of how many classes is for the advice."""
+    """Raise unless labels are [n] integers; of how many classes is for the advice."""
     check_tensor(labels, "labels")
     if labels.shape != (n,):
         advice = "pass one number for each sample"
         if labels.dim() == 2 and labels.shape[0] == n and n_classes == labels.shape[1]:
             advice = "pass labels.argmax(1) of one-hot rows"
         raise ValueError(f"labels must have shape {(n,)}, got {tuple(labels.shape)}; {advice}.")
-    if labels.dtype != torch.int64:
-        raise TypeError(f"labels must be int64 numbers of classes, got {labels.dtype}; pass labels.long().")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"labels must be integers, the numbers of classes, got {labels.dtype}; pass labels.long().")

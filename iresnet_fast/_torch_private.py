@@ -14,7 +14,8 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
-from torch._C._functorch import TransformType
+from torch._C import _are_functorch_transforms_active
+from torch._C._functorch import TransformType, is_legacy_batchedtensor
 from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
@@ -29,7 +30,7 @@ def is_transformed() -> bool:
     No public function says so. Transforms replace tensors by wrappers, but a call may take none of those, so that its
     arguments do not tell.
     """
-    return bool(torch._C._are_functorch_transforms_active())
+    return bool(_are_functorch_transforms_active())
 
 
 def outside_transforms() -> AbstractContextManager[None]:
@@ -38,6 +39,14 @@ def outside_transforms() -> AbstractContextManager[None]:
     torch.func has no way out of a transform.
     """
     return cast(AbstractContextManager[None], torch._C._DisableFuncTorch())
+
+
+def sees_transforms() -> bool:
+    """Whether a transform of torch.func or a level of forward-mode differentiation is at work.
+
+    That is `is_transformed() or forward_levels()` in a tenth of a microsecond, which every call of an op pays.
+    """
+    return _are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def forward_levels() -> int:
@@ -65,7 +74,7 @@ def constant(tensor: Tensor) -> Tensor:
 
     There the public `Tensor.detach` cuts off the innermost derivative only: the outer ones would go on through it.
     """
-    if torch.compiler.is_compiling() or not (is_transformed() or forward_levels()):
+    if torch.compiler.is_compiling() or not sees_transforms():
         return tensor.detach()
     with torch.no_grad(), forward_ad._set_fwd_grad_enabled(False):
         return tensor.clone()
@@ -88,12 +97,23 @@ def by_vmap(function: _Function) -> _Function:
 
     @functools.wraps(function)
     def derivative(ctx: Any, *tensors: Any) -> Any:
-        if torch.compiler.is_compiling() or not any(_is_batched(tensor) for tensor in tensors):
+        if torch.compiler.is_compiling():
+            return function(ctx, *tensors)
+        for tensor in tensors:
+            if _is_batched(tensor):
+                break
+        else:
             return function(ctx, *tensors)
         sizes: dict[int, int] = {}
         for tensor in tensors:
             sizes |= _batch_sizes(tensor) if _is_batched(tensor) else {}
-        plain = [_without_batches(tensor, sizes) if _is_batched(tensor) else tensor for tensor in tensors]
+        levels = sorted(sizes)
+        plain = [
+            _without_batches(tensor, [(level, sizes[level]) for level in reversed(levels)])
+            if _is_batched(tensor)
+            else tensor
+            for tensor in tensors
+        ]
         in_dims = tuple(0 if _is_batched(tensor) else None for tensor in tensors)
         places: list[int] = []
 
@@ -104,10 +124,10 @@ def by_vmap(function: _Function) -> _Function:
             places.append(len(outputs) if isinstance(result, tuple) else -1)
             return tuple(output for output in outputs if output is not None)
 
-        for _ in sizes:
+        for _ in levels:
             vectorised = torch.func.vmap(vectorised, in_dims, randomness="different")
         found = vectorised(*plain)
-        for level in reversed(sizes):
+        for level in levels:
             found = tuple(torch._add_batch_dim(output, 0, level) for output in found)
         *places, n = places
         if n < 0:
@@ -120,8 +140,8 @@ def by_vmap(function: _Function) -> _Function:
     return cast(_Function, derivative)
 
 
-def _is_batched(tensor: Any) -> bool:
-    return isinstance(tensor, Tensor) and torch._C._functorch.is_legacy_batchedtensor(tensor)
+def _is_batched(tensor: Tensor | None) -> bool:
+    return tensor is not None and is_legacy_batchedtensor(tensor)
 
 
 def _batch_sizes(tensor: Tensor) -> dict[int, int]:
@@ -136,8 +156,9 @@ def _batch_sizes(tensor: Tensor) -> dict[int, int]:
     return sizes
 
 
-def _without_batches(tensor: Tensor, sizes: dict[int, int]) -> Tensor:
-    for level, size in sizes.items():
+def _without_batches(tensor: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
+    """Return the tensor with the dimensions of these levels, the last of them first."""
+    for level, size in sizes:
         tensor = torch._remove_batch_dim(tensor, level, size, 0)
     return tensor
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _capture
-from ._torch_private import forward_levels, is_traced, is_transformed
+from ._torch_private import is_traced, is_transformed, sees_transforms
 
 
 def is_eager() -> bool:
@@ -21,7 +21,7 @@ def under_transforms() -> bool:
 
     Then `requires_grad` does not tell whether a derivative is wanted, and a kernel must not see the tensors.
     """
-    return not torch.compiler.is_compiling() and (is_transformed() or forward_levels() > 0)
+    return not torch.compiler.is_compiling() and sees_transforms()
 
 
 def may_read(tensor: Tensor) -> bool:

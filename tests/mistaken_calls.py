@@ -14,6 +14,7 @@ from iresnet_fast.models import (
     IResNetClassifier,
     IResNetFlow,
 )
+from iresnet_fast.solvers import FixedPoint
 
 VECTOR, IMAGE = (2,), (3, 4, 6)
 N = 4
@@ -90,6 +91,10 @@ def _blocks():
             yield f"{name} block.{method}", Entry(getattr(block, method), "z", event)
         yield f"sequence of a {name} block", Entry(nn.Sequential(block), "x", event)
     block = nn.InvertibleResidualBlock(nn.ConditionalBranch.dense([2, 4, 2], 3)).eval()
+    layers = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Tanh())
+    other = nn.InvertibleResidualBlock(layers, lipschitz=0.99, solver=FixedPoint(tol=1e3)).eval()
+    yield "block of a torch module", Entry(other, "x", VECTOR)
+    yield "block of a torch module.inverse", Entry(other.inverse, "z", VECTOR)
     yield "conditional block", Entry(lambda x: block(x, context), "x", VECTOR)
     yield "conditional block.inverse", Entry(lambda z: block.inverse(z, context), "z", VECTOR)
 

@@ -6,6 +6,8 @@ import resource
 import signal
 import struct
 
+import torch
+
 EXTREMES = [bytes(4), b"\xff" * 4, b"\xff\xff\xff\x7f", b"\0\0\0\x80", b"\xff" * 8, b"\xff" * 7 + b"\x7f", bytes(8)]
 
 
@@ -50,6 +52,7 @@ def outcome(call, expected, gigabytes=2.0, seconds=60):
     pid = os.fork()
     if pid == 0:
         os.close(reader)
+        torch.set_num_threads(1)  # the threads of the pool are not in this process, and would be waited for
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         with open("/proc/self/statm") as file:
             taken = int(file.read().split()[0]) * resource.getpagesize()

@@ -50,6 +50,11 @@ def sentence(capsys, arguments, code=2):
         (["--max-steps", "0"], "max_steps must be at least 1"),
         (["--threads", "0"], "--threads must be at least 1, got 0"),
         (["--device", "toaster"], "--device must be a device of torch, got 'toaster'"),
+        (["--device", "meta"], "--device must be a device that computes, got 'meta'; use cpu"),
+        (["--set", "hidden=64"], "hidden must hold one integer at least, got 64"),
+        (["--set", "kernel_sizes=3"], "kernel_sizes must hold 3 integers, got 3"),
+        (["--set", "train_estimator=5"], "train_estimator must be one of iresnet_fast.estimators or None, got 5"),
+        (["--max-steps", "1.5"], "argument --max-steps: invalid int value: '1.5'"),
         (["--batch-size", "2000"], "batch_size must be at most 1437"),
         (["--verbose"], "unrecognized arguments: --verbose; see iresnet-fast --help"),
     ],
@@ -70,6 +75,12 @@ def test_no_run(capsys, tmp_path, command):
     assert "got no such file" in sentence(capsys, [command, str(tmp_path / "none.safetensors")])
     (tmp_path / "checkpoint-00000001.safetensors").write_bytes(b"not a checkpoint")
     assert "checkpoint-00000001.safetensors must be" in sentence(capsys, [command, str(tmp_path)])
+
+
+@pytest.mark.parametrize(("command", "option"), [("sample", "--out"), ("sample", "--npy"), ("reconstruct", "--out")])
+def test_a_folder_for_a_file(capsys, tmp_path, command, option):
+    said = sentence(capsys, [command, "none", option, str(tmp_path)])
+    assert f"{option} must be a file, got the folder {tmp_path}; name a file in it." in said
 
 
 def test_no_command(capsys):

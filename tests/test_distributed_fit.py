@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from iresnet_fast import training
-from iresnet_fast.training import distributed
+from iresnet_fast.training import distributed, lock
 from iresnet_fast.training.batches import Batches
 
 pytestmark = [
@@ -130,3 +130,13 @@ def test_a_batch_that_cannot_be_shared(monkeypatch):
     monkeypatch.setattr(distributed, "world_size", lambda: 3)
     with pytest.raises(ValueError, match=r"batch_size must be divisible by 3, the number of processes, got 8"):
         Batches(fit_on_ranks.dataset(), fit_on_ranks.config(), torch.device("cpu"))
+
+
+def test_all_processes_leave_a_folder_in_which_a_run_is_alive(tmp_path):
+    """The main one finds the lock, and none waits for another."""
+    with lock.locked(tmp_path / "run"):
+        code, errors = torchrun(tmp_path, {"folder": "run", "resume": True})
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [lock.LOCK_FILE]
+    assert code != 0
+    assert f"in which process {os.getpid()} is training; wait for its end" in errors
+    assert "in which one is training; wait for its end" in errors

@@ -85,11 +85,11 @@ MISTAKES = {
     ),
     "one layer": (
         lambda: nn.ResidualBranch(nn.SpectralLinear(2, 2), ["elu"]),
-        r"layers must be a list of layers, one each, got SpectralLinear; put it in \[\]",
+        r"layers must be a list of layers, got SpectralLinear; put it in \[\]",
     ),
     "one layer of i-DenseNet": (
         lambda: nn.DenseBranch(nn.SpectralLinear(2, 2)),
-        r"layers must be a list of layers, one each, got SpectralLinear; put it in \[\]",
+        r"layers must be a list of layers, got SpectralLinear; put it in \[\]",
     ),
     "network class": (
         lambda: nn.ConditionalBranch([nn.SpectralLinear(2, 2)] * 2, ["elu"] * 2, torch.nn.Linear),
@@ -179,6 +179,10 @@ MISTAKES = {
     "n": (lambda: models()[0].sample("3"), "n must be an integer, got '3'"),
     "n of a prior": (lambda: DiagonalNormal(2).sample(3.0), "n must be an integer, got 3.0"),
     "temperature": (lambda: models()[0].sample(3, temperature="1"), "temperature must be a number, got '1'"),
+    "infinite temperature": (
+        lambda: models()[0].sample(3, temperature=float("inf")),
+        "temperature must be finite and not negative, got inf; pass e.g. 1.0",
+    ),
     "weight": (lambda: models()[4].loss(X, torch.zeros(4).long(), "1"), "weight must be a number, got '1'"),
     "sample_shape": (
         lambda: models()[0].as_distribution().sample(3),
@@ -219,7 +223,7 @@ MISTAKES = {
     # The functions.
     "one weight": (
         lambda: ops.branch(X, W[0], NONE, ELU),
-        r"weights must be a list of tensors, one each, got Tensor; put it in \[\]",
+        r"weights must be a list of tensors, got Tensor; put it in \[\]",
     ),
     "array for a weight": (
         lambda: ops.branch(X, [W[0].numpy()], NONE, ELU),
@@ -231,11 +235,11 @@ MISTAKES = {
     ),
     "no biases": (
         lambda: ops.branch(X, W, None, ELU),
-        "biases must be a list of tensors or None, one each, got None; pass",
+        "biases must be a list of tensors or None, got None; pass",
     ),
     "one name": (
         lambda: ops.branch(X, W, NONE, "elu"),
-        r"activations must be a list of names, one each, got str; put it in \[\]",
+        r"activations must be a list of names, got str; put it in \[\]",
     ),
     "array for a probe": (
         lambda: ops.residual_logdet(X, W, NONE, ELU, X.numpy(), [1.0]),
@@ -243,7 +247,7 @@ MISTAKES = {
     ),
     "one coefficient": (
         lambda: ops.residual_logdet(X, W, NONE, ELU, X, 5),
-        "coefficients must be a list of numbers, one each, got int",
+        "coefficients must be a list of numbers, got int",
     ),
     "lipschitz of an op": (
         lambda: ops.residual_inverse(X, W, NONE, ELU, "0.5"),
@@ -252,7 +256,7 @@ MISTAKES = {
     "weight for weights": (lambda: ops.spectral_norm(W[0], VECTOR, VECTOR, NONE), "weights must be a list of tensors"),
     "no geometry": (
         lambda: ops.spectral_norm(W, VECTOR, VECTOR, None),
-        "geometry must be a list of geometries, one each, got None",
+        "geometry must be a list of geometries, got None",
     ),
     "coeff of an op": (
         lambda: ops.spectral_normalize(W, torch.ones(1), VECTOR, VECTOR, NONE, "0.9"),

@@ -60,8 +60,7 @@ SHAPES = {
 FITS = {
     "no batch dimension": {"SpectralLinear", "InducedNormLinear", "SpectralConv2d", "InducedNormConv2d"},
     "five dimensions": {
-        "SpectralLinear",
-        "InducedNormLinear",
+        *("SpectralLinear", "InducedNormLinear", "block of a torch module", "block of a torch module.inverse"),
         *("ActNorm", "InvertibleLinear", "Permutation", "Affine"),
         *("ActNorm.inverse", "InvertibleLinear.inverse", "Permutation.inverse", "Affine.inverse"),
     },
@@ -198,7 +197,7 @@ def test_a_context_that_nothing_takes():
 
 
 LABELS = {
-    "float": (torch.ones(N), "labels must be int64 numbers of classes, got torch.float32; pass labels.long()."),
+    "float": (torch.ones(N), "labels must be integers, the numbers of classes, got torch.float32; pass labels.long()."),
     "one-hot": (torch.ones(N, 3), "labels must have shape (4,), got (4, 3); pass labels.argmax(1) of one-hot rows."),
     "too few": (torch.ones(3).long(), "labels must have shape (4,), got (3,); pass one number for each sample."),
     "a list": ([0, 1, 2, 0], "labels must be a torch.Tensor, got list; pass torch.tensor(labels)."),
@@ -216,6 +215,13 @@ def test_labels(mistake):
     hybrid, x = models()[4], torch.ones(N, *VECTOR)
     assert sentence(lambda wrong: hybrid.loss(x, wrong), labels) == expected
     assert sentence(lambda wrong: hybrid_loss(torch.ones(N, 3), torch.ones(N), wrong), labels) == expected
+
+
+def test_integers_of_any_dtype_are_labels():
+    hybrid, x, labels = models()[4], torch.ones(N, *VECTOR), torch.tensor([0, 1, 2, 0])
+    expected = hybrid.loss(x, labels)
+    for dtype in (torch.int32, torch.int16, torch.uint8):
+        assert torch.equal(hybrid.loss(x, labels.to(dtype)), expected)
 
 
 def test_a_branch_that_returns_another_shape_is_not_broadcast():

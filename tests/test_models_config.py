@@ -146,7 +146,7 @@ def test_errors(make, error, message):
         (lambda flow, x: flow.log_prob(x, x), ValueError, "context must be None, since context_features is 0"),
         (lambda flow, x: flow.inverse(x[:, :2]), ValueError, r"z must have shape \[B, 3\], got \(5, 2\)"),
         (lambda flow, x: flow.sample(-1), ValueError, "n must be at least 0, got -1"),
-        (lambda flow, x: flow.sample(1, temperature=-1.0), ValueError, "temperature must not be negative"),
+        (lambda flow, x: flow.sample(1, temperature=-1.0), ValueError, "temperature must be finite and not negative"),
         (lambda flow, x: flow.interpolate(x[0], x[1], 1), ValueError, "steps must be at least 2"),
         (lambda flow, x: flow.interpolate(x[0], x, 2), ValueError, "b must have the shape of a"),
         (lambda flow, x: flow.fit_preprocessing(x), ValueError, "preprocess must be 'standardize'"),

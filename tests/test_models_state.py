@@ -161,7 +161,7 @@ def test_prior():
     standard.fit(z)
     assert list(standard.parameters()) == []
     assert float(standard.mean.abs().sum()) == 0.0
-    with pytest.raises(ValueError, match="the samples for a prior must be finite and at least one, got 0"):
+    with pytest.raises(ValueError, match="z must hold at least one sample, got none"):
         prior.fit(z[:0])
     with pytest.raises(ValueError, match="n_dims must be at least 1"):
         DiagonalNormal(0)

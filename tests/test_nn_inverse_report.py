@@ -76,6 +76,24 @@ def test_divergence_that_ran_its_course(scale):
     assert "raise tol" not in message
 
 
+def test_divergence_that_overflows():
+    message = said(of_module(Scaled(2.0, lambda a: -(a**3)), 0.9, accelerate=False), torch.ones(2, 4))
+    assert "the branch is not a contraction there" in message
+    assert "NaN" not in message
+
+
+def test_rounding_by_autocast_is_no_divergence():
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(64, 64)
+    with torch.no_grad():
+        layer.weight.copy_(0.9 * torch.linalg.qr(torch.randn(64, 64))[0])
+    block, z = of_module(layer, 0.9, tol=1e-6), torch.randn(8, 64)
+    with torch.autocast("cpu", torch.bfloat16):
+        message = said(block, z)
+    assert "contraction" not in message
+    assert "does not bound" not in message
+
+
 def test_a_constant_that_is_too_small_but_of_a_contraction():
     message = said(of_module(Scaled(0.9), 0.3, accelerate=False, max_iterations=3), torch.ones(2, 4))
     assert (

@@ -256,31 +256,23 @@ def test_function_transforms():
     torch.testing.assert_close(got, torch.autograd.grad(loss(*leaves), leaves))
 
 
-@pytest.mark.parametrize("create_graph", [False, True])
-def test_second_derivative_is_refused(create_graph):
-    """An error, not a wrong number: also where a second path to the leaf would let autograd leave the term out."""
-    problem = make(TINY[0]).requires_grad()
-    for leaf in problem.leaves:
-
-        def gradient(leaf=leaf):
-            (found,) = torch.autograd.grad((call(ops, problem)[0] ** 2).sum(), leaf, create_graph=create_graph)
-            return found
-
-        if not create_graph:
-            assert not gradient().requires_grad
-            continue
-        with pytest.raises(RuntimeError, match="residual_inverse is differentiable once, got a second derivative"):
-            torch.autograd.grad(gradient().sum() + leaf.sum(), leaf)
-
-
-def test_second_derivative_by_function_transforms_is_refused():
+@pytest.mark.parametrize("module", [ops, reference], ids=["kernels", "reference"])
+def test_second_derivatives(module):
     problem = make(TINY[0])
 
-    def total(z):
-        return (call(ops, problem._replace(x=z))[0] ** 2).sum()
+    def solution(x, weight):
+        weights = [weight, *problem.weights[1:]]
+        branch = (weights, problem.biases, problem.activations)
+        return module.residual_inverse(x, *branch, LIPSCHITZ, 1e-12, 1000, problem.parameters)[0]
 
-    with pytest.raises(RuntimeError, match="residual_inverse is differentiable once"):
-        torch.func.grad(lambda z: torch.func.grad(total)(z).sum())(problem.x)
+    leaves = tuple(t.clone().requires_grad_() for t in (problem.x[:1], problem.weights[0]))
+    assert torch.autograd.gradgradcheck(solution, leaves, atol=1e-4)
+
+
+def test_a_first_derivative_has_no_graph_unless_asked_for():
+    problem = make(TINY[0]).requires_grad()
+    (found,) = torch.autograd.grad((call(ops, problem)[0] ** 2).sum(), problem.x)
+    assert not found.requires_grad
 
 
 GOOD = {

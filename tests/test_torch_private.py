@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 import iresnet_fast
 from iresnet_fast import _torch_private
@@ -52,6 +53,106 @@ def test_a_transform_is_noticed_also_by_a_call_without_its_tensors():
     torch.func.vmap(lambda x: seen.append(_torch_private.is_transformed()) or x)(torch.ones(3))
     assert seen == [True, True]
     assert not _torch_private.is_transformed()
+
+
+def test_levels_of_forward_mode_are_counted():
+    seen, x = [], torch.ones(())
+
+    def look(y):
+        seen.append((_torch_private.forward_levels(), _torch_private.sees_transforms()))
+        return y
+
+    look(x)
+    torch.func.grad(look)(x)
+    torch.func.jvp(look, (x,), (x,))
+    torch.func.jvp(lambda y: torch.func.jvp(look, (y,), (y,))[1], (x,), (x,))
+    torch.func.jvp(torch.func.grad(look), (x,), (x,))
+    with forward_ad.dual_level():
+        look(x)
+    assert seen == [(0, False), (0, True), (1, True), (2, True), (1, True), (1, True)]
+
+
+def test_a_trace_is_noticed():
+    seen = []
+    torch.func.linearize(lambda x: seen.append(_torch_private.is_traced()) or 2.0 * x, torch.ones(3))
+    assert seen[-1]
+    assert not _torch_private.is_traced()
+
+
+def test_a_constant_is_one_of_every_derivative():
+    """Of y^2 x^2 with one factor y x constant, d/dy at y = x is x^2 y = 8, and its derivative by x what is left, 4."""
+    grad, jvp, two, one = torch.func.grad, torch.func.jvp, torch.tensor(2.0), torch.tensor(1.0)
+
+    def function(x):
+        return lambda y: _torch_private.constant(y * x) * y * x
+
+    for inner in (lambda x: grad(function(x))(x), lambda x: jvp(function(x), (x,), (one,))[1]):
+        assert float(inner(two)) == 8.0
+        assert float(grad(inner)(two)) == 4.0
+        assert float(jvp(inner, (two,), (one,))[1]) == 4.0
+    assert not _torch_private.constant(torch.ones(3, requires_grad=True) * 2.0).requires_grad
+
+
+def test_saved_tensors_of_a_transform_that_is_over_are_replaced():
+    x = torch.randn(3)
+    found = _torch_private.alive((wrapper_of(x), None, x))
+    assert torch.func.debug_unwrap(found[0]) is found[0]
+    torch.testing.assert_close(found[0], x)
+    assert found[1] is None
+    assert found[2] is x
+
+
+class Matrix(torch.autograd.Function):
+    """x -> x w, whose derivatives torch's older vmap cannot batch: they read a number."""
+
+    @staticmethod
+    def forward(x, w):
+        return x @ w
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
+
+    @staticmethod
+    @_torch_private.by_vmap
+    def backward(ctx, grad):
+        return Twice.apply(0.5 * grad @ ctx.saved_tensors[1].T), None
+
+    @staticmethod
+    @_torch_private.by_vmap
+    def jvp(ctx, dx, dw):
+        return Twice.apply(0.5 * dx @ ctx.saved_tensors[1])
+
+
+class Twice(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        assert not torch._C._functorch.is_legacy_batchedtensor(x)
+        return 2.0 * x
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+
+@pytest.mark.parametrize("strategy", ["reverse-mode", "forward-mode"])
+def test_derivatives_are_vectorised_by_the_newer_vmap(strategy):
+    x, w = torch.randn(2, 3), torch.randn(3, 4)
+    expected = torch.autograd.functional.jacobian(lambda x: x @ w, x)
+    found = torch.autograd.functional.jacobian(lambda x: Matrix.apply(x, w), x, vectorize=True, strategy=strategy)
+    torch.testing.assert_close(found, expected)
+
+
+def test_derivatives_vectorised_twice():
+    x, w = torch.randn(2, 3), torch.randn(3, 4)
+    x.requires_grad_()
+    y, basis = Matrix.apply(x, w), torch.eye(8).view(2, 4, 2, 4)
+    outer = torch._vmap_internals._vmap(lambda b: torch.autograd.grad(y, x, b, True, is_grads_batched=True)[0])
+    expected = torch.autograd.functional.jacobian(lambda x: x @ w, x)
+    torch.testing.assert_close(outer(basis), expected)
 
 
 def test_nothing_computed_outside_transforms_is_wrapped():

@@ -164,10 +164,12 @@ def without(ending):
 
 
 WEIGHTS = {
-    "whole numbers": (each(torch.Tensor.int), "weights of one floating point type, got none"),
+    "whole numbers": (each(torch.Tensor.int), "that models compute in, got none"),
     "some whole numbers": (each(torch.Tensor.int, ".weight"), "weight of torch.float32, got torch.int32"),
     "complex": (each(lambda t: t.to(torch.complex64), ".weight"), "weight of torch.float32, got torch.complex64"),
-    "two types": (each(torch.Tensor.double, ".weight"), "one floating point type, got torch.float32, torch.float64"),
+    "two types": (each(torch.Tensor.double, ".weight"), "that models compute in, got torch.float32, torch.float64"),
+    "eight bits": (each(lambda t: t.to(torch.float8_e4m3fn)), "that models compute in, got torch.float8_e4m3fn"),
+    "norms in pairs": (each(lambda t: torch.stack((t, t)), ".sigma"), "weights of this IResNetFlow"),
     "vectors of zeros": (each(torch.zeros_like, ".u"), "a singular vector of length 1 as"),
     "long vectors": (each(lambda t: 1e30 * t, ".v"), "of length 1e+30"),
     "NaN": (each(lambda t: t * float("nan"), ".weight"), "finite numbers, got others in"),
@@ -176,7 +178,7 @@ WEIGHTS = {
     "numbers": (each(lambda t: t.new_ones(()), ".u"), "weights of this IResNetFlow"),
     "no bias": (without(".bias"), "Missing key(s) in state_dict"),
     "another": (lambda tensors: {**tensors, "average.x": torch.ones(2)}, "Unexpected key(s) in state_dict"),
-    "none": (lambda tensors: {}, "weights of one floating point type, got none"),
+    "none": (lambda tensors: {}, "that models compute in, got none"),
 }
 
 

@@ -86,7 +86,16 @@ def open_data(options: argparse.Namespace, model: Model, metadata: dict[str, Any
 
 def _device(name: str) -> torch.device:
     try:
-        return torch.empty(0, device=name).device
+        device = torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:  # the latter of a torch without CUDA
         reason = str(error).splitlines()[0].rstrip(".")
         raise ValueError(f"--device must be a device of torch, got {name!r} ({reason}); use cpu.") from error
+    if device.type == "meta":
+        raise ValueError("--device must be a device that computes, got 'meta'; use cpu.")
+    return device
+
+
+def check_file(option: str, path: Path) -> None:
+    """Raise ValueError if a file cannot have this name since a folder has it."""
+    if path.is_dir():
+        raise ValueError(f"{option} must be a file, got the folder {path}; name a file in it.")

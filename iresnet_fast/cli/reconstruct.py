@@ -16,6 +16,7 @@ from ._options import (
     add_machine_options,
     add_output_option,
     add_run_argument,
+    check_file,
     machine,
     open_data,
     open_run,
@@ -36,6 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print how exact the inverse is, and draw images beside what it makes of them."""
     _checks.check_count("--n", options.n, 1)
+    check_file("--out", options.out)
     with machine(options) as device:
         model, metadata = open_run(options, device)
         dataset = open_data(options, model, metadata)

@@ -13,7 +13,7 @@ from ..models import IResNetFlow
 from ..training import pictures
 from ..training.files import writing
 from ..training.tasks import flow_of
-from ._options import add_machine_options, add_output_option, add_run_argument, machine, open_run
+from ._options import add_machine_options, add_output_option, add_run_argument, check_file, machine, open_run
 
 N_SAMPLES = 64
 
@@ -38,6 +38,9 @@ def run(options: argparse.Namespace) -> None:
         ValueError: the model has no samples, or they cannot be drawn and there is no --npy.
     """
     _checks.check_count("--n", options.n, 1)
+    check_file("--out", options.out)
+    if options.npy is not None:
+        check_file("--npy", options.npy)
     with machine(options) as device:
         flow = flow_of(open_run(options, device)[0])
         if flow is None:

@@ -158,8 +158,8 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms, TakesCall):
         """
         _checks.check_count("n", n, 0)
         _checks.check_number("temperature", temperature, "1.0")
-        if not temperature >= 0.0:
-            raise ValueError(f"temperature must not be negative, got {temperature}; pass e.g. 1.0.")
+        if not 0.0 <= temperature < math.inf:
+            raise ValueError(f"temperature must be finite and not negative, got {temperature}; pass e.g. 1.0.")
         return self.solve(self.prior.sample(n, temperature, seed=seed, first=first), self._shared(context, n)).x
 
     def sample_and_log_prob(self, n: int, context: Tensor | None = None) -> tuple[Tensor, Tensor]:

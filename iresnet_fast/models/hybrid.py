@@ -122,4 +122,4 @@ def hybrid_loss(logits: Tensor, log_prob: Tensor, labels: Tensor, weight: float 
         )
     check_labels(labels, len(log_prob), logits.shape[1])
     check_range(labels, 0, logits.shape[1] - 1, "number the classes from 0", "labels")
-    return (F.cross_entropy(logits, labels) - weight * log_prob.mean()) / math.log(2.0)
+    return (F.cross_entropy(logits, labels.long()) - weight * log_prob.mean()) / math.log(2.0)

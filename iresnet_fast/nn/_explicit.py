@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ._hooks import without_backward_hooks
 from ._layer import BUFFERS, SpectralLayer
 from .spectral import effective_weights, normalized_as
 
@@ -38,7 +39,7 @@ def explicit_branch(
     def g(x: Tensor, *tensors: Tensor) -> Tensor:
         others = dict(zip(named, tensors[n:], strict=False))
         arguments = (x, *(tensors[n + len(named) :] or (() if context is None else (context,))))
-        with normalized_as(layers, tensors[:n]):
+        with normalized_as(layers, tensors[:n]), without_backward_hooks():
             gx: Tensor = torch.func.functional_call(branch, others, arguments)
         return gx
 

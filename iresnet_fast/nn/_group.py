@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -142,29 +142,22 @@ class SpectralGroup:
     def refresh(self, weights: Weights, image_size: Sequence[int] | None = None) -> dict[SpectralLayer, Seen]:
         """Iterate those of the layers that are stale, and all others with them. Returns what is known of the layers."""
         with plainly():
-            known = self._fresh(weights, image_size)
-            if known is not None:
-                return known
+            known = {layer: self._seen.get(layer) for layer in weights}
+            wanted = stale(weights, list(known.values()))
+            fit = all(last is not None and _fits(last.sight.geometry, image_size) for last in known.values())
+            if fit and not wanted:
+                return cast("dict[SpectralLayer, Seen]", known)
             with self.lock:
                 if image_size is not None:
                     for layer in weights:
                         layer.set_image_size(image_size)
-                wanted = self._stale(weights)  # another thread may have been here
+                if not fit or any(self._seen.get(layer) is not last for layer, last in known.items()):
+                    wanted = self._stale(weights)  # the size is another, or another thread has been here
                 if wanted:
                     others = self._weights_of_others(weights)
                     wanted += self._stale(others)
                     self.iterate({layer: weights[layer] if layer in weights else others[layer] for layer in wanted})
                 return {layer: self._seen[layer] for layer in weights}
-
-    def _fresh(self, weights: Weights, image_size: Sequence[int] | None) -> dict[SpectralLayer, Seen] | None:
-        """Return what is known of the layers; None if a norm is stale, or that of images of another size."""
-        known: dict[SpectralLayer, Seen] = {}
-        for layer in weights:
-            last = self._seen.get(layer)
-            if last is None or not _fits(last.sight.geometry, image_size):
-                return None
-            known[layer] = last
-        return None if stale(weights, list(known.values())) else known
 
     def _weights_of_others(self, weights: Weights) -> Weights:
         """Return the weights of the other layers, of those that have plain ones to look at."""

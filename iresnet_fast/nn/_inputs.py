@@ -48,6 +48,14 @@ def check_branch_input(branch: nn.Module, x: Tensor, name: str) -> None:
         check_floating(x, name)
     else:
         check_same_kind(x, like, name, "branch")
+    first = branch[0] if isinstance(branch, nn.Sequential) and len(branch) else branch
+    if isinstance(first, nn.Linear) and x.shape[-1] != first.in_features:
+        sizes = f"[B, ..., {first.in_features}]"
+        raise ValueError(
+            f"{name} must have shape {sizes}, got {tuple(x.shape)}; reshape it or build the branch for it."
+        )
+    if isinstance(first, nn.Conv2d):
+        check_shape(x, (first.in_channels, None, None), name, "branch")
 
 
 def check_branch_output(gx: Tensor, x: Tensor, branch: nn.Module) -> None:

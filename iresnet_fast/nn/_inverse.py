@@ -140,15 +140,17 @@ def _steepest(x: Tensor, z: Tensor, missed: Tensor, g: Callable[[Tensor], Tensor
     """Return a lower bound of |g(x) - g(y)| / |x - y| over some pairs of points, infinity if g is not finite there.
 
     Between x and z, where the iteration began, and from x along the differences of g, which turn to its steepest
-    direction. What rounding can make of g is taken off.
+    direction; from z where x overflowed. What rounding can make of g is taken off.
     """
     with torch.no_grad():
-        gx, last = g(x), x.dim() - 1
+        last = x.dim() - 1
+        x = torch.where(over_events(x.flatten(1).isfinite().all(1), x), x, z)
+        gx = g(x)
         if gx.dtype == torch.float64:
             x, z = x.double(), z.double()
-        eps = torch.finfo(gx.dtype).eps
+        eps = _precision(gx)
         length = 1e-2 * (1.0 + sample_norm(x, last))
-        y, most = z, 0.0
+        y, most = torch.where(over_events((x == z).flatten(1).all(1), x), z - gx, z), 0.0
         for _ in range(_PAIRS):
             gy = g(y)
             change, distance = sample_norm(gx - gy, last), sample_norm(x - y, last)
@@ -159,3 +161,15 @@ def _steepest(x: Tensor, z: Tensor, missed: Tensor, g: Callable[[Tensor], Tensor
             most = max(most, float(slope[missed].max()))
             y = x + over_events(torch.where(change > 0.0, length / change, 0.0), x) * (gx - gy)
         return most
+
+
+def _precision(gx: Tensor) -> float:
+    """Return the relative rounding of the operands of a branch: coarser than its dtype where torch may narrow them."""
+    eps, device = float(torch.finfo(gx.dtype).eps), gx.device.type
+    if gx.dtype == torch.float64:
+        return eps
+    if gx.is_cuda:
+        eps = max(eps, 2.0**-11)  # TF32
+    if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
+        eps = max(eps, torch.finfo(torch.get_autocast_dtype(device)).eps)
+    return eps

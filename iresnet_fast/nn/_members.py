@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _norms
 from ._layer import Norm, SpectralLayer, as_dtype, plain
-from ._operators import LOW_PRECISION, Norms, Operators
+from ._norms import settle
+from ._operators import LOW_PRECISION, Operators
 
 
 def is_stacked(weight: Tensor) -> bool:
@@ -21,25 +21,22 @@ def is_stacked(weight: Tensor) -> bool:
 def norms_of_members(layers: Sequence[SpectralLayer], weights: Sequence[Tensor]) -> list[Norm]:
     """Return sigma, u and v of weights like those of the layers, constants of every derivative.
 
-    They are found as those of a layer are whose weight has changed, from its own vectors. Nothing is recorded: no layer
-    has so many norms.
+    They are found from nothing but the weights, as outside training. Nothing is recorded: no layer has so many norms.
     """
     return [
-        _NormOfMember.apply(layer, weight, layer.u, layer.v, layer.companion)  # type: ignore[no-untyped-call]
+        _NormOfMember.apply(layer, weight)  # type: ignore[no-untyped-call]
         for layer, weight in zip(layers, weights, strict=True)
     ]
 
 
 class _NormOfMember(torch.autograd.Function):
     @staticmethod
-    def forward(layer: SpectralLayer, weight: Tensor, *vectors: Tensor) -> Norm:
+    def forward(layer: SpectralLayer, weight: Tensor) -> Norm:
         dtype = torch.float32 if weight.dtype in LOW_PRECISION else weight.dtype
-        # There are no vectors where the layers of an ensemble stand on the meta device.
-        u, v, companion = (
-            as_dtype(torch.zeros_like(vector, device=weight.device) if vector.is_meta else vector, dtype)
-            for vector in vectors
-        )
-        found = _found(layer, Operators([as_dtype(weight, dtype)], [u], [v], [companion], [layer.geometry]))
+        u, v = (torch.zeros(vector.shape, dtype=dtype, device=weight.device) for vector in (layer.u, layer.v))
+        companion = torch.zeros_like(min(v, u, key=torch.Tensor.numel))
+        operator = Operators([as_dtype(weight, dtype)], [u], [v], [companion], [layer.geometry])
+        found = settle(operator, layer.strict)
         norm = (found.sigmas[0], found.us[0], found.vs[0])
         return tuple(as_dtype(value, weight.dtype) for value in norm)  # type: ignore[return-value]
 
@@ -48,31 +45,16 @@ class _NormOfMember(torch.autograd.Function):
         ctx.mark_non_differentiable(*output)
 
     @staticmethod
-    def backward(ctx: Any, *_: Any) -> tuple[None, ...]:
-        return (None,) * 5
+    def backward(ctx: Any, *_: Any) -> tuple[None, None]:
+        return None, None
 
     @staticmethod
-    def jvp(ctx: Any, *_: Any) -> tuple[None, ...]:
-        return (None,) * 3
+    def jvp(ctx: Any, *_: Any) -> tuple[None, None, None]:
+        return None, None, None
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[Any, ...], layer: SpectralLayer, *tensors: Tensor
-    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        members = [
-            _NormOfMember.apply(  # type: ignore[no-untyped-call]
-                layer, *(t if dim is None else t.select(dim, i) for t, dim in zip(tensors, in_dims[1:], strict=True))
-            )
-            for i in range(info.batch_size)
-        ]
+        info: Any, in_dims: tuple[None, int], layer: SpectralLayer, weight: Tensor
+    ) -> tuple[tuple[Tensor, ...], tuple[int, int, int]]:
+        members = [_NormOfMember.apply(layer, member) for member in weight.unbind(in_dims[1])]  # type: ignore[no-untyped-call]
         return tuple(torch.stack(values) for values in zip(*members, strict=True)), (0, 0, 0)
-
-
-def _found(layer: SpectralLayer, operators: Operators) -> Norms:
-    if layer.training and layer.is_warm and not layer.strict:
-        most, tol = _norms.steps_for(operators.companions[0].numel(), layer.n_iterations, layer.tol)
-        for steps in (most, _norms.MORE_STEPS):
-            norms, missed = _norms.follow(operators, steps, tol)
-            if missed is None or not bool(missed.any()):
-                return norms
-    return _norms.settle(operators, layer.strict)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .. import _checks, _library, reference
+from .. import _library, _spectral_checks, reference
 
 
 @torch.no_grad()
@@ -27,7 +27,7 @@ def fingerprint(weights: Sequence[Tensor]) -> Tensor:
         TypeError: a tensor is not floating point.
         ValueError: the tensors are on several devices.
     """
-    _checks.check_weights(weights)
+    _spectral_checks.check_weights(weights)
     if not weights or not _kernels_serve(weights[0]):
         return reference.fingerprint(weights)
     result: Tensor = torch.ops.iresnet_fast.fingerprint(weights)

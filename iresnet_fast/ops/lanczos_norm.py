@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .. import _checks, _library, reference
+from .. import _library, _spectral_checks, reference
 from .._backend import kernels_serve
 from .._packing import unpack
 from ..geometry import ConvGeometry
@@ -56,7 +56,7 @@ def lanczos_norm(
         ValueError: a shape, device or range does not fit.
         TypeError: a dtype does not fit.
     """
-    _checks.check_lanczos(weights, us, vs, companions, geometry, n_iterations, tol, seed)
+    _spectral_checks.check_lanczos(weights, us, vs, companions, geometry, n_iterations, tol, seed)
     if not same_kind(weights) or not kernels_serve(weights[0]):
         return reference.lanczos_norm(weights, us, vs, companions, geometry, n_iterations, tol, seed)
     if not isinstance(seed, Tensor):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .. import _checks, _library, reference
+from .. import _checks, _library, _spectral_checks, reference
 from .._backend import kernels_serve
 from .._packing import unpack
 from ..geometry import ConvGeometry
@@ -45,7 +45,7 @@ def spectral_norm(
         ValueError: a shape, device or range does not fit.
         TypeError: a dtype does not fit.
     """
-    _checks.check_spectral(weights, us, vs, geometry)
+    _spectral_checks.check_spectral(weights, us, vs, geometry)
     _checks.check_count("n_iterations", n_iterations, 0)
     if tol is not None:
         _checks.check_tolerance(tol)

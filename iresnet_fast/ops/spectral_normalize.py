@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _checks, _library, reference
+from .. import _library, _spectral_checks, reference
 from .._autograd import apply, differentiable_gradients, wants_graph
 from .._backend import kernels_serve
 from .._packing import unpack
@@ -48,8 +48,8 @@ def spectral_normalize(
         ValueError: a shape, device or range does not fit.
         TypeError: a dtype does not fit.
     """
-    _checks.check_spectral(weights, us, vs, geometry)
-    coeffs = _checks.check_coeff(coeff, len(weights))
+    _spectral_checks.check_spectral(weights, us, vs, geometry)
+    coeffs = _spectral_checks.check_coeff(coeff, len(weights))
     if not same_kind(weights) or not kernels_serve(weights[0]) or under_transforms():
         return reference.spectral_normalize(weights, sigmas, us, vs, geometry, coeffs, sigma_gradient)
     if tuple(sigmas.shape) != (len(weights),):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iresnet_fast import _checks
+from iresnet_fast import _spectral_checks
 
 _STEP = 0x9E3779B97F4A7C15 - (1 << 64)  # the golden ratio of 64 bits, as int64
 _WORD = 0xFFFFFFFF
@@ -20,7 +20,7 @@ def fingerprint(weights: Sequence[Tensor]) -> Tensor:
 
     Arguments, results and errors: those of `iresnet_fast.ops.fingerprint`.
     """
-    _checks.check_weights(weights)
+    _spectral_checks.check_weights(weights)
     if not weights:
         return torch.empty(0, dtype=torch.int64)
     return torch.stack([_hash(weight) for weight in weights])

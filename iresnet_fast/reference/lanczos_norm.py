@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iresnet_fast import _checks
+from iresnet_fast import _spectral_checks
 from iresnet_fast.geometry import ConvGeometry
 from iresnet_fast.reference.spectral_norm import operator
 
@@ -65,7 +65,7 @@ def lanczos_norm(
 
     Arguments, results and errors: those of `iresnet_fast.ops.lanczos_norm`.
     """
-    _checks.check_lanczos(weights, us, vs, companions, geometry, n_iterations, tol, seed)
+    _spectral_checks.check_lanczos(weights, us, vs, companions, geometry, n_iterations, tol, seed)
     if not weights:
         return LanczosNorms(torch.empty(0), torch.empty(0), [], [], [], torch.empty(0, dtype=torch.int64))
     layers = [

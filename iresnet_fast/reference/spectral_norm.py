@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from iresnet_fast import _checks
+from iresnet_fast import _checks, _spectral_checks
 from iresnet_fast.geometry import ConvGeometry
 
 
@@ -29,7 +29,7 @@ def spectral_norm(
 
     Arguments, results and errors: those of `iresnet_fast.ops.spectral_norm`.
     """
-    _checks.check_spectral(weights, us, vs, geometry)
+    _spectral_checks.check_spectral(weights, us, vs, geometry)
     _checks.check_count("n_iterations", n_iterations, 0)
     if tol is not None:
         _checks.check_tolerance(tol)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-from iresnet_fast import _checks
+from iresnet_fast import _spectral_checks
 from iresnet_fast._torch_private import constant
 from iresnet_fast._tracing import under_transforms
 from iresnet_fast.geometry import ConvGeometry
@@ -30,8 +30,8 @@ def spectral_normalize(
 
     Arguments, results and errors: those of `iresnet_fast.ops.spectral_normalize`.
     """
-    _checks.check_spectral(weights, us, vs, geometry)
-    coeffs = _checks.check_coeff(coeff, len(weights))
+    _spectral_checks.check_spectral(weights, us, vs, geometry)
+    coeffs = _spectral_checks.check_coeff(coeff, len(weights))
     if tuple(sigmas.shape) != (len(weights),):
         raise ValueError(
             f"sigmas must have shape ({len(weights)},), one per weight, got {tuple(sigmas.shape)}; "

@@ -112,8 +112,9 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> No
         check_weights(weights, model.state_dict())
     try:
         model.load_state_dict(weights)
-    except RuntimeError as error:  # torch lists all the keys
-        said = _shortened(str(error).splitlines()[1].strip())
+    except RuntimeError as error:  # torch lists all the keys, after a line of its own
+        lines = str(error).splitlines()
+        said = _shortened(lines[min(1, len(lines) - 1)].strip())
         raise CheckpointError(
             f"{path} must hold the weights of this {type(model).__name__}, but {said} build the model as it was saved."
         ) from error

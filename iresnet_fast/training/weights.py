@@ -17,6 +17,7 @@ _ELEMENTS, _SPARE_ELEMENTS = 10, 1 << 20
 _FACTORIES = frozenset(
     (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.eye, torch.arange, torch.randperm)
 )
+_DTYPES = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
 _VECTORS = (".u", ".v")  # the singular vectors of layers, which have length 1
 _SIGNS = ".sign"  # of the determinants of invertible maps
 _VECTOR_TOLERANCE = 0.1  # of that length: half precision rounds it by less
@@ -25,9 +26,9 @@ _VECTOR_TOLERANCE = 0.1  # of that length: half precision rounds it by less
 def dtype_of(weights: Mapping[str, Tensor]) -> torch.dtype:
     """Return the floating point type that all weights have; raises ValueError if there is none or more than one."""
     dtypes = {value.dtype for value in weights.values() if value.is_floating_point()}
-    if len(dtypes) != 1:
+    if len(dtypes) != 1 or not dtypes <= _DTYPES:
         names = sorted(map(str, dtypes))
-        raise ValueError(f"weights of one floating point type, got {', '.join(names) or 'none'}")
+        raise ValueError(f"weights of one floating point type that models compute in, got {', '.join(names) or 'none'}")
     return dtypes.pop()
 
 
@@ -43,7 +44,7 @@ def check_weights(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> N
         # Flags may be of another whole type: so they were in older versions.
         if expected is not None and value.dtype != expected.dtype and (expected.is_floating_point() or _is_real(value)):
             raise ValueError(f"{name} of {expected.dtype}, got {value.dtype}")
-        if _is_real(value):
+        if value.dtype in _DTYPES:
             _check_numbers(name, value)
         elif value.dim() == 1 and not torch.equal(value.sort().values, torch.arange(len(value)).to(value)):
             raise ValueError(f"an order of {len(value)} channels as {name}, got one in which some are missing")
