@@ -216,6 +216,33 @@ def test_another_layer_in_the_place_of_the_first():
     assert block.lipschitz is None
 
 
+@pytest.mark.parametrize("kind", ["residual", "dense", "conditional", "induced"])
+def test_a_layer_of_another_kind_in_the_place_of_the_last(kind):
+    block, (x, *context) = make_block(kind)
+    last = block.branch.layers[-1]
+    other = nn.SpectralLinear if kind == "induced" else nn.InducedNormLinear
+    block.branch.layers[-1] = other(last.in_features, 4, coeff=0.3)
+    train(block, (x, *context))
+    z, logdet = block(x, *context)
+    torch.testing.assert_close(z, x + by_modules(block.branch, x, *context))
+    torch.testing.assert_close(logdet.detach(), log_determinants(block.branch, x, *context))
+    assert block.lipschitz is None
+    assert certify(block, n_steps=0).branches[0].branch.method == "declared"
+
+
+def test_another_activation():
+    for kind in ("dense", "conditional", "induced"):
+        block, (x, *context) = make_block(kind)
+        block.branch.activations[-1] = (
+            torch.nn.Tanh() if kind != "dense" else torch.nn.Sequential(nn.Activation("clipswish"))
+        )
+        train(block, (x, *context))
+        torch.testing.assert_close(block(x, *context)[1].detach(), log_determinants(block.branch, x, *context))
+        assert block.lipschitz is None
+        assert "lipschitz=None" in repr(block)
+        assert certify(block, n_steps=0).branches[0].branch.upper == float("inf")
+
+
 def test_a_convolution_that_does_not_keep_the_size_is_not_taken_for_one_that_does():
     block, (x,) = make_block("conv")
     block.branch.layers[0] = nn.SpectralConv2d(4, 6, 3, padding=2, dilation=2)

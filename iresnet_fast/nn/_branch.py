@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
@@ -11,6 +11,7 @@ from .. import activations as registry
 from ._chain import inputs_of, outputs_of
 from ._hooks import Skippable
 from ._inputs import check_layer_input
+from ._layer import SpectralLayer
 from .activation import Activation
 
 
@@ -18,12 +19,17 @@ class Branch(Skippable):
     """A branch of `layers`, bounded linear maps, and activations between them."""
 
     takes_context = False
+    layer_kind: ClassVar[type[nn.Module]] = SpectralLayer  # that of its layers, unless somebody has replaced one
     layers: nn.ModuleList
 
     def why_no_kernels(self) -> str | None:
         """Return what a call of the branch does beyond its stages, for messages; None if nothing."""
         own = super().why_no_kernels()
-        return why_parts_are_called(self.layers) if own is None else f"it {own}"
+        return self.why_layers_are_called() if own is None else f"it {own}"
+
+    def why_layers_are_called(self) -> str | None:
+        """Return which of the layers must be called and why, for messages; None if none."""
+        return _why_called(self.layers, "layers", self.layer_kind)
 
     def check_context(self, context: object) -> None:
         """Raise ValueError unless `context` is None."""
@@ -40,6 +46,15 @@ class Branch(Skippable):
     def _layers(self) -> list[Any]:
         return list(self.layers)
 
+    def _product(self, layers: Iterable[Any], constants: Iterable[float | None]) -> float | None:
+        """Return the product of the coeffs and the constants of the activations; None if one of them is not known."""
+        product = 1.0
+        for layer, constant in zip(layers, constants, strict=True):  # a loop, which torch.compile traces
+            if constant is None or not isinstance(layer, self.layer_kind):  # others bound another norm, or none
+                return None
+            product *= cast(Any, layer).coeff * constant
+        return product
+
 
 class ModuleBranch(Branch):
     """A branch whose activations are modules, called one after the other with the layers."""
@@ -49,10 +64,14 @@ class ModuleBranch(Branch):
     def why_no_kernels(self) -> str | None:
         """Return what a call of the branch does beyond its formula, for messages; None if nothing."""
         reason = super().why_no_kernels()
-        return why_parts_are_called(self.activations, "activations") if reason is None else reason
+        return _why_called(self.activations, "activations", Activation) if reason is None else reason
 
     def _phis(self) -> list[Activation]:
         return cast("list[Activation]", list(self.activations))
+
+    def _constants(self) -> list[float | None]:
+        """Return the Lipschitz constants of the activations; None for a module that does not say."""
+        return [getattr(phi, "lipschitz", None) for phi in self.activations]
 
     def _set_activations(self, names: Sequence[str], layers: Sequence[nn.Module]) -> None:
         """Make the activations, each on the device and in the dtype of its layer."""
@@ -62,10 +81,9 @@ class ModuleBranch(Branch):
         )
 
 
-def why_parts_are_called(parts: nn.ModuleList, name: str = "layers") -> str | None:
-    """Return which of the parts must be called and why, for messages; None if none."""
+def _why_called(parts: nn.ModuleList, name: str, kind: type[nn.Module]) -> str | None:
     for i, part in enumerate(parts._modules.values()):
-        if not isinstance(part, Skippable):
+        if not isinstance(part, Skippable) or not isinstance(part, kind):
             return f"{name}[{i}] is a {type(part).__name__}"
         reason = part.why_no_kernels()
         if reason is not None:
@@ -95,17 +113,6 @@ def check_chain(layers: Sequence[nn.Module], activations: Sequence[str], grows_a
                 f"layers[{i}] must have an even number of inputs after {name}, which works on pairs of channels, "
                 f"got {width}; change the width or the activation."
             )
-
-
-def product_of_bounds(layers: Iterable[Any], constants: Iterable[float]) -> float | None:
-    """Return the product of the coeffs and the constants of the activations; None if a layer has no coeff."""
-    product = 1.0
-    for layer, constant in zip(layers, constants, strict=True):  # a loop, which torch.compile traces
-        coeff: float | None = getattr(layer, "coeff", None)
-        if coeff is None:
-            return None
-        product *= coeff * constant
-    return product
 
 
 def shown(constant: float | None) -> str:

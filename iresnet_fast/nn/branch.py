@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .. import _checks, ops
 from .. import activations as registry
 from .._tracing import under_transforms
-from ._branch import Branch, check_chain, product_of_bounds, shown, why_parts_are_called
+from ._branch import Branch, check_chain, shown
 from ._chain import Layer, check_names, check_spectral, conv_layers, linear_layers, names_of, pairs_of
 from ._hooks import make_tensors
 from ._slack import spend_slack
@@ -31,7 +31,7 @@ class ResidualBranch(Branch):
 
     Layers can be pruned or parametrised: what that makes of their weights is normalised. If they have hooks or a
     forward of their own, or are replaced by other modules, they are called one by one, as that line says, and a block
-    runs on the autograd path; `lipschitz` is then still that of the layers as they were built, if they have a coeff.
+    runs on the autograd path. `lipschitz` does not know of hooks; it is None if a layer is of another kind.
 
     Args:
         layers: all SpectralLinear, or all SpectralConv2d with an odd square kernel k, stride 1, padding k // 2,
@@ -145,9 +145,9 @@ class ResidualBranch(Branch):
     def lipschitz(self) -> float | None:
         """Lipschitz constant of g: the product over the stages of coeff and the activation's constant.
 
-        None if a layer has been replaced by a module without a coeff.
+        None if a layer has been replaced by a module of another kind.
         """
-        return product_of_bounds(self.layers, [registry.get(name).lipschitz for name in self.activations])
+        return self._product(self.layers, [registry.get(name).lipschitz for name in self.activations])
 
     def stages(self, image_size: Sequence[int] | None = None) -> Stages:
         """Return the effective weights, the biases, the activations and their parameters, as `iresnet_fast.ops` takes.
@@ -200,7 +200,7 @@ class ResidualBranch(Branch):
         """
         self.check_context(context)
         self.check_input(x)
-        reason = why_parts_are_called(self.layers)
+        reason = self.why_layers_are_called()
         return ops.branch(x, *self.stages(x.shape[2:])) if reason is None else self._call_layers(x, reason)
 
     def _call_layers(self, x: Tensor, reason: str) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .. import _checks
 from .._inputs import check_module
-from ._branch import ModuleBranch, check_chain, product_of_bounds, shown
+from ._branch import ModuleBranch, check_chain, shown
 from ._chain import (
     Layer,
     check_names,
@@ -140,9 +140,9 @@ class ConditionalBranch(ModuleBranch):
     def lipschitz(self) -> float | None:
         """Lipschitz constant of g in x, at every context: the product of the layers' and the activations'.
 
-        None if a layer has been replaced by a module without a coeff.
+        None if a layer has been replaced by a module of another kind.
         """
-        return product_of_bounds(self.layers, [phi.lipschitz for phi in self._phis()])
+        return self._product(self.layers, self._constants())
 
     @staticmethod
     def plain_forward() -> Callable[..., Tensor]:

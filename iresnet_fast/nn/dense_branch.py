@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import _checks
-from ._branch import ModuleBranch, product_of_bounds, shown
+from ._branch import ModuleBranch, shown
 from ._chain import Layer, check_spectral, conv_layers, inputs_of, linear_layers, outputs_of
 from ._maps import maps_of
 from ._tensors import gathered
@@ -127,12 +127,12 @@ class DenseBranch(ModuleBranch):
     def lipschitz(self) -> float | None:
         """Lipschitz constant of g: that of the last layer times max(1, Lip(phi) coeff) over the stages.
 
-        None if a layer has been replaced by a module without a coeff.
+        None if a layer has been replaced by a module of another kind.
         """
         *stages, last = self._layers()
-        bounds = [product_of_bounds([layer], [phi.lipschitz]) for layer, phi in zip(stages, self._phis(), strict=True)]
+        bounds = [self._product([layer], [phi]) for layer, phi in zip(stages, self._constants(), strict=True)]
         factors = [max(1.0, bound) for bound in bounds if bound is not None]
-        return product_of_bounds([last], [math.prod(factors)]) if len(factors) == len(stages) else None
+        return self._product([last], [math.prod(factors)]) if len(factors) == len(stages) else None
 
     @staticmethod
     def plain_forward() -> Callable[..., Tensor]:

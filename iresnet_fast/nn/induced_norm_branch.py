@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ._branch import ModuleBranch, check_chain, product_of_bounds, shown
+from ._branch import ModuleBranch, check_chain, shown
 from ._chain import check_names, conv_layers, linear_layers, names_of, pairs_of
-from .induced_norm import InducedNormConv2d, InducedNormLinear
+from .induced_norm import InducedNormConv2d, InducedNormLayer, InducedNormLinear
 
 Layer = InducedNormLinear | InducedNormConv2d
 
@@ -33,6 +33,8 @@ class InducedNormBranch(ModuleBranch):
     Attributes:
         norm: p.
     """
+
+    layer_kind = InducedNormLayer
 
     def __init__(self, layers: Sequence[Layer], activations: Sequence[str]) -> None:
         """Build the branch; the arguments are those of the class."""
@@ -110,9 +112,9 @@ class InducedNormBranch(ModuleBranch):
     def contraction(self) -> float:
         """Lipschitz constant of g in its own p-norm: elementwise activations and MaxMin have theirs in any p.
 
-        Infinite if a layer has been replaced by a module without a coeff.
+        Infinite if a layer has been replaced by a module of another kind.
         """
-        product = product_of_bounds(self.layers, [phi.lipschitz for phi in self._phis()])
+        product = self._product(self.layers, self._constants())
         return math.inf if product is None else product
 
     @property
