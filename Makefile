@@ -1,5 +1,5 @@
-# make test | matrix | simt | trust | bench | gpu | lint | sanitize | cuda-static | cuda-install | simt-mutate | build |
-# clean.
+# make test | matrix | simt | trust | bench | gpu | lint | sanitize | fuzz | cuda-static | cuda-install | simt-mutate |
+# build | clean.
 # Options: ARGS="--quick" for the program run, JOBS (test processes), VENV, PYTHON, MATRIX (environments of `matrix`).
 VENV ?= .venv
 PYTHON ?= python3
@@ -13,7 +13,7 @@ CUDA_TORCH := torch==2.14.1
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
 BUILD_FILES := setup.py pyproject.toml $(wildcard build_backend/*.py) iresnet_fast/_version.py
 
-.PHONY: test matrix simt trust bench gpu lint sanitize cuda-static cuda-install simt-mutate build clean
+.PHONY: test matrix simt trust bench gpu lint sanitize fuzz cuda-static cuda-install simt-mutate build clean
 .DELETE_ON_ERROR:
 
 test: build
@@ -51,6 +51,11 @@ lint: $(VENV)/.requirements
 sanitize: $(VENV)/.requirements
 	$(BIN)/python setup.py -q sanitize
 	build/sanitize/run $(ARGS)
+
+# 10,000 calls of raw and public ops with arguments that nobody should pass, on the extension under the same sanitizers.
+fuzz: $(VENV)/.requirements
+	$(BIN)/python setup.py -q fuzz
+	PYTHONPATH=tests $(BIN)/python -m fuzz --extension build/fuzz/_C.so $(ARGS)
 
 # Machine code of the CUDA kernels for every architecture, judged; writes docs/cuda-evidence.md. ARGS=--check: compares.
 cuda-static: $(VENV)/.requirements

@@ -158,6 +158,17 @@ class BuildExtension(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         """Compile and link the extension, then copy it to where setuptools expects it."""
+        # Not setuptools' temporary folder: editable installs give a new one each time, and would start from nothing.
+        folder = Path("build") / f"ninja-{sys.implementation.cache_tag}{'-debug' if DEBUG else ''}"
+        target = Path(self.get_ext_fullpath(ext.name))
+        name = Path(self.get_ext_filename(ext.name)).name
+        built = run_ninja(folder, name, self.cxx, self.extension_flags(), self.link_flags("cpu"))
+        cuda = None if self.cuda is None else self.build_cuda(self.cuda, Path(f"{folder}-cuda"))
+        place(built, target)
+        place(cuda, target.parent / LIBRARY)
+
+    def extension_flags(self) -> dict[str, list[str]]:
+        """Return the sources of the extension with the flags of each."""
         import pybind11
 
         module_flags = [f"-isystem{pybind11.get_include()}", f"-isystem{sysconfig.get_path('include')}"]
@@ -165,14 +176,7 @@ class BuildExtension(build_ext):
         flags["csrc/module.cpp"] = [*self.common_flags(), *module_flags, *self.metadata()]
         flags |= self.digest_of_sources()
         flags |= assign(sources("csrc/cuda/*.cpp"), self.common_flags())  # plans need no GPU
-        flags |= {source: self.common_flags() + own for source, own in kernel_sources().items()}
-        # Not setuptools' temporary folder: editable installs give a new one each time, and would start from nothing.
-        folder = Path("build") / f"ninja-{sys.implementation.cache_tag}{'-debug' if DEBUG else ''}"
-        target = Path(self.get_ext_fullpath(ext.name))
-        built = run_ninja(folder, Path(self.get_ext_filename(ext.name)).name, self.cxx, flags, self.link_flags("cpu"))
-        cuda = None if self.cuda is None else self.build_cuda(self.cuda, Path(f"{folder}-cuda"))
-        place(built, target)
-        place(cuda, target.parent / LIBRARY)
+        return flags | {source: self.common_flags() + own for source, own in kernel_sources().items()}
 
     def copy_extensions_to_source(self) -> None:
         """Copy what was built beside the Python files, for an editable install."""
@@ -248,10 +252,26 @@ class Sanitize(Command):
         run_ninja(Path("build/sanitize"), "run", find_compiler(), flags, [*SANITIZE_FLAGS, "-pthread"])
 
 
+class SanitizeExtension(BuildExtension):
+    """Build the extension for the CPU under the same sanitizers, as build/fuzz/_C.so; `make fuzz` calls it."""
+
+    def run(self) -> None:
+        """Build it; nothing is installed."""
+        self.cxx, self.torch = find_compiler(), supported_torch()
+        self.cuda, self.cuda_note = None, "under the sanitizers"
+        self.compiler_version = "one of the sanitizers"
+        flags = [*self.link_flags("cpu"), *SANITIZE_FLAGS]
+        run_ninja(Path("build/fuzz"), "_C.so", self.cxx, self.extension_flags(), flags)
+
+    def common_flags(self) -> list[str]:
+        """Return the flags of every C++ file."""
+        return COMMON_FLAGS + SANITIZE_FLAGS
+
+
 if int(setuptools.__version__.split(".")[0]) < 77:
     raise SystemExit(
         f"iresnet_fast needs setuptools >= 77 to build, found {setuptools.__version__}: `pip install -U setuptools`, "
         "or leave out --no-build-isolation so that pip fetches what the build needs."
     )
 extensions = [] if skip_extension() else [Extension("iresnet_fast._C", sources=[])]
-setup(ext_modules=extensions, cmdclass={"build_ext": BuildExtension, "sanitize": Sanitize})
+setup(ext_modules=extensions, cmdclass={"build_ext": BuildExtension, "sanitize": Sanitize, "fuzz": SanitizeExtension})

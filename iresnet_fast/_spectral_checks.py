@@ -109,6 +109,8 @@ def _vector_shapes(i: int, weight: Tensor, place: ConvGeometry | None) -> tuple[
                 f"pass a ConvGeometry for a convolution."
             )
         return (shape[0],), (shape[1],)
+    if not isinstance(place, ConvGeometry):
+        raise TypeError(f"geometry[{i}] must be a ConvGeometry or None, got {place!r}; pass one of them.")
     return place.vector_shapes(shape, f"weights[{i}]", f"geometry[{i}]")
 
 

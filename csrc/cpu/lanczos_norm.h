@@ -201,7 +201,7 @@ struct LanczosLayer {
   // A weight that is zero or not finite keeps the directions of its hints.
   void without_norm(T sigma, int64_t iterations) const {
     auto keep = [&](const T* hint, int64_t hint_size, T* target) {
-      std::memcpy(target, hint, sizeof(T) * hint_size);
+      copy(hint, hint_size, target);
       const T length = root(dot(hint, hint, hint_size));
       if (has_direction(length))
         scale(target, hint_size, T(1) / length);
@@ -210,7 +210,7 @@ struct LanczosLayer {
     };
     keep(layer.u, layer.u_size(), op.u[index]);
     keep(layer.v, layer.v_size(), op.v[index]);
-    std::memset(op.companion[index], 0, sizeof(T) * size);
+    for (int64_t i = 0; i < size; ++i) op.companion[index][i] = T(0);
     op.sigma[index] = op.residual[index] = sigma;
     op.iterations[index] = iterations;
   }

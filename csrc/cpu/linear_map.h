@@ -32,6 +32,12 @@ void add_multiple(T factor, const T* source, int64_t size, T* target) {
   for (; i < size; ++i) target[i] += factor * source[i];
 }
 
+// Tensors without elements may have no address, which memcpy must not see.
+template <class T>
+void copy(const T* source, int64_t size, T* target) {
+  if (size > 0) std::memcpy(target, source, sizeof(T) * size);
+}
+
 // A convolution on its grid, with room for one input and one output. `products`: pack the weights for apply and
 // apply_transposed.
 template <class T>

@@ -64,7 +64,7 @@ int64_t iterate_matrix(const NormLayer<T>& layer, int64_t most, T tolerance, T* 
     if (sigma > T(0))
       for (int i = 0; i < rows; ++i) u[i] /= sigma;
     else
-      std::memcpy(u, layer.u, sizeof(T) * rows);
+      copy(layer.u, rows, u);
     if (iteration == most || settled(sigma, before, tolerance)) return iteration;
   }
 }
@@ -109,8 +109,8 @@ void spectral_norm(const SpectralNormOperands<T>& op, const Parallel& parallel) 
   // Returns whether all lengths were exact.
   auto iterate = [&](int64_t index, const NormLayer<T>& layer, Workspace& workspace) {
     T *u = op.u[index], *v = op.v[index], &sigma = op.sigma[index];
-    std::memcpy(u, layer.u, sizeof(T) * layer.u_size());
-    std::memcpy(v, layer.v, sizeof(T) * layer.v_size());
+    copy(layer.u, layer.u_size(), u);
+    copy(layer.v, layer.v_size(), v);
     Lengths<T> lengths;
     if (layer.matrix()) {
       T* image = workspace.take<T>(layer.in_channels);

@@ -9,7 +9,7 @@ namespace {
 
 // The entry of largest magnitude, NaN if one is not finite.
 template <class T>
-__device__ IRF_NOINLINE T largest_entry(const NormLayer<T>& layer, T* partial) {
+__device__ __forceinline__ T largest_entry(const NormLayer<T>& layer, T* partial) {
   int64_t count = int64_t(layer.out_channels) * layer.in_channels;
   if (layer.height > 0) count = count / layer.groups * layer.kernel_height * layer.kernel_width;
   T most = T(0), poison = T(0);

@@ -69,15 +69,19 @@ __device__ __forceinline__ bool settled(T sigma, T before, T tolerance) {
 template <class T, class Map>
 __device__ __forceinline__ int iterate(Map map, int most, T tolerance, T* partial, T& sigma) {
   const NormTask<T>& task = map.task;
-  bool transposed = most > 0, exact = true;
+  bool transposed = most > 0;
   int iteration = 1;
-  T factor = T(1);  // of u and v between products: with it those of any weight are of ordinary size
+  // In shared memory, since registers are for the products. factor: of u and v between products, with which those of
+  // any weight are of ordinary size; exact: were the lengths of all A^T u; lengths: of A v, at even and odd iterations.
+  __shared__ T factor;
+  __shared__ T lengths[2];
+  __shared__ bool exact;
+  if (threadIdx.x == 0) factor = T(1), exact = true, lengths[0] = T(0);
   map.prepare();
   if (transposed)
-    copy(task.layer.u, task.u_size, map.u(), factor);
+    copy(task.layer.u, task.u_size, map.u(), T(1));
   else
-    copy(task.layer.v, task.v_size, map.v(), factor);
-  sigma = T(0);
+    copy(task.layer.v, task.v_size, map.v(), T(1));
   for (;; transposed = !transposed) {
     __syncthreads();
     map.apply(transposed, iteration < most && factor == T(1));
@@ -91,29 +95,30 @@ __device__ __forceinline__ int iterate(Map map, int most, T tolerance, T* partia
       break;
     }
     const T length = sqrt(sum);
-    exact = exact && exact_square(sum);
     normalize(product, length, given, size, transposed ? map.v() : map.u(), factor);
-    if (transposed) continue;
-    const T before = sigma;
-    sigma = length;
-    if (iteration < most && !settled(sigma, before, tolerance)) {
+    if (transposed) {
+      if (threadIdx.x == 0 && !exact_square(sum)) exact = false;
+      continue;
+    }
+    if (threadIdx.x == 0) lengths[iteration % 2] = length;
+    if (iteration < most && !settled(length, lengths[1 - iteration % 2], tolerance)) {
       ++iteration;
       continue;
     }
-    if (exact || factor != T(1)) break;
+    sigma = length / factor;
+    if ((exact && exact_square(sum)) || factor != T(1)) break;
+    // Once more from the start, if the weight is large or small.
     const T entry = largest_entry(task.layer, partial);
-    if (entry > T(0) && entry <= Lanczos<T>::kLargest) factor = weight_factor(entry);
-    if (factor == T(1)) break;
-    // Once more from the start, which the results do not hold.
+    if (!(entry > T(0) && entry <= Lanczos<T>::kLargest) || weight_factor(entry) == T(1)) break;
+    if (threadIdx.x == 0) factor = weight_factor(entry), lengths[0] = T(0);
+    __syncthreads();
     map.restart();
     copy(task.layer.u, task.u_size, map.u(), factor);
-    sigma = T(0);
     iteration = 1;
   }
   __syncthreads();  // copies may be cut into other pieces than the loop above
   copy<T>(most == 0 ? task.layer.u : map.u(), task.u_size, task.u, T(1) / factor);
   copy<T>(map.v(), task.v_size, task.v, T(1) / factor);
-  sigma /= factor;
   return most == 0 ? 0 : iteration;
 }
 

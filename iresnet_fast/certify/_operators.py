@@ -209,7 +209,7 @@ class Operator:
 
 
 def check(weight: Tensor, geometry: ConvGeometry | None, padding_mode: str) -> None:
-    """Raise ValueError unless these describe a linear map."""
+    """Raise ValueError, or TypeError, unless these describe a linear map."""
     check_tensor(weight, "weight")
     if padding_mode not in ("zeros", "circular"):
         raise ValueError(f"padding_mode must be 'zeros' or 'circular', got {padding_mode!r}; pad before the layer.")
@@ -223,4 +223,6 @@ def check(weight: Tensor, geometry: ConvGeometry | None, padding_mode: str) -> N
                 f"ConvGeometry of the convolution."
             )
         return
+    if not isinstance(geometry, ConvGeometry):
+        raise TypeError(f"geometry must be a ConvGeometry or None, got {geometry!r}; pass one of them.")
     geometry.vector_shapes(shape)

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from layers import LAYERS
@@ -192,3 +194,22 @@ def test_tiles_of_a_convolution_meet_no_bank_conflict(checker):
     assert weights.requests > 0
     assert weights.wavefronts == 4 * weights.requests
     assert image.wavefronts == image.requests == 2 * weights.requests
+
+
+@pytest.mark.parametrize("tol", [-1.0, 1e-3])
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_weights_of_any_size(emulator, size, tol):
+    """Those of weights of ordinary size: squares would overflow or vanish. Digits: some eps for a sum."""
+    plain, scale = named_layers(["matrix", "streamed", "strides"], torch.float32), 2.0 ** round(math.log2(size))
+    sized = plain._replace(weights=[weight * scale for weight in plain.weights])
+    got, want = (spectral_norm(emulator, layers, 4, tol) for layers in (sized, plain))
+    torch.testing.assert_close(got[0] / scale, want[0], rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(got[1:3], want[1:3], rtol=0.0, atol=1e-5)
+    assert torch.equal(got[3], want[3])
+
+
+def test_infinite_weights_have_no_finite_norm(emulator):
+    layers = named_layers(["matrix", "same"], torch.float32)
+    for weight in layers.weights:
+        weight.view(-1)[-1] = torch.inf
+    assert not spectral_norm(emulator, layers, 3)[0].isfinite().any()

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from layers import LAYERS
@@ -172,3 +174,21 @@ def test_gradient_of_a_matrix_moves_what_it_must(checker):
     ]
     assert sum(traffic.bytes for traffic in by_16_bytes) >= 3 * size
     assert all(traffic.sectors == 16 * traffic.requests for traffic in by_16_bytes)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_weights_of_any_size(emulator, dtype, size):
+    """The gradient depends on the weight and its limit by their ratio only."""
+    layers, sigmas, coeffs, grads = prepare(FEW, dtype)
+    scale = 2.0 ** round(math.log2(size))
+    sized = layers._replace(weights=[weight * scale for weight in layers.weights])
+    for through_sigma in (True, False):
+        got = backward(emulator, sized, sigmas * scale, coeffs * scale, grads, through_sigma)
+        plain = backward(emulator, layers, sigmas, coeffs, grads, through_sigma)
+        torch.testing.assert_close(got, plain, rtol=1e-5, atol=1e-6)
+    # Scaled down to a limit that does not grow with the weight.
+    limits = torch.full_like(coeffs, 0.5)
+    got = backward(emulator, sized, sigmas * scale, limits * min(scale, 1.0), grads)
+    plain = backward(emulator, layers, sigmas, limits, grads)
+    torch.testing.assert_close([g * max(scale, 1.0) for g in got], plain, rtol=1e-5, atol=1e-6)
