@@ -17,7 +17,7 @@ from nn_models import (
 
 from iresnet_fast import _library, nn, ops
 from iresnet_fast.estimators import Exact, PowerSeries, RussianRoulette
-from iresnet_fast.nn import block as block_module
+from iresnet_fast.nn import _paths
 from iresnet_fast.solvers import FixedPoint
 
 pytestmark = [
@@ -152,7 +152,7 @@ def test_fallback_agrees_with_the_stages():
 
 
 def test_fallback_is_said_once_and_in_the_repr():
-    block_module._told.clear()
+    _paths._told.clear()
     block = nn.InvertibleResidualBlock(Conditional(0.64))
     with pytest.warns(UserWarning, match="runs a Conditional as its branch on the autograd fallback"):
         block(make_input("dense"))

@@ -11,7 +11,7 @@ from torch.nn.modules import module as every_module
 from iresnet_fast import nn
 from iresnet_fast.certify import certify
 from iresnet_fast.estimators import Exact, PowerSeries
-from iresnet_fast.nn import block as block_module
+from iresnet_fast.nn import _paths
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -251,7 +251,7 @@ def test_a_convolution_that_does_not_keep_the_size_is_not_taken_for_one_that_doe
 
 
 def test_the_block_says_why_it_is_slower(monkeypatch):
-    monkeypatch.setattr(block_module, "_told", set())
+    monkeypatch.setattr(_paths, "_told", set())
     block, (x,) = make_block("residual")
     block.branch.layers[1].register_forward_hook(lambda *_: None)
     with pytest.warns(UserWarning, match=r"on the autograd fallback since layers\[1\] has hooks"):
