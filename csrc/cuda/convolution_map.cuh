@@ -215,8 +215,6 @@ struct ConvolutionMap {
     if (forward || transposed) pack_convolution(task.layer, forward, transposed, threadIdx.x / kWarp, kNormWarps);
   }
 
-  __device__ void restart() {}
-
   // v = A^T u, or u = A v.
   __device__ void apply(bool transposed, bool) {
     __shared__ Direction d;

@@ -160,14 +160,16 @@ __device__ __forceinline__ Jet<T> jet(Activation activation, T a, T slope) {
   }
 }
 
+template <class T>
+constexpr T kLeastNormal = std::numeric_limits<T>::min();
+
 // The slope softplus(beta) of an activation with a learnable parameter; 1 without one. Never zero, which times infinity
 // is no number.
 template <class T>
 __device__ __forceinline__ T slope_of(const T* beta) {
   if (!beta) return T(1);
-  constexpr T kLeast = std::numeric_limits<T>::min();
   const T slope = Softplus::jet<ScalarMath<T>>(*beta, T(1)).h;
-  return slope < kLeast ? kLeast : slope;
+  return slope < kLeastNormal<T> ? T(kLeastNormal<T>) : slope;
 }
 
 }  // namespace irf::cuda

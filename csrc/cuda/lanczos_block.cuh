@@ -180,7 +180,7 @@ struct LanczosBlock {
 #pragma unroll 1
     for (int turn = 0; turn < 2; ++turn) {
       __syncthreads();
-      map.apply(left() == (turn == 0), !left() && turn == 0);
+      map.apply(left() == (turn == 0), !left());
       __syncthreads();
       if (turn == 0) take_image(left() ? map.image() : map.u(), far(map));
     }

@@ -107,7 +107,6 @@ template <class T>
 struct MatrixMap {
   const NormTask<T>& task;
   T* shared;
-  bool image_ready = false;  // holds A^T A v, not yet divided by |A v|
 
   __device__ MatrixMap(const NormTask<T>& task_, T* shared_) : task(task_), shared(shared_) {}
 
@@ -135,38 +134,36 @@ struct MatrixMap {
         copy[i * pitch + k] = k < columns ? task.layer.weight[int64_t(i) * columns + k] : T(0);
   }
 
-  // Before u is set anew.
-  __device__ void restart() { image_ready = false; }
-
-  // image = A^T u, or u = A v. `more`: after this A v comes A^T u.
-  __device__ void apply(bool transposed, bool more) {
-    if (transposed && image_ready) return;
-    image_ready = !transposed && more && task.image_at != kElsewhere;
+  // image = A^T u, or u = A v. `both`: the two follow each other, A v first, so that one pass over A can do for them:
+  // then the image is A^T A v, not yet divided by |A v|.
+  __device__ void apply(bool transposed, bool both) {
+    both = both && task.image_at != kElsewhere;
+    if (transposed && both) return;
     if (task.weight_at != kElsewhere)
-      pass<RowAccess::kShared>(shared + task.weight_at, round_up(task.layer.in_channels, kVector<T>), transposed);
+      pass<RowAccess::kShared>(shared + task.weight_at, round_up(task.layer.in_channels, kVector<T>), transposed, both);
     else if (aligned())
-      pass<RowAccess::kVectors>(task.layer.weight, task.layer.in_channels, transposed);
+      pass<RowAccess::kVectors>(task.layer.weight, task.layer.in_channels, transposed, both);
     else
-      pass<RowAccess::kElements>(task.layer.weight, task.layer.in_channels, transposed);
+      pass<RowAccess::kElements>(task.layer.weight, task.layer.in_channels, transposed, both);
   }
 
   template <RowAccess kAccess>
-  __device__ void pass(const T* w, int pitch, bool transposed) {
+  __device__ void pass(const T* w, int pitch, bool transposed, bool both) {
     if (kAccess != RowAccess::kElements && task.layer.in_channels <= RowPass<T, 1, kAccess>::kSpan)
-      pass<kAccess, 1>(w, pitch, transposed);
+      pass<kAccess, 1>(w, pitch, transposed, both);
     else
-      pass<kAccess, kWidestRow>(w, pitch, transposed);
+      pass<kAccess, kWidestRow>(w, pitch, transposed, both);
   }
 
   // A matrix wider than the registers of a warp goes by panels of columns, and then never both ways at once.
   template <RowAccess kAccess, int N>
-  __device__ void pass(const T* w, int pitch, bool transposed) {
+  __device__ void pass(const T* w, int pitch, bool transposed, bool both) {
     const int columns = task.layer.in_channels;
     using Pass = RowPass<T, N, kAccess>;
     for (int first = 0; first == 0 || first < columns; first += Pass::kSpan)  // without columns, u = 0
       Pass::run(w + first, task.layer.out_channels, min(columns - first, Pass::kSpan), pitch,
-                transposed ? nullptr : v() + first, first > 0, u(),
-                transposed || image_ready ? image() + first : nullptr, shared + kSums);
+                transposed ? nullptr : v() + first, first > 0, u(), transposed || both ? image() + first : nullptr,
+                shared + kSums);
   }
 };
 

@@ -40,7 +40,7 @@ __device__ __forceinline__ T dot(const T* a, const T* b, int size, T* partial) {
 
 // target = factor * source / length; `fallback` where there is no direction to take. The factor is a power of two.
 template <class T>
-__device__ __forceinline__ void normalize(const T* source, T length, const T* fallback, int size, T* target, T factor) {
+__device__ IRF_NOINLINE void normalize(const T* source, T length, const T* fallback, int size, T* target, T factor) {
   if (!(length > T(0))) source = fallback, length = T(1);
   const int whole = whole_vectors(source, target, size);
 #pragma unroll 2
@@ -65,12 +65,20 @@ __device__ __forceinline__ bool settled(T sigma, T before, T tolerance) {
   return tolerance >= T(0) && change <= tolerance * sigma;
 }
 
-// Results go to the task's u and v. Returns the number of iterations.
+// The power of two by which a large or small weight is of ordinary size; 1 for others, and for those that are not
+// finite. A function of its own, as `normalize`, takes no registers from the products.
+template <class T>
+__device__ IRF_NOINLINE void find_factor(const NormTask<T>* task, T* partial, T* factor) {
+  const T entry = largest_entry(task->layer, partial);
+  if (threadIdx.x == 0) *factor = entry > T(0) && entry <= Lanczos<T>::kLargest ? weight_factor(entry) : T(1);
+  __syncthreads();
+}
+
+// Results go to the task's u and v, and to sigma in shared memory. Returns the number of iterations.
 template <class T, class Map>
-__device__ __forceinline__ int iterate(Map map, int most, T tolerance, T* partial, T& sigma) {
+__device__ __forceinline__ int iterate(Map map, int most, T tolerance, T* partial, T* sigma) {
   const NormTask<T>& task = map.task;
-  bool transposed = most > 0;
-  int iteration = 1;
+  int step = most > 0 ? 0 : 1;  // even: A^T u, odd: A v
   // In shared memory, since registers are for the products. factor: of u and v between products, with which those of
   // any weight are of ordinary size; exact: were the lengths of all A^T u; lengths: of A v, at even and odd iterations.
   __shared__ T factor;
@@ -78,20 +86,22 @@ __device__ __forceinline__ int iterate(Map map, int most, T tolerance, T* partia
   __shared__ bool exact;
   if (threadIdx.x == 0) factor = T(1), exact = true, lengths[0] = T(0);
   map.prepare();
-  if (transposed)
+  if (most > 0)
     copy(task.layer.u, task.u_size, map.u(), T(1));
   else
     copy(task.layer.v, task.v_size, map.v(), T(1));
-  for (;; transposed = !transposed) {
+  for (;; ++step) {
+    const bool transposed = step % 2 == 0;
+    const int iteration = step / 2 + 1;
     __syncthreads();
-    map.apply(transposed, iteration < most && factor == T(1));
+    map.apply(transposed, factor == T(1) && (transposed ? step > 0 : iteration < most));
     __syncthreads();
     const int size = transposed ? task.v_size : task.u_size;
     const T* product = transposed ? map.image() : map.u();
     const T* given = transposed ? task.layer.v : task.layer.u;
     const T sum = dot(product, most == 0 ? given : product, size, partial);
     if (most == 0) {
-      sigma = sum;
+      if (threadIdx.x == 0) *sigma = sum;
       break;
     }
     const T length = sqrt(sum);
@@ -101,25 +111,20 @@ __device__ __forceinline__ int iterate(Map map, int most, T tolerance, T* partia
       continue;
     }
     if (threadIdx.x == 0) lengths[iteration % 2] = length;
-    if (iteration < most && !settled(length, lengths[1 - iteration % 2], tolerance)) {
-      ++iteration;
-      continue;
-    }
-    sigma = length / factor;
+    if (iteration < most && !settled(length, lengths[1 - iteration % 2], tolerance)) continue;
+    if (threadIdx.x == 0) *sigma = length / factor;
     if ((exact && exact_square(sum)) || factor != T(1)) break;
     // Once more from the start, if the weight is large or small.
-    const T entry = largest_entry(task.layer, partial);
-    if (!(entry > T(0) && entry <= Lanczos<T>::kLargest) || weight_factor(entry) == T(1)) break;
-    if (threadIdx.x == 0) factor = weight_factor(entry), lengths[0] = T(0);
-    __syncthreads();
-    map.restart();
+    if (threadIdx.x == 0) lengths[0] = T(0);
+    find_factor(&task, partial, &factor);
+    if (factor == T(1)) break;
     copy(task.layer.u, task.u_size, map.u(), factor);
-    iteration = 1;
+    step = -1;
   }
   __syncthreads();  // copies may be cut into other pieces than the loop above
   copy<T>(most == 0 ? task.layer.u : map.u(), task.u_size, task.u, T(1) / factor);
   copy<T>(map.v(), task.v_size, task.v, T(1) / factor);
-  return most == 0 ? 0 : iteration;
+  return most == 0 ? 0 : step / 2 + 1;
 }
 
 template <class T>
@@ -130,10 +135,10 @@ __global__ __launch_bounds__(kNormThreads) void power_iteration(const NormTask<T
   if (threadIdx.x == 0) task = table[blockIdx.x];
   __syncthreads();
   T* shared = reinterpret_cast<T*>(memory);
-  T norm;
+  __shared__ T norm;
   const int count = task.layer.height == 0
-                        ? iterate(MatrixMap<T>(task, shared), most, tolerance, shared, norm)
-                        : iterate(ConvolutionMap<T>{task, shared, workspace}, most, tolerance, shared, norm);
+                        ? iterate(MatrixMap<T>(task, shared), most, tolerance, shared, &norm)
+                        : iterate(ConvolutionMap<T>{task, shared, workspace}, most, tolerance, shared, &norm);
   if (threadIdx.x == 0) {
     sigma[task.index] = norm;
     iterations[task.index] = count;

@@ -52,8 +52,8 @@ class Call:
         return cls(_SampleKeys(x, seed), logdet)
 
     def part(self, index: int) -> Call:
-        """Return the call of a part: each has keys of its own, the first those that it would have alone."""
-        return self if index == 0 else Call(self._sample_keys, self.logdet, (*self._path, index))
+        """Return the call of a part: each has keys of its own."""
+        return Call(self._sample_keys, self.logdet, (*self._path, index))
 
     def keys(self) -> Tensor:
         """Return the keys of the samples [B], int64 below 2^32, of which numbers are drawn outside training.
