@@ -1,7 +1,8 @@
 """Random numbers that are functions of a sample: its key is a hash of its bits, every number a hash of key and place.
 
 So what a model draws outside training does not depend on the batch that a sample comes in, on the order, the process
-or the device, and is independent between samples that differ. Integer arithmetic only: no rounding has a part in it.
+or the device, and is independent between samples that differ. Keys, signs and uniform numbers are the same to the bit,
+normal numbers to rounding.
 """
 
 from __future__ import annotations
@@ -62,13 +63,14 @@ def hashed_probe(keys: Tensor, x: Tensor, n_probes: int, kind: str, seed: int) -
 def hashed_uniform(keys: Tensor, x: Tensor, seed: int) -> Tensor:
     """Return noise shaped like x, uniform in (0, 1); arguments as of `hashed_probe`."""
     bits = _hashed_bits(mixed(keys, seed), x.shape[1:])
-    return (((bits >> 9).float() + 0.5) * 2.0**-23).to(x.dtype)  # the middles of 2^23 cells
+    uniform = (((bits >> 9).float() + 0.5) * 2.0**-23).to(x.dtype)  # the middles of 2^23 cells
+    return uniform.clamp(max=1.0 - 0.5 * torch.finfo(x.dtype).eps)  # to which a narrow dtype would round them
 
 
 def hashed_normal(keys: Tensor, event_shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Return normal numbers [B, *event_shape] of 53 random bits each."""
+    """Return normal numbers [B, *event_shape] of 52 random bits each."""
     high, low = (_hashed_bits(mixed(keys, word), event_shape) for word in range(2))
-    uniform = ((high << 21 | low >> 11).double() + 0.5) * 2.0**-52 - 1.0
+    uniform = ((high << 20 | low >> 12).double() + 0.5) * 2.0**-51 - 1.0
     return (torch.erfinv(uniform) * math.sqrt(2.0)).to(dtype)
 
 

@@ -64,8 +64,7 @@ class PowerSeries:
         if training:
             probe = draw_probe(x, self.n_probes, self.probe, generator)
         else:
-            keys = sample_keys(x) if keys is None else keys
-            probe = hashed_probe(keys, x, self.n_probes, self.probe, self.eval_seed)
+            probe = hashed_probe(_keys_of(x, keys), x, self.n_probes, self.probe, self.eval_seed)
         return probe, torch.ones(self.n_terms, dtype=x.dtype, device=x.device)
 
 
@@ -173,8 +172,7 @@ class RussianRoulette:
             keys: of the samples, [B] integers below 2^32, outside training; None: a hash of the bits of each.
         """
         if not training:
-            keys = sample_keys(x) if keys is None else keys
-            probe = hashed_probe(keys, x, self.n_probes, self.probe, self.eval_seed)
+            probe = hashed_probe(_keys_of(x, keys), x, self.n_probes, self.probe, self.eval_seed)
             return probe, torch.ones(self.n_exact + self.eval_terms, dtype=x.dtype, device=x.device)
         probe = draw_probe(x, self.n_probes, self.probe, generator)
         captured = _capture.of(x) is not None
@@ -256,6 +254,15 @@ def draw_probe(x: Tensor, n_probes: int, kind: str, generator: torch.Generator |
     words = torch.randint(_SIGN, -_SIGN, (n_words, 1), dtype=torch.int32, device=x.device, generator=generator)
     signs = (words << shifts).bitwise_and_(_SIGN).bitwise_or_(_ONE)
     return signs.view(torch.float32).flatten()[:n].view(shape).to(x.dtype)
+
+
+def _keys_of(x: Tensor, keys: Tensor | None) -> Tensor:
+    """Return the keys of the samples of x: those given, or hashes of their bits."""
+    if keys is None:
+        return sample_keys(x)
+    if keys.shape != x.shape[:1]:
+        raise ValueError(f"keys must have shape {tuple(x.shape[:1])}, got {tuple(keys.shape)}; pass one a sample.")
+    return keys
 
 
 def _poisson_tail(rate: float, m: int) -> float:

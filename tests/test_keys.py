@@ -104,6 +104,10 @@ def test_uniform_and_normal_numbers():
     uniform = _keys.hashed_uniform(keys, torch.empty(N, 2, dtype=torch.float64), 0)
     assert 0.0 < float(uniform.min()) < 1e-3
     assert 1.0 - 1e-3 < float(uniform.max()) < 1.0
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        narrow = _keys.hashed_uniform(keys, torch.empty(N, 2, dtype=dtype), 0)
+        assert 0.0 < float(narrow.min())
+        assert float(narrow.max()) < 1.0
     normal = _keys.hashed_normal(keys, (2,), torch.float64)
     for numbers in (uniform, 0.5 * (1.0 + torch.erf(normal / math.sqrt(2.0)))):
         ordered = numbers.sort(0).values

@@ -138,11 +138,11 @@ def test_parts_and_seeds_have_probes_of_their_own():
     blocks[1].load_state_dict(blocks[0].state_dict())
     flow, x = nn.Sequential(*blocks).eval(), torch.randn(4000, 6)
     with torch.no_grad():
-        first = flow[0](x)[1]
+        first = flow[0](x, call=nn.Call.of(x).part(0))[1]
         second = flow(x)[1] - first
         again = flow[1](x, call=nn.Call.of(x).part(1))[1]
-        other = flow[0](x, call=nn.Call.of(x, seed=1))[1]
-        assert torch.equal(first, flow[0](x)[1])
+        other = flow[0](x, call=nn.Call.of(x, seed=1).part(0))[1]
+        assert torch.equal(first, flow[0](x, call=nn.Call.of(x).part(0))[1])
     noises = [noise - noise.mean() for noise in (first, second, again, other)]
     for a, b in ((0, 1), (0, 2), (0, 3)):
         # The values vary with x too, and that alike; a shared probe would correlate them by more than 0.9.

@@ -1,7 +1,10 @@
 """How a call goes through the parts of a model: what they get, what parts of others' making get, and what is left."""
 
+import weakref
+
 import pytest
 import torch
+from models_examples import FLOWS, make_data, make_flow
 
 from iresnet_fast import nn
 from iresnet_fast.estimators import Exact, PowerSeries, RussianRoulette
@@ -79,9 +82,102 @@ def test_a_part_that_takes_a_call_gets_keys_of_the_whole():
     x[1] = 1.0
     with pytest.raises(ValueError, match="x must hold whole numbers, got fractions"):
         flow(x)
-    assert torch.equal(first.keys, nn.Call.of(x).keys())
+    assert torch.equal(first.keys, nn.Call.of(x).part(0).keys())
     assert torch.equal(second.keys, nn.Call.of(x).part(2).part(1).keys())
     assert torch.cat((first.keys, second.keys)).unique().numel() == 4
+
+
+@pytest.mark.parametrize("name", sorted(FLOWS))
+def test_no_two_parts_of_a_model_draw_the_same_numbers(name, monkeypatch):
+    """Not the noise of one part and the probe of another either, since the sign of a probe is a bit of the noise."""
+    flow = make_flow(name).eval()
+    for module in flow.modules():
+        if isinstance(module, nn.InvertibleResidualBlock):
+            module.estimator = PowerSeries(4)
+    x, context = make_data(flow, 1)
+    outer = nn.Sequential(nn.Sequential(nn.Sequential(flow)))
+    drawn = []
+    keys = nn.Call.keys
+    monkeypatch.setattr(nn.Call, "keys", lambda call: (drawn.append(keys(call)), keys(call))[1])
+    for model in (flow, outer):
+        drawn.clear()
+        model(x, context)
+        assert drawn
+        assert torch.cat(drawn).unique().numel() == len(drawn)
+
+
+def test_nested_parts_draw_numbers_of_their_own():
+    pads = nn.Sequential(nn.Sequential(nn.Flatten((2,)), nn.NoisePad(1)), nn.NoisePad(1), nn.Sequential(nn.NoisePad(1)))
+    z, _ = pads.eval()(torch.randn(3, 2))
+    assert z[:, 2:].flatten().unique().numel() == 9
+
+
+class Counted(nn.InvertibleResidualBlock):
+    """A block that notes which of its outputs are still alive."""
+
+    def deferred_inverse(self, z, context=None, logdet=True):
+        found = super().deferred_inverse(z, context, logdet)
+        self.output = weakref.ref(found.x)
+        return found
+
+    def inverse(self, z, context=None):
+        raise AssertionError("not asked")
+
+
+def test_an_inverse_without_log_determinant_keeps_nothing():
+    flow = nn.Sequential(*[block(Counted) for _ in range(4)]).eval()
+    with torch.no_grad():
+        found = flow.solve(torch.randn(5, 3, dtype=torch.float64))
+        assert [part.output() is not None for part in flow] == [True, False, False, False]
+        kept = flow.deferred_inverse(found.x)
+        assert all(part.output() is not None for part in flow)
+        assert kept.logdet(nn.Call.of(kept.x)).shape == (5,)
+
+
+class Delegating(torch.nn.Module):
+    """A wrapper that passes on the attributes of a part, and is called without anything but x."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.part = part
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("part"), name)
+
+    def forward(self, x):
+        return self.part(x)
+
+    def inverse(self, z):
+        return self.part.inverse(z)
+
+
+def test_wrappers_get_what_their_forward_takes():
+    part, x = block(), torch.randn(4, 3, dtype=torch.float64)
+    flow = nn.Sequential(Delegating(part)).eval()
+    torch.testing.assert_close(flow(x)[1], part(x)[1])
+    z = flow(x)[0]
+    torch.testing.assert_close(flow.solve(z).x, x, rtol=0.0, atol=1e-8)
+    whole = nn.Sequential(part).eval()
+    part.forward = lambda x: (x, x[:, 0])
+    assert torch.equal(whole(x)[1], x[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((torch.ones(3),), ValueError, r"x must have shape \[B, \*event\]"),
+        ((torch.ones(3, 2), -1), ValueError, "seed must be at least 0"),
+        ((torch.ones(3, 2), 1.5), TypeError, "seed must be an integer"),
+    ],
+)
+def test_bad_calls(arguments, error, message):
+    with pytest.raises(error, match=message):
+        nn.Call.of(*arguments)
+    with pytest.raises(ValueError, match=r"keys must have shape \(4,\), got \(2,\); pass one a sample"):
+        PowerSeries().draw(torch.ones(4, 2), False, keys=torch.arange(2))
 
 
 def test_what_needs_no_keys_hashes_none(monkeypatch):

@@ -30,6 +30,7 @@ def test_losses_are_those_of_their_definition():
 
     classifier = make_model("classifier").eval()
     task = training.task_of(classifier)
+    task.adopt(images)
     assert task.metrics == ("error_percent",)
     expected = F.cross_entropy(classifier(x.float() / 16.0 - 0.5), labels)
     torch.testing.assert_close(task.loss(task.inputs(x), labels), expected)

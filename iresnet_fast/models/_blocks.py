@@ -19,7 +19,9 @@ _EVALUATION = PowerSeries(n_terms=20)
 
 
 class Block(InvertibleResidualBlock):
-    """An InvertibleResidualBlock that changes its estimator with its mode.
+    """An InvertibleResidualBlock whose estimator is that of its mode.
+
+    To change that of the other mode set, for instance, `block.eval_estimator = Exact()`.
 
     Args:
         branch: g.

@@ -87,7 +87,7 @@ class UnboundedBlock(TakesCall):
         x = self.deferred_inverse(z).x
         return x, x.new_zeros(x.shape[0])
 
-    def deferred_inverse(self, z: Tensor, context: Any = None) -> DeferredInverse:
+    def deferred_inverse(self, z: Tensor, context: Any = None, logdet: bool = True) -> DeferredInverse:
         """Return the same with the residual of every sample, whose log-determinant is zero."""
         # With 0 for the constant the residual itself is compared with tol. Ten steps without progress end it. There is
         # no contraction to safeguard an acceleration by.

@@ -32,7 +32,7 @@ class ClassifierConfig(Config):
         padding_channels: zero channels appended after it (injective padding).
         actnorm: an ActNorm before every block.
         solver: of the inverse.
-        n_levels: of images of integers, which become x / (n_levels - 1) - 1/2; None: there are no such images.
+        n_levels: of images of integers, which become x / (n_levels - 1) - 1/2; None: `fit` takes those of the data.
 
     Raises:
         ValueError: a field is out of range.
@@ -99,7 +99,6 @@ CLASSIFIERS = {
         border=2,
         squeeze_first=True,
         padding_channels=4,
-        n_levels=256,
     ),
     "digits": ClassifierConfig(
         image_shape=(1, 8, 8),
@@ -109,10 +108,9 @@ CLASSIFIERS = {
         preactivation=False,
         squeeze_first=True,
         padding_channels=4,
-        n_levels=17,
     ),
     # i-ResNet, arXiv 1811.00995, and the scripts published with it.
-    "mnist_paper": ClassifierConfig((1, 28, 28), 10, border=2, padding_channels=15, n_levels=256),
-    "cifar10": ClassifierConfig((3, 32, 32), 10, padding_channels=13, n_levels=256),
-    "cifar100": ClassifierConfig((3, 32, 32), 100, padding_channels=13, n_levels=256),
+    "mnist_paper": ClassifierConfig((1, 28, 28), 10, border=2, padding_channels=15),
+    "cifar10": ClassifierConfig((3, 32, 32), 10, padding_channels=13),
+    "cifar100": ClassifierConfig((3, 32, 32), 100, padding_channels=13),
 }

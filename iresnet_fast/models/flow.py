@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import _checks, likelihood
 from .._inputs import check_data, check_same_kind, check_shape, check_tensor
 from ..nn import Affine, Call
-from ..nn._call import DeferredInverse, Solution, TakesCall
+from ..nn._call import DeferredInverse, Solution, TakesCall, not_kept
 from ._blocks import Block
 from ._flow_parts import body_of, preprocessing_of
 from ._modes import training
@@ -22,6 +22,9 @@ from .flow_presets import FLOWS
 from .prior import DiagonalNormal
 from .reconstruction import Reconstruction
 from .truncation import truncation_bound
+
+# The place of the body in a call. The preprocessing draws what it would draw alone; it has fewer parts than this.
+_BODY = 1000
 
 
 class IResNetFlow(Presets[FlowConfig], GroupsNorms, TakesCall):
@@ -81,9 +84,9 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms, TakesCall):
         """
         x = self._data(x)
         call = call or Call.of(x)
-        u, logdet = self.preprocessing(x, call=call.part(0))
+        u, logdet = self.preprocessing(x, call=call)
         with self._grouped_norms():
-            z, more = self.body(u, self._contexts(context, x.shape[0]), call=call.part(1))
+            z, more = self.body(u, self._contexts(context, x.shape[0]), call=call.part(_BODY))
         return z, logdet + more
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -94,18 +97,18 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms, TakesCall):
 
     def solve(self, z: Tensor, context: Tensor | None = None) -> Solution:
         """Return x without the cost of the log-determinant; arguments, warnings and errors as in `inverse`."""
-        return Solution.of(self.deferred_inverse(z, context))
+        return Solution.of(self.deferred_inverse(z, context, logdet=False))
 
-    def deferred_inverse(self, z: Tensor, context: Tensor | None = None) -> DeferredInverse:
-        """Return x, and its log-determinant for whoever wants it; arguments and errors as in `inverse`."""
+    def deferred_inverse(self, z: Tensor, context: Tensor | None = None, logdet: bool = True) -> DeferredInverse:
+        """Return x, and its log-determinant for whoever wants it if `logdet`; else as `inverse`."""
         with self._grouped_norms():
-            body = self.body.deferred_inverse(self._latent(z), self._contexts(context, z.shape[0]))
-        data = self.preprocessing.deferred_inverse(body.x)
+            body = self.body.deferred_inverse(self._latent(z), self._contexts(context, z.shape[0]), logdet)
+        data = self.preprocessing.deferred_inverse(body.x, None, logdet)
 
-        def logdet(call: Call) -> Tensor:
-            return data.logdet(call.part(0)) + body.logdet(call.part(1))
+        def total(call: Call) -> Tensor:
+            return data.logdet(call) + body.logdet(call.part(_BODY))
 
-        return DeferredInverse(data.x, logdet, body.steps)
+        return DeferredInverse(data.x, total if logdet else not_kept, body.steps)
 
     def log_prob(self, x: Tensor, context: Tensor | None = None, call: Call | None = None) -> Tensor:
         """Return the log-density [B] of the data, in nats; arguments and errors as in `forward`."""
@@ -184,9 +187,9 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms, TakesCall):
         """Return x after x -> z -> x, and how exact that was; arguments and errors as in `forward`."""
         x, context = self._data(x), self._contexts(context, x.shape[0])
         call = Call.of(x, logdet=False)
-        u, _ = self.preprocessing(x, call=call.part(0))
+        u, _ = self.preprocessing(x, call=call)
         with self._grouped_norms():
-            z, _ = self.body(u, context, call=call.part(1))
+            z, _ = self.body(u, context, call=call.part(_BODY))
             again, iterations, block_error = self.body.solve(z, context)
         error = torch.linalg.vector_norm((again - u).flatten(1), dim=1)
         return Reconstruction(self.preprocessing.inverse(again)[0], z, error, block_error, iterations)

@@ -76,7 +76,7 @@ class DiagonalNormal(nn.Module):
             first: number of the first sample.
 
         Raises:
-            ValueError: seed or first is negative.
+            ValueError: temperature, seed or first is negative, or there is a generator beside seed or first.
             TypeError: seed or first is not an integer.
         """
         mean, log_scale = gathered(self.mean), gathered(self.log_scale)
@@ -84,6 +84,10 @@ class DiagonalNormal(nn.Module):
         if seed is not None:
             _checks.check_count("seed", seed, 0)
         _checks.check_count("first", first, 0)
+        if not temperature >= 0.0:
+            raise ValueError(f"temperature must not be negative, got {temperature}; pass e.g. 1.0.")
+        if generator is not None and (seed is not None or first):
+            raise ValueError("generator must be None where samples are numbered, got one; leave out seed and first.")
         if generator is not None:
             noise = torch.randn(n, self.n_dims, device=mean.device, dtype=mean.dtype, generator=generator)
         else:

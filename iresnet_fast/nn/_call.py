@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .. import _checks
+from .._inputs import check_samples
 from .._keys import mixed, sample_keys
 from ._fsdp import Shardable
 from ._transform import takes_context
@@ -48,7 +50,14 @@ class Call:
 
     @classmethod
     def of(cls, x: Tensor, seed: int = 0, logdet: bool = True) -> Call:
-        """Return the call of the outermost transform, on x [B, *event]; others with another seed draw other numbers."""
+        """Return the call of the outermost transform, on x [B, *event]; one with another seed draws other numbers.
+
+        Raises:
+            ValueError: x has no dimension beside the batch, or seed is negative.
+            TypeError: x is no tensor, or seed no integer.
+        """
+        check_samples(x)
+        _checks.check_count("seed", seed, 0)
         return cls(_SampleKeys(x, seed), logdet)
 
     def part(self, index: int) -> Call:
@@ -70,13 +79,18 @@ class DeferredInverse(NamedTuple):
     Attributes:
         x: [B, *event].
         logdet: from the call at x, of the whole inverse, to log|det dx/dz| [B]. So the numbers drawn for it are those
-            that forward draws at x.
+            that forward draws at x. `not_kept` if nobody wants it: then no block keeps what it would need.
         steps: what the residual blocks report.
     """
 
     x: Tensor
     logdet: Callable[[Call], Tensor]
     steps: tuple[Step, ...] = ()
+
+
+def not_kept(call: Call) -> Tensor:
+    """Stand for a log-determinant that was not asked for."""
+    raise AssertionError("the log-determinant of this inverse was not asked for")
 
 
 class Solution(NamedTuple):
@@ -127,17 +141,27 @@ class TakesCall(Shardable):
 
 def apply_part(part: nn.Module, x: Tensor, context: Any, call: Call) -> tuple[Tensor, Tensor]:
     """Return what a transform makes of x; it gets the context and the call if it takes them."""
-    options = {"call": call} if getattr(part, "takes_call", False) else {}
+    options = {"call": call} if _takes_call(part) else {}
     z, logdet = part(x, context, **options) if takes_context(part) else part(x, **options)
     return z, logdet
 
 
-def invert_part(part: nn.Module, z: Tensor, context: Any) -> DeferredInverse:
+def invert_part(part: nn.Module, z: Tensor, context: Any, logdet: bool) -> DeferredInverse:
     """Return the inverse of a transform; one that cannot leave the log-determinant for later has it computed."""
     module: Any = part
     arguments = (z, context) if takes_context(part) else (z,)
-    if getattr(part, "defers_logdet", False):
-        deferred: DeferredInverse = module.deferred_inverse(*arguments)
+    if isinstance(part, TakesCall) and part.defers_logdet and "inverse" not in part.__dict__:
+        deferred: DeferredInverse = module.deferred_inverse(*arguments, logdet=logdet)
         return deferred
-    x, logdet = module.inverse(*arguments)
-    return DeferredInverse(x, lambda call: logdet)
+    x, known = module.inverse(*arguments)
+    return DeferredInverse(x, (lambda call: known) if logdet else not_kept)
+
+
+def _takes_call(part: nn.Module) -> bool:
+    """Whether forward takes a call: wrappers may pass on the attributes of a part, but not all arguments."""
+    if not getattr(part, "takes_call", False):
+        return False
+    if isinstance(part, TakesCall) and "forward" not in part.__dict__:
+        return True
+    parameters = inspect.signature(part.forward).parameters
+    return "call" in parameters or any(known.kind is known.VAR_KEYWORD for known in parameters.values())

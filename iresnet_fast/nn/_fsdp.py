@@ -64,10 +64,12 @@ def _gathering(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _with_logdet_by_forward(module: nn.Module, found: Any, z: Tensor, context: Any = None) -> Any:
+def _with_logdet_by_forward(module: nn.Module, found: Any, z: Tensor, context: Any = None, logdet: bool = True) -> Any:
     """Let the log-determinant of a DeferredInverse come from forward: the parameters it held are freed by now."""
     from ._call import apply_part
 
+    if not logdet:
+        return found
     return found._replace(logdet=lambda call: -apply_part(module, found.x, context, call)[1])
 
 

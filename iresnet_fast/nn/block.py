@@ -13,7 +13,7 @@ from .._inputs import check_module, described
 from .._tracing import may_read
 from ..estimators import Exact, PowerSeries, RussianRoulette
 from ..solvers import FixedPoint
-from ._call import Call, DeferredInverse, TakesCall
+from ._call import Call, DeferredInverse, TakesCall, not_kept
 from ._inputs import check_branch_input
 from ._inverse import CertifiedInverse, report
 from ._paths import path_of
@@ -119,8 +119,8 @@ class InvertibleResidualBlock(TakesCall):
         found = self.deferred_inverse(z, context)
         return found.x, found.logdet(Call.of(found.x))
 
-    def deferred_inverse(self, z: Tensor, context: Any = None) -> DeferredInverse:
-        """Return x, and its log-determinant for whoever wants it; arguments, warnings and errors as in `inverse`."""
+    def deferred_inverse(self, z: Tensor, context: Any = None, logdet: bool = True) -> DeferredInverse:
+        """Return x, and its log-determinant for whoever wants it if `logdet`; else as `inverse`."""
         check_branch_input(self.branch, z, "z")
         (z,) = widen(z)
         path = path_of(self, z, context)
@@ -131,7 +131,7 @@ class InvertibleResidualBlock(TakesCall):
         else:
             x, iterations, residual = path.solve(z, self.solver.tol)
             step = iterations, residual / (1.0 - self.known_lipschitz())
-        return DeferredInverse(x, lambda call: -path.logdet(x, call), (step,))
+        return DeferredInverse(x, (lambda call: -path.logdet(x, call)) if logdet else not_kept, (step,))
 
     def certified_inverse(self, z: Tensor, context: Any = None) -> CertifiedInverse:
         """Return the inverse with a bound of its error for every sample: `CertifiedInverse`; no warning.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .. import _checks
 from .._inputs import check_module, check_shape, described
-from ._call import Call, DeferredInverse, Solution, TakesCall, apply_part, invert_part
+from ._call import Call, DeferredInverse, Solution, Step, TakesCall, apply_part, invert_part, not_kept
 from ._transform import output_shape, takes_context
 
 
@@ -110,25 +110,27 @@ class MultiScale(TakesCall):
 
     def solve(self, z: Tensor, context: Any = None) -> Solution:
         """Return x without the cost of the log-determinant; arguments, warnings and errors as in `inverse`."""
-        return Solution.of(self.deferred_inverse(z, context))
+        return Solution.of(self.deferred_inverse(z, context, logdet=False))
 
-    def deferred_inverse(self, z: Tensor, context: Any = None) -> DeferredInverse:
-        """Return x, and its log-determinant for whoever wants it; arguments and errors as in `inverse`."""
+    def deferred_inverse(self, z: Tensor, context: Any = None, logdet: bool = True) -> DeferredInverse:
+        """Return x, and its log-determinant for whoever wants it if `logdet`; else as `inverse`."""
         self._check_context(context)
         pieces = self.pieces(z)
         x = pieces.pop()
-        found: list[DeferredInverse] = []
+        logdets: list[Callable[[Call], Tensor]] = []
+        steps: tuple[Step, ...] = ()
         for i in reversed(range(len(self.scales))):
-            found.append(invert_part(self.scales[i], x, context))
-            x = found[-1].x
+            found = invert_part(self.scales[i], x, context, logdet)
+            x, steps = found.x, (*found.steps, *steps)
+            logdets.append(found.logdet)
             if i > 0:
                 x = torch.cat((x, pieces.pop()), 1)
-        found.reverse()
+        logdets.reverse()
 
-        def logdet(call: Call) -> Tensor:
-            return torch.stack([scale.logdet(call.part(i)) for i, scale in enumerate(found)]).sum(0)
+        def total(call: Call) -> Tensor:
+            return torch.stack([scale(call.part(i)) for i, scale in enumerate(logdets)]).sum(0)
 
-        return DeferredInverse(x, logdet, tuple(step for scale in found for step in scale.steps))
+        return DeferredInverse(x, total if logdet else not_kept, steps)
 
     def pieces(self, z: Tensor) -> list[Tensor]:
         """Return the piece [B, *latent_shapes[i]] of z [B, d] that leaves at each scale, as views.

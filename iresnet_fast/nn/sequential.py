@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ._call import Call, DeferredInverse, Solution, TakesCall, apply_part, invert_part
+from ._call import Call, DeferredInverse, Solution, Step, TakesCall, apply_part, invert_part, not_kept
 from ._transform import output_shape, takes_context
 
 
@@ -72,22 +72,24 @@ class Sequential(TakesCall, nn.Sequential):
 
     def solve(self, z: Tensor, context: Any = None) -> Solution:
         """Return x without the cost of the log-determinant; arguments, warnings and errors as in `inverse`."""
-        return Solution.of(self.deferred_inverse(z, context))
+        return Solution.of(self.deferred_inverse(z, context, logdet=False))
 
-    def deferred_inverse(self, z: Tensor, context: Any = None) -> DeferredInverse:
-        """Return x, and its log-determinant for whoever wants it; arguments and errors as in `inverse`."""
+    def deferred_inverse(self, z: Tensor, context: Any = None, logdet: bool = True) -> DeferredInverse:
+        """Return x, and its log-determinant for whoever wants it if `logdet`; else as `inverse`."""
         self._check_context(context)
         parts = list(self)
-        found: list[DeferredInverse] = []
+        logdets: list[Callable[[Call], Tensor]] = []
+        steps: tuple[Step, ...] = ()
         for module in reversed(parts):
-            found.append(invert_part(module, z, context))
-            z = found[-1].x
-        found.reverse()
+            found = invert_part(module, z, context, logdet)
+            z, steps = found.x, (*found.steps, *steps)
+            logdets.append(found.logdet)
+        logdets.reverse()
 
-        def logdet(call: Call) -> Tensor:
-            return _total([part.logdet(call.part(i)) for i, part in enumerate(found)], z)
+        def total(call: Call) -> Tensor:
+            return _total([part(call.part(i)) for i, part in enumerate(logdets)], z)
 
-        return DeferredInverse(z, logdet, tuple(step for part in found for step in part.steps))
+        return DeferredInverse(z, total if logdet else not_kept, steps)
 
     def _check_context(self, context: Any) -> None:
         if context is not None and not self.takes_context:
