@@ -1,7 +1,9 @@
 """The disk is full: the message names the file, the old one stays, and nothing else is left."""
 
+import copy
 import errno
 import os
+import pickle
 import re
 import resource
 import subprocess
@@ -87,6 +89,16 @@ def test_at_whatever_moment(call, tmp_path, monkeypatch):
     with pytest.raises(files.WriteError, match=f"^{path} must be written whole, got: No space left on device; "):
         write()
     assert contents(tmp_path) == {"file": b"old"}
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), OSError("no number")])
+def test_the_error_of_another_process_is_handed_on(error, tmp_path):
+    """Pools and spawned processes pickle it."""
+    found = files.WriteError(tmp_path / "file", error)
+    for again in (pickle.loads(pickle.dumps(found)), copy.copy(found)):
+        assert type(again) is files.WriteError
+        assert str(again) == str(found)
+        assert (again.errno, again.filename) == (error.errno, str(tmp_path / "file"))
 
 
 def test_an_interrupt_leaves_nothing(tmp_path):
