@@ -139,4 +139,4 @@ def test_all_processes_leave_a_folder_in_which_a_run_is_alive(tmp_path):
         assert [path.name for path in (tmp_path / "run").iterdir()] == [lock.LOCK_FILE]
     assert code != 0
     assert f"in which process {os.getpid()} is training; wait for its end" in errors
-    assert "in which one is training; wait for its end" in errors
+    assert "folder must be one that the main process can have to itself" in errors

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from training_examples import make_config, make_data, make_model, same_bits
 
 from iresnet_fast import models, training
-from iresnet_fast.training import checkpoint
+from iresnet_fast.training import checkpoint, files
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -252,6 +252,14 @@ def test_a_write_that_fails_leaves_the_old_file(call, folder, monkeypatch):
             checkpoint.write(path, found.tensors, {**found.metadata, "step": 4})
     assert path.read_bytes() == before
     assert not list(folder.glob("*.writing"))
+
+
+def test_the_next_start_clears_what_a_killed_run_was_writing(folder, runs):
+    left = folder / f"checkpoint-00000004.safetensors.12345{files.TEMPORARY}"
+    left.write_bytes(b"half a checkpoint")
+    again = run(folder, resume=True, max_steps=5, decay_start=1.0)
+    assert not left.exists()
+    assert same_bits(again.best.state_dict(), runs[1].best.state_dict())
 
 
 def test_the_content_is_on_the_disk_before_the_name(folder, monkeypatch):

@@ -153,9 +153,13 @@ def test_what_is_not_finite_is_an_error():
     model = IResNetClassifier(ClassifierConfig((1, 4, 4), 3, (1,), (4,), actnorm=False))
     x = torch.randn(30, 1, 4, 4)
     model.train()(x)
-    x[17] = math.nan  # argmax would call it a class
-    with pytest.raises(ValueError, match="error_percent must be finite, got nan for sample 17"):
+    with torch.no_grad():
+        model.head.linear.bias[1] = math.nan  # argmax would call it a class
+    with pytest.raises(ValueError, match="error_percent must be finite, got nan for sample 0; the model has diverged"):
         evaluate(model, x, LABELS, batch_size=5)
+    x[17] = math.nan
+    with pytest.raises(ValueError, match="x must be finite, got NaN or infinity in sample 17; remove such samples"):
+        evaluate(make_flow(VECTORS), x[:, 0, 0, :3], batch_size=30)
 
 
 @pytest.mark.parametrize(
@@ -172,6 +176,23 @@ def test_errors(arguments, message):
     model = HybridIResNet(HybridConfig(IMAGES, 3, head_hidden=4))
     with pytest.raises(ValueError, match=message):
         evaluate(model, **arguments)
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_labels_are_numbers_of_classes(label):
+    """Another one would count as an error; a model without classes does not look at them."""
+    labels = LABELS.clone()
+    labels[20] = label
+    low, high = min(label, 0), max(label, 2)
+    classifier = IResNetClassifier(ClassifierConfig((1, 4, 4), 3, (1,), (4,), n_levels=LEVELS))
+    hybrid = HybridIResNet(HybridConfig(IMAGES, 3, head_hidden=4))
+    for model in (classifier, hybrid):
+        model.train()(images())
+        with pytest.raises(
+            ValueError, match=rf"labels must have values in \[0, 2\], got values from {low} to {high}; n"
+        ):
+            evaluate(model, images(), labels)
+    evaluate(make_flow(VECTORS), torch.randn(30, 3), labels)
 
 
 def test_one_line():

@@ -1,7 +1,9 @@
 """The disk is full: the message names the file, the old one stays, and nothing else is left."""
 
+import copy
 import errno
 import os
+import pickle
 import re
 import resource
 import subprocess
@@ -89,6 +91,16 @@ def test_at_whatever_moment(call, tmp_path, monkeypatch):
     assert contents(tmp_path) == {"file": b"old"}
 
 
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), OSError("no number")])
+def test_the_error_of_another_process_is_handed_on(error, tmp_path):
+    """Pools and spawned processes pickle it."""
+    found = files.WriteError(tmp_path / "file", error)
+    for again in (pickle.loads(pickle.dumps(found)), copy.copy(found)):
+        assert type(again) is files.WriteError
+        assert str(again) == str(found)
+        assert (again.errno, again.filename) == (error.errno, str(tmp_path / "file"))
+
+
 def test_an_interrupt_leaves_nothing(tmp_path):
     def write():
         with files.writing(tmp_path / "file") as file:
@@ -123,6 +135,45 @@ def test_a_row_of_the_log_is_there_or_not(tmp_path, limit):
     assert (tmp_path / "log.csv").read_bytes() == before
     assert [row["step"] for row in rows.rows] == [1]
     rows.close()
+
+
+def open_files(folder):
+    links = (f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd"))
+    return [path for path in map(os.path.realpath, links) if path.startswith(str(folder))]
+
+
+def test_a_log_that_cannot_begin_leaves_nothing_open(tmp_path, limit):
+    """TensorBoard's folder is a file, or there is room for the one line of log.csv only."""
+    (tmp_path / "tensorboard").write_text("x")
+    # What the error keeps alive is still there when the files are counted.
+    with pytest.raises(
+        files.WriteError, match=f"^{tmp_path}/tensorboard/events.* must be written whole, got: "
+    ) as said:
+        log.Log(tmp_path, ("nats",), 0)
+    assert open_files(tmp_path) == [], said
+    (tmp_path / "tensorboard").unlink()
+    size = (tmp_path / "log.csv").stat().st_size
+    limit(size)
+    long = board.Board._write
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(board.Board, "_write", lambda self, step, **_: long(self, step, file_version="x" * size))
+        with pytest.raises(files.WriteError, match=r"events.* must be written whole, got: File too large") as said:
+            log.Log(tmp_path, ("nats",), 0)
+    assert open_files(tmp_path) == [], said
+
+
+def test_a_log_that_cannot_be_opened_is_said(tmp_path, monkeypatch):
+    """Refused by a patch: for root no permission is missing."""
+    opened = type(tmp_path).open
+
+    def refuse(self, mode="r", *arguments, **options):
+        if mode == "ab":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(self, mode, *arguments, **options)
+
+    monkeypatch.setattr(type(tmp_path), "open", refuse)
+    with pytest.raises(files.WriteError, match=r"log.csv must be written whole, got: Permission denied; make room"):
+        log.Log(tmp_path, ("nats",), 0)
 
 
 def test_so_is_what_tensorboard_shows(tmp_path, limit):

@@ -7,14 +7,16 @@ import signal
 import subprocess
 import sys
 import threading
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch
 from training_examples import make_config, make_data, make_model
 
 from iresnet_fast import training
 from iresnet_fast.cli import main
-from iresnet_fast.training import lock, trainer
+from iresnet_fast.training import files, lock, trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -101,6 +103,42 @@ def test_an_error_ends_the_lock(tmp_path):
         run(tmp_path, batch_size=60)
     assert list(tmp_path.iterdir()) == []
     assert run(tmp_path).step == 12
+
+
+@pytest.mark.parametrize("folder", ["file/run", "link", "x" * 300])
+def test_a_folder_that_cannot_be_made_is_said(folder, tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "link").symlink_to("nowhere")
+    with (
+        pytest.raises(files.WriteError, match=f"^{tmp_path / folder} must be written whole, got: .*; make room for it"),
+        lock.locked(tmp_path / folder),
+    ):
+        pass
+
+
+def work_with_two(rank, folder, results):
+    rendezvous = f"file://{folder / 'store'}"
+    torch.distributed.init_process_group("gloo", rendezvous, rank=rank, world_size=2, timeout=timedelta(seconds=30))
+    try:
+        with lock.locked(folder / "run"):
+            pass
+    except Exception as error:
+        results.put((rank, type(error), str(error)))
+    torch.distributed.barrier()  # ends at the timeout unless both get here
+
+
+@pytest.mark.slow  # two processes import torch
+def test_with_several_processes_all_are_told(tmp_path):
+    """The main process takes the lock; when it cannot, nobody waits for it."""
+    (tmp_path / "run" / lock.LOCK_FILE).mkdir(parents=True)
+    results = multiprocessing.get_context("spawn").Queue()
+    torch.multiprocessing.spawn(work_with_two, (tmp_path, results), nprocs=2)
+    (_, main_type, main_text), (_, other_type, other_text) = sorted(
+        (results.get(timeout=10) for _ in range(2)), key=lambda result: result[0]
+    )
+    assert (main_type, other_type) == (files.WriteError, ValueError)
+    assert "must be written whole, got: Is a directory" in main_text
+    assert "folder must be one that the main process can have to itself, got " in other_text
 
 
 def test_many_at_once(tmp_path):

@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from training_examples import make_config, make_data, make_model, measured, same_bits
 
 from iresnet_fast import training
+from iresnet_fast.models import IResNetClassifier
 from iresnet_fast.training import checkpoint
 from iresnet_fast.training.trainer import Trainer
 
@@ -222,6 +223,31 @@ def test_another_run_is_not_gone_on_from(kind, changes, message, tmp_path):
     data = make_data("plane" if kind in ("plane", "wider") else "images")
     with pytest.raises(training.CheckpointError, match=message):
         training.fit(model, data, make_config(**changes), tmp_path, resume=True, show_progress=False)
+
+
+def test_a_classifier_from_before_n_levels_goes_on(tmp_path):
+    """Its checkpoints leave the number of levels to the data."""
+    whole = run("classifier", tmp_path / "whole", decay_start=1.0)
+    folder = tmp_path / "old"
+    run("classifier", folder, max_steps=6, decay_start=1.0)
+    found = checkpoint.read_newest(folder)
+    config = {name: value for name, value in found.metadata["model_config"].items() if name != "n_levels"}
+    checkpoint.write(found.path, found.tensors, {**found.metadata, "model_config": config})
+    again = run("classifier", folder, resume=True, decay_start=1.0)
+    assert same_bits(again.best.state_dict(), whole.best.state_dict())
+    assert training.read_metadata(folder)["model_config"]["n_levels"] == 17
+
+
+def test_a_run_that_is_refused_leaves_the_model_as_it_was(tmp_path):
+    run("classifier", tmp_path, max_steps=1)
+    model = IResNetClassifier.preset("digits", n_levels=None, n_classes=3, blocks=(1, 1), hidden=(4, 4)).eval()
+    before, weights = model.config, {name: value.clone() for name, value in model.state_dict().items()}
+    for changes, message in (({"seed": 1}, "with seed = 1 to go on from"), ({"batch_size": 60}, "batch_size must be")):
+        with pytest.raises(ValueError, match=message):
+            training.fit(model, make_data("images"), make_config(**changes), tmp_path, True, show_progress=False)
+        assert model.config == before
+        assert not model.training
+        assert same_bits(model.state_dict(), weights)
 
 
 def test_another_backend_is_said(tmp_path):

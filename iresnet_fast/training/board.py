@@ -42,8 +42,12 @@ class Board:
             self._file = self._path.open("ab", buffering=0)
         except OSError as error:
             raise WriteError(self._path, error) from error
-        self._write(first_step, file_version="brain.Event:2")
-        self._write(first_step, session_log=SessionLog(status=SessionLog.START))
+        try:
+            self._write(first_step, file_version="brain.Event:2")
+            self._write(first_step, session_log=SessionLog(status=SessionLog.START))
+        except BaseException:
+            self._file.close()
+            raise
 
     def add_scalars(self, values: dict[str, float], step: int) -> None:
         """Add numbers."""

@@ -29,7 +29,7 @@ from ..models import (
     ResidualFlow,
 )
 from .files import TEMPORARY, writing
-from .metadata import FORMAT, DamagedError, naming, parse, require
+from .metadata import FORMAT, DamagedError, model_config_of, naming, parse, require
 from .metadata import CheckpointError as CheckpointError
 from .weights import build_for, check_weights, dtype_of
 
@@ -94,7 +94,7 @@ def load_model(path: str | os.PathLike[str], average: bool = True) -> nn.Module:
             f"and give it the weights, a state_dict."
         )
     with naming(path):
-        model = _build(metadata["model"], _with_levels(metadata), weights).to(dtype_of(weights))
+        model = _build(metadata["model"], model_config_of(metadata), weights).to(dtype_of(weights))
     load_weights(model, weights, path)
     return model.eval()
 
@@ -209,14 +209,6 @@ def _resolve(path: str | os.PathLike[str]) -> Path:
     if not newest.exists():
         raise CheckpointError(f"{path} must hold a checkpoint or {MODEL_FILE}, got neither; pass the folder of a run.")
     return newest
-
-
-def _with_levels(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration of the model; older ones of classifiers leave n_levels to the data."""
-    config: dict[str, Any] = metadata["model_config"]
-    if metadata["model"] != "IResNetClassifier" or "n_levels" in config:
-        return config
-    return {**config, "n_levels": metadata["data"]["n_levels"]}
 
 
 def _build(name: str, config: dict[str, Any], weights: dict[str, Tensor]) -> nn.Module:

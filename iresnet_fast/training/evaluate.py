@@ -15,6 +15,7 @@ from ..models._blocks import Block
 from ..models._modes import evaluating
 from ..models.truncation import evaluation_terms
 from ..nn import Call
+from ..nn._transform import check_range
 from .tasks import Task, flow_of, task_of
 
 # Training learns to exploit a short series: one of 5 terms flattered a trained MNIST model by 0.015 bits/dim, one of
@@ -65,8 +66,8 @@ def evaluate(
         seed: of the noise.
 
     Raises:
-        ValueError: there are no samples or labels are missing, the eval_estimator is no honest one (Exact, or at least
-            ten terms), or the value of a sample is not finite.
+        ValueError: there are no samples, labels are missing or no numbers of classes, the eval_estimator is no honest
+            one (Exact, or at least ten terms), or the value of a sample is not finite.
         TypeError: the model is of another kind.
     """
     _checks.check_count("batch_size", batch_size, 1)
@@ -76,7 +77,10 @@ def evaluate(
     if x.is_meta or x.shape[0] == 0:
         raise ValueError("x must hold at least one sample, got none; pass the test set.")
     if labels is not None:
-        check_labels(labels, len(x))
+        n_classes = getattr(model.config, "n_classes", None)  # a flow has none
+        check_labels(labels, len(x), n_classes)
+        if n_classes is not None:
+            check_range(labels.cpu(), 0, n_classes - 1, "number the classes from 0", "labels")
     check_estimators(model)
     device = next(model.parameters()).device
     if labels is not None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from .._regular import kind_of
 
@@ -24,6 +24,10 @@ class WriteError(OSError):
     def __init__(self, path: Path, error: OSError) -> None:
         """Make the sentence."""
         super().__init__(error.errno, error.strerror or str(error), str(path))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle it by what it was made of: processes hand on their errors so."""
+        return type(self), (Path(self.filename), OSError(self.errno, self.strerror))
 
     def __str__(self) -> str:
         """Return the sentence."""
@@ -66,13 +70,16 @@ def append(file: BinaryIO, path: Path, content: bytes) -> None:
     Raises:
         WriteError: there was no room for all of it.
     """
-    end = file.seek(0, os.SEEK_END)
     left = memoryview(content)
     try:
-        while left:
-            left = left[file.write(left) :]
+        end = file.seek(0, os.SEEK_END)
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError:
+            file.truncate(end)
+            raise
     except OSError as error:
-        file.truncate(end)
         raise WriteError(path, error) from error
 
 

@@ -27,15 +27,19 @@ def locked(folder: Path) -> Iterator[None]:
         ValueError: another run is alive in the folder, of this process too; or it is a file.
         WriteError: there can be no files in it.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"folder must be a folder, got the file {folder}; pass another one.")
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor, owner = _take(folder / LOCK_FILE) if distributed.is_main() else (None, None)
+    descriptor: int | None = None
+    failure: Exception | None = None
     try:
-        if distributed.any_process(owner is not None):
-            raise ValueError(
-                f"folder must be of no run that is going on, got {folder}, in which {owner or 'one'} is training; wait "
-                f"for its end, or pass another folder."
+        if distributed.is_main():
+            _make(folder)
+            descriptor = _take(folder / LOCK_FILE)
+    except Exception as error:  # raised when the other processes know: they would wait for this one
+        failure = error
+    try:
+        if distributed.any_process(failure is not None):
+            raise failure or ValueError(
+                f"folder must be one that the main process can have to itself, got {folder}; see what that says, or "
+                f"pass another folder."
             )
         yield
     finally:
@@ -45,8 +49,17 @@ def locked(folder: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
-def _take(path: Path) -> tuple[int | None, str | None]:
-    """Return the descriptor that holds the lock and None, or None and who holds it."""
+def _make(folder: Path) -> None:
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"folder must be a folder, got the file {folder}; pass another one.")
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(folder, error) from error
+
+
+def _take(path: Path) -> int:
+    """Return the descriptor that holds the lock; raises ValueError if another one does."""
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
@@ -58,7 +71,11 @@ def _take(path: Path) -> tuple[int | None, str | None]:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 number = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
                 os.close(descriptor)
-                return None, f"process {number}" if number.isdigit() else "another process"
+                owner = f"process {number}" if number.isdigit() else "another process"
+                raise ValueError(
+                    f"folder must be of no run that is going on, got {path.parent}, in which {owner} is training; wait "
+                    f"for its end, or pass another folder."
+                ) from None
             warnings.warn(
                 f"iresnet_fast: {path.parent} is on a file system without locks ({error.strerror}): nothing keeps a "
                 f"second run out.",
@@ -69,7 +86,7 @@ def _take(path: Path) -> tuple[int | None, str | None]:
             with suppress(OSError):  # the number is for the sentence only, and the disk may be full
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-            return descriptor, None
+            return descriptor
         os.close(descriptor)  # its owner has ended and removed the file between the two calls
 
 

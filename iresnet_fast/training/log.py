@@ -11,7 +11,7 @@ from torch import nn
 
 from .._regular import open_regular
 from .board import Board
-from .files import append, writing
+from .files import WriteError, append, writing
 from .tasks import flow_of
 
 Row = dict[str, float | int | None]
@@ -40,6 +40,10 @@ class Log:
         metrics: names of the test metrics, which get columns test_<name>.
         step: that the run goes on from: later rows are dropped.
 
+    Raises:
+        ValueError: log.csv is no log, or damaged.
+        WriteError: the disk is full, or the folder cannot be written to.
+
     Attributes:
         rows: dictionaries with a key for each column; None where nothing was measured.
     """
@@ -53,8 +57,15 @@ class Log:
         with writing(self._path) as file:
             file.write((",".join(self._columns) + _NEWLINE).encode())
             file.writelines(map(self._line, self.rows))
-        self._file = self._path.open("ab", buffering=0)
-        self._board = Board(folder / "tensorboard", step + 1)
+        try:
+            self._file = self._path.open("ab", buffering=0)
+        except OSError as error:
+            raise WriteError(self._path, error) from error
+        try:
+            self._board = Board(folder / "tensorboard", step + 1)
+        except BaseException:
+            self._file.close()
+            raise
 
     def write(self, row: dict[str, Any]) -> None:
         """Add a row; columns left out are None.
@@ -102,11 +113,11 @@ def _read(path: Path, columns: tuple[str, ...]) -> list[Row]:
     Raises:
         ValueError: the file is no log, or damaged.
     """
-    if not path.exists():
-        return []
     try:
         with open_regular(path) as file:
             *lines, _ = file.read().decode("utf-8", "replace").split("\n")
+    except FileNotFoundError:
+        return []
     except OSError as error:
         raise ValueError(f"{path} must be a file that can be read, got {error}; move it away to go on.") from error
     rows = csv.reader(lines)

@@ -53,6 +53,14 @@ def require(path: Path, metadata: dict[str, Any], *names: str) -> None:
             )
 
 
+def model_config_of(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration of the model; older ones of classifiers leave n_levels to the data."""
+    config: dict[str, Any] = metadata["model_config"]
+    if metadata["model"] != "IResNetClassifier" or "n_levels" in config:
+        return config
+    return {**config, "n_levels": metadata["data"].get("n_levels")}
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Turn a ValueError about what a file holds, "<expected>, got <what>", into a CheckpointError that names the file.

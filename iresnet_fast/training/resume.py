@@ -12,7 +12,7 @@ from .. import _library
 from ..data import DataSet
 from .checkpoint import Checkpoint
 from .config import TrainConfig
-from .metadata import CheckpointError, require
+from .metadata import CheckpointError, model_config_of, require
 
 # What may differ when a run goes on: none of it changes a step.
 _FREE = (
@@ -29,11 +29,18 @@ _FREE = (
 )
 
 
-def identity(model: nn.Module, dataset: DataSet, config: TrainConfig) -> dict[str, Any]:
-    """Return what all checkpoints of a run have in their metadata, in the form in which JSON returns it."""
+def identity(model: nn.Module, model_config: Any, dataset: DataSet, config: TrainConfig) -> dict[str, Any]:
+    """Return what all checkpoints of a run have in their metadata, in the form in which JSON returns it.
+
+    Args:
+        model: of the run.
+        model_config: that of the model in the run.
+        dataset: of the run.
+        config: of the run.
+    """
     return {
         "model": type(model).__name__,
-        "model_config": model.config.to_dict(),  # type: ignore[operator,union-attr]  # all models have one
+        "model_config": model_config.to_dict(),
         "train_config": config.to_dict(),
         "data": {
             "name": dataset.name,
@@ -52,13 +59,16 @@ def check_identity(found: Checkpoint, ours: dict[str, Any]) -> None:
     theirs = found.metadata
     require(found.path, theirs, *ours, "step", "minutes")
     # Fields that are newer than the checkpoint had their defaults.
-    settings = TrainConfig(max_steps=1).to_dict() | theirs["train_config"]
+    theirs = {
+        **theirs,
+        "model_config": model_config_of(theirs),
+        "train_config": TrainConfig(max_steps=1).to_dict() | theirs["train_config"],
+    }
     _check_equal(found, "a model of class", theirs["model"], ours["model"])
     for part, what in (("model_config", "a model with"), ("data", "data with"), ("train_config", "a TrainConfig with")):
         for name, value in ours[part].items():
             if part != "train_config" or name not in _FREE:
-                value_then = (settings if part == "train_config" else theirs[part]).get(name)
-                _check_equal(found, f"{what} {name} =", value_then, value)
+                _check_equal(found, f"{what} {name} =", theirs[part].get(name), value)
     if theirs["backend"] != ours["backend"]:
         warnings.warn(
             f"iresnet_fast: {found.path} was written with backend {theirs['backend']!r}, this is {ours['backend']!r}: "

@@ -30,6 +30,7 @@ class Task(ABC):
 
     def __init__(self, model: nn.Module) -> None:
         """Train the model."""
+        self._model = model
         flow = flow_of(model)
         config: Any = model.config if flow is None else flow.config
         self.event_shape: tuple[int, ...] = config.image_shape if flow is None else config.event_shape
@@ -51,8 +52,13 @@ class Task(ABC):
     def check(self, dataset: DataSet) -> None:
         """Raise ValueError unless the model fits the data."""
 
-    def adopt(self, dataset: DataSet) -> None:  # noqa: B027  # most models leave nothing open
-        """Let the model take over from the data what its configuration leaves open."""
+    def adopted(self, dataset: DataSet) -> Any:
+        """Return the configuration of the model with what it leaves open taken over from the data."""
+        return self._model.config
+
+    def adopt(self, dataset: DataSet) -> None:
+        """Give the model its adopted configuration."""
+        self._model.config = self.adopted(dataset)
 
 
 class FlowTask(Task):
@@ -118,9 +124,9 @@ class ClassifierTask(Task):
         if config.n_levels is not None:
             _check_equal("n_levels", config.n_levels, dataset.n_levels, dataset)
 
-    def adopt(self, dataset: DataSet) -> None:
-        """Let a classifier without n_levels scale integers as those of the data."""
-        self.classifier.config = self.classifier.config.replace(n_levels=dataset.n_levels)
+    def adopted(self, dataset: DataSet) -> Any:
+        """Return the configuration by which a classifier without n_levels scales integers as those of the data."""
+        return self.classifier.config.replace(n_levels=dataset.n_levels)
 
 
 class HybridTask(Task):

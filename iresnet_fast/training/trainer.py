@@ -66,11 +66,11 @@ class Trainer:
         self._model, self._dataset, self._config, self._folder = model, dataset, config, folder
         self._task = task_of(model, config.density_weight)
         self._task.check(dataset)
-        self._task.adopt(dataset)
         self._batches = Batches(dataset, config, next(model.parameters()).device)
-        self._identity = identity(model, dataset, config)
+        self._identity = identity(model, self._task.adopted(dataset), dataset, config)
         if found is not None:
             check_identity(found, self._identity)
+        self._task.adopt(dataset)  # after the checks: an error leaves the model as it was
         model.train()
         if found is None:
             self._initialize()

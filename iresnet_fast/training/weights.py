@@ -20,6 +20,7 @@ _FACTORIES = frozenset(
 _DTYPES = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
 _VECTORS = (".u", ".v")  # the singular vectors of layers, which have length 1
 _SIGNS = ".sign"  # of the determinants of invertible maps
+_PERMUTATION = ".permutation"  # of the channels, as a matrix; in older versions as their order
 _VECTOR_TOLERANCE = 0.1  # of that length: half precision rounds it by less
 _NO_NORM = 1e-30  # the squares of smaller weights are zero
 
@@ -42,19 +43,25 @@ def check_weights(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> N
     """
     for name, value in weights.items():
         expected = own.get(name)
-        # Flags may be of another whole type: so they were in older versions.
-        if expected is not None and value.dtype != expected.dtype and (expected.is_floating_point() or _is_real(value)):
+        if expected is not None and not _may_become(expected, name, value):
             raise ValueError(f"{name} of {expected.dtype}, got {value.dtype}")
         if value.dtype in _DTYPES:
             _check_numbers(name, value)
+            if name.endswith(_PERMUTATION):
+                _check_permutation(name, value)
             if name.endswith(_VECTORS):
                 _check_vector(name, value, weights.get(f"{name.rpartition('.')[0]}.weight"))
         elif value.dim() == 1 and not torch.equal(value.sort().values, torch.arange(len(value)).to(value)):
             raise ValueError(f"an order of {len(value)} channels as {name}, got one in which some are missing")
 
 
-def _is_real(value: Tensor) -> bool:
-    return value.is_floating_point() or value.is_complex()
+def _may_become(expected: Tensor, name: str, value: Tensor) -> bool:
+    """Return whether the type is that of the model, or one that older versions wrote: flags were of others."""
+    if value.dtype == expected.dtype:
+        return True
+    if value.is_floating_point() or value.is_complex():
+        return False
+    return not expected.is_floating_point() or (name.endswith(_PERMUTATION) and value.dim() == 1)
 
 
 def _check_numbers(name: str, value: Tensor) -> None:
@@ -62,6 +69,14 @@ def _check_numbers(name: str, value: Tensor) -> None:
         raise ValueError(f"finite numbers, got others in {name}")
     if name.endswith(_SIGNS) and not bool((value.abs() == 1.0).all()):
         raise ValueError(f"signs as {name}, got other numbers")
+
+
+def _check_permutation(name: str, matrix: Tensor) -> None:
+    if matrix.dim() != 2:
+        return  # torch says what shape it must have
+    ones = matrix == 1.0
+    if not bool((ones | (matrix == 0.0)).all() and (ones.sum(0) == 1).all() and (ones.sum(1) == 1).all()):
+        raise ValueError(f"a permutation of channels as {name}, got a matrix that is none")
 
 
 def _check_vector(name: str, vector: Tensor, weight: Tensor | None) -> None:
