@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 LARGEST_SIZE = 2**31 - 1  # the kernels count pixels and channels in 32 bits
@@ -46,8 +46,9 @@ class ConvGeometry(_Fields):
             _number("groups", groups, groups, 1),
         )
 
-    def _replace(self, **changes: Any) -> ConvGeometry:
-        return ConvGeometry(**{**self._asdict(), **changes})  # that of a tuple would go round the checks
+    @classmethod
+    def _make(cls, iterable: Iterable[Any]) -> ConvGeometry:
+        return cls(*iterable)  # that of a tuple would go round the checks, and so would _replace, which calls it
 
     def output_size(self, kernel_size: tuple[int, int]) -> tuple[int, int]:
         """Return the (height, width) of the output for a kernel (kh, kw); below 1 if the kernel is too large."""
