@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -207,7 +208,8 @@ def check_sizes(argument: str, value: Sequence[int]) -> tuple[int, ...]:
 def check_image_size(value: int | Sequence[int]) -> tuple[int, int]:
     """Check the (height, width) of images, or one number for both, and return both."""
     try:
-        height, width = value if hasattr(value, "__len__") else (value, value)
+        sizes: Any = value if hasattr(value, "__len__") else (value, value)
+        height, width = sizes
         if isinstance(height, bool) or isinstance(width, bool):
             raise TypeError
         return operator.index(height), operator.index(width)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+Self = TypeVar("Self", bound="ConvGeometry")
 
 LARGEST_SIZE = 2**31 - 1  # the kernels count pixels and channels in 32 bits
 
@@ -47,7 +49,7 @@ class ConvGeometry(_Fields):
         )
 
     @classmethod
-    def _make(cls, iterable: Iterable[Any]) -> ConvGeometry:
+    def _make(cls: type[Self], iterable: Iterable[Any]) -> Self:  # type: ignore[override]
         return cls(*iterable)  # that of a tuple would go round the checks, and so would _replace, which calls it
 
     def output_size(self, kernel_size: tuple[int, int]) -> tuple[int, int]:
