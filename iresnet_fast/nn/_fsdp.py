@@ -34,7 +34,10 @@ _METHODS = (
 
 
 class Shardable(nn.Module):
-    """A module whose methods, once fully_shard has made it an FSDPModule, gather its parameters as forward does."""
+    """A module whose methods, once fully_shard has made it an FSDPModule, gather its parameters as forward does.
+
+    FSDP keeps on a module what its call is doing, so that one sharded model must not be used from several threads.
+    """
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Wrap the methods of the subclass that fully_shard makes."""

@@ -28,6 +28,8 @@ class InvertibleResidualBlock(TakesCall):
 
     A ResidualBranch runs on the compiled kernels. Any other module runs on autograd products of itself: the same
     numbers, slower; the repr and one warning say so. It must act on each sample by itself.
+    Where backward hooks hang on it, forward evaluates it once more, for z, with them: if it draws, as dropout does, z
+    and the log-determinant are of different maps.
 
     Args:
         branch: g, from [B, *event] to the same shape. It is called as g(x), or g(x, context) if there is a context.
