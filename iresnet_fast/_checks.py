@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -206,10 +207,16 @@ def check_sizes(argument: str, value: Sequence[int]) -> tuple[int, ...]:
 
 def check_image_size(value: int | Sequence[int]) -> tuple[int, int]:
     """Check the (height, width) of images, or one number for both, and return both."""
-    sizes = (value, value) if isinstance(value, int) else value
-    if isinstance(sizes, str) or not hasattr(sizes, "__len__") or len(sizes) != 2:
-        raise TypeError(f"image_size must be one integer or (height, width), got {value!r}; pass e.g. 32 or (28, 28).")
-    return int(sizes[0]), int(sizes[1])
+    try:
+        sizes: Any = value if hasattr(value, "__len__") else (value, value)
+        height, width = sizes
+        if isinstance(height, bool) or isinstance(width, bool):
+            raise TypeError
+        return operator.index(height), operator.index(width)
+    except (TypeError, ValueError):  # of another number of sizes
+        raise TypeError(
+            f"image_size must be one integer or (height, width), got {value!r}; pass e.g. 32 or (28, 28)."
+        ) from None
 
 
 def check_lipschitz(lipschitz: float) -> None:

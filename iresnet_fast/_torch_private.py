@@ -251,6 +251,16 @@ def is_in_fsdp_forward(module: torch.nn.Module) -> bool:
     return bool(module._get_fsdp_state()._training_state.name == "FORWARD")  # type: ignore[operator]
 
 
+def as_fsdp_forward(module: Any, method: Any, arguments: Any, keywords: Any) -> Any:
+    """Call a method of the class of a sharded module between the hooks that FSDP runs before and after forward.
+
+    The public `register_fsdp_forward_method` sets the method on the module, where other threads would find it.
+    """
+    state = module._get_fsdp_state()
+    arguments, keywords = state._pre_forward(module, arguments, keywords)
+    return state._post_forward(module, arguments, method(module, *arguments, **keywords))
+
+
 def sharded_parameter_of(parameter: Tensor) -> Tensor | None:
     """Return the part that fully_shard keeps of a parameter it has gathered; None if it is no such parameter.
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+Self = TypeVar("Self", bound="ConvGeometry")
 
 LARGEST_SIZE = 2**31 - 1  # the kernels count pixels and channels in 32 bits
 
@@ -46,8 +48,9 @@ class ConvGeometry(_Fields):
             _number("groups", groups, groups, 1),
         )
 
-    def _replace(self, **changes: Any) -> ConvGeometry:
-        return ConvGeometry(**{**self._asdict(), **changes})  # that of a tuple would go round the checks
+    @classmethod
+    def _make(cls: type[Self], iterable: Iterable[Any]) -> Self:  # type: ignore[override]
+        return cls(*iterable)  # that of a tuple would go round the checks, and so would _replace, which calls it
 
     def output_size(self, kernel_size: tuple[int, int]) -> tuple[int, int]:
         """Return the (height, width) of the output for a kernel (kh, kw); below 1 if the kernel is too large."""

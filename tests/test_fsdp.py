@@ -63,3 +63,18 @@ def test_ordinary_models_have_their_methods_as_they_are():
     assert not hasattr(type(flow).inverse, "__wrapped__")
     sharded = type("Sharded", (torch.distributed.fsdp.FSDPModule, type(flow)), {})
     assert sharded.inverse.__wrapped__ is type(flow).inverse
+
+
+def test_a_call_of_a_method_sets_no_method_on_the_model(tmp_path, monkeypatch):
+    seen, flow_type = [], fsdp_ranks.IResNetFlow
+    plain = flow_type.log_prob
+    monkeypatch.setattr(flow_type, "log_prob", lambda flow, x: (seen.append(set(vars(flow))), plain(flow, x))[1])
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        mesh = torch.distributed.init_device_mesh("cpu", (1,))
+        flow = torch.distributed.fsdp.fully_shard(fsdp_ranks.make("residual"), mesh=mesh)
+        flow.log_prob(torch.randn(4, 2, dtype=torch.float64))
+        assert len(seen) == 1
+        assert "log_prob" not in seen[0]
+    finally:
+        torch.distributed.destroy_process_group()

@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
@@ -37,6 +38,8 @@ def test_impossible_numbers(changes, error, message):
         ConvGeometry(**{"image_size": (4, 4), **changes})
     with pytest.raises(error, match=message):
         ConvGeometry((4, 4))._replace(**changes)
+    with pytest.raises(error, match=message):
+        ConvGeometry._make({**ConvGeometry((4, 4))._asdict(), **changes}.values())
 
 
 def test_what_serves_as_a_pair_of_integers():
@@ -45,7 +48,32 @@ def test_what_serves_as_a_pair_of_integers():
     assert geometry == ConvGeometry((4, 5), (2, 1))
     assert type(geometry.image_size) is tuple
     assert type(geometry.image_size[0]) is int
+    assert ConvGeometry._make(geometry) == geometry._replace() == geometry
+    assert geometry._replace(groups=2) == ConvGeometry((4, 5), (2, 1), groups=2)
+    assert type(ConvGeometry._make(geometry)) is type(geometry._replace(groups=2)) is ConvGeometry
     assert pickle.loads(pickle.dumps(geometry)) == copy.deepcopy(geometry) == geometry
+
+
+IMAGE_SIZES = [(8.9, 8), (8, 8.0), 8.0, True, (True, 8), (8, 8, 8), (8,), "88", torch.tensor(8.9), {}, object()]
+
+
+@pytest.mark.parametrize("size", IMAGE_SIZES, ids=str)
+def test_what_is_no_image_size(size):
+    with pytest.raises(TypeError, match=r"image_size must be one integer or \(height, width\), got "):
+        nn.SpectralConv2d(1, 1, 3, image_size=size)
+    layer = nn.SpectralConv2d(1, 1, 3)
+    with pytest.raises(TypeError, match=r"image_size must be one integer or \(height, width\), got "):
+        layer.set_image_size(size)
+    assert layer.image_size is None
+
+
+@pytest.mark.parametrize(
+    "size", [8, np.int64(8), (np.int64(8), 8), [8, 8], np.array([8, 8]), torch.Size((8, 8))], ids=str
+)
+def test_what_serves_as_an_image_size(size):
+    image_size = nn.SpectralConv2d(1, 1, 3, image_size=size).image_size
+    assert image_size == (8, 8)
+    assert {type(side) for side in image_size} == {int}
 
 
 @pytest.mark.parametrize(

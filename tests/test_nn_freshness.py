@@ -150,15 +150,34 @@ def test_a_compiled_branch_with_the_weights_of_a_functional_call():
 
 def test_weights_on_a_gpu_are_expected_to_change_after_backward_passes_and_steps():
     layer = make_linear()
-    before = _freshness._Writes.count
+    before = _freshness._Writes.last
     optimizer = torch.optim.SGD(layer.parameters(), 0.1)
     layer(torch.randn(2, 7)).sum().backward()
     optimizer.step()
-    assert _freshness._Writes.count == before + 1  # on the CPU the bits tell, backward passes need not
+    assert _freshness._Writes.last == before + 1  # on the CPU the bits tell, backward passes need not
     y = torch.randn(2, requires_grad=True).exp()
     y.grad_fn.register_prehook(_freshness.expect_writes)
     y.sum().backward()
-    assert _freshness._Writes.count == before + 2
+    assert _freshness._Writes.last == before + 2
+
+
+def test_no_event_is_lost_to_another_thread_in_the_midst_of_it(monkeypatch):
+    """Every assignment shows a number that nobody can have seen before."""
+    assigned = []
+
+    class Interrupted(type(_freshness._Writes)):
+        def __setattr__(cls, name, value):
+            if not assigned:
+                assigned.append(cls.last)
+                _freshness.expect_writes()  # of another thread, before this one gets to its assignment
+            super().__setattr__(name, value)
+            assigned.append(value)
+
+    writes = Interrupted("Writes", (), dict(vars(_freshness._Writes)))
+    monkeypatch.setattr(_freshness, "_Writes", writes)
+    _freshness.expect_writes()
+    _freshness.expect_writes()
+    assert len(assigned) == len(set(assigned)) == 4
 
 
 def test_groups_that_meet_become_one(calls):

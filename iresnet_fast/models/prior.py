@@ -13,8 +13,8 @@ from .._inputs import check_same_kind, check_shape
 from .._keys import hashed_normal, row_keys
 from ..nn._fsdp import write
 from ..nn._layer import plainly
+from ..nn._ranks import sum_over_ranks
 from ..nn._tensors import gathered
-from ..nn.actnorm import _sum_over_ranks as sum_over_ranks
 
 # A dimension that hardly varies over the first batch does not get a prior sharper than this.
 _LEAST_SCALE = 0.01

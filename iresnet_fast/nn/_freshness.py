@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -24,7 +25,7 @@ class Sight(NamedTuple):
     geometry: ConvGeometry | None  # of the operator; another thread may call the layer with images of another size
     version: int
     fingerprint: int | None  # None: not read
-    writes: int
+    writes: int  # number of the last event after which weights may have changed
     capture: int | None  # of the CUDA graph that computes the norm when it is replayed; None: it is there
 
 
@@ -41,14 +42,16 @@ class Seen(NamedTuple):
 
 
 class _Writes:
-    """Counts the events after which weights on a GPU may have changed, whoever wrote them and however."""
+    """Numbers the events after which weights on a GPU may have changed, whoever wrote them and however."""
 
-    count = 0
+    numbers = itertools.count(1)
+    last = 0
 
 
 def expect_writes(*_: Any) -> None:
     """Take note that weights are about to change; a hook of backward passes."""
-    _Writes.count += 1
+    # Threads of autograd call this at once: each event has a number of its own, in whatever order they are assigned.
+    _Writes.last = next(_Writes.numbers)
 
 
 def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -67,7 +70,7 @@ def watch_optimizers() -> None:
 def look(weights: Weights) -> list[Sight]:
     """Look at the weights before their norms are iterated."""
     return [
-        Sight(w.detach(), layer.geometry, _version(w), fingerprint, _Writes.count, _capture.of(w))
+        Sight(w.detach(), layer.geometry, _version(w), fingerprint, _Writes.last, _capture.of(w))
         for (layer, w), fingerprint in zip(weights.items(), fingerprints(weights), strict=True)
     ]
 
@@ -109,7 +112,7 @@ def shows_a_change(layer: SpectralLayer, weight: Tensor, seen: Seen | None) -> b
         or weight.device != sight.weight.device
         # The bits tell more where they are read: a parametrisation makes a new tensor in every call.
         or (not _is_read(layer, weight) and weight.data_ptr() != sight.weight.data_ptr())
-        or (weight.is_cuda and layer.training and sight.writes != _Writes.count)
+        or (weight.is_cuda and layer.training and sight.writes != _Writes.last)
     )
 
 

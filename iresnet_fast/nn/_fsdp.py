@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._torch_private import is_in_fsdp_forward, sharded_parameter_of
+from .._torch_private import as_fsdp_forward, is_in_fsdp_forward, sharded_parameter_of
 from ._tensors import is_sharded
 
 # Methods that use parameters, of all classes here.
@@ -34,7 +34,10 @@ _METHODS = (
 
 
 class Shardable(nn.Module):
-    """A module whose methods, once fully_shard has made it an FSDPModule, gather its parameters as forward does."""
+    """A module whose methods, once fully_shard has made it an FSDPModule, gather its parameters as forward does.
+
+    FSDP keeps on a module what its call is doing, so that one sharded model must not be used from several threads.
+    """
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Wrap the methods of the subclass that fully_shard makes."""
@@ -46,19 +49,13 @@ class Shardable(nn.Module):
 
 
 def _gathering(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the method as FSDP's own `register_fsdp_forward_method` makes it, which takes instances only."""
+    """Return the method as FSDP's own `register_fsdp_forward_method` makes it, which sets it on one instance."""
 
     @functools.wraps(method)
     def call(self: nn.Module, *arguments: Any, **keywords: Any) -> Any:
-        if name in self.__dict__ or is_in_fsdp_forward(self):
+        if is_in_fsdp_forward(self):
             return method(self, *arguments, **keywords)
-        from torch.distributed.fsdp import register_fsdp_forward_method
-
-        register_fsdp_forward_method(self, name)
-        try:
-            found = getattr(self, name)(*arguments, **keywords)
-        finally:
-            delattr(self, name)
+        found = as_fsdp_forward(self, method, arguments, keywords)
         return _with_logdet_by_forward(self, found, *arguments, **keywords) if name == "deferred_inverse" else found
 
     return call

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import ops
 from .._torch_private import outside_compiled_graphs
@@ -40,8 +40,14 @@ _told: set[str] = set()
 
 def path_of(block: InvertibleResidualBlock, x: Tensor, context: Any) -> Path:
     """Return the way of one call."""
-    on_kernels = isinstance(block.branch, ResidualBranch) and block.branch.why_no_kernels() is None
-    return (_StagesPath if on_kernels else _ModulePath)(block, x, context)
+    return (_StagesPath if why_autograd(block.branch) is None else _ModulePath)(block, x, context)
+
+
+def why_autograd(branch: nn.Module) -> str | None:
+    """Return why a block takes autograd products of its branch, for messages; None: it runs on the stages of it."""
+    if not isinstance(branch, ResidualBranch):
+        return f"{type(branch).__name__} is not a ResidualBranch"
+    return branch.why_no_kernels()
 
 
 class Path(ABC):
@@ -149,9 +155,10 @@ class _ModulePath(Path):
         # They are looked after and normalised once a call, not in every evaluation of the branch.
         spectral = (module for module in block.branch.modules() if isinstance(module, SpectralLayer))
         self.layers = [layer for layer in spectral if layer.is_ready]
-        said = f"{type(block).__name__} runs a {type(block.branch).__name__} as its branch on the autograd fallback"
-        if isinstance(block.branch, ResidualBranch):
-            said += f" since {block.branch.why_no_kernels()}"
+        said = (
+            f"{type(block).__name__} runs a {type(block.branch).__name__} as its branch on the autograd fallback since "
+            f"{why_autograd(block.branch)}"
+        )
         if not torch.compiler.is_compiling() and said not in _told:
             _told.add(said)
             warnings.warn(f"iresnet_fast: {said}, slower than the kernels of a ResidualBranch.", stacklevel=4)

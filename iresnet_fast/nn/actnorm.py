@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from .. import _checks
@@ -19,6 +19,7 @@ from .._torch_private import is_in_backward
 from .._tracing import is_eager, may_read
 from ._fsdp import write
 from ._layer import plainly
+from ._ranks import sum_over_ranks
 from ._transform import Transform
 
 # Of all layers: initialising is over in a millisecond, and copies of a model need no lock of their own.
@@ -139,12 +140,12 @@ class ActNorm(Transform):
     def _initialize(self, values: Tensor, inverse: bool) -> None:
         """Set the parameters so that these values come out normalised."""
         rows = values.transpose(0, 1).flatten(1).to(torch.promote_types(values.dtype, torch.float32))  # [C, n]
-        total = _sum_over_ranks(torch.cat((rows.sum(1), rows.new_tensor([rows.shape[1]]))))
+        total = sum_over_ranks(torch.cat((rows.sum(1), rows.new_tensor([rows.shape[1]]))))
         if float(total[-1]) == 0.0:
             return  # an empty batch: wait for the next one
         mean = total[:-1] / total[-1]
         squares = torch.stack(((rows - mean[:, None]).square().sum(1), rows.square().sum(1)))
-        variance, power = (_sum_over_ranks(squares) / total[-1]).unbind()
+        variance, power = (sum_over_ranks(squares) / total[-1]).unbind()
         if not bool((variance + mean).isfinite().all()):
             raise ValueError(
                 "the first batch of an ActNorm must be finite, got NaN or infinity in it; check the data and the "
@@ -201,9 +202,3 @@ def _like(values: Tensor, x: Tensor) -> Tensor:
 
 def _logdet(log_scale: Tensor, x: Tensor) -> Tensor:
     return log_scale.expand(x.shape[0], -1).sum(1) * math.prod(x.shape[2:])
-
-
-def _sum_over_ranks(values: Tensor) -> Tensor:
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
-        distributed.all_reduce(values)
-    return values

@@ -16,7 +16,7 @@ from ..solvers import FixedPoint
 from ._call import Call, DeferredInverse, TakesCall, not_kept
 from ._inputs import check_branch_input
 from ._inverse import CertifiedInverse, report
-from ._paths import path_of
+from ._paths import path_of, why_autograd
 from ._transform import takes_context
 from .branch import ResidualBranch
 
@@ -28,6 +28,8 @@ class InvertibleResidualBlock(TakesCall):
 
     A ResidualBranch runs on the compiled kernels. Any other module runs on autograd products of itself: the same
     numbers, slower; the repr and one warning say so. It must act on each sample by itself.
+    Where backward hooks hang on it, forward evaluates it once more, for z, with them: if it draws, as dropout does, z
+    and the log-determinant are of different maps.
 
     Args:
         branch: g, from [B, *event] to the same shape. It is called as g(x), or g(x, context) if there is a context.
@@ -172,11 +174,10 @@ class InvertibleResidualBlock(TakesCall):
 
 
 def _describe_path(branch: nn.Module) -> str:
-    if not isinstance(branch, ResidualBranch):
-        return f"autograd fallback ({type(branch).__name__} is not a ResidualBranch)"
-    if (reason := branch.why_no_kernels()) is not None:
-        return f"autograd fallback ({reason})"
-    if not _library.HAS_EXTENSION or _library.backend() != "kernels":
-        return "autograd fallback (the kernels are missing or switched off)"
-    reason = why_no_kernels(next(branch.parameters()), branch.activations)
+    reason = why_autograd(branch)
+    if reason is None and isinstance(branch, ResidualBranch):  # its stages go to ops, which need not have kernels
+        if _library.HAS_EXTENSION and _library.backend() == "kernels":
+            reason = why_no_kernels(next(branch.parameters()), branch.activations)
+        else:
+            reason = "the kernels are missing or switched off"
     return "kernels" if reason is None else f"autograd fallback ({reason})"
