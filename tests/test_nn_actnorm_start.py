@@ -284,3 +284,33 @@ def test_a_checkpoint_differentiates_what_it_computed(use_reentrant):
     again = layer.inverse(z.detach())[0] if not use_reentrant else z.detach()
     torch.testing.assert_close(x.detach(), again.detach())
     torch.testing.assert_close(layer.bias.grad, -2.0 * x.detach().sum(0), rtol=1e-3, atol=1e-3)
+
+
+def test_what_functional_call_lends_is_not_the_layers():
+    """A trained state that is lent for one call does not make a fresh layer an initialised one."""
+    torch.manual_seed(0)
+    trained, fresh, x = nn.ActNorm(3), nn.ActNorm(3), 2.0 * torch.randn(50, 3) + 7.0
+    trained(x)
+    lent = {**dict(trained.named_parameters()), **dict(trained.named_buffers())}
+    z, _ = torch.func.functional_call(fresh, lent, (x,))
+    torch.testing.assert_close(z, trained(x)[0])
+    torch.testing.assert_close(fresh(x)[0].mean(0), torch.zeros(3), rtol=0.0, atol=1e-5)
+    assert float(fresh.initialized) == 1.0
+
+
+def test_a_layer_that_an_earlier_version_pickled_goes_on():
+    layer, linear = nn.ActNorm(3), nn.InvertibleLinear(3)
+    layer(torch.randn(20, 3))
+    x = torch.randn(4, 3)
+    expected, mixed = layer(x)[0], linear(x)[0]
+    for old in (layer, linear):
+        state = old.__getstate__() if hasattr(old, "__getstate__") else old.__dict__
+        old = type(old).__new__(type(old))
+        buffers = dict(state["_buffers"])
+        if "initialized" in buffers:
+            buffers["initialized"] = buffers["initialized"].bool()
+        else:
+            buffers["permutation"] = buffers["permutation"].argmax(1)
+        old.__setstate__({**state, "_buffers": buffers})
+        torch.testing.assert_close(old(x)[0], expected if "initialized" in buffers else mixed)
+        assert all(buffer.is_floating_point() for buffer in old.buffers())

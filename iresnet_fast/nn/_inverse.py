@@ -16,6 +16,8 @@ from ..solvers import FixedPoint
 
 # A slope so much above the Lipschitz constant is none that rounding the weights makes.
 _LYING = 1.001
+# An error so many times what rounding alone leaves is that of an iteration which was ended too early.
+_ENDED = 10.0
 # Pairs of points between which the slope of a branch is looked at.
 _PAIRS = 6
 
@@ -127,9 +129,12 @@ def _reason(
         )
     wider = "raise tol" if dtype == torch.float64 else "use float64 or raise tol"
     attainable = float(found.attainable[missed].max())
+    ended = int(found.iterations[missed].max()) >= solver.max_iterations
+    if ended and float(found.error[missed].max()) > _ENDED * attainable:
+        return f"raise the solver's max_iterations, {solver.max_iterations}"
     if attainable > solver.tol:
         return f"{name} rounds these samples by about {attainable:.1e}: {wider}"
-    if int(found.iterations[missed].max()) >= solver.max_iterations:
+    if ended:
         return f"raise the solver's max_iterations, {solver.max_iterations}"
     if not solver.refine:
         return f"{name} rounds the branch by as much: let the solver refine, {wider}"

@@ -56,6 +56,8 @@ class ActNorm(Transform):
     bias: Tensor
     log_scale: Tensor
     initialized: Tensor
+    _is_known = False  # that the flag is set
+    _known_flag: Tensor | None = None  # the tensor that said so
 
     def __init__(self, num_features: int, device: Any = None, dtype: Any = None) -> None:
         """Build the layer; the arguments are those of the class."""
@@ -73,7 +75,7 @@ class ActNorm(Transform):
             self.bias.zero_()
             self.log_scale.zero_()
             self.initialized.zero_()
-        self._is_known = False  # that `initialized` is set: reading it waits for the device
+        self._is_known = False
 
     def forward(self, x: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
         """Return z, the shape of x, and the log-determinant [B]; context is not used.
@@ -108,7 +110,7 @@ class ActNorm(Transform):
 
     def _prepare(self, values: Tensor, inverse: bool) -> None:
         """See that the layer is initialised: from the values that come in if it is being trained, else warn."""
-        if self._is_known:
+        if self._is_known and (torch.compiler.is_compiling() or self._known_flag is self.initialized):
             return
         if not is_eager() or not may_read(self.initialized):
             raise RuntimeError(
@@ -125,7 +127,7 @@ class ActNorm(Transform):
                     self.initialized.fill_(1.0)
                 elif is_trained:
                     self._initialize(values.detach(), inverse)
-            self._is_known = bool(self.initialized)
+            self._know()
         if not self._is_known and not is_trained:
             what = "the inverse" if inverse else "training" if self.training else "evaluation"
             advice = "run the model on a batch in training mode or load a checkpoint"
@@ -136,6 +138,16 @@ class ActNorm(Transform):
                 RuntimeWarning,
                 stacklevel=3 if inverse else 5,  # the caller, behind forward and what calls it in torch
             )
+
+    def _know(self) -> None:
+        """Read the flag, which waits for the device, and note which tensor it was: functional_call lends others."""
+        self._is_known, self._known_flag = bool(self.initialized), self.initialized
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over a state, also of an earlier version, whose flag was a bool."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # of torch
+        if self.initialized.dtype == torch.bool:
+            self.initialized = self.initialized.to(self.bias.dtype)
 
     def _initialize(self, values: Tensor, inverse: bool) -> None:
         """Set the parameters so that these values come out normalised."""
@@ -164,7 +176,8 @@ class ActNorm(Transform):
         if flag is not None:  # a bool in earlier versions, which load_state_dict(assign=True) would keep
             state_dict[f"{prefix}initialized"] = flag.to(self.initialized.dtype)
         super()._load_from_state_dict(state_dict, prefix, *others)
-        self._is_known = not self.initialized.is_meta and bool(self.initialized)
+        if not self.initialized.is_meta:
+            self._know()
 
 
 class _Normalize(torch.autograd.Function):

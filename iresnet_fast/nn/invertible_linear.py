@@ -107,9 +107,17 @@ class InvertibleLinear(Transform):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         permutation = state_dict.get(f"{prefix}permutation")
         if permutation is not None and permutation.dim() == 1:
-            matrix = F.one_hot(permutation.long(), self.num_features)
-            state_dict[f"{prefix}permutation"] = matrix.to(self.permutation.dtype)
+            state_dict[f"{prefix}permutation"] = self._matrix(permutation)
         super()._load_from_state_dict(state_dict, prefix, *others)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over a state, also of an earlier version, whose permutation was an order of channels."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # of torch
+        if self.permutation.dim() == 1:
+            self.permutation = self._matrix(self.permutation)
+
+    def _matrix(self, order: Tensor) -> Tensor:
+        return F.one_hot(order.long(), self.num_features).to(self.packed.dtype)
 
     @staticmethod
     def _factors(packed: Tensor, sign: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ _FACTORIES = frozenset(
 )
 _DTYPES = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
 _VECTORS = (".u", ".v")  # the singular vectors of layers, which have length 1
+_FLAG = ".initialized"  # of an ActNorm, a bool in older versions
 _SIGNS = ".sign"  # of the determinants of invertible maps
 _PERMUTATION = ".permutation"  # of the channels, as a matrix; in older versions as their order
 _VECTOR_TOLERANCE = 0.1  # of that length: half precision rounds it by less
@@ -61,7 +62,8 @@ def _may_become(expected: Tensor, name: str, value: Tensor) -> bool:
         return True
     if value.is_floating_point() or value.is_complex():
         return False
-    return not expected.is_floating_point() or (name.endswith(_PERMUTATION) and value.dim() == 1)
+    was_whole = name.endswith(_FLAG) or (name.endswith(_PERMUTATION) and value.dim() == 1)
+    return was_whole or not expected.is_floating_point()
 
 
 def _check_numbers(name: str, value: Tensor) -> None:
