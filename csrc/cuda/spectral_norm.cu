@@ -115,9 +115,9 @@ __device__ __forceinline__ int iterate(Map map, int most, T tolerance, T* partia
     if (threadIdx.x == 0) *sigma = length / factor;
     if ((exact && exact_square(sum)) || factor != T(1)) break;
     // Once more from the start, if the weight is large or small.
-    if (threadIdx.x == 0) lengths[0] = T(0);
     find_factor(&task, partial, &factor);
     if (factor == T(1)) break;
+    if (threadIdx.x == 0) lengths[0] = T(0);
     copy(task.layer.u, task.u_size, map.u(), factor);
     step = -1;
   }

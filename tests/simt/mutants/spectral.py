@@ -52,7 +52,7 @@ def lanczos() -> Iterator[Mutant]:
     yield Mutant(*entry, "= most;\n  __syncthreads();\n  for", "= most;\n  for")
     yield Mutant(*entry, "partial[i] : most;\n  __syncthreads();\n", "partial[i] : most;\n")
     yield Mutant(*group, "      __syncthreads();\n      map.apply", "      map.apply")
-    yield Mutant(*group, "turn == 0);\n      __syncthreads();\n", "turn == 0);\n")
+    yield Mutant(*group, "!left());\n      __syncthreads();\n", "!left());\n")
     yield Mutant(*group, "++used, ++steps;\n    }\n    __syncthreads();\n", "++used, ++steps;\n    }\n")
     yield Mutant(
         *group,
