@@ -234,6 +234,19 @@ def test_an_order_of_channels_becomes_a_matrix(linear):
     assert same_bits(again.state_dict(), flow.state_dict())
 
 
+def test_flags_of_earlier_versions_load_and_go_on(folder):
+    expected = checkpoint.load_model(folder).state_dict()
+    as_bools = lambda tensors: {  # noqa: E731
+        name: value.bool() if name.endswith(".initialized") else value for name, value in tensors.items()
+    }
+    for path in checkpoint.paths(folder):
+        craft(path, tensors=as_bools)
+    found = checkpoint.load_model(folder).state_dict()
+    assert any(value.dtype == torch.bool for value in checkpoint.read(newest(folder)).tensors.values())
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    run(folder, resume=True)
+
+
 def test_weights_of_zeros_have_no_vectors(tmp_path):
     """So training leaves them, and so they are loaded."""
     model = type(make_model())(make_model().config.replace(hidden=(8,)))

@@ -146,7 +146,7 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms, TakesCall):
         """Return n samples [n, *event_shape], without gradient and without the cost of log-determinants.
 
         Samples are numbered, and each is a function of the seed and its number: samples 0 .. 99 drawn at once are those
-        drawn in batches or on several devices.
+        drawn in batches or on several devices, to rounding.
 
         Args:
             n: how many.
