@@ -207,6 +207,11 @@ def check_sizes(argument: str, value: Sequence[int]) -> tuple[int, ...]:
 
 def check_image_size(value: int | Sequence[int]) -> tuple[int, int]:
     """Check the (height, width) of images, or one number for both, and return both."""
+    return check_pair("image_size", value, "32 or (28, 28)")
+
+
+def check_pair(argument: str, value: int | Sequence[int], example: str) -> tuple[int, int]:
+    """Check (height, width), or one number for both, and return both."""
     try:
         sizes: Any = value if hasattr(value, "__len__") else (value, value)
         height, width = sizes
@@ -215,7 +220,7 @@ def check_image_size(value: int | Sequence[int]) -> tuple[int, int]:
         return operator.index(height), operator.index(width)
     except (TypeError, ValueError):  # of another number of sizes
         raise TypeError(
-            f"image_size must be one integer or (height, width), got {value!r}; pass e.g. 32 or (28, 28)."
+            f"{argument} must be one integer or (height, width), got {value!r}; pass e.g. {example}."
         ) from None
 
 

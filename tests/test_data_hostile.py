@@ -273,6 +273,7 @@ BOMBS = {
     "npy: shape": ("npy", put("table.npy", npy_of((10**12, 8)))),
     "npy: product": ("npy", put("table.npy", npy_of((-2, -4)))),
     "npy: none of many": ("npy", put("table.npy", npy_of((10**18, 0))[:-64])),
+    "npy: dimensions": ("npy", put("table.npy", npy_of((1,) * 70))),
     "npy: large numbers": ("npy", put("table.npy", npy_of((1, 8), "<V2000000000"))),
     "npy: deep": ("npy", put("table.npy", npy_of("(" * 9000 + ")" * 9000))),
     "npy: deep sum": ("npy", put("table.npy", npy_of("-" * 9000 + "1"))),

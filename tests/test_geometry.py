@@ -116,3 +116,22 @@ def test_weights_that_do_not_fit(shape, geometry, message):
 def test_a_layer_that_is_no_convolution(options):
     with pytest.raises(ValueError, match=f"{next(iter(options))} must be from"):
         nn.SpectralConv2d(2, 2, 3, **options, image_size=4)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"padding": (1,)}, TypeError, r"padding must be one integer or \(height, width\), got \(1,\); pass e.g. 1 or"),
+        ({"stride": "2"}, TypeError, r"stride must be one integer or \(height, width\), got '2'"),
+        ({"dilation": (1, 2, 3)}, TypeError, r"dilation must be one integer or \(height, width\), got \(1, 2, 3\)"),
+        ({"groups": "2"}, TypeError, "groups must be an integer, got '2'"),
+        ({"groups": 0}, ValueError, "groups must be at least 1, got 0"),
+        ({"groups": 4}, ValueError, "groups must divide in_channels and out_channels, 2 and 4, got 4; change one"),
+        ({"stride": 0}, ValueError, "stride must be"),
+        ({"padding": -1}, ValueError, "padding must be"),
+        ({"dilation": -1}, ValueError, "dilation must be"),
+    ],
+)
+def test_layers_refuse_it_when_they_are_built(options, error, message):
+    with pytest.raises(error, match=message):
+        nn.SpectralConv2d(2, 4, 3, **options)

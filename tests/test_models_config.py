@@ -119,6 +119,16 @@ def test_presets_change():
         (lambda: FlowConfig((2,), activation="gelu"), ValueError, "activation must be one of"),
         (lambda: FlowConfig((2,), activation="clipswish"), ValueError, "keep the number of channels"),
         (lambda: FlowConfig((2,), branch="dense", context_features=1), ValueError, "context_features must be 0"),
+        (
+            lambda: FlowConfig((2,), blocks=(0,), context_features=1),
+            ValueError,
+            "context_features must be 0 for a flow wi",
+        ),
+        (
+            lambda: FlowConfig((2,), hidden=(8,), context_features=1, context_mode="concat"),
+            ValueError,
+            "hidden must have two widths at least for context_mode 'concat', got",
+        ),
         (lambda: FlowConfig((2,), train_estimator="exact"), TypeError, "train_estimator must be one of"),
         (lambda: FlowConfig((2,), solver=None), TypeError, "solver must be FixedPoint, got None"),
         (lambda: FlowConfig((2,), n_levels=1), ValueError, "n_levels must be at least 2, got 1"),

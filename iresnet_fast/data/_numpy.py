@@ -46,7 +46,10 @@ def read_npy(where: str, content: bytearray) -> Array:
         )
     if max(shape, default=0) > len(content):  # beside a zero
         raise DataError(f"{where} must hold numbers, got none in the shape {shape}; save it anew.")
-    array: Array = np.frombuffer(content, dtype, offset=start).reshape(shape, order="F" if is_fortran else "C")
+    try:
+        array: Array = np.frombuffer(content, dtype, offset=start).reshape(shape, order="F" if is_fortran else "C")
+    except ValueError:
+        raise DataError(f"{where} must have few dimensions, got {len(shape)}; save it anew.") from None
     return array
 
 

@@ -130,6 +130,14 @@ class FlowConfig(Config):
             raise ValueError(f"alpha must be in [0, 0.5), got {self.alpha}; pass e.g. 0.05.")
         check_parts({"train_estimator": self.train_estimator, "eval_estimator": self.eval_estimator}, self.solver)
         self._check_images()
+        if self.context_features and not any(self.blocks) and not self.fc_blocks:
+            raise ValueError(
+                f"context_features must be 0 for a flow without residual blocks, got {self.context_features}; add some."
+            )
+        if self.context_features and self.context_mode == "concat" and any(self.blocks) and len(self.hidden) < 2:
+            raise ValueError(
+                f"hidden must have two widths at least for context_mode 'concat', got {self.hidden}; add one."
+            )
         if self.context_features and not kind.takes_context:
             raise ValueError(
                 f"context_features must be 0 for {self.branch} branches, got {self.context_features}; use "

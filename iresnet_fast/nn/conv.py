@@ -79,10 +79,20 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
         _checks.check_width("out_channels", out_channels)
         for size in _pair(kernel_size):
             _checks.check_width("kernel_size", size)
+        stride = _checks.check_pair("stride", stride, "1 or (2, 2)")
+        dilation = _checks.check_pair("dilation", dilation, "1 or (2, 2)")
+        _checks.check_count("groups", groups, 1)
+        if in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"groups must divide in_channels and out_channels, {in_channels} and {out_channels}, got {groups}; "
+                f"change one of them."
+            )
         if padding_mode != "zeros":
             raise ValueError(f"padding_mode must be 'zeros', got {padding_mode!r}; pad the input before the layer.")
         if isinstance(padding, str):
-            padding = _numbers(padding, _pair(kernel_size), _pair(stride), _pair(dilation))
+            padding = _numbers(padding, _pair(kernel_size), stride, dilation)
+        padding = _checks.check_pair("padding", padding, "1 or (0, 1)")
+        ConvGeometry((1, 1), stride, padding, dilation, groups)  # which refuses what no convolution can have
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, "zeros", device, dtype
         )
