@@ -239,7 +239,7 @@ def test_other_processes_are_silent(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(distributed, "rank", lambda: 1)
     assert main(["train", *TINY, "--folder", str(tmp_path / "run")]) == 0
     assert capsys.readouterr().out == ""
-    assert not list((tmp_path / "run").iterdir())
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_option_is_explained():

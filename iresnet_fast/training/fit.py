@@ -99,11 +99,11 @@ def fit(
     folder = Path(folder)
     devices = [parameter.device for parameter in model.parameters() if parameter.is_cuda][:1]
     with (
+        Interrupts() as end,  # around the rest, which ends slowly where a process is lost, and must have its say
         distributed.setup(),
         distributed.translate_errors(folder),
         torch.random.fork_rng(devices),
         locked(folder),
-        Interrupts() as end,
     ):
         found = _prepare(folder, resume)
         trainer = Trainer(model, dataset, config, folder, found, show_progress)
