@@ -184,7 +184,7 @@ def check_gradient(gradient: str) -> None:
 
 def check_number(argument: str, value: object, example: str) -> None:
     """Check that an argument is a number, of whatever size."""
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
+    if isinstance(value, bool) or not (isinstance(value, (int, float)) or hasattr(value, "__float__")):
         got = repr(value) if isinstance(value, (str, bool)) else described(value)
         raise TypeError(f"{argument} must be a number, got {got}; pass e.g. {example}.")
 

@@ -6,6 +6,7 @@ tanh and sine then cost no second transcendental.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -148,14 +149,21 @@ def _slope(a: Tensor, parameter: Tensor | None) -> Tensor:
     return F.softplus(beta, threshold=_SOFTPLUS_THRESHOLD).clamp(min=torch.finfo(a.dtype).tiny)
 
 
+def _kept(a: Tensor, least: float, most: float) -> Tensor:
+    """Return a within bounds; the derivative of torch's clamp at NaN is 0, which would lose it."""
+    return torch.where(a < least, least, torch.where(a > most, most, a))
+
+
 def _scaled(a: Tensor, slope: Tensor) -> Tensor:
     """Return s a, but no further out than where the logistic function is 0 or 1: it may be multiplied by a zero."""
-    return (a * slope).clamp(-_LOGISTIC_ENDS, _LOGISTIC_ENDS)
+    return _kept(a * slope, -_LOGISTIC_ENDS, _LOGISTIC_ENDS)
 
 
 def _lipswish(a: Tensor, parameter: Tensor | None = None) -> Tensor:
     # The smallest number in place of -infinity, for which phi is 0 too.
-    return a.clamp(min=torch.finfo(a.dtype).min) * torch.sigmoid(_scaled(a, _slope(a, parameter))) * _LIPSWISH_SCALE
+    return (
+        _kept(a, torch.finfo(a.dtype).min, math.inf) * torch.sigmoid(_scaled(a, _slope(a, parameter))) * _LIPSWISH_SCALE
+    )
 
 
 def _lipswish_derivative(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None) -> Tensor:
@@ -178,7 +186,7 @@ def _lipswish_parameter(a: Tensor, parameter: Tensor | None = None) -> tuple[Ten
     u = _scaled(a, _slope(a, parameter))
     p = torch.sigmoid(u)
     # ds/dbeta = sigmoid(beta); phi = a p(s a) and phi' = f(s a) with f the derivative of swish.
-    a = a.clamp(torch.finfo(a.dtype).min, torch.finfo(a.dtype).max)  # zero times infinity is no number
+    a = _kept(a, torch.finfo(a.dtype).min, torch.finfo(a.dtype).max)  # zero times infinity is no number
     common = a * (p * (1.0 - p)) * (torch.sigmoid(beta) * _LIPSWISH_SCALE)
     return a * common, (2.0 + u * (1.0 - 2.0 * p)) * common
 

@@ -110,7 +110,7 @@ class ActNorm(Transform):
 
     def _prepare(self, values: Tensor, inverse: bool) -> None:
         """See that the layer is initialised: from the values that come in if it is being trained, else warn."""
-        if self._is_known and (torch.compiler.is_compiling() or self._known_flag is self.initialized):
+        if self._is_known and (not is_eager() or self._known_flag is self.initialized):
             return
         if not is_eager() or not may_read(self.initialized):
             raise RuntimeError(
