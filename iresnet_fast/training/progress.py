@@ -74,11 +74,16 @@ class _Bar:
     """A bar whose line also shows the newest test metric and Lipschitz constant, from whatever row they are."""
 
     def __init__(self, progress: float) -> None:
+        from rich.console import Console
         from rich.progress import BarColumn, TaskProgressColumn, TextColumn
         from rich.progress import Progress as Rich
 
         self._rich = Rich(
-            BarColumn(20), TaskProgressColumn(), TextColumn("{task.description}"), TextColumn("{task.fields[left]}")
+            BarColumn(20),
+            TaskProgressColumn(),
+            TextColumn("{task.description}"),
+            TextColumn("{task.fields[left]}"),
+            console=Console(),  # rich's shared one keeps what the environment said when it was first asked for
         )
         self._newest: dict[str, Any] = {}
         self._task = self._rich.add_task("starting", total=_TICKS, completed=_ticks(progress), left="")

@@ -16,6 +16,7 @@ from .runner import run_all, subjects, table
 
 def main(package: str = "trust") -> None:
     """Run."""
+    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     parser = argparse.ArgumentParser(description="Try every claim of docs/guarantees.md over all its cases.")
@@ -30,7 +31,7 @@ def main(package: str = "trust") -> None:
     chosen = [s for s in known if not options.names or s in options.names or s.split(".")[0] in options.names]
     began, results = time.monotonic(), {}
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns) as progress:
+    with Progress(*columns, console=Console(stderr=True)) as progress:
         for result in progress.track(
             run_all(package, chosen, options.jobs, options.share), len(chosen), description="subjects"
         ):
