@@ -91,7 +91,6 @@ def _check_first(x: Tensor, weights: Sequence[Tensor], name: str) -> None:
 
 def _check_weight(i: int, weight: Tensor, x: Tensor, channels: int, name: str) -> int:
     """Check the weight of stage i and return its number of outputs."""
-    check_tensor(weight, f"weights[{i}]")
     check_same("weights", i, weight, name, x)
     if weight.dim() != x.dim():
         expected = "[out, in]" if x.dim() == 2 else "[out, in, k, k]"

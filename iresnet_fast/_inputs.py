@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -94,17 +95,22 @@ def check_same_kind(x: Tensor, like: Tensor, name: str = "x", owner: str = "laye
             if x.dtype in _METHODS:
                 advice += f" or convert the {owner} with {_METHODS[x.dtype]}"
         raise TypeError(f"{name} must have the dtype of the {owner}, {like.dtype}, got {x.dtype}; {advice}.")
-    check_same_device(x, like, name, owner)
+    if x.device != like.device:
+        _refuse_device(x, like, name, owner)
 
 
 def check_same_device(x: Tensor, like: Tensor, name: str = "x", owner: str = "layer") -> None:
     """Raise ValueError unless x is a tensor on the device of `like`, a tensor of its owner."""
     check_tensor(x, name)
     if x.device != like.device:
-        advice = f"pass {name}.to({str(like.device)!r})"
-        if x.is_meta or like.is_meta:
-            advice = f"give the {owner} numbers with to_empty and load_state_dict" if like.is_meta else "pass numbers"
-        raise ValueError(f"{name} must be on the device of the {owner}, {like.device}, got {x.device}; {advice}.")
+        _refuse_device(x, like, name, owner)
+
+
+def _refuse_device(x: Tensor, like: Tensor, name: str, owner: str) -> NoReturn:
+    advice = f"pass {name}.to({str(like.device)!r})"
+    if x.is_meta or like.is_meta:
+        advice = f"give the {owner} numbers with to_empty and load_state_dict" if like.is_meta else "pass numbers"
+    raise ValueError(f"{name} must be on the device of the {owner}, {like.device}, got {x.device}; {advice}.")
 
 
 def _is_widened(x: Tensor, like: Tensor) -> bool:

@@ -41,10 +41,10 @@ class Branch(Skippable):
 
     def check_input(self, x: Tensor, name: str = "x") -> None:
         """Raise ValueError or TypeError unless x fits the first layer; `name` is what the caller calls it."""
-        check_layer_input(self.layers[0], x, name)
+        check_layer_input(self._layers()[0], x, name)
 
     def _layers(self) -> list[Any]:
-        return list(self.layers)
+        return list(self.layers._modules.values())  # past the methods of ModuleList, which are slow
 
     def _product(self, layers: Iterable[Any], constants: Iterable[float | None]) -> float | None:
         """Return the product of the coeffs and the constants of the activations; None if one of them is not known."""

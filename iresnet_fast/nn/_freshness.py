@@ -85,7 +85,8 @@ def _version(weight: Tensor) -> int:
 
 
 def _versions(layer: SpectralLayer) -> tuple[int, ...]:
-    return layer.sigma._version, layer.u._version, layer.v._version
+    buffers: Any = layer._buffers
+    return buffers["sigma"]._version, buffers["u"]._version, buffers["v"]._version
 
 
 def may_have_been_replayed(layer: SpectralLayer, weight: Tensor) -> bool:
@@ -96,7 +97,8 @@ def may_have_been_replayed(layer: SpectralLayer, weight: Tensor) -> bool:
 
 def shows_a_change(layer: SpectralLayer, weight: Tensor, seen: Seen | None) -> bool:
     """Whether the weight, the buffers, the mode or a CUDA graph ask for another refresh, without reading the weight."""
-    if seen is None or seen.buffer is not layer.sigma or not (seen.training if layer.training else seen.settled):
+    buffers = layer._buffers  # read past the __getattr__ of modules, which takes as long as all the rest
+    if seen is None or seen.buffer is not buffers["sigma"] or not (seen.training if layer.training else seen.settled):
         return True
     if layer.strict and not seen.strict:
         return True
@@ -104,14 +106,15 @@ def shows_a_change(layer: SpectralLayer, weight: Tensor, seen: Seen | None) -> b
     # A graph being captured must hold a refresh of its own, since the weight may change between its replays.
     if may_have_been_replayed(layer, weight) or sight.capture != _capture.of(weight):
         return True
+    is_read = _is_read(layer, weight)
     return (
         _version(weight) != sight.version
-        or (weight.is_inference() and not _is_read(layer, weight))
+        or (weight.is_inference() and not is_read)
         or _versions(layer) != seen.versions
         or weight.dtype != sight.weight.dtype
         or weight.device != sight.weight.device
         # The bits tell more where they are read: a parametrisation makes a new tensor in every call.
-        or (not _is_read(layer, weight) and weight.data_ptr() != sight.weight.data_ptr())
+        or (not is_read and weight.data_ptr() != sight.weight.data_ptr())
         or (weight.is_cuda and layer.training and sight.writes != _Writes.last)
     )
 

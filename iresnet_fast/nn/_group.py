@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .. import _capture, ops
-from .._torch_private import copy_all
+from .._torch_private import copy_all, is_transformed
 from .._tracing import under_transforms
 from ..geometry import ConvGeometry
 from . import _norms
@@ -105,15 +105,16 @@ class SpectralGroup:
     ) -> list[Tensor]:
         """Return the normalised weights of some of its layers, for images of this size if one is given."""
         known: dict[SpectralLayer, Normalized] = getattr(self._at_hand, "weights", {})
-        if known and all(layer in known and _fits(known[layer][0], image_size) for layer in layers):
-            return [known[layer][1] for layer in layers]
+        entries = [known[layer] for layer in layers if layer in known]
+        if len(entries) == len(layers) and all(_fits(geometry, image_size) for geometry, _ in entries):
+            return [weight for _, weight in entries]
         return [weight for _, weight in self._normalized(layers, image_size)]
 
     def _normalized(self, layers: Sequence[SpectralLayer], image_size: Sequence[int] | None) -> list[Normalized]:
         # Each once: a parametrisation that draws or iterates gives another tensor at every look.
         taken = {layer: weight_of(layer) for layer in layers}
         raw = [taken[layer] for layer in layers]
-        if any(is_stacked(weight) for weight in raw):
+        if is_transformed() and any(is_stacked(weight) for weight in raw):
             if image_size is not None:
                 for layer in layers:
                     layer.set_image_size(image_size)
@@ -241,15 +242,18 @@ class SpectralGroup:
             weight = sight.weight
             captured = _capture.of(weight) is not None
             sigma, u, v, companion = (as_dtype(value, weight.dtype) for value in values)
-            layer.is_captured = layer.is_captured or captured
+            if captured and not layer.is_captured:  # an assignment to a module costs more than the rest of this
+                layer.is_captured = True
             if layer.is_captured:
                 kept += [layer.sigma, layer.u, layer.v, layer.companion]
                 written += [sigma, u, v, companion]
             else:
-                # Not by setattr, whose checks cost more than the rest.
                 layer._buffers.update(sigma=sigma, u=u, v=v, companion=companion)
             # A capture computes nothing: u and v have not converged before a replay.
-            layer.is_warm, layer.is_doubtful = layer.is_warm or (settled and not captured), settled
+            if settled and not captured and not layer.is_warm:
+                layer.is_warm = True
+            if layer.is_doubtful != settled:
+                layer.is_doubtful = settled
             norms.append((sigma, u, v))  # a replay writes the buffers, and what is saved for backward must survive that
         if kept:
             copy_all(kept, written)

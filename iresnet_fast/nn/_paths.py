@@ -84,10 +84,8 @@ class _StagesPath(Path):
         assert isinstance(branch, ResidualBranch)
         branch.check_context(context)
         self.block = block
+        self.branch = branch
         self.weights, self.biases, self.activations, self.parameters = branch.stages(x.shape[2:])
-        # The last layer of a branch that is normalised as a whole may exceed its coeff.
-        coeffs = [cast(SpectralLayer, layer).coeff for layer in branch.layers]
-        self.norms = coeffs if branch.normalize == "layers" else None
 
     def forward(self, x: Tensor, call: Call) -> tuple[Tensor, Tensor]:
         estimator = self.block.estimator
@@ -138,7 +136,10 @@ class _StagesPath(Path):
         return self._wide().evaluate(x.double())
 
     def _wide(self) -> WideBranch:
-        return WideBranch.of(self.weights, self.biases, self.activations, self.parameters, self.norms)
+        norms = None  # the last layer of a branch that is normalised as a whole may exceed its coeff
+        if self.branch.normalize == "layers":
+            norms = [cast(SpectralLayer, layer).coeff for layer in self.branch.layers]
+        return WideBranch.of(self.weights, self.biases, self.activations, self.parameters, norms)
 
 
 class _ModulePath(Path):

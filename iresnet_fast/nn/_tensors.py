@@ -31,9 +31,10 @@ def own_weight(layer: SpectralLayer) -> Tensor | None:
 
 def can_take(layer: SpectralLayer) -> bool:
     """Whether the weight can be taken before the layer, and modules around it, are called."""
+    if layer.may_remake_tensors():
+        return False
     weight = layer._parameters.get("weight")
-    sources = layer.parameters() if weight is None else (weight,)
-    return not layer.may_remake_tensors() and not any(map(is_sharded, sources))
+    return not (any(map(is_sharded, layer.parameters())) if weight is None else is_sharded(weight))
 
 
 def is_sharded(tensor: Tensor) -> bool:

@@ -21,6 +21,7 @@ class Transform(Shardable):
     """
 
     takes_context = False
+    takes_call = False
 
     def output_shape(self, event_shape: Sequence[int]) -> tuple[int, ...]:
         """Return the shape of an event of z for an event of x of `event_shape`; raises ValueError if it cannot be."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 import warnings
-from functools import partial
 from typing import Any
 
 import torch
@@ -87,9 +86,11 @@ class ActNorm(Transform):
         check_same_kind(x, self.bias)
         check_channels(x, self.num_features)
         self._prepare(x, inverse=False)
-        alone = torch.is_grad_enabled() and is_eager() and not _has_tangent(x, self.bias, self.log_scale)
-        z, logdet = (partial(apply, _Normalize) if alone else _normalize)(x, self.bias, self.log_scale)
-        return z, logdet
+        bias, log_scale = self.bias, self.log_scale
+        if torch.is_grad_enabled() and is_eager() and not _has_tangent(x, bias, log_scale):
+            z, logdet = apply(_Normalize, x, bias, log_scale)
+            return z, logdet
+        return _normalize(x, bias, log_scale)
 
     def inverse(self, z: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
         """Return x and the log-determinant of the inverse [B]; context is not used.
@@ -210,8 +211,9 @@ def _has_tangent(*tensors: Tensor) -> bool:
 
 def _like(values: Tensor, x: Tensor) -> Tensor:
     """Return values [C] so that they broadcast over x [B, C, ...]."""
-    return values.view(values.shape + (1,) * (x.dim() - 2))
+    return values if x.dim() == 2 else values.view(values.shape + (1,) * (x.dim() - 2))
 
 
 def _logdet(log_scale: Tensor, x: Tensor) -> Tensor:
-    return log_scale.expand(x.shape[0], -1).sum(1) * math.prod(x.shape[2:])
+    total = log_scale.expand(x.shape[0], -1).sum(1)
+    return total if x.dim() == 2 else total * math.prod(x.shape[2:])

@@ -166,8 +166,10 @@ class ResidualBranch(Branch):
 
     def _betas(self) -> list[Tensor | None]:
         make_tensors(self)
-        betas = (getattr(self, f"beta_{i}", None) for i in range(len(self.activations)))
-        return [None if beta is None else gathered(beta) for beta in betas]
+        return [
+            gathered(getattr(self, f"beta_{i}")) if registry.get(name).has_parameter else None
+            for i, name in enumerate(self.activations)
+        ]
 
     def _weights(self, layers: Sequence[Layer], image_size: Sequence[int] | None) -> list[Tensor]:
         weights = effective_weights(layers, image_size)

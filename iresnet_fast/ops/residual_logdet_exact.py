@@ -72,8 +72,8 @@ def residual_logdet_exact(
 def _forward(settings: _Settings, x: Tensor, tensors: Sequence[Tensor | None]) -> _Outputs:
     activations, precision = settings
     branch = raw(activations, tensors)
-    jacobian = torch.ops.iresnet_fast.jacobian(x, *branch, precision)
-    full = jacobian + torch.eye(jacobian.shape[-1], dtype=x.dtype, device=x.device)
+    full = torch.ops.iresnet_fast.jacobian(x, *branch, precision)
+    full.diagonal(dim1=1, dim2=2).add_(1.0)
     return x + torch.ops.iresnet_fast.branch(x, *branch, precision), torch.linalg.slogdet(full)[1], full
 
 
