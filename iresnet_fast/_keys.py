@@ -25,7 +25,7 @@ def sample_keys(x: Tensor) -> Tensor:
     numbers = x.detach().flatten(1).double()
     words = torch.where(numbers == 0.0, 0.0, numbers).contiguous().view(torch.int32).to(torch.int64) & _BITS
     places = _scramble(torch.arange(words.shape[1], device=x.device))
-    return _scramble(_scramble(words ^ places).sum(1))
+    return _scramble(_scramble(words ^ places).sum(1) & _BITS)
 
 
 def row_keys(seed: int | Tensor, first: int, n: int, device: torch.device) -> Tensor:
@@ -35,8 +35,11 @@ def row_keys(seed: int | Tensor, first: int, n: int, device: torch.device) -> Te
 
 def mixed(keys: Tensor, number: int | Tensor) -> Tensor:
     """Return other keys for every number: of the parts of a model, of seeds."""
-    high = number >> 32  # a seed may have more than 32 bits
-    return _scramble(_scramble(keys + _MULTIPLIER * ((number & _BITS) + 1)) ^ high & _BITS)
+    low, high = number & _BITS, number >> 32 & _BITS  # a seed may have more than 32 bits
+    keys = _scramble(keys + _MULTIPLIER * (low + 1) & _BITS)
+    if isinstance(high, Tensor):
+        return torch.where(high == 0, keys, _scramble(keys ^ high))
+    return _scramble(keys ^ high) if high else keys
 
 
 def hashed_probe(keys: Tensor, x: Tensor, n_probes: int, kind: str, seed: int) -> Tensor:
@@ -82,7 +85,7 @@ def _hashed_bits(keys: Tensor, event_shape: Sequence[int]) -> Tensor:
 
 
 def _scramble(h: Tensor) -> Tensor:
-    """Mix the low 32 bits of int64 numbers; the multiplier is below 2^31, so nothing overflows."""
+    """Mix the bits of int64 numbers from 0 to 2^32; the multiplier is below 2^31, so nothing overflows."""
     for _ in range(2):
-        h = ((h ^ h >> 16) & _BITS) * _MULTIPLIER & _BITS
+        h = (h ^ h >> 16) * _MULTIPLIER & _BITS
     return h ^ h >> 16

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -74,33 +73,37 @@ class ConvGeometry(_Fields):
             ValueError: there is no such convolution, or it is too large.
         """
         shape = tuple(weight_shape)
-        if len(shape) != 4 or shape[0] % self.groups != 0 or self.groups > max(shape[0], 1) or min(shape[2:]) < 1:
+        (height, width), _, (pad_h, pad_w), (dilation_h, dilation_w), groups = self
+        if len(shape) != 4 or shape[0] % groups != 0 or groups > max(shape[0], 1) or min(shape[2:]) < 1:
             raise ValueError(
-                f"{weight} must have shape [out, in / groups, kh, kw] with out divisible by groups = {self.groups}, "
+                f"{weight} must have shape [out, in / groups, kh, kw] with out divisible by groups = {groups}, "
                 f"got {shape}; pass None as {geometry} for a matrix."
             )
-        out, per_group, *kernel = shape
-        size = self.output_size((kernel[0], kernel[1]))
-        if min(size) < 1:
+        out, per_group, kernel_h, kernel_w = shape
+        size = out_h, out_w = self.output_size((kernel_h, kernel_w))
+        if out_h < 1 or out_w < 1:
             raise ValueError(
                 f"{geometry} must leave at least one output pixel, got output size {size} for kernel {shape[2:]}; "
                 f"increase the image size or the padding."
             )
-        in_channels = per_group * self.groups
+        in_channels = per_group * groups
         # The image with its padding, and as far beyond it as a kernel reaches.
-        reach = [
-            s + 2 * p + 2 * d * (k - 1)
-            for s, p, d, k in zip(self.image_size, self.padding, self.dilation, kernel, strict=True)
-        ]
-        taps = 2 * max(k * max(s, o) for k, s, o in zip(kernel, self.image_size, size, strict=True))
-        numbers = (out * math.prod(size), in_channels * math.prod(self.image_size), math.prod(shape))
-        most = max(taps, math.prod(reach), *numbers)
+        reach_h = height + 2 * (pad_h + dilation_h * (kernel_h - 1))
+        reach_w = width + 2 * (pad_w + dilation_w * (kernel_w - 1))
+        most = max(
+            2 * kernel_h * max(height, out_h),
+            2 * kernel_w * max(width, out_w),
+            reach_h * reach_w,
+            out * out_h * out_w,
+            in_channels * height * width,
+            out * per_group * kernel_h * kernel_w,
+        )
         if most > LARGEST_SIZE:
             raise ValueError(
                 f"{geometry} must have at most {LARGEST_SIZE} numbers in the padded image, the input, the output and "
                 f"the weight each, got {most} for {weight} of shape {shape}; make the image or the padding smaller."
             )
-        return (out, *size), (in_channels, *self.image_size)
+        return (out, out_h, out_w), (in_channels, height, width)
 
 
 def _pair(name: str, value: Any, least: int) -> tuple[int, int]:

@@ -20,6 +20,10 @@ from ._transform import takes_context
 Step = tuple[Tensor, Tensor]
 
 
+# Of a container, so that the parts of a model three deep all differ; below, and in larger ones, nearly surely.
+_MOST_PARTS = 1_000_003
+
+
 class _SampleKeys:
     """Keys of the samples of a call, hashed when one of its parts first draws a number."""
 
@@ -30,10 +34,10 @@ class _SampleKeys:
     def of(self, path: tuple[int, ...]) -> Tensor:
         if self._keys is None:
             self._keys = mixed(sample_keys(self._sample), self._seed)
-        keys = self._keys
+        number = 0  # of the part: a digit for each container around it
         for index in path:
-            keys = mixed(keys, index)
-        return keys
+            number = number * _MOST_PARTS + index + 1
+        return mixed(self._keys, number) if path else self._keys
 
 
 @dataclass(frozen=True)

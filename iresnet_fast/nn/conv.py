@@ -52,6 +52,7 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
     """
 
     image_size: tuple[int, int] | None
+    _known: ConvGeometry | None = None  # the last one asked for
 
     def __init__(
         self,
@@ -188,13 +189,11 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
 
     def _geometry(self, image_size: tuple[int, int]) -> ConvGeometry:
         assert not isinstance(self.padding, str)  # turned into numbers when built
-        return ConvGeometry(
-            image_size,
-            (self.stride[0], self.stride[1]),
-            (self.padding[0], self.padding[1]),
-            (self.dilation[0], self.dilation[1]),
-            self.groups,
-        )
+        numbers: Any = (image_size, self.stride, self.padding, self.dilation, self.groups)
+        known = self._known
+        if known is None or known != numbers:
+            self._known = known = ConvGeometry(*numbers)  # which checks them, once and not at every call
+        return known
 
     def _vector_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         if self._is_matrix:
