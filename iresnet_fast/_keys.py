@@ -72,7 +72,7 @@ def hashed_uniform(keys: Tensor, x: Tensor, seed: int) -> Tensor:
 
 def hashed_normal(keys: Tensor, event_shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """Return normal numbers [B, *event_shape] of 52 random bits each."""
-    high, low = (_hashed_bits(mixed(keys, word), event_shape) for word in range(2))
+    high, low = _hashed_bits(keys, (2, *event_shape)).unbind(1)
     uniform = ((high << 20 | low >> 12).double() + 0.5) * 2.0**-51 - 1.0
     return (torch.erfinv(uniform) * math.sqrt(2.0)).to(dtype)
 
