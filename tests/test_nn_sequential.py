@@ -50,6 +50,25 @@ def test_empty_is_the_identity():
         assert torch.equal(logdet, torch.zeros(6))
 
 
+class Scale(torch.nn.Module):
+    """The logarithm of the first entry as log-determinant, to be added up; it changes nothing."""
+
+    def forward(self, x):
+        return x, x[:, 0].abs().log()
+
+    def inverse(self, z):
+        return z, -z[:, 0].abs().log()
+
+
+@pytest.mark.parametrize("n", [2, 5, 16, 33])
+def test_log_determinants_are_summed_alike_at_every_place_of_a_batch(n):
+    flow, x = nn.Sequential(*(Scale() for _ in range(n))), torch.randn(37, 2)
+    whole = flow(x)[1]
+    for k in (1, 2, 7, 16, 31):
+        assert torch.equal(flow(x[:k])[1], whole[:k])
+        assert torch.equal(flow(x[-k:])[1], whole[-k:])
+
+
 def test_context_reaches_those_that_take_one():
     flow = nn.Sequential(nn.ActNorm(4), plain_block(), nn.Sequential(conditional_block(), nn.InvertibleLinear(4)))
     assert [module.takes_context for module in flow] == [False, False, True]

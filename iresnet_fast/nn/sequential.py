@@ -99,6 +99,7 @@ class Sequential(TakesCall, nn.Sequential):
 def _total(logdets: list[Tensor], x: Tensor) -> Tensor:
     """Return the sum of log-determinants [B], in one node of the graph; zeros if there are none."""
     if logdets:
-        return torch.stack(logdets).sum(0)
+        # A row for each sample: sums of columns are rounded differently at different places of a batch.
+        return torch.stack(logdets, 1).sum(1)
     dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
     return torch.zeros(x.shape[0], dtype=dtype, device=x.device)
