@@ -12,9 +12,18 @@ from iresnet_fast.models import FlowConfig, IResNetFlow
 from iresnet_fast.nn._layer import SpectralLayer
 
 CONFIGS = {
-    "residual": FlowConfig((2,), (2,), (8, 8)),
-    "images": FlowConfig((1, 4, 4), (1, 1), (6, 6), squeeze_first=True, factor_out=True, fc_blocks=1, fc_hidden=(4,)),
-    "dense": FlowConfig((2,), (2,), branch="dense"),
+    "residual": FlowConfig((2,), (2,), (8, 8), activation="lipswish"),
+    "images": FlowConfig(
+        (1, 4, 4),
+        (1, 1),
+        (6, 6),
+        activation="lipswish",
+        squeeze_first=True,
+        factor_out=True,
+        fc_blocks=1,
+        fc_hidden=(4,),
+    ),
+    "dense": FlowConfig((2,), (2,), branch="dense", activation="clipswish"),
 }
 PARTS = {
     "whole": (),
@@ -23,7 +32,12 @@ PARTS = {
     "layers": (SpectralLayer,),
     "everything": (SpectralLayer, nn.ActNorm, nn.InvertibleResidualBlock, nn.Sequential),
 }
-CASES = [("residual", parts) for parts in PARTS] + [("images", "blocks"), ("dense", "whole"), ("dense", "blocks")]
+CASES = [("residual", parts) for parts in PARTS] + [
+    ("images", "whole"),
+    ("images", "blocks"),
+    ("dense", "whole"),
+    ("dense", "blocks"),
+]
 STEPS = 3
 WHOLE = StateDictOptions(full_state_dict=True)
 
@@ -54,7 +68,7 @@ def follow(flow, name, rank=0, n_ranks=1):
     """Train from the first batch on, by data and by reverse KL, evaluate with every method; return what came out."""
     x = torch.randn(8, *CONFIGS[name].event_shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     rows = x[rank::n_ranks]
-    optimizer = torch.optim.SGD(flow.parameters(), 0.05)
+    optimizer = torch.optim.Adam(flow.parameters(), 0.02)
     found = {}
 
     def step(loss, at):

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def run(kind, folder, resume=False, **changes):
-    data = make_data("plane" if kind == "plane" else "images")
+    data = make_data("plane" if kind in ("plane", "lipswish") else "images")
     return training.fit(make_model(kind), data, make_config(**changes), folder, resume, show_progress=False)
 
 
@@ -80,6 +80,29 @@ def test_resume_gives_the_same_bits(kind, changes, tmp_path, interrupt):
     assert again.step == 12
     # an interrupted run logs its last step as well
     assert_same(again, whole, extra_steps=[step for step in steps if step % 2])
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamax"])
+def test_a_checkpoint_of_an_earlier_version_whose_betas_were_scalars_goes_on(optimizer, tmp_path, interrupt):
+    """The weights, their average and what the optimizer keeps of them; adamax, unlike adam, has no fused kernel."""
+    whole = run("lipswish", tmp_path / "whole", eval_steps=4, optimizer=optimizer)
+    undo = interrupt(5)
+    with pytest.raises(training.TrainingInterrupted):
+        run("lipswish", tmp_path / "broken", eval_steps=4, optimizer=optimizer)
+    undo()
+    found = checkpoint.read_newest(tmp_path / "broken")
+    places = [i for i, (name, _) in enumerate(make_model("lipswish").named_parameters()) if "beta" in name]
+    prefixes = tuple(f"optimizer.{i}." for i in places)
+    tensors = {
+        name: value.reshape(()) if "beta" in name or name.startswith(prefixes) else value
+        for name, value in found.tensors.items()
+    }
+    assert sum(value.shape != tensors[name].shape for name, value in found.tensors.items()) == 4 * len(places) == 16
+    checkpoint.write(found.path, tensors, found.metadata)
+    average = training.load_model(found.path).state_dict()
+    assert all(torch.equal(average[name], value) for name, value in found.part("average").items())
+    again = run("lipswish", tmp_path / "broken", True, eval_steps=4, optimizer=optimizer)
+    assert_same(again, whole, extra_steps=(5,))
 
 
 def test_another_seed_is_another_run(tmp_path):

@@ -26,6 +26,8 @@ def make_model(kind="plane"):
         torch.manual_seed(3)
         if kind == "plane":
             return IResNetFlow(FlowConfig((2,), blocks=(2,), hidden=(16, 16)))
+        if kind == "lipswish":
+            return IResNetFlow(FlowConfig((2,), blocks=(2,), hidden=(16, 16), activation="lipswish"))
         if kind == "flow":
             return IResNetFlow.preset("digits", blocks=(1,), hidden=(6, 6))
         if kind == "classifier":

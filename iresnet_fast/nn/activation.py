@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .. import activations as registry
 from .._inputs import check_floating, check_samples
+from ._beta import HasBeta, initial_beta
 from ._hooks import Skippable
 
 # With s = swish', [s(a), 1 - s(a)] are the derivatives of swish(a) and -swish(-a). The norm of the pair is at most
@@ -17,7 +18,7 @@ from ._hooks import Skippable
 _PAIR_SCALE = 1.0 / 1.004
 
 
-class Activation(Skippable):
+class Activation(HasBeta, Skippable):
     """phi(a) over dimension 1 of [B, C, ...], with its own learnable beta if it has one.
 
     "clipswish" is [LipSwish(a), LipSwish(-a)] / 1.004, twice as many channels (i-DenseNet, arXiv 2102.02694); all
@@ -34,6 +35,7 @@ class Activation(Skippable):
     Attributes:
         expansion: number of output channels for each input channel.
         lipschitz: Lipschitz constant in the Euclidean norm.
+        beta: the parameter [1]; None if the activation has none.
     """
 
     def __init__(self, name: str, device: Any = None, dtype: Any = None) -> None:
@@ -45,8 +47,7 @@ class Activation(Skippable):
         self.lipschitz: float = self._entry.lipschitz
         self.beta: nn.Parameter | None = None
         if self._entry.has_parameter:
-            beta = torch.full((), registry.LIPSWISH_INITIAL_BETA, device=device, dtype=dtype)
-            self.beta = nn.Parameter(beta)
+            self.beta = initial_beta(device, dtype)
 
     @staticmethod
     def plain_forward() -> Callable[..., Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .. import _checks, ops
 from .. import activations as registry
 from .._tracing import under_transforms
+from ._beta import HasBeta, initial_beta
 from ._branch import Branch, check_chain, shown
 from ._chain import Layer, check_names, check_spectral, conv_layers, linear_layers, names_of, pairs_of
 from ._hooks import make_tensors
@@ -23,11 +24,11 @@ from .spectral import effective_weights, normalized_as
 Stages = tuple[list[Tensor], list[Tensor | None], tuple[str, ...], list[Tensor | None]]
 
 
-class ResidualBranch(Branch):
+class ResidualBranch(HasBeta, Branch):
     """g(x): stages of an activation followed by a SpectralLinear or SpectralConv2d.
 
     Equivalent to: `for activation, layer in zip(activations, layers): x = layer(activation(x))`. All layers take their
-    norms and weights in one call each. A LipSwish stage i has a learnable scalar `beta_i`.
+    norms and weights in one call each. A LipSwish stage i has a learnable `beta_i` [1].
 
     Layers can be pruned or parametrised: what that makes of their weights is normalised. If they have hooks or a
     forward of their own, or are replaced by other modules, they are called one by one, as that line says, and a block
@@ -78,8 +79,7 @@ class ResidualBranch(Branch):
         self.activations = tuple(activations)
         for i, (name, layer) in enumerate(zip(activations, layers, strict=True)):
             if registry.get(name).has_parameter:
-                beta = torch.full((), registry.LIPSWISH_INITIAL_BETA).to(layer.weight)
-                self.register_parameter(f"beta_{i}", nn.Parameter(beta))
+                self.register_parameter(f"beta_{i}", initial_beta(layer.weight.device, layer.weight.dtype))
 
     @classmethod
     def dense(

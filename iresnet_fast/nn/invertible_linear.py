@@ -92,7 +92,7 @@ class InvertibleLinear(Transform):
         check_same_kind(z, self.packed, "z")
         check_channels(z, self.num_features, "z")
         dtype = torch.promote_types(z.dtype, torch.float32)  # there are no triangular solves of half precision
-        lower, upper = self._factors(self.packed.to(dtype), self.sign.to(dtype))
+        lower, upper = self._factors(self.packed.to(dtype), self.sign)
         columns = z.transpose(0, 1)[self.permutation.argmax(0)]  # [C, B, ...], P undone
         y = torch.linalg.solve_triangular(
             lower, columns.reshape(z.shape[1], -1 if z.numel() else 0).to(dtype), upper=False, unitriangular=True
@@ -122,7 +122,8 @@ class InvertibleLinear(Transform):
     @staticmethod
     def _factors(packed: Tensor, sign: Tensor) -> tuple[Tensor, Tensor]:
         eye = torch.eye(packed.shape[0], dtype=packed.dtype, device=packed.device)
-        return packed.tril(-1) + eye, packed.triu(1) + (sign * packed.diagonal().exp()).diag()
+        # FSDP casts parameters, not buffers.
+        return packed.tril(-1) + eye, packed.triu(1) + (sign.to(packed.dtype) * packed.diagonal().exp()).diag()
 
     def _logdet(self, x: Tensor) -> Tensor:
         return self.packed.diagonal().sum() * math.prod(x.shape[2:])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import swa_utils
 
+from ..nn._beta import with_one_element
 from .config import TrainConfig
 
 # The fused ones update all weights in one kernel; Adamax and RMSprop have no such kernel.
@@ -87,13 +88,15 @@ class Optimization:
         kept = self._kept()
         states: dict[int, dict[str, Tensor]] = {}
         left = dict(state)
-        for i, parameter in enumerate(self._parameters):
+        for i, (parameter_name, parameter) in enumerate(self._model.named_parameters()):
             if not parameter.requires_grad:  # the optimizer has never seen a gradient of it
                 continue
             states[i] = {}
             for key, is_scalar in kept.items():
                 name, shape = f"{i}.{key}", torch.Size() if is_scalar else parameter.shape
                 value = left.pop(name, None)
+                if not is_scalar:
+                    value = with_one_element(parameter_name, value)
                 if value is None or value.shape != shape or not value.is_floating_point():
                     got = "none" if value is None else f"{value.dtype} of shape {tuple(value.shape)}"
                     raise ValueError(f"numbers of shape {tuple(shape)} as optimizer.{name}, got {got}")
