@@ -138,6 +138,17 @@ def test_what_is_no_file_is_not_waited_for(kind, what, tmp_path):
         assert said[what] in sentence_of(name, tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["npy", "csv"])
+def test_what_the_system_makes_up_is_not_read_to_its_end(kind, tmp_path):
+    """The map of a process's memory has no size, and a hundred gigabytes."""
+    (tmp_path / f"table.{kind}").symlink_to("/proc/self/pagemap")
+
+    def load():
+        assert "fit in memory" not in sentence_of(f"table.{kind}", tmp_path)
+
+    assert mutations.outcome(load, (), 0.75, 20) == "loaded"
+
+
 @pytest.mark.parametrize("name", ["a\0b.csv", "a" * 5000 + ".csv"])
 def test_names_that_no_file_can_have(name, tmp_path):
     sentence_of(name, tmp_path)
@@ -210,6 +221,7 @@ def npz_that_says(size):
 
 DTYPE = b"cnumpy\ndtype\n(Vu1\nI00\nI01\ntR(I3\nV|\nNNNI-1\nI-1\nI0\ntb"
 DEEP = b"N" + b"\x85" * 200_000  # a tuple in a tuple in a tuple ...
+TEXT = struct.pack("<I", 1 << 22) + b"a" * (1 << 22)  # with its length
 PICKLES = {
     "deep tuple in a set": b"\x80\x04(" + DEEP + b"\x91.",
     "deep tuple as a key": b"\x80\x04}" + DEEP + b"K\1s.",
@@ -235,6 +247,23 @@ PICKLES = {
     "nothing to pop": b"a.",
     "mark lost": b"K\1(a.",
     "many instructions": b"N" * 10_000_000,
+    # Each use of what was remembered makes a copy.
+    "product of long sizes": b"cnumpy.core.numeric\n_frombuffer\n(C\1a"
+    + DTYPE
+    + b"(\x8b"
+    + struct.pack("<i", 1 << 20)
+    + b"\1" * (1 << 20)
+    + b"q\1"
+    + b"h\1" * 20_000
+    + b"tVC\ntR.",
+    "a text encoded often": b"c_codecs\nencode\nq\1(X" + TEXT + b"Vlatin1\ntq\2R" + b"h\1h\2R" * 1000 + b".",
+    "a long kind of numbers": b"cnumpy\ndtype\nq\1(T"
+    + struct.pack("<i", 60_000)
+    + b"u" * 60_000
+    + b"NNtq\2R"
+    + b"h\1h\2R" * 50_000
+    + b".",
+    "a long name": b"\x80\x04X" + TEXT + b"\x94h\0\x93" + b"h\0h\0\x93" * 1000 + b".",
 }
 BOMBS = {
     "idx: zeros": ("idx.gz", lambda folder: (folder / f"{IMAGES}.gz").write_bytes(zeros(3))),
@@ -266,6 +295,11 @@ BOMBS = {
     "mat: shape": ("mat", lambda f: mat_file(f, mat_element("X", (32, 32, 3, 2**31 - 1), 3072, bytes(3072)))),
     "mat: product": ("mat", lambda f: mat_file(f, mat_element("X", (-32, -32, 3, 1), 3072, bytes(3072)))),
     "mat: shorter": ("mat", lambda f: mat_file(f, mat_element("X", (32, 32, 3, 9), 3072 * 9, bytes(3072)))),
+    "mat: dimensions": (
+        "mat", lambda f: mat_file(f, mat_element("X", (32, 32, 3, 1) + (1,) * 100, 3072, bytes(3072)))
+    ),
+    "mat: twice": ("mat", lambda f: mat_file(f, *[mat_element("X", (32, 32, 3, 1), 3072, bytes(3072))] * 2)),
+    "mat: many elements": ("mat", lambda f: mat_file(f, bytes(1 << 20))),
     "mat: longer": ("mat", lambda f: mat_file(f, mat_element("X", (32, 32, 3, 1), 3072, bytes(1 << 27)))),
     "jpeg: large": ("jpeg", jpeg_of(65_000, 65_000)),
     "zip: large": ("zip", lambda folder: zip_of(folder, bytes(1 << 27))),
@@ -275,6 +309,7 @@ BOMBS = {
     "npy: none of many": ("npy", put("table.npy", npy_of((10**18, 0))[:-64])),
     "npy: dimensions": ("npy", put("table.npy", npy_of((1,) * 70))),
     "npy: large numbers": ("npy", put("table.npy", npy_of((1, 8), "<V2000000000"))),
+    "npy: many digits": ("npy", put("table.npy", npy_of("(" + ("9" * 4000 + ",") * 2 + ")"))),
     "npy: deep": ("npy", put("table.npy", npy_of("(" * 9000 + ")" * 9000))),
     "npy: deep sum": ("npy", put("table.npy", npy_of("-" * 9000 + "1"))),
     "npy: deep tuple": ("npy", put("table.npy", npy_of("(" * 4900 + "1" + ",)" * 1500))),
@@ -282,10 +317,24 @@ BOMBS = {
     "npz: directory": ("npz", npz_that_says((1 << 32) - 2)),
     "npz: many names": ("npz", npz_of(*((f"{i}.npy", b"") for i in range(2000)))),
     "npz: BZIP2": ("npz", npz_of(("a.npy", npy_of((1, 8))), method=zipfile.ZIP_BZIP2)),
+    "npz: name of lines": ("npz", npz_of(("a\nb\x1b[31m.npy", npy_of((1, 8))))),
+    "npz: long name": ("npz", npz_of(("a" * 60_000 + ".npy", npy_of((1, 8))))),
+    "list: long name": ("list", put(celeba.LIST, b"a" * (1 << 24) + b" 0\nb 2\n")),
+    "csv: columns that do not vary": ("csv", put("table.csv", (b"1," * 10**5 + b"1\n") * 5)),
     "csv: one cell": ("csv", put("table.csv", b"1" * (1 << 24))),
     "csv: no text": ("csv", put("table.csv", bytes(1 << 24))),
     **{f"pickle: {name}": ("pickle", put(BATCH, content)) for name, content in PICKLES.items()},
 }  # fmt: skip
+
+
+# What ends in another sentence too, after more memory or time.
+SAID = {
+    "pickle: a text encoded often": "it encodes a text again and again",
+    "pickle: a long kind of numbers": "a name of 60000 letters",
+    "pickle: a long name": "a name of 4194304 letters",
+    "mat: twice": "X comes twice",
+    "mat: many elements": "it has more than 4096 elements",
+}
 
 
 def zip_of(folder, content, method=zipfile.ZIP_DEFLATED):
@@ -308,6 +357,10 @@ def test_bombs(bomb, tmp_path):
     apply(tmp_path)
     assert (tmp_path / file).stat().st_size < 1 << 25
     assert mutations.outcome(lambda: data.load(name, tmp_path), data.DataError, 0.75, 30) == "refused"
+    sentence = sentence_of(name, tmp_path)
+    assert len(sentence.replace(str(tmp_path), "")) < 600
+    assert sentence.isprintable()
+    assert SAID.get(bomb, "") in sentence
 
 
 def test_more_than_there_is_memory_for(tmp_path):

@@ -20,7 +20,9 @@ Root = str | os.PathLike[str] | None
 Array = NDArray[Any]
 AGAIN = "get the file again"  # what to do about a file that is damaged
 
+MOST_DIMENSIONS = 32  # of an array, which all versions of numpy can have
 _PIECE = 1 << 20  # bytes read at a time
+_MOST_SHOWN = 200  # characters of a name or an error from a file
 
 
 def root_folder(root: Root, name: str, files: str) -> Path:
@@ -67,7 +69,8 @@ def opened(path: Path, most: int) -> Iterator[BinaryIO]:
             size = os.fstat(file.fileno()).st_size
             if size > most:
                 raise _too_long(path, most, str(size))
-            yield file
+            # What the system makes up while it is read, as under /proc, has no size, and may have no end.
+            yield file if size else io.BytesIO()
     except NotRegularError as error:
         raise DataError(f"{path} must be a file, got {error}; move it away and put the file there.") from None
     except OSError as error:
@@ -115,7 +118,20 @@ def read(path: Path, most: int) -> bytearray:
 
 def said(error: Exception) -> str:
     """Return what an error of a library says on one line: some say it on several, some nothing."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return shown(" ".join(str(error).split())) or type(error).__name__
+
+
+def shown(name: str) -> str:
+    """Return what stands in a file for a sentence: not all of it if it is long, and nothing that acts on a terminal."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in name[:_MOST_SHOWN])
+    return text if len(name) <= _MOST_SHOWN else f"{text} ..."
+
+
+def is_shape(sizes: Sequence[Any]) -> bool:
+    """Return whether an array could have these sizes: others would take forever to multiply."""
+    return len(sizes) <= MOST_DIMENSIONS and all(
+        isinstance(size, int) and not isinstance(size, bool) and 0 <= size < 1 << 63 for size in sizes
+    )
 
 
 def _too_long(path: Path, most: int, got: str) -> DataError:

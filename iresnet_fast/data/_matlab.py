@@ -23,6 +23,7 @@ _MATRIX, _COMPRESSED = 14, 15  # types of elements
 _TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 _CLASSES = range(6, 16)  # of arrays: those of numbers
 _COMPLEX = 0x800  # a flag
+_MOST_ELEMENTS = 1 << 12  # of a file, whose reading takes time for each
 _START = 1024  # bytes in which the numbers of an array begin: flags, sizes and name come first
 
 
@@ -54,13 +55,19 @@ def read_arrays(path: Path, names: Collection[str], most: int) -> dict[str, Arra
     try:
         order = _byte_order(content)
         at = _HEADER
-        while at < len(content):
+        for _ in range(_MOST_ELEMENTS):
+            if at >= len(content):
+                break
             element = _element(memoryview(content)[at:], order, padded=False)
             part = memoryview(content)[at + element.start : at + element.start + element.size]
             at += element.end
             name, array = _array(part, element.kind, order, names, most)
             if array is not None:
+                if name in found:
+                    raise _DamagedError(f"{name} comes twice")
                 found[name] = array
+        else:
+            raise _DamagedError(f"it has more than {_MOST_ELEMENTS} elements")
     except (_DamagedError, zlib.error, UnicodeDecodeError) as error:
         raise DataError(
             f"{path} must be a whole MATLAB 5 file, got one that is not ({error}); {_files.AGAIN}."
@@ -147,7 +154,7 @@ def _head(view: memoryview, order: str, names: Collection[str]) -> tuple[str, tu
 
 def _check_size(name: str, shape: tuple[int, ...], numbers: _Element, most: int) -> int:
     """Return the length of an array with its head; raises unless it has as many numbers as its shape says."""
-    if numbers.kind not in _TYPES or min(shape) < 0:
+    if numbers.kind not in _TYPES or not _files.is_shape(shape):
         raise _DamagedError(f"{name} is not an array of real numbers")
     if math.prod(shape) * int(_TYPES[numbers.kind][1]) != numbers.size:
         raise _DamagedError(f"{name} has {numbers.size} bytes, another number than its shape {shape} has")

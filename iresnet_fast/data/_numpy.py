@@ -37,8 +37,11 @@ def read_npy(where: str, content: bytearray) -> Array:
     if dtype.kind not in _NUMBERS:
         raise DataError(f"{where} must hold real numbers, got an array of dtype {dtype}; convert it to float32.")
     start = buffer.tell()
-    if any(isinstance(size, bool) or size < 0 for size in shape):
-        raise DataError(f"{where} must have a shape of whole numbers, got {shape}; save it anew.")
+    if not _files.is_shape(shape):
+        got = _files.shown(str(shape)) if len(shape) <= _files.MOST_DIMENSIONS else f"{len(shape)} of them"
+        raise DataError(
+            f"{where} must have a shape of whole numbers, {_files.MOST_DIMENSIONS} at most, got {got}; save it anew."
+        )
     expected = start + math.prod(shape) * dtype.itemsize
     if len(content) != expected:
         raise DataError(
@@ -46,10 +49,7 @@ def read_npy(where: str, content: bytearray) -> Array:
         )
     if max(shape, default=0) > len(content):  # beside a zero
         raise DataError(f"{where} must hold numbers, got none in the shape {shape}; save it anew.")
-    try:
-        array: Array = np.frombuffer(content, dtype, offset=start).reshape(shape, order="F" if is_fortran else "C")
-    except ValueError:
-        raise DataError(f"{where} must have few dimensions, got {len(shape)}; save it anew.") from None
+    array: Array = np.frombuffer(content, dtype, offset=start).reshape(shape, order="F" if is_fortran else "C")
     return array
 
 
@@ -69,7 +69,7 @@ def read_npz(path: Path, most: int, wanted: Callable[[list[str]], list[str]]) ->
         arrays, left = {}, most
         for name in wanted(list(members)):
             content = read_member(str(path), archive, members[name], ".npz file", left)
-            arrays[name] = read_npy(f"{name} in {path}", content)
+            arrays[name] = read_npy(f"{_files.shown(name)} in {path}", content)
             left -= len(content)
         return arrays
 

@@ -125,6 +125,7 @@ class _Reader:
         self._stack: list[Any] = []
         self._marks: list[int] = []  # heights of the stack
         self._memo: dict[int, Any] = {}
+        self._encoded = 0  # bytes that calls have made of texts
 
     def read(self) -> Any:
         """Return the value."""
@@ -217,7 +218,12 @@ class _Reader:
 
     def _reduce(self) -> None:
         function, arguments = self._pop(2)
-        self._push(result_of(function, arguments))
+        result = result_of(function, arguments)
+        if isinstance(result, bytes):
+            self._encoded += len(result)
+            if self._encoded > len(self._content):
+                raise RefusedError("it encodes a text again and again")
+        self._push(result)
 
     def _named(self) -> None:
         module, function = self._pop(2)

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ._files import Array
+from ._files import Array, is_shape
+
+_MOST_OF_A_NAME = 200  # letters; each use of one makes a copy
 
 
 class RefusedError(Exception):
@@ -70,10 +72,11 @@ def result_of(function: object, arguments: Any) -> Any:
 
 def name_of(value: object) -> str:
     """Return a short text, which Python 2 has written as bytes."""
-    text = value.decode("latin-1") if isinstance(value, bytes) else value
-    if not isinstance(text, str):
+    if not isinstance(value, (str, bytes)):
         raise RefusedError(f"a name of type {type(value).__name__}")
-    return text
+    if len(value) > _MOST_OF_A_NAME:
+        raise RefusedError(f"a name of {len(value)} letters")
+    return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
 def filled(shape: Any, kind: Any, order: str, content: Any) -> Array:
@@ -81,7 +84,7 @@ def filled(shape: Any, kind: Any, order: str, content: Any) -> Array:
     if not isinstance(kind, Type) or not isinstance(shape, tuple) or not isinstance(content, (bytes, memoryview)):
         raise RefusedError("an array of something else than numbers")
     dtype = kind.dtype()
-    if not all(isinstance(size, int) and size >= 0 for size in shape) or order not in ("C", "F"):
+    if not is_shape(shape) or order not in ("C", "F"):
         raise RefusedError("an array without a shape")
     if math.prod(shape) * dtype.itemsize != len(content):
         raise RefusedError(f"an array of {len(content)} bytes whose shape is another")

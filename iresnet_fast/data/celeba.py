@@ -71,7 +71,9 @@ def _partitions(path: Path) -> dict[str, str]:
                 f"{_files.AGAIN}."
             )
         if words[0] in partitions:
-            raise DataError(f"{path} must name an image once, got {words[0]} again in line {number}; {_files.AGAIN}.")
+            raise DataError(
+                f"{path} must name an image once, got {_files.shown(words[0])} again in line {number}; {_files.AGAIN}."
+            )
         partitions[words[0]] = words[1]
     for part in (TRAIN, TEST):
         if part not in partitions.values():
@@ -82,7 +84,10 @@ def _partitions(path: Path) -> dict[str, str]:
 @contextmanager
 def _in_folder(place: Path) -> Iterator[dict[str, _Source]]:
     """Yield the images of a folder by their names."""
-    paths = [path for path in place.iterdir() if path.name.endswith(".jpg")]
+    try:
+        paths = [path for path in place.iterdir() if path.name.endswith(".jpg")]
+    except OSError as error:
+        raise DataError(f"{place} must be a folder that can be read, got: {error.strerror}; correct it.") from None
     yield {path.name: _Source(str(path), partial(_files.read, path, MOST_IMAGE)) for path in paths}
 
 
@@ -94,7 +99,7 @@ def _in_archive(path: Path) -> Iterator[dict[str, _Source]]:
         for info in archive.infolist():
             folder, _, name = info.filename.rpartition("/")
             if folder == IMAGES and name.endswith(".jpg"):
-                where = f"{path}/{info.filename}"
+                where = f"{path}/{_files.shown(info.filename)}"
                 images[name] = _Source(where, partial(read_member, where, archive, info, "JPEG image", MOST_IMAGE))
         yield images
 
@@ -104,12 +109,12 @@ def _check_names(source: Path, images: dict[str, _Source], list_path: Path, part
     missing, unnamed = sorted(partitions.keys() - images.keys()), sorted(images.keys() - partitions.keys())
     if missing:
         raise DataError(
-            f"{source} must hold the {len(partitions)} images that {list_path} names, got no {missing[0]}, "
-            f"{len(missing)} are missing; {_files.AGAIN}."
+            f"{source} must hold the {len(partitions)} images that {list_path} names, got no "
+            f"{_files.shown(missing[0])}, {len(missing)} are missing; {_files.AGAIN}."
         )
     if unnamed:
         raise DataError(
-            f"{list_path} must name the {len(images)} images of {source}, got no line for {unnamed[0]}, "
+            f"{list_path} must name the {len(images)} images of {source}, got no line for {_files.shown(unnamed[0])}, "
             f"{len(unnamed)} are missing; {_files.AGAIN}."
         )
 

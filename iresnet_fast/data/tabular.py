@@ -38,9 +38,10 @@ def load_table(name: str, root: _files.Root, seed: int) -> DataSet:
         raise DataError(f"{train_name} must leave at least 2 rows to train on, got {len(train)}; add rows.")
     constant = (train == train[0]).all(0).nonzero()[0]
     if len(constant) > 0:
+        columns = ", ".join(str(column + 1) for column in constant[:10]) + ", ..." * (len(constant) > 10)
         raise DataError(
-            f"{train_name} must vary in every column, got the same number in all training rows of column "
-            f"{', '.join(str(column + 1) for column in constant)}; remove it, it has no density."
+            f"{train_name} must vary in every column, got the same number in all training rows of column {columns}; "
+            f"remove it, it has no density."
         )
     return DataSet(name, torch.from_numpy(train), torch.from_numpy(test))
 
@@ -72,13 +73,11 @@ def _read_npz(path: Path) -> dict[str, Array]:
         if set(names) == {"train", "test"}:
             return ["train", "test"]
         if len(names) != 1:
-            raise DataError(
-                f"{path} must hold one array, or two called train and test, got {', '.join(names)[:200] or 'none'}; "
-                f"save it anew."
-            )
+            got = _files.shown(", ".join(names)) or "none"
+            raise DataError(f"{path} must hold one array, or two called train and test, got {got}; save it anew.")
         return names
 
-    return {f"{name} in {path}": array for name, array in read_npz(path, MOST_UNPACKED, wanted).items()}
+    return {f"{_files.shown(name)} in {path}": array for name, array in read_npz(path, MOST_UNPACKED, wanted).items()}
 
 
 def _memory() -> int:
@@ -99,7 +98,9 @@ def _read_csv(path: Path) -> dict[str, Array]:
                     continue
             numbers.extend(_numbers(path, reader.line_num, cells, n_columns))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} must be a text file of comma separated numbers, got another ({error}).") from None
+        raise DataError(
+            f"{path} must be a text file of comma separated numbers, got another ({_files.said(error)}); save it anew."
+        ) from None
     return {str(path): np.array(numbers).reshape(-1, max(1, n_columns))}
 
 

@@ -14,6 +14,7 @@ from .. import _checks, _library, reference
 from .._autocast import widen
 from .._autograd import apply, differentiable_gradients, wants_graph
 from .._backend import kernels_serve
+from .._determinants import inverses, log_abs_det
 from .._inputs import check_tensor
 from .._precision import precision_of
 from .._torch_private import by_vmap
@@ -74,7 +75,7 @@ def _forward(settings: _Settings, x: Tensor, tensors: Sequence[Tensor | None]) -
     branch = raw(activations, tensors)
     full = torch.ops.iresnet_fast.jacobian(x, *branch, precision)
     full.diagonal(dim1=1, dim2=2).add_(1.0)
-    return x + torch.ops.iresnet_fast.branch(x, *branch, precision), torch.linalg.slogdet(full)[1], full
+    return x + torch.ops.iresnet_fast.branch(x, *branch, precision), log_abs_det(full), full
 
 
 def _twin(activations: Sequence[str], x: Tensor, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -112,8 +113,7 @@ class _ResidualLogdetExact(torch.autograd.Function):
             d = full.shape[-1]
             tangents = torch.eye(d, dtype=x.dtype, device=x.device)[:, None].expand(d, x.shape[0], d)
             tangents = tangents.reshape(d, *x.shape)
-            # The check of `inv` would wait for the device; the last row of a singular matrix's inverse is not finite.
-            cotangents = torch.linalg.inv_ex(full)[0].transpose(0, 1).reshape(d, *x.shape)
+            cotangents = inverses(full).transpose(0, 1).reshape(d, *x.shape)
             weight = grad_logdet * d  # the kernel averages over pairs
         grad_x, packed = torch.ops.iresnet_fast.branch_backward(
             x,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from iresnet_fast import _checks
+from iresnet_fast._determinants import log_abs_det
 from iresnet_fast._torch_private import constant
 from iresnet_fast._tracing import all_are_done, under_transforms
 from iresnet_fast.reference.fixed_point import inverse_of
@@ -179,12 +180,7 @@ def slogdet_of_rows(jacobian: Tensor) -> Tensor:
     """Return log|det(I + J)| [B] of J [B, d, d]."""
     dtype = torch.promote_types(jacobian.dtype, torch.float32)  # there is no slogdet of half precision
     full = torch.eye(jacobian.shape[-1], dtype=dtype, device=jacobian.device) + jacobian.to(dtype)
-    if under_transforms():
-        # Not slogdet: up to torch 2.13 the derivative of its tangent is wrong.
-        factors: Tensor = torch.linalg.lu_factor_ex(full)[0]
-        return factors.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1).to(jacobian.dtype)
-    logdet: Tensor = torch.linalg.slogdet(full)[1]
-    return logdet.to(jacobian.dtype)
+    return log_abs_det(full).to(jacobian.dtype)
 
 
 def _needs_grad(*tensors: Tensor) -> bool:
