@@ -77,6 +77,14 @@ def is_in_backward() -> bool:
     return bool(torch._C._current_graph_task_id() != -1)
 
 
+def saved_tensor_hooks() -> object:
+    """Return what packs the tensors that operations save for backward, as a checkpoint does; None: nothing does.
+
+    No public function says so.
+    """
+    return torch._C._autograd._top_saved_tensors_default_hooks(True)
+
+
 def constant(tensor: Tensor) -> Tensor:
     """Return a tensor as a constant of every derivative, forward and reverse, inside transforms of torch.func too.
 

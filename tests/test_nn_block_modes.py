@@ -15,6 +15,8 @@ from nn_models import (
     train,
 )
 
+from torch.utils.checkpoint import checkpoint
+
 from iresnet_fast import nn
 from iresnet_fast.estimators import Exact, PowerSeries, RussianRoulette
 
@@ -144,6 +146,39 @@ def test_weights_changed_between_forward_and_backward_is_an_error():
         block.branch.layers[0].weight.mul_(2.0)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+class Recomputed(torch.nn.Module):
+    """A branch that keeps nothing but its input for the backward pass."""
+
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = torch.nn.Sequential(*layers)
+
+    def forward(self, x):
+        return checkpoint(self.layers, x, use_reentrant=False)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("estimator", [PowerSeries(5), PowerSeries(5, gradient="series"), Exact(), None])
+@pytest.mark.filterwarnings("ignore:iresnet_fast. InvertibleResidualBlock runs")
+def test_a_checkpoint_in_a_branch(estimator, training):
+    def step(branch):
+        block = nn.InvertibleResidualBlock(branch, estimator, lipschitz=0.9).train(training)
+        torch.manual_seed(5)
+        block.zero_grad()
+        z, logdet = block(x)
+        again, inverse_logdet = block.inverse(0.9 * z.detach())
+        ((z + again.sin()).square().sum() - logdet.sum() + 0.5 * inverse_logdet.sum()).backward()
+        return [z, logdet, again, *(p.grad.clone() for p in block.parameters())]
+
+    layers = [nn.SpectralLinear(4, 8), torch.nn.Tanh(), nn.SpectralLinear(8, 4)]
+    x = torch.randn(5, 4)
+    with torch.no_grad():
+        for layer in layers[::2]:
+            layer.weight.mul_(5.0)
+    for found, expected in zip(step(Recomputed(layers)), step(torch.nn.Sequential(*layers)), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0.0, atol=0.0)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn as torch_nn
 from torch.autograd import forward_ad
-from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vmap
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, linearize, stack_module_state, vmap
 
 from iresnet_fast import models, nn
 from iresnet_fast.estimators import Exact, PowerSeries, RussianRoulette
@@ -130,6 +130,17 @@ def test_jacobians_of_single_samples_and_hessians(kind):
     expected = torch.stack([torch.autograd.functional.hessian(single, row) for row in x])
     torch.testing.assert_close(vmap(hessian(single))(x), expected, rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(vmap(jacrev(jacfwd(single)))(x), expected, rtol=1e-8, atol=1e-8)
+
+
+# torch 2.13 cannot linearize the derivative of torch.maximum.
+@pytest.mark.parametrize("kind", [kind for kind in MAKE if kind != "maxmin"])
+def test_linearized(kind):
+    module, x = make(kind)
+    tangent = torch.randn(x.shape, generator=torch.Generator().manual_seed(4), dtype=x.dtype)
+    found, tangent_of = linearize(lambda x: value(module, x), x)
+    torch.testing.assert_close(found, value(module, x))
+    expected = torch.autograd.functional.jvp(lambda x: value(module, x), x, tangent)[1]
+    torch.testing.assert_close(tangent_of(tangent), expected, rtol=1e-9, atol=1e-9)
 
 
 @kinds

@@ -152,6 +152,11 @@ class Halved(nn.SpectralLinear):
         return 0.5 * super().forward(input)
 
 
+class CalledHalved(nn.SpectralLinear):
+    def __call__(self, input):
+        return 0.5 * super().__call__(input)
+
+
 class HalvedBranch(nn.ResidualBranch):
     def forward(self, x, context=None):
         return 0.5 * super().forward(x)
@@ -172,6 +177,7 @@ class LowRank(torch.nn.Module):
 
 SUBCLASSES = {
     "layer": lambda: nn.ResidualBranch([Halved(4, 8), nn.SpectralLinear(8, 4)], ["identity", "elu"]),
+    "call": lambda: nn.ResidualBranch([CalledHalved(4, 8), nn.SpectralLinear(8, 4)], ["identity", "elu"]),
     "dense": lambda: nn.DenseBranch([Halved(4, 3), nn.SpectralLinear(10, 4)]),
     "branch": lambda: HalvedBranch([nn.SpectralLinear(4, 8), nn.SpectralLinear(8, 4)], ["identity", "elu"]),
 }

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .. import _capture, ops
-from .._torch_private import copy_all, is_transformed
+from .._torch_private import copy_all, is_transformed, saved_tensor_hooks
 from .._tracing import under_transforms
 from ..geometry import ConvGeometry
 from . import _norms
@@ -88,23 +88,31 @@ class SpectralGroup:
 
     @contextmanager
     def at_hand(self, layers: Sequence[SpectralLayer], weights: Sequence[Tensor] | None = None) -> Iterator[None]:
-        """Normalise these layers once, in one node of the graph, for all calls inside the block; or take `weights`."""
-        before: dict[SpectralLayer, Normalized] = getattr(self._at_hand, "weights", {})
+        """Normalise these layers once, in one node of the graph, for all calls inside the block; or take `weights`.
+
+        A checkpoint inside the block normalises for itself: it runs again in the backward pass, where there is no block.
+        """
+        before, taken = getattr(self._at_hand, "entry", None), self._taken()
         if weights is None:
             entries = self._normalized(layers, None)
         else:
             entries = [(layer.geometry, weight) for layer, weight in zip(layers, weights, strict=True)]
-        self._at_hand.weights = before | dict(zip(layers, entries, strict=True))
+        self._at_hand.entry = taken | dict(zip(layers, entries, strict=True)), saved_tensor_hooks()
         try:
             yield
         finally:
-            self._at_hand.weights = before
+            self._at_hand.entry = before
+
+    def _taken(self) -> dict[SpectralLayer, Normalized]:
+        """Return what is at hand, of which a checkpoint that has begun since takes nothing."""
+        entry: tuple[dict[SpectralLayer, Normalized], object] | None = getattr(self._at_hand, "entry", None)
+        return entry[0] if entry is not None and entry[1] == saved_tensor_hooks() else {}
 
     def effective_weights(
         self, layers: Sequence[SpectralLayer], image_size: Sequence[int] | None = None
     ) -> list[Tensor]:
         """Return the normalised weights of some of its layers, for images of this size if one is given."""
-        known: dict[SpectralLayer, Normalized] = getattr(self._at_hand, "weights", {})
+        known = self._taken()
         entries = [known[layer] for layer in layers if layer in known]
         if len(entries) == len(layers) and all(_fits(geometry, image_size) for geometry, _ in entries):
             return [weight for _, weight in entries]

@@ -43,7 +43,9 @@ class Skippable(nn.Module):
         return bool(self._forward_pre_hooks) and not all(map(_is_known, self._forward_pre_hooks.values()))
 
     def _has_own_forward(self) -> bool:
-        return type(self).forward is not self.plain_forward() or "forward" in self.__dict__
+        kind = type(self)
+        own_forward = kind.forward is not self.plain_forward() or "forward" in self.__dict__
+        return own_forward or kind.__call__ is not nn.Module.__call__
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """Copy as copy.deepcopy does, also a parametrised module, which torch does not let anybody ask for its state.

@@ -73,8 +73,8 @@ def residual_logdet_exact(
 def _forward(settings: _Settings, x: Tensor, tensors: Sequence[Tensor | None]) -> _Outputs:
     activations, precision = settings
     branch = raw(activations, tensors)
-    full = torch.ops.iresnet_fast.jacobian(x, *branch, precision)
-    full.diagonal(dim1=1, dim2=2).add_(1.0)
+    jacobian = torch.ops.iresnet_fast.jacobian(x, *branch, precision)
+    full = jacobian + torch.eye(jacobian.shape[-1], dtype=x.dtype, device=x.device)
     return x + torch.ops.iresnet_fast.branch(x, *branch, precision), log_abs_det(full), full
 
 

@@ -168,11 +168,9 @@ def logdet_exact_of(g: Map, x: Tensor, parameters: Sequence[Tensor] = ()) -> tup
     """
     needs_grad = _needs_grad(x, *parameters)
     gx, vjp = _vjp_of(g, x, needs_grad)
-    rows = []
-    for i in range(math.prod(x.shape[1:])):
-        basis = torch.zeros_like(x, memory_format=torch.contiguous_format)
-        basis.flatten(1)[:, i].fill_(1.0)
-        rows.append(vjp(basis, create_graph=needs_grad).flatten(1))
+    # Nothing here is written in place: torch.func.linearize drops what is only written, and leaves zeros behind.
+    basis = torch.eye(math.prod(x.shape[1:]), dtype=x.dtype, device=x.device).view(-1, 1, *x.shape[1:])
+    rows = [vjp(unit.expand(x.shape), create_graph=needs_grad).flatten(1) for unit in basis]
     return x + gx, slogdet_of_rows(torch.stack(rows, 1))
 
 
