@@ -14,7 +14,6 @@ from nn_models import (
     make_input,
     train,
 )
-
 from torch.utils.checkpoint import checkpoint
 
 from iresnet_fast import nn
