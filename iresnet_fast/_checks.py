@@ -260,6 +260,13 @@ def check_count(argument: str, value: int, minimum: int) -> None:
         raise ValueError(f"{argument} must be at least {minimum}, got {value}; increase it.")
 
 
+def check_seed(argument: str, value: int) -> None:
+    """Check a seed: torch takes 64 bits, and of more the rest would be lost."""
+    check_count(argument, value, 0)
+    if value >= 1 << 64:
+        raise ValueError(f"{argument} must be below 2^64, got {value}; pass a smaller one.")
+
+
 def check_width(argument: str, value: object) -> None:
     """Check a number of features or channels, of whatever integer type torch takes."""
     try:

@@ -215,12 +215,12 @@ def outside_compiled_graphs(function: _Function) -> _Function:
     alone: list[Callable[..., Any]] = []
 
     @functools.wraps(function)
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: Any, **keywords: Any) -> Any:
         if "torch._dynamo" not in sys.modules:
-            return function(*arguments)
+            return function(*arguments, **keywords)
         if not alone:
             alone.append(torch.compiler.disable(function))  # type: ignore[no-untyped-call]
-        return alone[0](*arguments)
+        return alone[0](*arguments, **keywords)
 
     call._torchdynamo_disable = True  # type: ignore[attr-defined]
     return cast(_Function, call)

@@ -76,14 +76,16 @@ class DiagonalNormal(nn.Module):
             first: number of the first sample.
 
         Raises:
-            ValueError: temperature, seed or first is negative, or there is a generator beside seed or first.
+            ValueError: temperature, seed or first is negative or too large, or there is a generator beside seed or first.
             TypeError: seed or first is not an integer.
         """
         mean, log_scale = gathered(self.mean), gathered(self.log_scale)
         _checks.check_count("n", n, 0)
         if seed is not None:
-            _checks.check_count("seed", seed, 0)
+            _checks.check_seed("seed", seed)
         _checks.check_count("first", first, 0)
+        if first + n > 1 << 62:
+            raise ValueError(f"first + n must be at most 2^62, got {first} + {n}; number the samples from 0.")
         if not temperature >= 0.0:
             raise ValueError(f"temperature must not be negative, got {temperature}; pass e.g. 1.0.")
         if generator is not None and (seed is not None or first):

@@ -57,7 +57,7 @@ class Call:
             TypeError: x is no tensor, or seed no integer.
         """
         check_samples(x)
-        _checks.check_count("seed", seed, 0)
+        _checks.check_seed("seed", seed)
         return cls(_SampleKeys(x, seed), logdet)
 
     def part(self, index: int) -> Call:
