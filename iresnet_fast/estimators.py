@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -252,8 +251,7 @@ def draw_probe(x: Tensor, n_probes: int, kind: str, generator: torch.Generator |
     n = n_probes * x.numel()
     # A random number for every 32 signs: each of its bits becomes the sign bit of a float32 one.
     n_words, shifts = -(-n // 32), torch.arange(32, dtype=torch.int32, device=x.device)
-    place: dict[str, Any] = {"dtype": torch.int32, "device": x.device, **drawn_from(generator)}
-    words = torch.randint(_SIGN, -_SIGN, (n_words, 1), **place)
+    words = torch.randint(_SIGN, -_SIGN, (n_words, 1), dtype=torch.int32, device=x.device, **drawn_from(generator))
     signs = (words << shifts).bitwise_and_(_SIGN).bitwise_or_(_ONE)
     return signs.view(torch.float32).flatten()[:n].view(shape).to(x.dtype)
 

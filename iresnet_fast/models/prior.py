@@ -76,7 +76,7 @@ class DiagonalNormal(nn.Module):
             first: number of the first sample.
 
         Raises:
-            ValueError: temperature, seed or first is negative or too large, or there is a generator beside seed or first.
+            ValueError: temperature, seed or first is out of range, or there is a generator beside seed or first.
             TypeError: seed or first is not an integer.
         """
         mean, log_scale = gathered(self.mean), gathered(self.log_scale)

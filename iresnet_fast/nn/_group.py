@@ -90,7 +90,7 @@ class SpectralGroup:
     def at_hand(self, layers: Sequence[SpectralLayer], weights: Sequence[Tensor] | None = None) -> Iterator[None]:
         """Normalise these layers once, in one node of the graph, for all calls inside the block; or take `weights`.
 
-        A checkpoint inside the block normalises for itself: it runs again in the backward pass, where there is no block.
+        A checkpoint inside the block normalises for itself: it runs again in the backward pass, after the block.
         """
         before, taken = getattr(self._at_hand, "entry", None), self._taken()
         if weights is None:
