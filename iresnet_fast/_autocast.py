@@ -8,6 +8,14 @@ import torch
 from torch import Tensor
 
 
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """Return the narrower dtype that autocast computes products of numbers like x in; None: that of x."""
+    device = x.device.type
+    if x.dtype == torch.float64 or device not in ("cpu", "cuda") or not torch.is_autocast_enabled(device):
+        return None
+    return torch.get_autocast_dtype(device)
+
+
 def widen(*arguments: Any) -> Any:
     """Return the arguments (tensors, None, sequences of them); under autocast, narrower numbers become float32.
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ._torch_private import alive, apply_function
+from ._torch_private import alive, apply_function, vjp
 from ._tracing import is_eager, under_transforms
 
 
@@ -39,7 +39,7 @@ def differentiable_gradients(
         outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
         return tuple(output for output, grad in zip(outputs, grads, strict=False) if grad is not None)
 
-    pullback = torch.func.vjp(used, *(inputs[i] for i in places))[1]
+    pullback = vjp(used, *(inputs[i] for i in places))[1]
     found = iter(pullback(tuple(grad for grad in grads if grad is not None)))
     return [next(found) if need else None for need in needed]
 
@@ -59,8 +59,8 @@ def tangents_of(
         outputs = function(*_replaced(inputs, places, some))
         return (outputs,) if isinstance(outputs, Tensor) else outputs
 
-    outputs, pullback = torch.func.vjp(outputs_of, *(inputs[i] for i in places))[:2]
-    transpose = torch.func.vjp(pullback, tuple(torch.zeros_like(output) for output in outputs))[1]
+    outputs, pullback = vjp(outputs_of, *(inputs[i] for i in places))
+    transpose = vjp(pullback, tuple(torch.zeros_like(output) for output in outputs))[1]
     (found,) = transpose(tuple(tangents[i] for i in places))
     return cast("tuple[Tensor, ...]", found)
 

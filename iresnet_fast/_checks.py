@@ -131,7 +131,7 @@ def _check_activation(i: int, activation: str, weight: Tensor, parameter: Tensor
 
 def check_same(argument: str, i: int | None, tensor: Tensor, name: str, x: Tensor) -> None:
     """Check dtype and device of `argument`, or of its entry i, against those of x."""
-    if not isinstance(tensor, Tensor):
+    if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
         check_tensor(tensor, argument if i is None else f"{argument}[{i}]")
     if tensor.dtype == x.dtype and tensor.device == x.device:
         return
@@ -257,6 +257,13 @@ def check_count(argument: str, value: int, minimum: int) -> None:
         raise TypeError(f"{argument} must be an integer, got {value!r}; pass an int of at least {minimum}.")
     if value < minimum:
         raise ValueError(f"{argument} must be at least {minimum}, got {value}; increase it.")
+
+
+def check_seed(argument: str, value: int) -> None:
+    """Check a seed: torch takes 64 bits, and of more the rest would be lost."""
+    check_count(argument, value, 0)
+    if value >= 1 << 64:
+        raise ValueError(f"{argument} must be below 2^64, got {value}; pass a smaller one.")
 
 
 def check_width(argument: str, value: object) -> None:

@@ -29,17 +29,19 @@ def sample_keys(x: Tensor) -> Tensor:
 
 
 def row_keys(seed: int | Tensor, first: int, n: int, device: torch.device) -> Tensor:
-    """Return the keys [n] of rows first .. first + n - 1 of what is drawn from a seed."""
-    return mixed(mixed(torch.arange(first, first + n, device=device), 0), seed)
+    """Return two keys [2, n] for each of rows first .. first + n - 1 of what is drawn from a seed."""
+    numbers = torch.arange(first, first + n, device=device)
+    rows = mixed(torch.zeros_like(numbers), numbers)
+    return mixed(torch.stack((rows, mixed(rows, 1))), seed)
 
 
 def mixed(keys: Tensor, number: int | Tensor) -> Tensor:
-    """Return other keys for every number: of the parts of a model, of seeds."""
-    low, high = number & _BITS, number >> 32 & _BITS  # a seed may have more than 32 bits
-    keys = _scramble(keys + _MULTIPLIER * (low + 1) & _BITS)
-    if isinstance(high, Tensor):
+    """Return other keys for every number from 0 to 2^64 - 1: of the parts of a model, of seeds."""
+    keys = _scramble(keys + _MULTIPLIER * ((number & _BITS) + 1) & _BITS)
+    if isinstance(number, Tensor):
+        high = number >> 32 & _BITS
         return torch.where(high == 0, keys, _scramble(keys ^ high))
-    return _scramble(keys ^ high) if high else keys
+    return _scramble(keys ^ number >> 32) if number >> 32 else keys
 
 
 def hashed_probe(keys: Tensor, x: Tensor, n_probes: int, kind: str, seed: int) -> Tensor:
@@ -71,8 +73,10 @@ def hashed_uniform(keys: Tensor, x: Tensor, seed: int) -> Tensor:
 
 
 def hashed_normal(keys: Tensor, event_shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Return normal numbers [B, *event_shape] of 52 random bits each."""
-    high, low = _hashed_bits(keys, (2, *event_shape)).unbind(1)
+    """Return normal numbers [B, *event_shape] of 52 random bits each, of two keys [2, B] for each row."""
+    bits = _hashed_bits(keys[0], (2, *event_shape))
+    # By one key of 32 bits, two of a hundred thousand rows would be the same.
+    high, low = _scramble(bits ^ keys[1].view(-1, *[1] * (bits.dim() - 1))).unbind(1)
     uniform = ((high << 20 | low >> 12).double() + 0.5) * 2.0**-51 - 1.0
     return (torch.erfinv(uniform) * math.sqrt(2.0)).to(dtype)
 
@@ -85,7 +89,7 @@ def _hashed_bits(keys: Tensor, event_shape: Sequence[int]) -> Tensor:
 
 
 def _scramble(h: Tensor) -> Tensor:
-    """Mix the bits of int64 numbers from 0 to 2^32; the multiplier is below 2^31, so nothing overflows."""
+    """Mix the bits of int64 numbers that are below 2^32; the multiplier is below 2^31, so nothing overflows."""
     for _ in range(2):
         h = (h ^ h >> 16) * _MULTIPLIER & _BITS
     return h ^ h >> 16

@@ -85,6 +85,22 @@ def saved_tensor_hooks() -> object:
     return torch._C._autograd._top_saved_tensors_default_hooks(True)
 
 
+def vjp(function: Callable[..., Any], *inputs: Any) -> tuple[Any, Callable[..., Any]]:
+    """Return what torch.func.vjp does, also where saved tensors are packed, as in a checkpoint, which it refuses.
+
+    What the function saves is then kept as it is. No public function suspends the packing.
+    """
+    packing: Any = saved_tensor_hooks()
+    if packing is None:
+        output, pullback, *_ = torch.func.vjp(function, *inputs)
+        return output, pullback
+    torch._C._autograd._pop_saved_tensors_default_hooks()
+    try:
+        return vjp(function, *inputs)
+    finally:
+        torch._C._autograd._push_saved_tensors_default_hooks(*packing)
+
+
 def constant(tensor: Tensor) -> Tensor:
     """Return a tensor as a constant of every derivative, forward and reverse, inside transforms of torch.func too.
 
@@ -215,12 +231,12 @@ def outside_compiled_graphs(function: _Function) -> _Function:
     alone: list[Callable[..., Any]] = []
 
     @functools.wraps(function)
-    def call(*arguments: Any) -> Any:
+    def call(*arguments: Any, **keywords: Any) -> Any:
         if "torch._dynamo" not in sys.modules:
-            return function(*arguments)
+            return function(*arguments, **keywords)
         if not alone:
             alone.append(torch.compiler.disable(function))  # type: ignore[no-untyped-call]
-        return alone[0](*arguments)
+        return alone[0](*arguments, **keywords)
 
     call._torchdynamo_disable = True  # type: ignore[attr-defined]
     return cast(_Function, call)

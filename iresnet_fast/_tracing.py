@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,3 +47,12 @@ def constants(values: Sequence[float], like: Tensor) -> Tensor:
     if len(set(values)) == 1:
         return like.new_full((len(values),), values[0])
     return torch.stack([like.new_full((), value) for value in values])
+
+
+def drawn_from(generator: torch.Generator | None) -> dict[str, Any]:
+    """Return the keyword argument of a draw: none for torch's own generator, which compiled code must not name.
+
+    Functions of torch that are given a generator, be it None, take no sizes that a compiler holds as symbols, as it
+    does those of the second batch size that it sees.
+    """
+    return {} if generator is None else {"generator": generator}

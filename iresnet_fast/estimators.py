@@ -11,7 +11,7 @@ from torch import Tensor
 from iresnet_fast import _capture, _checks
 from iresnet_fast._inputs import check_tensor
 from iresnet_fast._keys import hashed_probe, sample_keys
-from iresnet_fast._tracing import under_transforms
+from iresnet_fast._tracing import drawn_from, under_transforms
 
 # The spacing of uniform float64 numbers in [0, 1): a geometric depth, drawn by inverting one, is no rarer than this.
 _NEVER = 2.0**-53
@@ -194,7 +194,7 @@ class RussianRoulette:
             drawn = _geometric(self.parameter, shape, generator, device)
         else:
             rate = torch.full(shape, self.parameter, dtype=torch.float64, device=device)
-            drawn = torch.poisson(rate, generator=generator)
+            drawn = torch.poisson(rate, **drawn_from(generator))
         return drawn.to(torch.int64)
 
 
@@ -206,12 +206,12 @@ class Exact:
 def _geometric(p: float, shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device) -> Tensor:
     empty = torch.empty(shape, dtype=torch.float64, device=device)
     try:
-        return empty.geometric_(p, generator=generator)
+        return empty.geometric_(p, **drawn_from(generator))
     except RuntimeError:
         if not under_transforms():
             raise
         # A vmap that draws for each of its members allows no draw in place: one of uniform numbers is inverted.
-        uniform = torch.rand(shape, dtype=torch.float64, device=device, generator=generator)
+        uniform = torch.rand(shape, dtype=torch.float64, device=device, **drawn_from(generator))
         return 1.0 + (torch.log1p(-uniform) / math.log1p(-p)).floor()
 
 
@@ -247,11 +247,11 @@ def draw_probe(x: Tensor, n_probes: int, kind: str, generator: torch.Generator |
     """Return a probe shaped like x, or [n_probes, *x.shape] for more than one, of independent unit-variance entries."""
     shape = x.shape if n_probes == 1 else (n_probes, *x.shape)
     if kind == "gaussian":
-        return torch.randn(shape, dtype=x.dtype, device=x.device, generator=generator)
+        return torch.randn(shape, dtype=x.dtype, device=x.device, **drawn_from(generator))
     n = n_probes * x.numel()
     # A random number for every 32 signs: each of its bits becomes the sign bit of a float32 one.
     n_words, shifts = -(-n // 32), torch.arange(32, dtype=torch.int32, device=x.device)
-    words = torch.randint(_SIGN, -_SIGN, (n_words, 1), dtype=torch.int32, device=x.device, generator=generator)
+    words = torch.randint(_SIGN, -_SIGN, (n_words, 1), dtype=torch.int32, device=x.device, **drawn_from(generator))
     signs = (words << shifts).bitwise_and_(_SIGN).bitwise_or_(_ONE)
     return signs.view(torch.float32).flatten()[:n].view(shape).to(x.dtype)
 
@@ -273,7 +273,7 @@ def _poisson_tail(rate: float, m: int) -> float:
 
 def _check_common(n_probes: int, probe: str, gradient: str, eval_seed: int) -> None:
     _checks.check_count("n_probes", n_probes, 1)
-    _checks.check_count("eval_seed", eval_seed, 0)
+    _checks.check_seed("eval_seed", eval_seed)
     _checks.check_gradient(gradient)
     if probe not in ("rademacher", "gaussian"):
         raise ValueError(f"probe must be 'rademacher' or 'gaussian', got {probe!r}; use one of the two.")

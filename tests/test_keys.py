@@ -101,7 +101,7 @@ def test_many_probes_are_independent():
 
 def test_uniform_and_normal_numbers():
     keys = _keys.row_keys(3, 0, N, torch.device("cpu"))
-    uniform = _keys.hashed_uniform(keys, torch.empty(N, 2, dtype=torch.float64), 0)
+    uniform = _keys.hashed_uniform(keys[0], torch.empty(N, 2, dtype=torch.float64), 0)
     assert 0.0 < float(uniform.min()) < 1e-3
     assert 1.0 - 1e-3 < float(uniform.max()) < 1.0
     for dtype in (torch.float16, torch.bfloat16, torch.float32):
@@ -119,10 +119,19 @@ def test_uniform_and_normal_numbers():
 def test_rows_of_a_seed_are_numbered():
     device = torch.device("cpu")
     whole = _keys.row_keys(11, 0, 10, device)
-    assert torch.equal(torch.cat((_keys.row_keys(11, 0, 3, device), _keys.row_keys(11, 3, 7, device))), whole)
+    assert torch.equal(torch.cat((_keys.row_keys(11, 0, 3, device), _keys.row_keys(11, 3, 7, device)), 1), whole)
     assert torch.equal(_keys.row_keys(torch.tensor(11), 0, 10, device), whole)
     seeds = [0, 1, 2**31, 2**32, 2**32 + 1, 2**61, 2**62 + 5]
-    assert torch.cat([_keys.row_keys(seed, 0, 10, device) for seed in seeds]).unique().numel() == 10 * len(seeds)
+    drawn = [_keys.row_keys(seed, first, 10, device) for seed in seeds for first in (0, 1 << 32, 1 << 40)]
+    assert torch.cat(drawn, 1).unique().numel() == 60 * len(seeds)
+
+
+def test_no_two_of_many_rows_are_alike():
+    """Of half a million keys of 32 bits some thirty would be."""
+    seeds = torch.randint(1 << 62, (20,), generator=torch.Generator().manual_seed(0)).tolist()
+    keys = torch.cat([_keys.row_keys(seed, 0, 25_000, torch.device("cpu")) for seed in seeds], 1)
+    assert keys[0].unique().numel() < keys.shape[1]
+    assert _keys.hashed_normal(keys, (3,), torch.float64).unique(dim=0).shape[0] == keys.shape[1]
 
 
 def test_transforms_and_compilers_see_the_same_numbers():

@@ -163,6 +163,29 @@ def test_samples_are_numbered():
     state = torch.get_rng_state()
     flow.sample(2, seed=0)
     assert torch.equal(torch.get_rng_state(), state)
-    for arguments, message in (({"seed": -1}, "seed must be at least 0"), ({"first": -1}, "first must be at least 0")):
+    for arguments, message in (
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"seed": 2**64}, r"seed must be below 2\^64"),
+        ({"first": -1}, "first must be at least 0"),
+        ({"seed": 1, "first": 2**63}, r"first \+ n must be at most 2\^62"),
+    ):
         with pytest.raises(ValueError, match=message):
             flow.sample(2, **arguments)
+    last = {"seed": 2**64 - 1, "first": 2**62 - 2}
+    assert not torch.allclose(flow.sample(2, **last), flow.sample(2, seed=2**64 - 1), atol=0.1)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda seed: PowerSeries(eval_seed=seed),
+        lambda seed: RussianRoulette(eval_seed=seed),
+        lambda seed: nn.NoisePad(1, eval_seed=seed),
+        lambda seed: nn.Dequantize(4, eval_seed=seed),
+        lambda seed: nn.Call.of(torch.ones(2, 3), seed),
+    ],
+)
+def test_seeds_of_more_than_64_bits_are_refused(draw):
+    draw(2**64 - 1)
+    with pytest.raises(ValueError, match=r"seed must be below 2\^64, got 18446744073709551616; pass a smaller one"):
+        draw(2**64)

@@ -180,6 +180,54 @@ def test_a_checkpoint_in_a_branch(estimator, training):
         torch.testing.assert_close(found, expected, rtol=0.0, atol=0.0)
 
 
+class Nested(torch.nn.Module):
+    """A branch of the user's around one of ours."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.ResidualBranch.dense([6, 8, 6], "sin")
+
+    def forward(self, x):
+        return 0.9 * self.inner(x)
+
+
+def checkpointed(function, x):
+    return checkpoint(function, x, use_reentrant=False)
+
+
+def on_the_cpu(function, x):
+    with torch.autograd.graph.save_on_cpu():
+        return function(x)
+
+
+@pytest.mark.parametrize("packing", [checkpointed, on_the_cpu])
+@pytest.mark.parametrize("estimator", [PowerSeries(4), PowerSeries(4, gradient="series"), Exact(), None])
+@pytest.mark.parametrize("kind", [*KINDS, "inverse", "nested"])
+@pytest.mark.filterwarnings("ignore:iresnet_fast. InvertibleResidualBlock runs")
+def test_scores_where_saved_tensors_are_packed(kind, estimator, packing):
+    """A score is a gradient that is differentiated again; here it is taken inside what packs saved tensors."""
+    block = make_block("dense" if kind in ("inverse", "nested") else kind, estimator)
+    if kind == "nested":
+        block = nn.InvertibleResidualBlock(Nested(), estimator, lipschitz=0.9)
+    x = make_input("conv" if kind == "conv" else "dense")
+    block(x)
+
+    def score(x):
+        torch.manual_seed(5)
+        z, logdet = (block.inverse if kind == "inverse" else block)(x)
+        return torch.autograd.grad(logdet.sum() - z.sin().sum(), x, create_graph=True)[0]
+
+    found = []
+    for way in (packing, lambda function, x: function(x)):
+        block.zero_grad()
+        leaf = x.clone().requires_grad_()
+        value = way(score, leaf)
+        value.square().sum().backward()
+        found.append([value, leaf.grad, *(p.grad for p in block.parameters())])
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_func_grad_and_functional_call(kind):
     block = make_block(kind, activation="lipswish").eval()

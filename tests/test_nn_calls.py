@@ -75,6 +75,26 @@ def test_subclasses_that_know_no_call_are_asked_without():
     assert custom.inverted == 2
 
 
+def test_methods_of_mixins_are_those_of_the_part():
+    class Logged:
+        def forward(self, x, context=None):
+            calls.append("forward")
+            return super().forward(x, context)
+
+        def inverse(self, z, context=None):
+            calls.append("inverse")
+            return super().inverse(z, context)
+
+    class Block(Logged, nn.InvertibleResidualBlock):
+        pass
+
+    calls = []
+    flow = nn.Sequential(Block(nn.ResidualBranch.dense([4, 8, 4]))).eval()
+    z, _ = flow(torch.randn(2, 4))
+    flow.inverse(z)
+    assert calls[:2] == ["forward", "inverse"]
+
+
 def test_a_part_that_takes_a_call_gets_keys_of_the_whole():
     first, second = Drawn(4), Drawn(4)
     flow = nn.Sequential(first, Scale(), nn.Sequential(nn.Permutation.reverse(3), second)).eval()

@@ -88,6 +88,41 @@ def test_compiled_training_follows_sigma_without_recompiling():
     assert_same(*runs)
 
 
+@pytest.mark.parametrize(
+    "estimator",
+    [PowerSeries(5), PowerSeries(5, 2, "gaussian"), RussianRoulette(per_sample=True), RussianRoulette(2, "poisson")],
+)
+def test_the_last_batch_may_be_smaller_in_training(estimator):
+    block = make_block("dense", estimator).train()
+    compiled = torch.compile(block, backend="aot_eager")
+    for size in (5, 3, 4):
+        x = torch.randn(size, 6)
+        assert_same(results(compiled, x), results(block, x))
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.NoisePad(2), nn.NoisePad(1, "uniform"), nn.Dequantize(4), nn.NoisePad(1, generator=torch.Generator())]
+)
+def test_noise_of_a_smaller_batch_in_training(layer):
+    compiled = torch.compile(layer.train(), backend="aot_eager")
+    for size in (5, 3):
+        z, logdet = compiled(torch.ones(size, 3))
+        assert logdet.shape == z.shape[:1] == (size,)
+        assert z[:, -1].unique().numel() == size
+
+
+@pytest.mark.parametrize("estimator", [PowerSeries(5), Exact()])
+@pytest.mark.filterwarnings("ignore:iresnet_fast. activation 'maxmin'")
+def test_what_has_no_kernel_breaks_the_graph(estimator):
+    block = make_block("dense", estimator, "maxmin").train()
+    compiled = torch.compile(block, backend="aot_eager")
+    for size in (5, 3):
+        x = torch.randn(size, 6)
+        assert_same(results(compiled, x), results(block, x))
+    block.eval()
+    assert_same(torch.compile(block.inverse, backend="aot_eager")(x), block.inverse(x))
+
+
 def test_layers_and_inverse_are_one_graph():
     block = make_block("conv").eval()
     x = torch.randn(2, 4, 5, 3)

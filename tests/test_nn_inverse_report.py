@@ -94,6 +94,26 @@ def test_rounding_by_autocast_is_no_divergence():
     assert "does not bound" not in message
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "branch", [lambda: nn.DenseBranch.dense(4, 8), lambda: nn.InducedNormBranch.dense([4, 8, 4], 2.0)]
+)
+def test_an_error_under_autocast_counts_its_rounding(branch, dtype):
+    torch.manual_seed(0)
+    block, x = nn.InvertibleResidualBlock(branch()).eval(), torch.randn(16, 4)
+    with torch.autocast("cpu", dtype), torch.no_grad():
+        z = block(x)[0]
+        found, message = block.certified_inverse(z), said(block, z)
+    error = (found.x - x).double().norm(dim=1)
+    assert float(error.max()) > 1e-5
+    assert (error <= found.error).all()
+    name = str(dtype).removeprefix("torch.")
+    assert f"autocast to {name} rounds these samples by about " in message
+    assert "invert outside autocast or raise tol" in message
+    exact = block.certified_inverse(x)  # without autocast as before
+    assert exact.converged.all()
+
+
 def test_a_constant_that_is_too_small_but_of_a_contraction():
     message = said(of_module(Scaled(0.9), 0.3, accelerate=False, max_iterations=3), torch.ones(2, 4))
     assert (

@@ -123,6 +123,32 @@ def test_tensors_of_a_state_dict_share_no_storage():
     assert len(set(pointers)) == len(pointers)
 
 
+@pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.parametrize(
+    ("before", "name", "value"),
+    [
+        ({"kernel_size": 5, "padding": 2, "stride": 4}, "stride", (1, 1)),
+        ({"kernel_size": 3, "dilation": 4}, "dilation", (1, 1)),
+        ({"kernel_size": 5}, "padding", [2, 2]),
+        ({"kernel_size": 1}, "padding", (1, 1)),
+        ({"kernel_size": 1, "stride": 2}, "stride", (1, 1)),
+    ],
+)
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_a_stride_or_padding_that_is_set_later_counts(before, name, value, copied, mode):
+    layer = nn.SpectralConv2d(4, 4, image_size=12, coeff=0.9, bias=False, **before).double().train(mode == "train")
+    images = torch.eye(4 * 144, dtype=torch.float64).view(-1, 4, 12, 12)
+    layer.weight.data.mul_(8.0)
+    layer(images[:2])
+    layer = copy.deepcopy(layer) if copied else layer
+    setattr(layer, name, value)
+    for _ in range(2):
+        with torch.no_grad():
+            norm = torch.linalg.matrix_norm(layer(images).flatten(1), 2)
+        assert float(norm) == pytest.approx(0.9, rel=1e-3)
+        layer.weight.data.add_(0.1 * torch.randn_like(layer.weight))
+
+
 def test_load_with_assign():
     layer, other = make_linear().double(), make_linear()
     layer(input_of(layer))

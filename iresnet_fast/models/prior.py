@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from .. import _capture, _checks
 from .._inputs import check_same_kind, check_shape
 from .._keys import hashed_normal, row_keys
-from .._tracing import may_read
 from ..nn._fsdp import write
 from ..nn._layer import plainly
 from ..nn._ranks import sum_over_ranks
@@ -77,14 +76,16 @@ class DiagonalNormal(nn.Module):
             first: number of the first sample.
 
         Raises:
-            ValueError: temperature, seed or first is negative, or there is a generator beside seed or first.
+            ValueError: temperature, seed or first is out of range, or there is a generator beside seed or first.
             TypeError: seed or first is not an integer.
         """
         mean, log_scale = gathered(self.mean), gathered(self.log_scale)
         _checks.check_count("n", n, 0)
         if seed is not None:
-            _checks.check_count("seed", seed, 0)
+            _checks.check_seed("seed", seed)
         _checks.check_count("first", first, 0)
+        if first + n > 1 << 62:
+            raise ValueError(f"first + n must be at most 2^62, got {first} + {n}; number the samples from 0.")
         if not temperature >= 0.0:
             raise ValueError(f"temperature must not be negative, got {temperature}; pass e.g. 1.0.")
         if generator is not None and (seed is not None or first):
@@ -92,8 +93,9 @@ class DiagonalNormal(nn.Module):
         if generator is not None:
             noise = torch.randn(n, self.n_dims, device=mean.device, dtype=mean.dtype, generator=generator)
         else:
-            source = _new_seed(mean) if seed is None else seed
-            noise = hashed_normal(row_keys(source, first, n, mean.device), (self.n_dims,), mean.dtype)
+            source = torch.device("cpu") if _capture.of(mean) is None else mean.device
+            drawn = torch.randint(1 << 62, (), device=source).to(mean.device) if seed is None else seed
+            noise = hashed_normal(row_keys(drawn, first, n, mean.device), (self.n_dims,), mean.dtype)
         return mean + log_scale.exp() * (temperature * noise)
 
     def fit(self, z: Tensor, name: str = "z") -> None:
@@ -126,10 +128,3 @@ class DiagonalNormal(nn.Module):
     def extra_repr(self) -> str:
         """Describe the prior in its repr."""
         return f"{self.n_dims}, learned={self.learned}"
-
-
-def _new_seed(like: Tensor) -> int | Tensor:
-    """Draw a seed from torch's global generator; in a graph that is made it is a tensor, which each run draws anew."""
-    device = torch.device("cpu") if _capture.of(like) is None else like.device
-    seed = torch.randint(1 << 62, (), device=device)
-    return int(seed) if may_read(like) else seed.to(like.device)

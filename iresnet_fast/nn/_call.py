@@ -20,8 +20,9 @@ from ._transform import takes_context
 Step = tuple[Tensor, Tensor]
 
 
-# Of a container, so that the parts of a model three deep all differ; below, and in larger ones, nearly surely.
-_MOST_PARTS = 1_000_003
+# The base in which the places of a part in the containers around it are the digits of one number. Parts up to three
+# deep have a number each; of deeper ones it is taken modulo 2^64, and hardly ever two are the same.
+_PLACES = 1_000_003
 
 
 class _SampleKeys:
@@ -34,9 +35,9 @@ class _SampleKeys:
     def of(self, path: tuple[int, ...]) -> Tensor:
         if self._keys is None:
             self._keys = mixed(sample_keys(self._sample), self._seed)
-        number = 0  # of the part: a digit for each container around it
+        number = 0
         for index in path:
-            number = number * _MOST_PARTS + index + 1
+            number = (number * _PLACES + index + 1) % 2**64
         return mixed(self._keys, number) if path else self._keys
 
 
@@ -61,7 +62,7 @@ class Call:
             TypeError: x is no tensor, or seed no integer.
         """
         check_samples(x)
-        _checks.check_count("seed", seed, 0)
+        _checks.check_seed("seed", seed)
         return cls(_SampleKeys(x, seed), logdet)
 
     def part(self, index: int) -> Call:
@@ -126,20 +127,18 @@ class TakesCall(Shardable):
     """A transform whose forward takes a `call`, and which may have a `deferred_inverse`.
 
     Attributes:
-        takes_call: whether forward takes a call; a subclass with a forward of its own says so by its signature.
-        defers_logdet: whether `deferred_inverse` does what `inverse` does; not if a subclass overrides that alone.
+        takes_call: whether forward takes a call; a subclass with another forward says so by its signature.
+        defers_logdet: whether `deferred_inverse` does what `inverse` does; not if a class overrides that alone.
     """
 
     takes_call = True
     defers_logdet = False
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Look at what the subclass defines."""
-        own = cls.__dict__
-        if "forward" in own:
-            cls.takes_call = "call" in inspect.signature(own["forward"]).parameters
-        if "inverse" in own:
-            cls.defers_logdet = "deferred_inverse" in own
+        """Look at what the subclass defines, or has from its bases in their order."""
+        cls.takes_call = "call" in inspect.signature(cls.forward).parameters
+        deferred, inverse = (_owner(cls, name) for name in ("deferred_inverse", "inverse"))
+        cls.defers_logdet = deferred is not None and (inverse is None or issubclass(deferred, inverse))
         super().__init_subclass__(**options)  # which may wrap methods
 
 
@@ -159,6 +158,11 @@ def invert_part(part: nn.Module, z: Tensor, context: Any, logdet: bool) -> Defer
         return deferred
     x, known = module.inverse(*arguments)
     return DeferredInverse(x, (lambda call: known) if logdet else not_kept)
+
+
+def _owner(cls: type, name: str) -> type | None:
+    """Return the class that a method is of."""
+    return next((owner for owner in cls.__mro__ if name in owner.__dict__), None)
 
 
 def _takes_call(part: nn.Module) -> bool:

@@ -100,9 +100,9 @@ def shows_a_change(layer: SpectralLayer, weight: Tensor, seen: Seen | None) -> b
     buffers = layer._buffers  # read past the __getattr__ of modules, which takes as long as all the rest
     if seen is None or seen.buffer is not buffers["sigma"] or not (seen.training if layer.training else seen.settled):
         return True
-    if layer.strict and not seen.strict:
-        return True
     sight = seen.sight
+    if (layer.strict and not seen.strict) or not layer.acts_as(sight.geometry):
+        return True
     # A graph being captured must hold a refresh of its own, since the weight may change between its replays.
     if may_have_been_replayed(layer, weight) or sight.capture != _capture.of(weight):
         return True

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from .. import _capture, ops
-from .._torch_private import copy_all, is_transformed, saved_tensor_hooks
+from .._torch_private import copy_all, is_transformed
 from .._tracing import under_transforms
 from ..geometry import ConvGeometry
 from . import _norms
+from ._at_hand import Normalized, entries_at_hand, fits, held
 from ._freshness import Seen, Sight, Weights, expect_writes, look, may_have_been_replayed, record, stale
 from ._layer import Norm, SpectralLayer, as_dtype, plain, plainly
 from ._members import is_stacked, norms_of_members
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup  # not in every build of torch
 
 _merging = threading.RLock()
-
-Normalized = tuple["ConvGeometry | None", Tensor]  # the operator whose norm the weight was divided by, and the weight
 
 
 class SpectralGroup:
@@ -54,7 +53,6 @@ class SpectralGroup:
         self._seen: weakref.WeakKeyDictionary[SpectralLayer, Seen] = weakref.WeakKeyDictionary()
         # Effective weights without a graph, with the refresh and the coeff they are of.
         self._baked: weakref.WeakKeyDictionary[SpectralLayer, tuple[Seen, float, Tensor]] = weakref.WeakKeyDictionary()
-        self._at_hand = threading.local()
         self.lock = threading.RLock()
 
     @classmethod
@@ -72,7 +70,8 @@ class SpectralGroup:
                 with one.lock:
                     merged._seen.update(one._seen)
                     merged._baked.update(one._baked)
-                    merged._unsettled.update(one._unsettled)
+                    for device, count in one._unsettled.items():
+                        merged._unsettled[device] = merged._unsettled.get(device, 0) + count
                     merged.process_group = merged.process_group or one.process_group
             for layer in merged.members():
                 layer.group = merged
@@ -92,31 +91,22 @@ class SpectralGroup:
 
         A checkpoint in the block normalises for itself: it runs again in the backward pass, where there is no block.
         """
-        before, taken = getattr(self._at_hand, "entry", None), self._taken()
         if weights is None:
-            entries = self._normalized(layers, None)
+            entries = self._entries(layers, None)
         else:
             entries = [(layer.geometry, weight) for layer, weight in zip(layers, weights, strict=True)]
-        self._at_hand.entry = taken | dict(zip(layers, entries, strict=True)), saved_tensor_hooks()
-        try:
+        with held(layers, entries):
             yield
-        finally:
-            self._at_hand.entry = before
-
-    def _taken(self) -> dict[SpectralLayer, Normalized]:
-        """Return what is at hand, of which a checkpoint that has begun since takes nothing."""
-        entry: tuple[dict[SpectralLayer, Normalized], object] | None = getattr(self._at_hand, "entry", None)
-        return entry[0] if entry is not None and entry[1] == saved_tensor_hooks() else {}
 
     def effective_weights(
         self, layers: Sequence[SpectralLayer], image_size: Sequence[int] | None = None
     ) -> list[Tensor]:
         """Return the normalised weights of some of its layers, for images of this size if one is given."""
-        known = self._taken()
-        entries = [known[layer] for layer in layers if layer in known]
-        if len(entries) == len(layers) and all(_fits(geometry, image_size) for geometry, _ in entries):
-            return [weight for _, weight in entries]
-        return [weight for _, weight in self._normalized(layers, image_size)]
+        return [weight for _, weight in self._entries(layers, image_size)]
+
+    def _entries(self, layers: Sequence[SpectralLayer], image_size: Sequence[int] | None) -> list[Normalized]:
+        entries = entries_at_hand(layers, image_size)
+        return self._normalized(layers, image_size) if entries is None else entries
 
     def _normalized(self, layers: Sequence[SpectralLayer], image_size: Sequence[int] | None) -> list[Normalized]:
         # Each once: a parametrisation that draws or iterates gives another tensor at every look.
@@ -153,7 +143,7 @@ class SpectralGroup:
         with plainly():
             known = {layer: self._seen.get(layer) for layer in weights}
             wanted = stale(weights, list(known.values()))
-            fit = all(last is not None and _fits(last.sight.geometry, image_size) for last in known.values())
+            fit = all(last is not None and fits(last.sight.geometry, image_size) for last in known.values())
             if fit and not wanted:
                 return cast("dict[SpectralLayer, Seen]", known)
             with self.lock:
@@ -191,6 +181,9 @@ class SpectralGroup:
         with self.lock, plainly():
             calls: dict[tuple[Any, ...], list[SpectralLayer]] = {}
             for layer, weight in weights.items():
+                last = self._seen.get(layer)
+                if not (layer.has_its_vectors() if last is None else layer.acts_as(last.sight.geometry)):
+                    layer.restart()
                 if not layer.is_warm or layer.strict or not (layer.training or explicit):
                     settling.append(layer)
                     continue
@@ -267,11 +260,6 @@ class SpectralGroup:
             copy_all(kept, written)
         for layer, sight, norm in zip(layers, sights, norms, strict=True):
             self._seen[layer] = record(layer, sight, norm, settled)
-
-
-def _fits(geometry: ConvGeometry | None, image_size: Sequence[int] | None) -> bool:
-    """Whether an operator is that of images of this size; a matrix is one for all sizes."""
-    return geometry is None or image_size is None or geometry.image_size == tuple(image_size)
 
 
 def _some(weights: Weights, layers: Sequence[SpectralLayer]) -> Weights:

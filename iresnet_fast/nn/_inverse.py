@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .._autocast import autocast_dtype
 from .._autograd import apply
 from ..reference.series import over_events, sample_norm
 from ..solvers import FixedPoint
@@ -128,6 +129,9 @@ def _reason(
             f"{lipschitz:.3g}: check lipschitz, or normalise the weights"
         )
     wider = "raise tol" if dtype == torch.float64 else "use float64 or raise tol"
+    narrow = autocast_dtype(g(found.x.detach()))
+    if narrow is not None:
+        name, wider = f"autocast to {str(narrow).removeprefix('torch.')}", "invert outside autocast or raise tol"
     attainable = float(found.attainable[missed].max())
     ended = int(found.iterations[missed].max()) >= solver.max_iterations
     if ended and float(found.error[missed].max()) > _ENDED * attainable:
@@ -170,11 +174,5 @@ def _steepest(x: Tensor, z: Tensor, missed: Tensor, g: Callable[[Tensor], Tensor
 
 def _precision(gx: Tensor) -> float:
     """Return the relative rounding of the operands of a branch: coarser than its dtype where torch may narrow them."""
-    eps, device = float(torch.finfo(gx.dtype).eps), gx.device.type
-    if gx.dtype == torch.float64:
-        return eps
-    if gx.is_cuda:
-        eps = max(eps, 2.0**-11)  # TF32
-    if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
-        eps = max(eps, torch.finfo(torch.get_autocast_dtype(device)).eps)
-    return eps
+    eps = max(torch.finfo(dtype).eps for dtype in (gx.dtype, autocast_dtype(gx) or gx.dtype))
+    return max(eps, 2.0**-11) if gx.is_cuda and gx.dtype != torch.float64 else eps  # TF32

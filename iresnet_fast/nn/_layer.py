@@ -77,6 +77,10 @@ class SpectralLayer(Skippable):
         """Whether the input size, and so the operator, is known."""
         return True
 
+    def acts_as(self, geometry: ConvGeometry | None) -> bool:
+        """Whether the map is of this geometry, but for the size of images; somebody may set another stride."""
+        return geometry is None
+
     def set_image_size(self, image_size: Sequence[int]) -> None:
         """Tell the (height, width) of the inputs; a matrix is the same for all."""
 
@@ -92,6 +96,19 @@ class SpectralLayer(Skippable):
 
     def _vector_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return (self.weight.shape[0],), (self.weight.shape[1],)
+
+    def has_its_vectors(self) -> bool:
+        """Whether u and v are vectors of the map as it is now."""
+        return (tuple(self.u.shape), tuple(self.v.shape)) == self._vector_shapes()
+
+    def restart(self) -> None:
+        """Start the iteration anew, for another operator."""
+        if self.is_captured:
+            raise RuntimeError(
+                f"stride, padding, dilation and groups must stay as they were in a layer that a CUDA graph "
+                f"has captured, got a change to {self}; use a copy.deepcopy of the model for others."
+            )
+        self._draw()
 
     def _draw(self) -> None:
         """Start u, v from a seed of their own: the global generator is not touched, all DDP ranks agree."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
+from .._autocast import autocast_dtype
 from .._torch_private import outside_compiled_graphs
 from .._tracing import may_read, under_transforms
 from ..estimators import Exact, PowerSeries, RussianRoulette
@@ -204,7 +205,8 @@ class _ModulePath(Path):
         x, iterations, residual = self.solve(z, _RESIDUAL_SHARE * tol)
         with torch.no_grad():
             change = sample_norm((z.detach() - x).double(), z.dim() - 1)  # |g(x)| but for the residual
-            rounding = 1.5 * torch.finfo(z.dtype).eps * change / (1.0 - lipschitz)
+            eps = torch.finfo(autocast_dtype(z) or z.dtype).eps
+            rounding = 1.5 * eps * change / (1.0 - lipschitz)
             error = residual.double() / (1.0 - lipschitz) + rounding
         return CertifiedInverse(x, error, iterations, error <= tol, rounding_of(x) + rounding)
 

@@ -59,3 +59,12 @@ def can_look_at(x: Tensor) -> bool:
 def for_each_sample(logdet: Tensor, x: Tensor) -> Tensor:
     """Return the log-determinant [], the same for all samples, as [B] of its own memory."""
     return logdet.expand(x.shape[0]).clone()
+
+
+def total_logdet(logdets: list[Tensor], x: Tensor) -> Tensor:
+    """Return the sum of log-determinants [B], in one node of the graph; zeros if there are none."""
+    if logdets:
+        # A row for each sample: sums of columns are rounded differently at different places of a batch.
+        return torch.stack(logdets, 1).sum(1)
+    dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+    return torch.zeros(x.shape[0], dtype=dtype, device=x.device)

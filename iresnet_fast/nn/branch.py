@@ -166,10 +166,11 @@ class ResidualBranch(HasBeta, Branch):
 
     def _betas(self) -> list[Tensor | None]:
         make_tensors(self)
-        return [
-            gathered(getattr(self, f"beta_{i}")) if registry.get(name).has_parameter else None
-            for i, name in enumerate(self.activations)
-        ]
+        betas: list[Tensor | None] = [None] * len(self.activations)
+        for i, name in enumerate(self.activations):
+            if registry.get(name).has_parameter and hasattr(self, f"beta_{i}"):
+                betas[i] = gathered(getattr(self, f"beta_{i}"))
+        return betas
 
     def _weights(self, layers: Sequence[Layer], image_size: Sequence[int] | None) -> list[Tensor]:
         weights = effective_weights(layers, image_size)

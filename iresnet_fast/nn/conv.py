@@ -120,6 +120,10 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
             raise ValueError("image_size must be known, got None; pass it to SpectralConv2d or run the layer once.")
         return self._geometry(self.image_size)
 
+    def acts_as(self, geometry: ConvGeometry | None) -> bool:
+        """Whether the map is of this geometry, but for the size of images; somebody may set another stride."""
+        return self._is_matrix if geometry is None else geometry == self._geometry(geometry.image_size)
+
     @property
     def is_ready(self) -> bool:
         """Whether the input size, and so the operator, is known."""
@@ -161,6 +165,10 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
             )
         self.image_size = (height, width)
         self._draw()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out of copies and pickles what follows from the rest."""
+        return {**super().__getstate__(), "_known": None}
 
     @staticmethod
     def plain_forward() -> Callable[..., Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import _checks
 from .._inputs import check_floating, check_samples
 from .._keys import hashed_uniform
+from .._tracing import drawn_from
 from ._call import Call, TakesCall
 from ._transform import Transform, can_look_at, check_range
 
@@ -43,7 +44,7 @@ class Dequantize(TakesCall, Transform):
         """Build the layer; the arguments are those of the class."""
         super().__init__()
         _checks.check_count("n_levels", n_levels, 1)
-        _checks.check_count("eval_seed", eval_seed, 0)
+        _checks.check_seed("eval_seed", eval_seed)
         if eval_noise not in ("fixed", "random", "half"):
             raise ValueError(f"eval_noise must be 'fixed', 'random' or 'half', got {eval_noise!r}; use one of them.")
         self.n_levels, self.eval_noise, self.eval_seed, self.generator = n_levels, eval_noise, eval_seed, generator
@@ -84,7 +85,7 @@ class Dequantize(TakesCall, Transform):
 
     def _noise(self, x: Tensor, call: Call) -> Tensor | float:
         if self.training or self.eval_noise == "random":
-            noise = torch.rand(x.shape, dtype=x.dtype, device=x.device, generator=self.generator)
+            noise = torch.rand(x.shape, dtype=x.dtype, device=x.device, **drawn_from(self.generator))
         elif self.eval_noise == "fixed":
             noise = hashed_uniform(call.keys(), x, self.eval_seed)
         else:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .. import _checks
 from .._inputs import check_module, check_shape, described
 from ._call import Call, DeferredInverse, Solution, Step, TakesCall, apply_part, invert_part, not_kept
-from ._transform import output_shape, takes_context
+from ._transform import output_shape, takes_context, total_logdet
 
 
 class MultiScale(TakesCall):
@@ -128,7 +128,7 @@ class MultiScale(TakesCall):
         logdets.reverse()
 
         def total(call: Call) -> Tensor:
-            return torch.stack([scale(call.part(i)) for i, scale in enumerate(logdets)]).sum(0)
+            return total_logdet([scale(call.part(i)) for i, scale in enumerate(logdets)], z)
 
         return DeferredInverse(x, total if logdet else not_kept, steps)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from .. import _checks
 from .._inputs import check_floating, check_samples, check_tensor
 from .._keys import hashed_probe, hashed_uniform
+from .._tracing import drawn_from
 from ._call import Call, TakesCall
 from ._transform import Transform
 
@@ -46,7 +47,7 @@ class NoisePad(TakesCall, Transform):
         """Build the layer; the arguments are those of the class."""
         super().__init__()
         _checks.check_count("n_channels", n_channels, 0)
-        _checks.check_count("eval_seed", eval_seed, 0)
+        _checks.check_seed("eval_seed", eval_seed)
         if noise not in ("gaussian", "uniform"):
             raise ValueError(f"noise must be 'gaussian' or 'uniform', got {noise!r}; use one of the two.")
         if eval_noise not in ("fixed", "random"):
@@ -96,7 +97,7 @@ class NoisePad(TakesCall, Transform):
             keys, seed = call.keys(), self.eval_seed
             return hashed_probe(keys, like, 1, "gaussian", seed) if gaussian else hashed_uniform(keys, like, seed)
         draw = torch.randn if gaussian else torch.rand
-        return draw(like.shape, dtype=like.dtype, device=like.device, generator=self.generator)
+        return draw(like.shape, dtype=like.dtype, device=like.device, **drawn_from(self.generator))
 
     def _log_prob(self, noise: Tensor) -> Tensor:
         if self.noise == "uniform":  # outside [0, 1) too, where a sample of a model may well lie

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ._call import Call, DeferredInverse, Solution, Step, TakesCall, apply_part, invert_part, not_kept
-from ._transform import output_shape, takes_context
+from ._transform import output_shape, takes_context, total_logdet
 
 
 class Sequential(TakesCall, nn.Sequential):
@@ -63,7 +62,7 @@ class Sequential(TakesCall, nn.Sequential):
         for i, module in enumerate(self):
             x, logdet = apply_part(module, x, context, call.part(i))
             logdets.append(logdet)
-        return x, _total(logdets, x)
+        return x, total_logdet(logdets, x)
 
     def inverse(self, z: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
         """Return x and the log-determinant [B] of the inverse, minus that of forward at x; else as in `forward`."""
@@ -87,19 +86,10 @@ class Sequential(TakesCall, nn.Sequential):
         logdets.reverse()
 
         def total(call: Call) -> Tensor:
-            return _total([part(call.part(i)) for i, part in enumerate(logdets)], z)
+            return total_logdet([part(call.part(i)) for i, part in enumerate(logdets)], z)
 
         return DeferredInverse(z, total if logdet else not_kept, steps)
 
     def _check_context(self, context: Any) -> None:
         if context is not None and not self.takes_context:
             raise ValueError("context must be None since no transform here takes one, got one; use ConditionalBranch.")
-
-
-def _total(logdets: list[Tensor], x: Tensor) -> Tensor:
-    """Return the sum of log-determinants [B], in one node of the graph; zeros if there are none."""
-    if logdets:
-        # A row for each sample: sums of columns are rounded differently at different places of a batch.
-        return torch.stack(logdets, 1).sum(1)
-    dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
-    return torch.zeros(x.shape[0], dtype=dtype, device=x.device)

@@ -118,13 +118,15 @@ def shard_spectral_norms(model: nn.Module, process_group: ProcessGroup | None = 
             "torch.distributed.init_process_group, or run without sharding."
         )
     layers = [module for module in model.modules() if isinstance(module, SpectralLayer)]
-    if layers:
-        SpectralGroup.of(layers).process_group = process_group
+    if not layers:
+        yield
+        return
+    before = SpectralGroup.of(layers).process_group
+    SpectralGroup.of(layers).process_group = process_group
     try:
         yield
     finally:
-        if layers:
-            SpectralGroup.of(layers).process_group = None
+        SpectralGroup.of(layers).process_group = before
 
 
 def effective_weights(layers: Sequence[SpectralLayer], image_size: Sequence[int] | None = None) -> list[Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from iresnet_fast import _checks
 from iresnet_fast._determinants import log_abs_det
-from iresnet_fast._torch_private import constant
+from iresnet_fast._torch_private import constant, outside_compiled_graphs
 from iresnet_fast._tracing import all_are_done, under_transforms
 from iresnet_fast.reference.fixed_point import inverse_of
 from iresnet_fast.reference.series import (
@@ -32,6 +32,7 @@ __all__ = ["inverse_of", "logdet_exact_of", "logdet_of", "slogdet_of_rows"]
 Map = Callable[[Tensor], Tensor]
 
 
+@outside_compiled_graphs  # which hold no graph that is itself differentiated
 def logdet_of(
     g: Map,
     x: Tensor,  # [B, *event]
@@ -161,6 +162,7 @@ def _neumann(vjp: Callable[..., Tensor], v: Tensor, c: Tensor, watch: _Watch | N
     return value + (s - constant(s))
 
 
+@outside_compiled_graphs  # as above
 def logdet_exact_of(g: Map, x: Tensor, parameters: Sequence[Tensor] = ()) -> tuple[Tensor, Tensor]:
     """Return z = x + g(x) and log|det(I + J)| [B] from the full Jacobian of every sample.
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from iresnet_fast._autograd import differentiable_gradients, tangents_of
-from iresnet_fast._torch_private import alive, by_vmap, forward_levels, is_traced
+from iresnet_fast._torch_private import alive, by_vmap, forward_levels, is_traced, vjp
 from iresnet_fast.reference.fixed_point import Settings, iterate, solve_by_series
 
 Solution = tuple[Tensor, Tensor, Tensor]  # x, iterations, residual
@@ -133,9 +133,9 @@ class _Solve(torch.autograd.Function):
     def forward(
         contraction: Contraction, transposed: bool, x: Tensor, right: Tensor, *tensors: Tensor | None
     ) -> Tensor:
-        pullback = torch.func.vjp(lambda a: contraction.g(a, *tensors), x)[1]
+        pullback = vjp(lambda a: contraction.g(a, *tensors), x)[1]
         # The pullback is linear, w -> J^T w, and its own pullback is J.
-        product = pullback if transposed else torch.func.vjp(lambda w: pullback(w)[0], torch.zeros_like(right))[1]
+        product = pullback if transposed else vjp(lambda w: pullback(w)[0], torch.zeros_like(right))[1]
         lipschitz, tol = contraction.settings.lipschitz, contraction.settings.tol
         return solve_by_series(lambda w: product(w)[0], right, lipschitz, tol)
 
@@ -189,7 +189,7 @@ def _pullback(contraction: Contraction) -> Callable[..., Tensor]:
     """Return (u, x, *tensors) -> J^T u."""
 
     def product(u: Tensor, x: Tensor, *tensors: Tensor | None) -> Tensor:
-        result: Tensor = torch.func.vjp(lambda a: contraction.g(a, *tensors), x)[1](u)[0]
+        result: Tensor = vjp(lambda a: contraction.g(a, *tensors), x)[1](u)[0]
         return result
 
     return product

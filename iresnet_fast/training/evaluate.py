@@ -71,7 +71,7 @@ def evaluate(
         TypeError: the model is of another kind.
     """
     _checks.check_count("batch_size", batch_size, 1)
-    _checks.check_count("seed", seed, 0)
+    _checks.check_seed("seed", seed)
     task = task_of(model)
     check_shape(x, task.event_shape, owner="model")
     if x.is_meta or x.shape[0] == 0:
