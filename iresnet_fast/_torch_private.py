@@ -21,6 +21,7 @@ from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 from torch.nn.modules import module as _modules
+from torch.utils._pytree import tree_leaves
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -260,6 +261,11 @@ def as_fsdp_forward(module: Any, method: Any, arguments: Any, keywords: Any) -> 
     state = module._get_fsdp_state()
     arguments, keywords = state._pre_forward(module, arguments, keywords)
     return state._post_forward(module, arguments, method(module, *arguments, **keywords))
+
+
+def awaits_fsdp_backward(found: Any) -> bool:
+    """Whether FSDP takes what a forward returned for something that a backward pass may begin at."""
+    return any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(found))
 
 
 @contextmanager

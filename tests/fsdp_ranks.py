@@ -9,8 +9,11 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from iresnet_fast import nn
+from iresnet_fast.certify import certify
 from iresnet_fast.models import FlowConfig, IResNetFlow
+from iresnet_fast.models._plain import UnboundedBlock
 from iresnet_fast.nn._layer import SpectralLayer
+from iresnet_fast.solvers import FixedPoint
 
 CONFIGS = {
     "residual": FlowConfig((2,), (2,), (8, 8), activation="lipswish"),
@@ -115,6 +118,24 @@ def states(flow, name, parts):
         return state, get_model_state_dict(other, options=WHOLE), flow.log_prob(x), other.eval().log_prob(x)
 
 
+def scalars():
+    """The betas of a sharded flow that was given the state of an earlier version, in which they were scalars."""
+    state = {key: p.fill_(0.7).reshape(()) if "beta" in key else p for key, p in make("residual").state_dict().items()}
+    flow = shard(make("residual", 5), "blocks")
+    set_model_state_dict(flow, state, options=WHOLE)
+    return {key: p for key, p in get_model_state_dict(flow, options=WHOLE).items() if "beta" in key}
+
+
+def plain_block():
+    torch.manual_seed(0)
+    return UnboundedBlock((1, 4, 1), (3, 3), (4, 4), "lipswish", False, FixedPoint()).double()
+
+
+def certified(block):
+    found = certify(block)
+    return found.lower, found.upper
+
+
 def disturb(flow):
     """Calls between a backward pass and its step: one without a gradient, one that fails at once, one deep inside."""
     x = torch.randn(4, *flow.config.event_shape, dtype=torch.float64)
@@ -185,6 +206,8 @@ def run(rank, store, folder):
     for name, parts in CASES:
         flow = shard(make(name), parts)
         results[name, parts] = follow(flow, name, rank, 2), states(flow, name, parts)
+    results["scalars"] = scalars()
+    results["certified"] = certified(fully_shard(plain_block()))
     for parts, kept in DISTURBED:
         flow = shard(make("residual"), parts, reshard_after_forward=not kept)
         results["disturbed", parts, kept] = disturbed(flow, "residual")

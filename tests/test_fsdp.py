@@ -61,6 +61,20 @@ def test_other_calls_between_a_backward_pass_and_its_step_change_nothing(both, p
             torch.testing.assert_close(value, expected[key], atol=1e-8, rtol=1e-8, msg=lambda m, key=key: f"{key}: {m}")
 
 
+def test_a_state_of_an_earlier_version_loads_into_a_sharded_flow(both):
+    """Its betas are scalars, which torch does not share out."""
+    for results in both:
+        assert {tuple(beta.shape) for beta in results["scalars"].values()} == {(1,)}
+        assert {float(beta) for beta in results["scalars"].values()} == {0.7}
+
+
+def test_bounds_of_a_sharded_model(both):
+    expected = fsdp_ranks.certified(fsdp_ranks.plain_block())
+    for results in both:
+        assert results["certified"] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:iresnet_fast. there are no kernels for torch.bfloat16")
 @pytest.mark.parametrize("dtype", [None, torch.float32])
 def test_methods_with_mixed_precision(both, dtype):
     expected = fsdp_ranks.mixed()

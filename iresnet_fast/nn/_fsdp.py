@@ -9,17 +9,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from .._torch_private import (
     as_fsdp_forward,
+    awaits_fsdp_backward,
     end_fsdp_forward,
     is_in_backward,
     is_in_fsdp_forward,
     sharded_parameter_of,
     without_fsdp_hooks,
 )
-from ._tensors import is_sharded
+from ._tensors import is_sharded, placed_like
 
 # Methods that use parameters, of all classes here.
 _METHODS = (
@@ -79,7 +79,7 @@ def _freeing(module: nn.Module, compute: Callable[[], Any]) -> Any:
     has_backward = is_in_backward()  # of a checkpoint, which ends by an exception what it computes again
     try:
         found = compute()
-        has_backward |= any(isinstance(t, Tensor) and t.requires_grad for t in tree_leaves(found))
+        has_backward |= awaits_fsdp_backward(found)
     finally:
         if not has_backward:
             end_fsdp_forward(module)
@@ -133,12 +133,4 @@ def write(parameter: Tensor, values: Tensor) -> None:
         if part is not parameter:
             parameter.copy_(values)
         if part is not None:
-            _write_part(part, values)
-
-
-def _write_part(part: Any, values: Tensor) -> None:
-    from torch.distributed.tensor import DTensor, Replicate
-
-    mesh = part.device_mesh
-    whole = DTensor.from_local(values.to(part.dtype), mesh, [Replicate()] * mesh.ndim, run_check=False)
-    part.copy_(whole.redistribute(placements=part.placements))
+            part.copy_(placed_like(part, values.to(part.dtype)))

@@ -58,6 +58,18 @@ def gathered(tensor: Tensor) -> Tensor:
     return whole
 
 
+def placed_like(part: Tensor, values: Tensor) -> Tensor:
+    """Return values that all processes have whole, shared out as `part` is, if it is."""
+    if not is_sharded(part):
+        return values
+    from torch.distributed.tensor import DTensor, Replicate
+
+    assert isinstance(part, DTensor)
+    mesh = part.device_mesh
+    whole = DTensor.from_local(values.to(part.device), mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return whole.redistribute(placements=part.placements)
+
+
 def _part_of(tensor: Tensor) -> Tensor | None:
     """Return the part of a tensor that this process has, None if it has all of it.
 
