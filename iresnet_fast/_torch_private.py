@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar, cast
 
 import torch
@@ -20,6 +21,7 @@ from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch._functorch.utils import unwrap_dead_wrappers
 from torch.autograd import forward_ad
 from torch.nn.modules import module as _modules
+from torch.utils._pytree import tree_leaves
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -285,19 +287,69 @@ def as_fsdp_forward(module: Any, method: Any, arguments: Any, keywords: Any) -> 
     return state._post_forward(module, arguments, method(module, *arguments, **keywords))
 
 
-def sharded_parameter_of(parameter: Tensor) -> Tensor | None:
+def awaits_fsdp_backward(found: Any) -> bool:
+    """Whether FSDP takes what a forward returned for something that a backward pass may begin at."""
+    return any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(found))
+
+
+@contextmanager
+def without_fsdp_hooks(module: Any) -> Iterator[None]:
+    """Call a sharded module inside the block without the hooks of FSDP; nothing public tells them from others."""
+    state = module._get_fsdp_state()
+    before = module._forward_pre_hooks, module._forward_hooks
+    handles = state._pre_forward_hook_handle, state._post_forward_hook_handle
+    module._forward_pre_hooks, module._forward_hooks = (
+        OrderedDict((key, hook) for key, hook in hooks.items() if key != handle.id)
+        for hooks, handle in zip(before, handles, strict=True)
+    )
+    try:
+        yield
+    finally:
+        module._forward_pre_hooks, module._forward_hooks = before
+
+
+def end_fsdp_forward(module: torch.nn.Module) -> None:
+    """Free what a sharded module, and those in it, have gathered, after a forward or in place of the rest of one.
+
+    The public `reshard` does not free it in a forward, the state in which an exception leaves a module.
+    """
+    for part in module.modules():
+        if hasattr(part, "_get_fsdp_state"):
+            state: Any = part._get_fsdp_state()  # type: ignore[operator]
+            idle = type(state._training_state).IDLE
+            state._training_state = idle
+            if state._state_ctx.iter_forward_root is state:
+                state._state_ctx.iter_forward_root = None
+            for group in _fsdp_groups(state):
+                group.wait_for_unshard()  # of one that was fetched ahead
+                group._training_state = idle
+                group.reshard()
+
+
+def sharded_parameter_of(parameter: Tensor, idle: bool = False) -> Tensor | None:
     """Return the part that fully_shard keeps of a parameter it has gathered; None if it is no such parameter.
 
     What is written to the gathered one is lost when it is freed, and no public way leads from one to the other.
+
+    Args:
+        parameter: any tensor.
+        idle: only if the module that it was gathered for is in no forward now.
     """
     if "torch.distributed.fsdp" not in sys.modules:
         return None
     states: Any = sys.modules["torch.distributed._composable_state"]
     for reference in list(states._module_state_mapping.values()):
-        state = reference()
-        groups = getattr(state, "_fsdp_param_groups", None)  # torch 2.11 has one or none
-        for group in [getattr(state, "_fsdp_param_group", None)] if groups is None else groups:
-            for known in () if group is None else group.fsdp_params:
+        for group in _fsdp_groups(reference()):
+            if idle and (not group.is_unsharded or group._training_state.name in ("FORWARD", "PRE_BACKWARD")):
+                continue
+            for known in group.fsdp_params:
                 if getattr(known, "_unsharded_param", None) is parameter:
                     return cast(Tensor, known.sharded_param)
     return None
+
+
+def _fsdp_groups(state: Any) -> list[Any]:
+    groups = getattr(state, "_fsdp_param_groups", None)
+    if groups is None:  # torch 2.11 has one or none
+        groups = [getattr(state, "_fsdp_param_group", None)]
+    return [group for group in groups if group is not None]

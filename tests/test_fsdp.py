@@ -23,7 +23,7 @@ def both(tmp_path_factory):
 @pytest.fixture(scope="module")
 def alone():
     """What one process computes with each of the flows."""
-    return {name: fsdp_ranks.follow(fsdp_ranks.make(name), name) for name in fsdp_ranks.CONFIGS}
+    return {name: fsdp_ranks.follow(fsdp_ranks.make(name), name) for name in {name for name, _ in fsdp_ranks.CASES}}
 
 
 @pytest.mark.parametrize(("name", "parts"), fsdp_ranks.CASES)
@@ -50,6 +50,43 @@ def test_states_are_whole_and_load(both, alone, name, parts):
         assert state.keys() == loaded.keys() == fsdp_ranks.make(name).state_dict().keys()
         assert all(torch.equal(loaded[key], value) for key, value in state.items())
         torch.testing.assert_close(log_prob, expected)
+
+
+@pytest.mark.parametrize(("parts", "kept"), fsdp_ranks.DISTURBED)
+def test_other_calls_between_a_backward_pass_and_its_step_change_nothing(both, parts, kept):
+    """Failed ones too; also where parameters stay gathered between forward and backward pass."""
+    expected = fsdp_ranks.disturbed(fsdp_ranks.make("residual"), "residual")
+    for results in both:
+        for key, value in results["disturbed", parts, kept].items():
+            torch.testing.assert_close(value, expected[key], atol=1e-8, rtol=1e-8, msg=lambda m, key=key: f"{key}: {m}")
+
+
+def test_a_state_of_an_earlier_version_loads_into_a_sharded_flow(both):
+    """Its betas are scalars, which torch does not share out."""
+    for results in both:
+        assert {tuple(beta.shape) for beta in results["scalars"].values()} == {(1,)}
+        assert {float(beta) for beta in results["scalars"].values()} == {0.7}
+
+
+def test_bounds_of_a_sharded_model(both):
+    expected = fsdp_ranks.certified(fsdp_ranks.plain_block())
+    for results in both:
+        assert results["certified"] == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:iresnet_fast. there are no kernels for torch.bfloat16")
+@pytest.mark.parametrize("dtype", [None, torch.float32])
+def test_methods_with_mixed_precision(both, dtype):
+    expected = fsdp_ranks.mixed()
+    assert expected.dtype == torch.bfloat16
+    for results in both:
+        assert torch.equal(results["mixed", dtype], expected if dtype is None else expected.to(dtype))
+
+
+def test_the_one_element_of_a_beta_is_with_one_process(both):
+    counts = [results["elements"] for results in both]
+    assert counts[0]
+    assert [sum(pair) for pair in zip(*counts, strict=True)] == [1] * len(counts[0])
 
 
 def test_parts_of_a_branch_on_the_autograd_path_are_refused(both):

@@ -172,3 +172,18 @@ def test_export_in_evaluation(kind, strict):
     program = torch.export.export(block, (x,), strict=strict, dynamic_shapes=({0: batch},))
     for rows in (x, torch.randn(5, *SHAPES[kind])):
         assert_same(program.module()(rows), block(rows))
+
+
+def test_the_number_of_a_layer_may_be_a_symbol():
+    """As in code that serves several layers, each compiled by itself."""
+    layers = [nn.SpectralLinear(3, 3), nn.SpectralLinear(3, 3)]
+    with torch.no_grad():
+        layers[1].weight.mul_(2.0)
+    refreshed = torch.compile(
+        lambda weight, handle: torch.ops.iresnet_fast.refreshed_norms([weight], [handle])[0],
+        backend="aot_eager",
+        dynamic=True,
+    )
+    for layer in layers:
+        found = refreshed(layer.weight.detach(), layer.handle)
+        torch.testing.assert_close(found[0], torch.linalg.matrix_norm(layer.weight.detach(), 2))

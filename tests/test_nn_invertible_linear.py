@@ -69,3 +69,12 @@ def test_the_indices_of_earlier_checkpoints_load():
 def test_errors(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_a_parameter_of_another_dtype_than_the_buffers():
+    """FSDP's mixed precision casts parameters, not buffers; those are signs and a permutation, exact in any dtype."""
+    layer, x = nn.InvertibleLinear(4), torch.randn(5, 4).bfloat16()
+    halves = {"packed": layer.packed.bfloat16()}
+    found = torch.func.functional_call(layer, halves, (x,))
+    for ours, theirs in zip(found, layer.bfloat16()(x), strict=True):
+        assert torch.equal(ours, theirs)

@@ -1,5 +1,6 @@
 """What iresnet_fast/_torch_private.py takes from torch does what its functions promise, and nothing else is taken."""
 
+import functools
 import importlib
 import re
 from pathlib import Path
@@ -261,6 +262,36 @@ def test_what_fully_shard_has_gathered_leads_to_its_part(tmp_path):
         assert seen[0][1]
         assert not _torch_private.is_in_fsdp_forward(module)
         assert _torch_private.sharded_parameter_of(torch.ones(2)) is None
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow  # it imports FSDP
+def test_what_stays_gathered_after_a_forward_is_idle_until_it_is_freed(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        fsdp = importlib.import_module("torch.distributed.fsdp")
+        mesh, called = torch.distributed.init_device_mesh("cpu", (1,)), []
+        module = fsdp.fully_shard(Seeing(2, 2), mesh=mesh, reshard_after_forward=False)
+        module.register_forward_hook(lambda *_: called.append(1))
+        part, idle = module.weight, functools.partial(_torch_private.sharded_parameter_of, idle=True)
+
+        def see():
+            assert idle(module.weight) is None
+            assert not _torch_private.awaits_fsdp_backward(module.weight.detach())
+            module.see = lambda: None
+            with _torch_private.without_fsdp_hooks(module):
+                module(torch.ones(1, 2))
+            assert _torch_private.is_in_fsdp_forward(module)  # FSDP's hook would have ended it
+            assert called == [1]
+
+        module.see = see
+        assert _torch_private.awaits_fsdp_backward({"found": [module(torch.ones(1, 2))]})
+        assert called == [1, 1]
+        assert module.weight is not part
+        assert idle(module.weight) is part
+        _torch_private.end_fsdp_forward(module)
+        assert module.weight is part
     finally:
         torch.distributed.destroy_process_group()
 

@@ -27,7 +27,7 @@ from ..nn import (
 )
 from ..nn._hooks import sees_activations
 from ..nn._layer import plain
-from ..nn._tensors import bias_of, weight_of
+from ..nn._tensors import bias_of, gathered, weight_of
 from ..nn.spectral import effective_weights
 from ._operators import Operator
 from ._rounding import UNIT, gamma, product_up
@@ -95,7 +95,7 @@ def _spectral_stages(branch: ResidualBranch | ConditionalBranch | DenseBranch) -
     phis = cast("list[Activation]", list(branch.activations))
     weights = [plain(weight) for weight in effective_weights(layers)]
     biases = [bias_of(layer) for layer in layers]
-    return _Stages(weights, geometries, biases, [phi.name for phi in phis], [phi.beta for phi in phis])
+    return _Stages(weights, geometries, biases, [phi.name for phi in phis], [_beta_of(phi) for phi in phis])
 
 
 def _plain_stages(block: UnboundedBlock) -> _Stages:
@@ -103,16 +103,20 @@ def _plain_stages(block: UnboundedBlock) -> _Stages:
     phi, parameter = "identity", None
     for layer in block.branch:
         if isinstance(layer, Activation):
-            phi, parameter = layer.name, layer.beta
+            phi, parameter = layer.name, _beta_of(layer)
         elif isinstance(layer, nn.Conv2d):
             padding = (layer.kernel_size[0] // 2, layer.kernel_size[1] // 2)
             stages.weights.append(weight_of(layer))
             stages.geometries.append(ConvGeometry(block.image_size, padding=padding))
-            stages.biases.append(layer.bias)
+            stages.biases.append(bias_of(layer))
             stages.activations.append(phi)
             stages.parameters.append(parameter)
             phi, parameter = "identity", None
     return stages
+
+
+def _beta_of(phi: Activation) -> Tensor | None:
+    return None if phi.beta is None else gathered(phi.beta)
 
 
 def _whole(branch: nn.Module, stages: _Stages, norms: list[float], n_steps: int) -> Bounds | None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import activations as registry
+from ._tensors import placed_like
 
 # The parameter, or what pruning and parametrisations keep in its place, below the prefixes of the modules around it.
 _BETA = re.compile(r"(?:.*\.)?beta(?:_\d+)?(?:_orig|_mask|\.original\d*)?")
@@ -36,7 +37,9 @@ class HasBeta(nn.Module):
                 own.data = with_one_element(name, own.data)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
-        for name in state_dict:
-            if name.startswith(prefix):
-                state_dict[name] = with_one_element(name, state_dict[name])
+        for name, value in state_dict.items():
+            one = with_one_element(name, value) if name.startswith(prefix) else value
+            if one is not value:
+                own = self._parameters.get(name[len(prefix) :])
+                state_dict[name] = one if own is None else placed_like(own, one)  # torch leaves a scalar whole
         super()._load_from_state_dict(state_dict, prefix, *others)

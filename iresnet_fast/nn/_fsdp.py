@@ -10,8 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._torch_private import as_fsdp_forward, is_in_fsdp_forward, sharded_parameter_of
-from ._tensors import is_sharded
+from .._torch_private import (
+    as_fsdp_forward,
+    awaits_fsdp_backward,
+    end_fsdp_forward,
+    is_in_backward,
+    is_in_fsdp_forward,
+    sharded_parameter_of,
+    without_fsdp_hooks,
+)
+from ._tensors import is_sharded, placed_like
 
 # Methods that use parameters, of all classes here.
 _METHODS = (
@@ -43,9 +51,39 @@ class Shardable(nn.Module):
         """Wrap the methods of the subclass that fully_shard makes."""
         super().__init_subclass__(**options)
         if _is_sharded_class(cls):
+            cls.__call__ = _calling(cls.__call__)  # type: ignore[method-assign]
             for name in _METHODS:
                 if hasattr(cls, name):
                     setattr(cls, name, _gathering(name, getattr(cls, name)))
+
+
+def _calling(plain: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `__call__` so that a method which calls its module has the parameters afterwards, in their own dtype."""
+
+    @functools.wraps(plain)
+    def call(self: nn.Module, *arguments: Any, **keywords: Any) -> Any:
+        if is_in_fsdp_forward(self):
+            with without_fsdp_hooks(self):
+                return plain(self, *arguments, **keywords)
+        return _freeing(self, lambda: plain(self, *arguments, **keywords))
+
+    return call
+
+
+def _freeing(module: nn.Module, compute: Callable[[], Any]) -> Any:
+    """Return what `compute` returns; then nothing stays gathered that no backward pass will free.
+
+    FSDP frees what a call has gathered at its end, or in its backward pass. After a call that has none, as in
+    evaluation, or that raises an exception, the next one would take the parameters from before a step of an optimizer.
+    """
+    has_backward = is_in_backward()  # of a checkpoint, which ends by an exception what it computes again
+    try:
+        found = compute()
+        has_backward |= awaits_fsdp_backward(found)
+    finally:
+        if not has_backward:
+            end_fsdp_forward(module)
+    return found
 
 
 def _gathering(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,7 +93,7 @@ def _gathering(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     def call(self: nn.Module, *arguments: Any, **keywords: Any) -> Any:
         if is_in_fsdp_forward(self):
             return method(self, *arguments, **keywords)
-        found = as_fsdp_forward(self, method, arguments, keywords)
+        found = _freeing(self, lambda: as_fsdp_forward(self, method, arguments, keywords))
         return _with_logdet_by_forward(self, found, *arguments, **keywords) if name == "deferred_inverse" else found
 
     return call
@@ -95,12 +133,4 @@ def write(parameter: Tensor, values: Tensor) -> None:
         if part is not parameter:
             parameter.copy_(values)
         if part is not None:
-            _write_part(part, values)
-
-
-def _write_part(part: Any, values: Tensor) -> None:
-    from torch.distributed.tensor import DTensor, Replicate
-
-    mesh = part.device_mesh
-    whole = DTensor.from_local(values.to(part.dtype), mesh, [Replicate()] * mesh.ndim, run_check=False)
-    part.copy_(whole.redistribute(placements=part.placements))
+            part.copy_(placed_like(part, values.to(part.dtype)))

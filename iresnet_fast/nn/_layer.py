@@ -180,7 +180,7 @@ class SpectralLayer(Skippable):
 
 def layer_of(handle: int) -> SpectralLayer:
     """Return the layer of this number."""
-    return _layers[handle]
+    return _layers[int(handle)]  # torch.compile may trace it as a symbol, which has no hash
 
 
 def _register(layer: SpectralLayer) -> int:

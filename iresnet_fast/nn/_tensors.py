@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from .._torch_private import sharded_parameter_of
 from ._hooks import make_tensors
 from ._layer import SpectralLayer
 
@@ -34,7 +36,8 @@ def can_take(layer: SpectralLayer) -> bool:
     if layer.may_remake_tensors():
         return False
     weight = layer._parameters.get("weight")
-    return not (any(map(is_sharded, layer.parameters())) if weight is None else is_sharded(weight))
+    sources = layer.parameters() if weight is None else (weight,)
+    return all(_part_of(source) is None for source in sources)
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -47,10 +50,36 @@ def is_sharded(tensor: Tensor) -> bool:
 
 def gathered(tensor: Tensor) -> Tensor:
     """Return a tensor with all its parts; the gradient of a part is the mean over the processes, as of fully_shard."""
-    if not is_sharded(tensor):
+    part = _part_of(tensor)
+    if part is None:
         return tensor
     from torch.distributed.tensor import DTensor, Partial
 
-    assert isinstance(tensor, DTensor)
-    whole: Tensor = tensor.full_tensor(grad_placements=[Partial("avg") for _ in tensor.placements])
+    assert isinstance(part, DTensor)
+    whole: Tensor = part.full_tensor(grad_placements=[Partial("avg") for _ in part.placements])
     return whole
+
+
+def placed_like(part: Tensor, values: Tensor) -> Tensor:
+    """Return values that all processes have whole, shared out as `part` is, if it is."""
+    if not is_sharded(part):
+        return values
+    from torch.distributed.tensor import DTensor, Replicate
+
+    assert isinstance(part, DTensor)
+    mesh = part.device_mesh
+    whole = DTensor.from_local(values.to(part.device), mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return whole.redistribute(placements=part.placements)
+
+
+def _part_of(tensor: Tensor) -> Tensor | None:
+    """Return the part of a tensor that this process has, None if it has all of it.
+
+    What fully_shard has gathered for a module that is not being called is not for others: it may be older than the last
+    step of an optimizer, gradients of it are lost, and the memory is freed before their backward pass.
+    """
+    if "torch.distributed.tensor" not in sys.modules:  # its import is slow, and without it nothing is sharded
+        return None
+    if is_sharded(tensor):
+        return tensor
+    return None if torch.compiler.is_compiling() else sharded_parameter_of(tensor, idle=True)
