@@ -7,6 +7,7 @@ reading them would make a GPU wait.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 
 import torch
@@ -41,6 +42,12 @@ def check_tensor(value: object, name: str = "x") -> None:
     elif hasattr(value, "__array__"):
         advice = f"pass torch.from_numpy({name}.to_numpy()), or what else makes a tensor of it"
     raise TypeError(f"{name} must be a torch.Tensor, got {described(value)}; {advice}.")
+
+
+def check_path(name: str, value: object, example: str, expected: str = "a path") -> None:
+    """Raise TypeError unless the value is a path, of text; the sentence ends in what to pass."""
+    if not isinstance(value, (str, os.PathLike)) or isinstance(os.fspath(value), bytes):
+        raise TypeError(f"{name} must be {expected}, got {described(value)}; pass {example}.")
 
 
 def check_module(value: object, name: str = "model") -> None:
