@@ -30,6 +30,8 @@ def check_tensor(value: object, name: str = "x") -> None:
     if isinstance(value, Tensor):
         if value.layout is not torch.strided:
             raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}; pass {name}.to_dense().")
+        if value.is_nested:
+            raise TypeError(f"{name} must be a dense tensor, got a nested one; pass {name}.to_padded_tensor(0.0).")
         return
     advice = "pass a tensor"
     if isinstance(value, (tuple, list)) and any(isinstance(entry, Tensor) for entry in value):
@@ -146,6 +148,8 @@ def check_data(x: Tensor, event: Event, like: Tensor, name: str = "x") -> None:
     check_shape(x, event, name, "model")
     if x.is_floating_point() or x.is_complex():
         check_same_kind(x, like, name, "model")
+    elif x.is_quantized:
+        raise TypeError(f"{name} must be data or whole numbers, got {x.dtype}; pass {name}.dequantize().")
     else:
         check_same_device(x, like, name, "model")
 
