@@ -7,6 +7,7 @@ reading them would make a GPU wait.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -30,6 +31,8 @@ def check_tensor(value: object, name: str = "x") -> None:
     if isinstance(value, Tensor):
         if value.layout is not torch.strided:
             raise TypeError(f"{name} must be a dense tensor, got layout {value.layout}; pass {name}.to_dense().")
+        if value.is_nested:
+            raise TypeError(f"{name} must be a dense tensor, got a nested one; pass {name}.to_padded_tensor(0.0).")
         return
     advice = "pass a tensor"
     if isinstance(value, (tuple, list)) and any(isinstance(entry, Tensor) for entry in value):
@@ -42,6 +45,12 @@ def check_tensor(value: object, name: str = "x") -> None:
     elif hasattr(value, "__array__"):
         advice = f"pass torch.from_numpy({name}.to_numpy()), or what else makes a tensor of it"
     raise TypeError(f"{name} must be a torch.Tensor, got {described(value)}; {advice}.")
+
+
+def check_path(name: str, value: object, example: str, expected: str = "a path") -> None:
+    """Raise TypeError unless the value is a path, of text; the sentence ends in what to pass."""
+    if not isinstance(value, (str, os.PathLike)) or isinstance(os.fspath(value), bytes):
+        raise TypeError(f"{name} must be {expected}, got {described(value)}; pass {example}.")
 
 
 def check_module(value: object, name: str = "model") -> None:
@@ -145,6 +154,8 @@ def check_data(x: Tensor, event: Event, like: Tensor, name: str = "x") -> None:
     check_shape(x, event, name, "model")
     if x.is_floating_point() or x.is_complex():
         check_same_kind(x, like, name, "model")
+    elif x.is_quantized:
+        raise TypeError(f"{name} must be data or whole numbers, got {x.dtype}; pass {name}.dequantize().")
     else:
         check_same_device(x, like, name, "model")
 

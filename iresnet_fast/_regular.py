@@ -1,4 +1,7 @@
-"""Opening files that others name: a named pipe, a device or a folder is refused before anything waits for it."""
+"""Opening files that others name: a named pipe, a device or a folder is refused before anything waits for it.
+
+And how long such files may be.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +35,11 @@ def kind_of(path: str | os.PathLike[str]) -> str | None:
     except ValueError as error:  # a null character
         raise OSError(0, str(error)) from None
     return _KINDS.get(stat.S_IFMT(mode), "a file")
+
+
+def half_of_memory() -> int:
+    """Return how many bytes a file can have that is read whole and copied once; one full of holes can have any."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def open_regular(path: str | os.PathLike[str]) -> io.FileIO:

@@ -151,6 +151,11 @@ MISTAKES = {
         lambda: nn.update_spectral_norm(nn.ResidualBranch),
         "model must be a torch.nn.Module, got the class ResidualBranch",
     ),
+    "load from a number": (
+        lambda: data.load("mnist", 3),
+        "root must be a path, got int; pass the folder with the files.",
+    ),
+    "load from bytes": (lambda: data.load("a.npy", b"x"), "root must be a path, got bytes; pass the folder"),
     "load nothing": (lambda: data.load(None), "name must be a name or a path, got None; pass e.g."),
     "array for data": (
         lambda: data.DataSet("points", np.ones((4, 2)), np.ones((4, 2))),

@@ -31,6 +31,10 @@ TYPES = {
         lambda x: x.to_sparse(),
         "be a dense tensor, got layout torch.sparse_coo; pass {name}.to_dense().",
     ),
+    "a nested tensor": (
+        lambda x: torch.nested.nested_tensor(list(x)),
+        "be a dense tensor, got a nested one; pass {name}.to_padded_tensor(0.0).",
+    ),
 }
 OWNER = "(model|branch|layer|prior|weights)"
 DTYPES = {
@@ -81,7 +85,7 @@ def is_one_sentence(said, name):
     assert ", got " in said
     assert "; " in said
     plain = said
-    for public in ("from_numpy", "to_dense", "sparse_coo", "n_levels"):
+    for public in ("from_numpy", "to_dense", "sparse_coo", "to_padded_tensor", "n_levels"):
         plain = plain.replace(public, "")
     assert not [word for word in INTERNAL if word in plain], said
     return said
@@ -119,6 +123,15 @@ def test_another_dtype(door, mistake):
         return
     said = is_one_sentence(sentence(entry.call, x), entry.name)
     assert re.match(f"{entry.name} must {expected.format(name=entry.name)}", said)
+
+
+@pytest.mark.filterwarnings("ignore:quantize_per_tensor")
+@pytest.mark.parametrize("door", [door for door, entry in ENTRIES.items() if entry.integers])
+def test_quantized_numbers_are_no_integers(door):
+    entry = ENTRIES[door]
+    x = torch.quantize_per_tensor(right(entry), 0.1, 0, torch.qint8)
+    said = is_one_sentence(sentence(entry.call, x), entry.name)
+    assert said == f"{entry.name} must be data or whole numbers, got torch.qint8; pass {entry.name}.dequantize()."
 
 
 @pytest.mark.parametrize("mistake", SHAPES)

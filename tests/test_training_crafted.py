@@ -348,6 +348,58 @@ def test_a_log_that_is_a_pipe(folder):
         run(folder, resume=True, max_steps=3)
 
 
+def with_a_hole(path, gigabytes):
+    """A file that says it is a checkpoint, as long as it says, with nothing in it."""
+    size = gigabytes << 30
+    tensor = {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}
+    metadata = {"iresnet_fast": json.dumps({"format": 1, "version": "0.1.0", "checksum": 1})}
+    header = json.dumps({"model.x": tensor, "__metadata__": metadata}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    os.truncate(path, 8 + len(header) + size)
+
+
+@pytest.mark.parametrize(("gigabytes", "limit"), [(1000, 1e6), (6, 4.0)])
+def test_more_than_there_is_memory_for(gigabytes, limit, folder):
+    path = checkpoint.path_of(folder, 9)
+    with_a_hole(path, gigabytes)
+
+    def load_and_go_on():
+        for call in (lambda: training.load_model(folder), lambda: run(folder, resume=True, max_steps=3)):
+            assert f"{path} must fit in half of the memory, got one of {path.stat().st_size} bytes" in sentence_of(call)
+
+    assert mutations.outcome(load_and_go_on, (), limit) == "loaded"
+
+
+def test_a_log_without_an_end(folder):
+    os.truncate(folder / "log.csv", 1 << 36)
+    with pytest.raises(ValueError, match=r"log.csv must be the log of this run, got 'more than 268435456 bytes'"):
+        run(folder, resume=True, max_steps=3)
+
+
+def test_folders_where_a_run_has_files(folder):
+    """Those that a run would remove are left alone; what stands in the way is said."""
+    (folder / "x.1.writing").mkdir()
+    checkpoint.path_of(folder, 0).mkdir()
+    run(folder, resume=True, max_steps=5, keep=1)
+    assert (folder / "x.1.writing").is_dir()
+    assert checkpoint.paths(folder) == [checkpoint.path_of(folder, 5), checkpoint.path_of(folder, 0)]
+    checkpoint.path_of(folder, 9).touch()
+    damaged = Path(f"{checkpoint.path_of(folder, 9)}.damaged")
+    damaged.mkdir()
+    with (
+        pytest.warns(RuntimeWarning, match="Going back"),
+        pytest.raises(OSError, match=f"{damaged} must be written whole, got: Is a directory; "),
+    ):
+        run(folder, resume=True, max_steps=6)
+
+
+@pytest.mark.parametrize("path", [3, None, b"run", ["run"]])
+@pytest.mark.parametrize("call", [training.load_model, training.read_metadata])
+def test_what_is_no_path(call, path):
+    with pytest.raises(TypeError, match=r"path must be a path, got .*; pass the folder of a run\.$"):
+        call(path)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

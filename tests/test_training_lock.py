@@ -1,12 +1,15 @@
 """Two runs in one folder: the second is refused, the first loses nothing, and a lock ends with its process."""
 
+import contextlib
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+import warnings
 from datetime import timedelta
 from pathlib import Path
 
@@ -114,6 +117,88 @@ def test_a_folder_that_cannot_be_made_is_said(folder, tmp_path):
         lock.locked(tmp_path / folder),
     ):
         pass
+
+
+@pytest.mark.parametrize("target", ["precious", "nowhere", "."])
+def test_a_link_for_a_lock_is_not_written_through(target, tmp_path):
+    """A folder that came from others could have any file overwritten."""
+    (tmp_path / "precious").write_text("all of it")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / lock.LOCK_FILE).symlink_to(tmp_path / target)
+    with pytest.raises(files.WriteError, match=r"\.lock must be written whole, got: it is a link; "):
+        run(tmp_path / "run")
+    assert (tmp_path / "precious").read_text() == "all of it"
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_pipe_for_a_lock(tmp_path):
+    os.mkfifo(tmp_path / lock.LOCK_FILE)
+    with pytest.raises(files.WriteError, match=r"\.lock must be written whole, got: it is something else than a file"):
+        run(tmp_path)
+
+
+@pytest.fixture
+def run_disturbed(tmp_path, monkeypatch):
+    """A function that trains, and after six steps of twelve does something to the folder."""
+    advance = trainer.Trainer.advance
+
+    def train(disturb):
+        def advance_disturbed(self):
+            if self.step == 6:
+                disturb(tmp_path / "run")
+            advance(self)
+
+        monkeypatch.setattr(trainer.Trainer, "advance", advance_disturbed)
+        return run(tmp_path / "run")
+
+    return train
+
+
+def replaced(folder):
+    content = (folder / "log.csv").read_bytes()
+    (folder / "log.csv").unlink()
+    (folder / "log.csv").write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("disturb", "warns"),
+    [
+        (shutil.rmtree, True),
+        (lambda folder: folder.rename(folder.with_name("other")), True),
+        (lambda folder: (folder / lock.LOCK_FILE).unlink(), True),
+        (lambda folder: shutil.rmtree(folder / "tensorboard"), False),
+        (lambda folder: (folder / "log.csv").unlink(), False),
+        (replaced, False),
+    ],
+    ids=["removed", "renamed", "unlocked", "board", "log", "edited"],
+)
+def test_nothing_is_lost_of_what_was_removed_meanwhile(disturb, warns, tmp_path, run_disturbed):
+    """The rows, the lock and the checkpoints still to come are there at the end."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        history = run_disturbed(disturb).history
+    assert any("was removed while a run was going on" in str(warning.message) for warning in caught) == warns
+    lines = (tmp_path / "run" / "log.csv").read_text().splitlines()
+    assert [int(line.split(",")[0]) for line in lines[1:]] == [row["step"] for row in history] == [2, 4, 6, 8, 10, 12]
+    assert (tmp_path / "run" / "model.safetensors").exists()
+    (events,) = (tmp_path / "run" / "tensorboard").iterdir()
+    assert events.stat().st_size > 1000
+    assert not (tmp_path / "run" / lock.LOCK_FILE).exists()
+
+
+def test_a_folder_that_another_run_has_taken(tmp_path, run_disturbed):
+    """After it was removed while the first one was going on: their checkpoints must not mix."""
+    with contextlib.ExitStack() as other:
+
+        def take(folder):
+            shutil.rmtree(folder)
+            other.enter_context(lock.locked(folder))
+
+        with pytest.raises(
+            ValueError, match=rf"folder must be of no run that is going on, .* process {os.getpid()} is"
+        ):
+            run_disturbed(take)
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [lock.LOCK_FILE]
 
 
 def work_with_two(rank, folder, results):

@@ -15,7 +15,7 @@ Tensor fingerprint(const Tensors& weights) {
     check_device(w, "weights");
     STD_TORCH_CHECK(w.device() == weights[0].device(), "weights must be on one device; move them.");
     kept.push_back(dense(w));
-    weight.push_back(kept.back().const_data_ptr());
+    weight.push_back(memory(kept.back()));
     bytes.push_back(kept.back().numel() * static_cast<int64_t>(kept.back().element_size()));
   }
   OnDevice<float>(result).fingerprint(

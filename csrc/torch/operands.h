@@ -28,9 +28,18 @@ inline Tensor make(const std::vector<int64_t>& sizes, const Tensor& like,
   return torch::stable::new_empty(like, sizes, type.value_or(like.scalar_type()));
 }
 
+// The memory of a tensor that is only read. It may have been given back though there are numbers (resize_(0) of the
+// storage, as sharding does to parameters that are not gathered).
+inline const void* memory(const Tensor& t) {
+  const void* start = t.const_data_ptr();
+  STD_TORCH_CHECK(start != nullptr || t.numel() == 0, "a tensor must have memory for its ", t.numel(),
+                  " numbers, got one whose storage was freed; call the model that owns it, which gathers it.");
+  return start;
+}
+
 template <class T>
 const T* data(const Tensor& t) {
-  return static_cast<const T*>(t.const_data_ptr());
+  return static_cast<const T*>(memory(t));
 }
 template <class T>
 const T* data(const std::optional<Tensor>& t) {

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .. import _checks
-from .._inputs import described
+from .._inputs import check_path
 from ._files import Root
 from .celeba import load_celeba
 from .cifar import load_cifar
@@ -47,10 +47,11 @@ def load(name: str | os.PathLike[str], root: Root = None, seed: int = 0) -> Data
     Raises:
         DataError: the name is unknown, or a file is missing or damaged.
         ValueError: seed is negative.
-        TypeError: seed is not an integer.
+        TypeError: name or root is no path, or seed not an integer.
     """
-    if not isinstance(name, (str, os.PathLike)):
-        raise TypeError(f"name must be a name or a path, got {described(name)}; pass e.g. 'mnist' or 'table.csv'.")
+    check_path("name", name, "e.g. 'mnist' or 'table.csv'", "a name or a path")
+    if root is not None:
+        check_path("root", root, "the folder with the files")
     name = os.fspath(name)
     _checks.check_count("seed", seed, 0)
     if name in DENSITIES:

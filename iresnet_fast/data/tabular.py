@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 from array import array as Numbers
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from .._regular import half_of_memory
 from . import _files
 from ._files import Array
 from ._numpy import read_npy, read_npz
@@ -65,7 +65,7 @@ def _checked(where: str, array: Array) -> Array:
 
 
 def _read_npy(path: Path) -> dict[str, Array]:
-    return {str(path): read_npy(str(path), _files.read(path, _memory()))}
+    return {str(path): read_npy(str(path), _files.read(path, half_of_memory()))}
 
 
 def _read_npz(path: Path) -> dict[str, Array]:
@@ -80,14 +80,9 @@ def _read_npz(path: Path) -> dict[str, Array]:
     return {f"{_files.shown(name)} in {path}": array for name, array in read_npz(path, MOST_UNPACKED, wanted).items()}
 
 
-def _memory() -> int:
-    """Return how many bytes a table can have: half of the memory of this machine, since it is copied once."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
 def _read_csv(path: Path) -> dict[str, Array]:
     """Return the rows of a file of comma separated numbers; a first line without any number is one of names."""
-    text = io.TextIOWrapper(io.BytesIO(_files.read(path, _memory())), "utf-8-sig", newline="")
+    text = io.TextIOWrapper(io.BytesIO(_files.read(path, half_of_memory())), "utf-8-sig", newline="")
     reader = csv.reader(text)
     numbers, n_columns = Numbers("d"), 0
     try:

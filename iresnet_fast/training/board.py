@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from .files import WriteError, append
+from .files import WriteError, append, is_at
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,20 +34,8 @@ class Board:
 
     def __init__(self, folder: Path, first_step: int) -> None:
         """Begin a file; the arguments are those of the class."""
-        from tensorboard.compat.proto.event_pb2 import SessionLog  # type: ignore[import-untyped]
-
         self._path = folder / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.0"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = self._path.open("ab", buffering=0)
-        except OSError as error:
-            raise WriteError(self._path, error) from error
-        try:
-            self._write(first_step, file_version="brain.Event:2")
-            self._write(first_step, session_log=SessionLog(status=SessionLog.START))
-        except BaseException:
-            self._file.close()
-            raise
+        self._begin(first_step)
 
     def add_scalars(self, values: dict[str, float], step: int) -> None:
         """Add numbers."""
@@ -73,6 +61,21 @@ class Board:
         """Close the file."""
         self._file.close()
 
+    def _begin(self, first_step: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import SessionLog  # type: ignore[import-untyped]
+
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self._path.open("ab", buffering=0)
+        except OSError as error:
+            raise WriteError(self._path, error) from error
+        try:
+            self._write(first_step, file_version="brain.Event:2")
+            self._write(first_step, session_log=SessionLog(status=SessionLog.START))
+        except BaseException:
+            self._file.close()
+            raise
+
     def _write(self, step: int, **content: Any) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
@@ -80,6 +83,9 @@ class Board:
         record = io.BytesIO()
         event = Event(wall_time=time.time(), step=step, **content)
         RecordWriter(record).write(event.SerializeToString())
+        if not is_at(self._path, self._file.fileno()):  # it was removed while the run was going on
+            self._file.close()
+            self._begin(step)
         append(self._file, self._path, record.getvalue())
 
 

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import _schema
-from .._regular import NotRegularError, open_regular
+from .._inputs import check_path
+from .._regular import NotRegularError, half_of_memory, open_regular
 from .._version import __version__
 from ..models import (
     ClassifierConfig,
@@ -28,7 +29,7 @@ from ..models import (
     IResNetFlow,
     ResidualFlow,
 )
-from .files import TEMPORARY, writing
+from .files import TEMPORARY, WriteError, writing
 from .metadata import FORMAT, DamagedError, model_config_of, naming, parse, require
 from .metadata import CheckpointError as CheckpointError
 from .weights import build_for, check_weights, dtype_of
@@ -77,7 +78,8 @@ def load_model(path: str | os.PathLike[str], average: bool = True) -> nn.Module:
         average: take the averaged weights where there are some; False: those of the optimizer.
 
     Raises:
-        CheckpointError: there is no such file, it is damaged, or it has other weights only.
+        CheckpointError: there is no such file, it is damaged, too large, or it has other weights only.
+        TypeError: path is none.
     """
     checkpoint = read(_resolve(path))
     path, metadata = checkpoint.path, checkpoint.metadata
@@ -189,24 +191,40 @@ def read_newest(folder: Path) -> Checkpoint | None:
 def clean(folder: Path, newest: Path | None) -> None:
     """Remove what a killed run was writing, and set aside the damaged checkpoints after `newest`."""
     for path in folder.glob(f"*{TEMPORARY}"):
-        path.unlink()
+        _remove(path)
     for path in paths(folder):
         if newest is not None and path > newest:
-            path.rename(path.with_name(path.name + ".damaged"))
+            try:
+                path.rename(path.with_name(path.name + ".damaged"))
+            except OSError as error:
+                raise WriteError(path.with_name(path.name + ".damaged"), error) from error
 
 
 def prune(folder: Path, keep: int) -> None:
     """Remove all checkpoints but the newest `keep`."""
     for path in paths(folder)[keep:]:
-        path.unlink()
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    try:
+        if not path.is_dir():  # which no run has made
+            path.unlink()
+    except OSError as error:
+        raise WriteError(path, error) from error
 
 
 def _resolve(path: str | os.PathLike[str]) -> Path:
+    check_path("path", path, "the folder of a run")
     path = Path(path)
-    if not path.is_dir():
-        return path
-    newest = next(iter(paths(path)), path / MODEL_FILE)
-    if not newest.exists():
+    try:
+        if not path.is_dir():
+            return path
+        newest = next(iter(paths(path)), path / MODEL_FILE)
+        found = newest.exists()
+    except OSError as error:
+        raise CheckpointError(f"{path} must be a folder that can be read, got: {error.strerror}; correct it.") from None
+    if not found:
         raise CheckpointError(f"{path} must hold a checkpoint or {MODEL_FILE}, got neither; pass the folder of a run.")
     return newest
 
@@ -229,13 +247,20 @@ def _opened(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        open_regular(path).close()  # others would be waited for
+        with open_regular(path) as file:  # what is no file would be waited for
+            size = os.fstat(file.fileno()).st_size
+        if size > half_of_memory():
+            raise MemoryError
         with safe_open(path, framework="pt") as file:
             yield file
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} must be a checkpoint, got no such file; check the path.") from error
     except NotRegularError as error:
         raise CheckpointError(f"{path} must be a checkpoint, got {error}; check the path.") from error
+    except MemoryError:
+        raise CheckpointError(
+            f"{path} must fit in half of the memory, got one of {size} bytes; free some, or use a larger machine."
+        ) from None
     except (SafetensorError, OSError) as error:
         raise DamagedError(f"{path} must be a complete safetensors file, got one with {error}.") from error
 

@@ -64,6 +64,14 @@ def writing(path: Path) -> Iterator[BinaryIO]:
         raise WriteError(path, error) from error
 
 
+def is_at(path: Path, descriptor: int) -> bool:
+    """Return whether an open file is the one of this name."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except OSError:
+        return False
+
+
 def append(file: BinaryIO, path: Path, content: bytes) -> None:
     """Add to the end of a file without a buffer, everything or nothing.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .._inputs import described
+from .._inputs import check_path, described
 from ..data import DataSet
 from . import checkpoint, distributed
 from .config import TrainConfig
@@ -94,8 +94,7 @@ def fit(
         raise TypeError(f"dataset must be a data.DataSet, got {described(dataset)}; pass what data.load returned.")
     task_of(model)
     check_estimators(model)  # now, not at the evaluation after hours of training
-    if not isinstance(folder, (str, os.PathLike)):
-        raise TypeError(f"folder must be a path, got {described(folder)}; pass e.g. 'runs/first'.")
+    check_path("folder", folder, "e.g. 'runs/first'")
     folder = Path(folder)
     devices = [parameter.device for parameter in model.parameters() if parameter.is_cuda][:1]
     with (
@@ -103,7 +102,7 @@ def fit(
         distributed.setup(),
         distributed.translate_errors(folder),
         torch.random.fork_rng(devices),
-        locked(folder),
+        locked(folder) as keep_folder,
     ):
         found = _prepare(folder, resume)
         trainer = Trainer(model, dataset, config, folder, found, show_progress)
@@ -112,7 +111,7 @@ def fit(
                 while trainer.progress < 1.0:
                     trainer.advance()
                     interrupted = distributed.any_process(end.name is not None)
-                    trainer.report(interrupted)
+                    trainer.report(interrupted, keep_folder)
                     if interrupted:
                         raise TrainingInterrupted(
                             f"training was interrupted by {end.name or 'a signal'} after step {trainer.step}; "

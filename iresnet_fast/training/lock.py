@@ -5,20 +5,24 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from . import distributed
-from .files import WriteError
+from .files import WriteError, is_at
 
 LOCK_FILE = ".lock"
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[Callable[[], None]]:
     """Make the folder of a run, and keep it to this run inside the block; the main process does it for all.
+
+    What the block gets is called before something is written: if the folder or the lock was removed meanwhile, it makes
+    both again, or raises ValueError if another run has begun there since.
 
     The lock is one of the system on a file in the folder, so it ends with the process, however that ends, and no file
     that was left behind locks anything. The file holds the number of the process.
@@ -29,6 +33,22 @@ def locked(folder: Path) -> Iterator[None]:
     """
     descriptor: int | None = None
     failure: Exception | None = None
+
+    def keep() -> None:
+        nonlocal descriptor
+        if descriptor is None or is_at(folder / LOCK_FILE, descriptor):
+            return
+        _make(folder)
+        taken = _take(folder / LOCK_FILE)
+        os.close(descriptor)
+        descriptor = taken
+        warnings.warn(
+            f"iresnet_fast: {folder / LOCK_FILE} was removed while a run was going on in the folder; it is made again, "
+            f"and so is the log.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
     try:
         if distributed.is_main():
             _make(folder)
@@ -41,11 +61,12 @@ def locked(folder: Path) -> Iterator[None]:
                 f"folder must be one that the main process can have to itself, got {folder}; see what that says, or "
                 f"pass another folder."
             )
-        yield
+        yield keep
     finally:
         if descriptor is not None:
-            with suppress(OSError):  # whoever removed the folder removed the file
-                os.unlink(folder / LOCK_FILE)  # before the lock ends, while it is this run's
+            if is_at(folder / LOCK_FILE, descriptor):  # else it was removed, and may be another run's
+                with suppress(OSError):
+                    os.unlink(folder / LOCK_FILE)  # before the lock ends, while it is this run's
             os.close(descriptor)
 
 
@@ -62,9 +83,14 @@ def _take(path: Path) -> int:
     """Return the descriptor that holds the lock; raises ValueError if another one does."""
     while True:
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+            # Through a link the number would be written over what it leads to.
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+            descriptor = os.open(path, flags, 0o666)
         except OSError as error:
-            raise WriteError(path, error) from error
+            raise WriteError(path, OSError(0, "it is a link") if error.errno == errno.ELOOP else error) from error
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise WriteError(path, OSError(0, "it is something else than a file"))
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -82,17 +108,9 @@ def _take(path: Path) -> int:
                 RuntimeWarning,
                 stacklevel=2,
             )
-        if _is_at(path, descriptor):
+        if is_at(path, descriptor):
             with suppress(OSError):  # the number is for the sentence only, and the disk may be full
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
             return descriptor
         os.close(descriptor)  # its owner has ended and removed the file between the two calls
-
-
-def _is_at(path: Path, descriptor: int) -> bool:
-    """Return whether the open file is the one of this name."""
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False

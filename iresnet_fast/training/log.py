@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from torch import nn
 
 from .._regular import open_regular
 from .board import Board
-from .files import WriteError, append, writing
+from .files import WriteError, append, is_at, writing
 from .tasks import flow_of
 
 Row = dict[str, float | int | None]
 
 _NEWLINE = "\r\n"  # as csv writes it
+_MOST_BYTES = 1 << 28  # of a log: some million rows
 _IMAGES, _POINTS = 16, 1000  # samples of a picture
 _COLUMNS = (
     "step",
@@ -53,14 +55,7 @@ class Log:
         self._columns = (*_COLUMNS, *(f"test_{name}" for name in metrics))
         self._path = folder / "log.csv"
         self.rows = [row for row in _read(self._path, self._columns) if row["step"] <= step] if step else []  # type: ignore[operator]
-        # In one piece: a run killed here finds the old file or the new one.
-        with writing(self._path) as file:
-            file.write((",".join(self._columns) + _NEWLINE).encode())
-            file.writelines(map(self._line, self.rows))
-        try:
-            self._file = self._path.open("ab", buffering=0)
-        except OSError as error:
-            raise WriteError(self._path, error) from error
+        self._file = self._begin()
         try:
             self._board = Board(folder / "tensorboard", step + 1)
         except BaseException:
@@ -74,6 +69,9 @@ class Log:
             WriteError: the disk is full; the row is not there then.
         """
         full: Row = {name: row.get(name) for name in self._columns}
+        if not is_at(self._path, self._file.fileno()):  # an editor has put another in its place, or it was removed
+            self._file.close()
+            self._file = self._begin()
         append(self._file, self._path, self._line(full))
         self.rows.append(full)
         self._board.add_scalars(
@@ -101,6 +99,17 @@ class Log:
         self._file.close()
         self._board.close()
 
+    def _begin(self) -> io.FileIO:
+        """Write the file with the rows that there are, and return it open for more."""
+        # In one piece: a run killed here finds the old file or the new one.
+        with writing(self._path) as file:
+            file.write((",".join(self._columns) + _NEWLINE).encode())
+            file.writelines(map(self._line, self.rows))
+        try:
+            return self._path.open("ab", buffering=0)
+        except OSError as error:
+            raise WriteError(self._path, error) from error
+
     def _line(self, row: Row) -> bytes:
         text = io.StringIO()
         csv.DictWriter(text, self._columns, lineterminator=_NEWLINE).writerow(row)
@@ -115,6 +124,8 @@ def _read(path: Path, columns: tuple[str, ...]) -> list[Row]:
     """
     try:
         with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size > _MOST_BYTES:
+                raise _damaged(path, 1, f"more than {_MOST_BYTES} bytes")
             *lines, _ = file.read().decode("utf-8", "replace").split("\n")
     except FileNotFoundError:
         return []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -114,8 +115,8 @@ class Trainer:
         self.step += 1
         self.minutes = distributed.agreed((time.monotonic() - self._begin) / 60.0)
 
-    def report(self, interrupted: bool) -> None:
-        """Log, evaluate and write a checkpoint where that is due, all of them at the end.
+    def report(self, interrupted: bool, keep_folder: Callable[[], None]) -> None:
+        """Log, evaluate and write a checkpoint where that is due, all of them at the end; `keep_folder` comes before.
 
         Raises:
             ValueError: a loss or a gradient since the last report was not finite.
@@ -138,6 +139,7 @@ class Trainer:
                 row |= self._norms_now(is_over)
             if must_evaluate:
                 row |= self._evaluate(None if is_over else test_subset(self._dataset, config))
+            keep_folder()
             self.log.write(row)
             if must_save:
                 self._save()
