@@ -49,6 +49,28 @@ def block(kind=nn.InvertibleResidualBlock, estimator=PowerSeries(4)):  # noqa: B
     return kind(nn.ResidualBranch.dense([3, 8, 3]), estimator, FixedPoint(1e-10)).double()
 
 
+@pytest.mark.parametrize(
+    "transform",
+    [
+        block(estimator=Exact()),
+        nn.NoisePad(1),
+        nn.Dequantize(4),
+        nn.Sequential(nn.ActNorm(3)).double(),
+        nn.MultiScale([nn.Permutation([2, 0, 1])], (3,)),
+        IResNetFlow(FlowConfig((3,), (1,), actnorm=False)).double(),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:iresnet_fast. evaluation of an ActNorm")
+def test_a_call_is_that_of_its_samples(transform):
+    x = torch.ones(5, 3, dtype=torch.float64)
+    transform.eval()(x, call=nn.Call.of(x))
+    for n in (1, 4):
+        with pytest.raises(ValueError, match=f"call must be that of the 5 samples of x, got one of {n}; pass nn.Call"):
+            transform(x, call=nn.Call.of(x[:n]))
+    with pytest.raises(TypeError, match=r"call must be an nn.Call or None, got int; pass nn.Call.of\(x\)"):
+        transform(x, call=3)
+
+
 def test_transforms_of_others_are_parts():
     flow = nn.Sequential(Scale(), block(), Scale(), nn.MultiScale([Scale(), nn.Sequential(Scale())], (3,))).eval()
     x = torch.randn(5, 3, dtype=torch.float64)

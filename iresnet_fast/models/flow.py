@@ -83,7 +83,7 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms, TakesCall):
                 not wanted.
         """
         x = self._data(x)
-        call = call or Call.of(x)
+        call = Call.given(call, x)
         u, logdet = self.preprocessing(x, call=call)
         with self._grouped_norms():
             z, more = self.body(u, self._contexts(context, x.shape[0]), call=call.part(_BODY))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _checks
-from .._inputs import check_samples
+from .._inputs import check_samples, described
 from .._keys import mixed, sample_keys
 from ._fsdp import Shardable
 from ._transform import takes_context
@@ -29,7 +29,7 @@ class _SampleKeys:
     """Keys of the samples of a call, hashed when one of its parts first draws a number."""
 
     def __init__(self, sample: Tensor, seed: int) -> None:
-        self._sample, self._seed = sample, seed
+        self._sample, self._seed, self.n = sample, seed, sample.shape[0]
         self._keys: Tensor | None = None
 
     def of(self, path: tuple[int, ...]) -> Tensor:
@@ -64,6 +64,25 @@ class Call:
         check_samples(x)
         _checks.check_seed("seed", seed)
         return cls(_SampleKeys(x, seed), logdet)
+
+    @classmethod
+    def given(cls, call: Call | None, x: Tensor) -> Call:
+        """Return the call that forward was given for x, or if it is None that of x alone.
+
+        Raises:
+            ValueError: it is the call of another number of samples.
+            TypeError: it is no call.
+        """
+        if call is None:
+            return cls.of(x)
+        if not isinstance(call, Call):
+            raise TypeError(f"call must be an nn.Call or None, got {described(call)}; pass nn.Call.of(x).")
+        if call._sample_keys.n != x.shape[0]:
+            raise ValueError(
+                f"call must be that of the {x.shape[0]} samples of x, got one of {call._sample_keys.n}; pass "
+                f"nn.Call.of(x)."
+            )
+        return call
 
     def part(self, index: int) -> Call:
         """Return the call of a part: each has keys of its own."""

@@ -100,7 +100,7 @@ class InvertibleResidualBlock(TakesCall):
         """
         check_branch_input(self.branch, x, "x")
         (x,) = widen(x)
-        return path_of(self, x, context).forward(x, call or Call.of(x))
+        return path_of(self, x, context).forward(x, Call.given(call, x))
 
     def inverse(self, z: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
         """Return x with x + g(x) = z, and the log-determinant of the inverse [B], minus that of forward at x.

@@ -68,7 +68,7 @@ class Dequantize(TakesCall, Transform):
         if x.is_floating_point() and can_look_at(x) and not torch.equal(x, x.floor()):
             raise ValueError(f"x must hold whole numbers, got fractions; {advice}.")
         x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
-        return (x + self._noise(x, call or Call.of(x))) / self.n_levels, self._logdet(x, 1.0)
+        return (x + self._noise(x, Call.given(call, x))) / self.n_levels, self._logdet(x, 1.0)
 
     def inverse(self, z: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
         """Return x = floor(n_levels z), kept in 0 .. n_levels - 1, and the log-determinant of the inverse [B].

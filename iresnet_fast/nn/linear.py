@@ -31,7 +31,8 @@ class SpectralLinear(SpectralLayer, nn.Linear):
             with a smaller side up to 256 takes up to 40, and 100 more follow while the residual is above 3e-2.
         tol: in training, stop at this relative residual |A^T u - sigma v| / sigma, by which sigma is increased, at a
             fifth of it up to side 256; None: run all steps, as is always done up to side 40.
-        sigma_gradient: whether the gradient goes through sigma.
+        sigma_gradient: whether the gradient goes through sigma. Its u and v are constants: second derivatives by the
+            weight are not those of the normalised map.
         strict: whether sigma is an upper bound of the norm at every step, see `iresnet_fast.certify`, so that the layer
             is bounded by coeff whatever happens; dearer for large layers.
         device: of the parameters.

@@ -87,7 +87,7 @@ class MultiScale(TakesCall):
         """
         check_shape(x, self.event_shape)
         self._check_context(context)
-        call = call or Call.of(x)
+        call = Call.given(call, x)
         finished: list[Tensor] = []
         total: Tensor | None = None
         for i, scale in enumerate(self.scales):

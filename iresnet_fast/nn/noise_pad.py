@@ -69,7 +69,7 @@ class NoisePad(TakesCall, Transform):
         """
         check_floating(x)
         check_samples(x)
-        noise = self._draw(x.new_empty(x.shape[0], self.n_channels, *x.shape[2:]), call or Call.of(x))
+        noise = self._draw(x.new_empty(x.shape[0], self.n_channels, *x.shape[2:]), Call.given(call, x))
         return torch.cat((x, noise), 1), -self._log_prob(noise)
 
     def inverse(self, z: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:

@@ -57,7 +57,7 @@ class Sequential(TakesCall, nn.Sequential):
             ValueError: there is a context and no transform takes one, or a transform refuses its input.
         """
         self._check_context(context)
-        call = call or Call.of(x)
+        call = Call.given(call, x)
         logdets = []
         for i, module in enumerate(self):
             x, logdet = apply_part(module, x, context, call.part(i))
