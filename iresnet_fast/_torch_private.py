@@ -326,6 +326,13 @@ def end_fsdp_forward(module: torch.nn.Module) -> None:
                 group.reshard()
 
 
+@constant_in_compiled_graphs
+def has_fsdp_modules() -> bool:
+    """Whether this process may hold a module that fully_shard has sharded; every call of a layer asks."""
+    states: Any = sys.modules.get("torch.distributed._composable_state")
+    return states is not None and bool(states._module_state_mapping.data)
+
+
 def sharded_parameter_of(parameter: Tensor, idle: bool = False) -> Tensor | None:
     """Return the part that fully_shard keeps of a parameter it has gathered; None if it is no such parameter.
 
@@ -335,7 +342,7 @@ def sharded_parameter_of(parameter: Tensor, idle: bool = False) -> Tensor | None
         parameter: any tensor.
         idle: only if the module that it was gathered for is in no forward now.
     """
-    if "torch.distributed.fsdp" not in sys.modules:
+    if not has_fsdp_modules():
         return None
     states: Any = sys.modules["torch.distributed._composable_state"]
     for reference in list(states._module_state_mapping.values()):

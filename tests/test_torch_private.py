@@ -274,6 +274,7 @@ def test_what_stays_gathered_after_a_forward_is_idle_until_it_is_freed(tmp_path)
         mesh, called = torch.distributed.init_device_mesh("cpu", (1,)), []
         module = fsdp.fully_shard(Seeing(2, 2), mesh=mesh, reshard_after_forward=False)
         module.register_forward_hook(lambda *_: called.append(1))
+        assert _torch_private.has_fsdp_modules()
         part, idle = module.weight, functools.partial(_torch_private.sharded_parameter_of, idle=True)
 
         def see():

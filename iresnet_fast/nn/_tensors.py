@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._torch_private import sharded_parameter_of
+from .._torch_private import has_fsdp_modules, sharded_parameter_of
 from ._hooks import make_tensors
 from ._layer import SpectralLayer
 
@@ -73,13 +73,13 @@ def placed_like(part: Tensor, values: Tensor) -> Tensor:
 
 
 def _part_of(tensor: Tensor) -> Tensor | None:
-    """Return the part of a tensor that this process has, None if it has all of it.
+    """Return the part that this process has of a tensor, None if it has all of it.
 
     What fully_shard has gathered for a module that is not being called is not for others: it may be older than the last
     step of an optimizer, gradients of it are lost, and the memory is freed before their backward pass.
     """
-    if "torch.distributed.tensor" not in sys.modules:  # its import is slow, and without it nothing is sharded
-        return None
     if is_sharded(tensor):
         return tensor
-    return None if torch.compiler.is_compiling() else sharded_parameter_of(tensor, idle=True)
+    if not has_fsdp_modules() or torch.compiler.is_compiling():
+        return None
+    return sharded_parameter_of(tensor, idle=True)
