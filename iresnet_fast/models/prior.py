@@ -76,7 +76,8 @@ class DiagonalNormal(nn.Module):
             first: number of the first sample.
 
         Raises:
-            ValueError: temperature, seed or first is negative, or there is a generator beside seed or first.
+            ValueError: temperature, seed or first is negative, first + n is beyond 64 bits, or there is a generator beside
+                seed or first.
             TypeError: seed or first is not an integer.
         """
         mean, log_scale = gathered(self.mean), gathered(self.log_scale)
@@ -84,6 +85,8 @@ class DiagonalNormal(nn.Module):
         if seed is not None:
             _checks.check_count("seed", seed, 0)
         _checks.check_count("first", first, 0)
+        if first + n >= 1 << 63:
+            raise ValueError(f"first + n must be less than 2^63, got {first} + {n}; pass smaller numbers.")
         if not temperature >= 0.0:
             raise ValueError(f"temperature must not be negative, got {temperature}; pass e.g. 1.0.")
         if generator is not None and (seed is not None or first):
