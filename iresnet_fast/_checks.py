@@ -15,6 +15,8 @@ from torch import Tensor
 from iresnet_fast import activations as registry
 from iresnet_fast._inputs import check_floating, check_tensor, described
 
+_MOST_WIDTH = 1 << 31  # the kernels count channels in 32 bits
+
 
 def check_branch(
     x: Tensor,
@@ -274,6 +276,8 @@ def check_width(argument: str, value: object) -> None:
         raise TypeError(f"{argument} must be an integer, got {value!r}; pass e.g. 64.") from None
     if width < 0:
         raise ValueError(f"{argument} must not be negative, got {width}; pass e.g. 64.")
+    if width >= _MOST_WIDTH:
+        raise ValueError(f"{argument} must be less than {_MOST_WIDTH}, got {width}; pass e.g. 64.")
 
 
 def check_choice(argument: str, value: object, choices: Sequence[str]) -> None:

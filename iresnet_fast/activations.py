@@ -62,7 +62,7 @@ def get(name: str) -> Activation:
     Raises:
         ValueError: no activation has that name.
     """
-    if name not in REGISTRY:
+    if not isinstance(name, str) or name not in REGISTRY:
         raise ValueError(f"activation must be one of {', '.join(REGISTRY)}, got {name!r}; use one of these names.")
     return REGISTRY[name]
 

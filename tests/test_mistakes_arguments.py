@@ -156,6 +156,32 @@ MISTAKES = {
         "root must be a path, got int; pass the folder with the files.",
     ),
     "load from bytes": (lambda: data.load("a.npy", b"x"), "root must be a path, got bytes; pass the folder"),
+    "data without a name": (
+        lambda: data.DataSet(X, X, X),
+        "name must be a text, got Tensor; pass e.g. 'points', then train and test",
+    ),
+    "sparse data": (
+        lambda: data.DataSet("points", X.to_sparse(), X),
+        "train of points must be a dense tensor, got layout torch.sparse_coo; pass",
+    ),
+    "data without numbers": (
+        lambda: data.DataSet("points", X, X.to("meta")),
+        "test of points must hold numbers, got a tensor on the device meta; pass one",
+    ),
+    "activations in a list": (lambda: branch(activation=["elu"]), r"activation must be one of .*, got \['elu'\]; use"),
+    "a word for strict": (lambda: branch(strict="no"), "strict must be True or False, got 'no'; pass one of them"),
+    "a width beyond integers": (
+        lambda: nn.ResidualBranch.dense([2, 10**30, 2]),
+        "out_features must be less than 2147483648, got 1000000000000000000000000000000; pass e.g. 64",
+    ),
+    "samples beyond integers": (
+        lambda: models()[0].sample(1 << 63),
+        r"first \+ n must be less than 2\^63, got 0 \+ 9223372036854775808; pass smaller",
+    ),
+    "numbers of samples beyond integers": (
+        lambda: models()[0].sample(2, seed=0, first=10**30),
+        r"first \+ n must be less than 2\^63, got 1000000000000000000000000000000 \+ 2; pass smaller",
+    ),
     "load nothing": (lambda: data.load(None), "name must be a name or a path, got None; pass e.g."),
     "array for data": (
         lambda: data.DataSet("points", np.ones((4, 2)), np.ones((4, 2))),

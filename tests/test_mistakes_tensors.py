@@ -125,7 +125,7 @@ def test_another_dtype(door, mistake):
     assert re.match(f"{entry.name} must {expected.format(name=entry.name)}", said)
 
 
-@pytest.mark.filterwarnings("ignore:quantize_per_tensor")
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 @pytest.mark.parametrize("door", [door for door, entry in ENTRIES.items() if entry.integers])
 def test_quantized_numbers_are_no_integers(door):
     entry = ENTRIES[door]

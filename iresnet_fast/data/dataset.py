@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import _checks
+from .._inputs import check_tensor, described
 
 
 class DataError(ValueError):
@@ -31,7 +32,7 @@ class DataSet:
     Raises:
         DataError: the parts contradict each other, or a value is out of range.
         ValueError: n_levels is below 2, or n_classes below 1.
-        TypeError: one of the parts is no tensor, or one of the numbers no integer.
+        TypeError: name is no text, one of the parts no tensor, or one of the numbers no integer.
     """
 
     name: str
@@ -44,6 +45,10 @@ class DataSet:
 
     def __post_init__(self) -> None:
         """Check everything: whoever holds a data set can rely on it."""
+        if not isinstance(self.name, str):
+            raise TypeError(
+                f"name must be a text, got {described(self.name)}; pass e.g. 'points', then train and test."
+            )
         if self.n_levels is not None:
             _checks.check_count("n_levels", self.n_levels, 2)
         if self.n_classes is not None:
@@ -73,6 +78,9 @@ class DataSet:
         what = f"{part} of {self.name}"
         if not isinstance(x, Tensor):
             raise TypeError(f"{what} must be a tensor, got {type(x).__name__}; convert it with torch.as_tensor.")
+        check_tensor(x, what)
+        if x.is_meta:
+            raise DataError(f"{what} must hold numbers, got a tensor on the device meta; pass one with numbers.")
         if x.dtype not in (torch.uint8, torch.float32):
             raise DataError(f"{what} must be of dtype uint8 or float32, got {x.dtype}; convert it with .to().")
         if x.dim() not in (2, 4) or x.numel() == 0:

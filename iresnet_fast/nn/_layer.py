@@ -61,6 +61,8 @@ class SpectralLayer(Skippable):
         if tol is not None:
             _checks.check_tolerance(tol)
         self.coeff, self.n_iterations, self.tol = float(coeff), n_iterations, tol
+        _checks.check_flag("sigma_gradient", sigma_gradient)
+        _checks.check_flag("strict", strict)
         self.sigma_gradient, self.strict = sigma_gradient, strict
         for name in BUFFERS:
             self.register_buffer(name, torch.empty(0))
