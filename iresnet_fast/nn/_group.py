@@ -190,6 +190,7 @@ class SpectralGroup:
         with self.lock, plainly():
             calls: dict[tuple[Any, ...], list[SpectralLayer]] = {}
             for layer, weight in weights.items():
+                layer.follow_shape(weight)
                 if not layer.is_warm or layer.strict or not (layer.training or explicit):
                     settling.append(layer)
                     continue

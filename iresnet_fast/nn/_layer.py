@@ -46,6 +46,7 @@ class SpectralLayer(Skippable):
     tol: float | None
     sigma_gradient: bool
     strict: bool = False
+    groups: int = 1
     # Python state, none of it in the state_dict. All that is known of the norm beside it is the group's.
     group: SpectralGroup | None = None  # who is refreshed together with this layer; None: nobody has asked yet
     is_warm: bool  # u, v have converged once: a few iterations follow the weights
@@ -88,6 +89,11 @@ class SpectralLayer(Skippable):
         """Draw new weights, and start the iteration anew."""
         super().reset_parameters()  # type: ignore[misc]  # of the torch layer
         if "u" in self._buffers:
+            self._draw()
+
+    def follow_shape(self, weight: Tensor) -> None:
+        """Start the iteration anew if somebody has put a weight of another shape in the place of the last one."""
+        if (self.u.shape[0], self.v.shape[0]) != (weight.shape[0], weight.shape[1] * self.groups):
             self._draw()
 
     def _vector_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
