@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from .. import _capture, ops
-from .._torch_private import copy_all, saved_tensor_hooks
+from .._torch_private import copy_all
 from .._tracing import under_transforms
 from ..geometry import ConvGeometry
 from . import _norms
+from ._at_hand import AtHand, Normalized
 from ._freshness import Seen, Sight, Weights, expect_writes, look, may_have_been_replayed, record, stale
 from ._layer import Norm, SpectralLayer, as_dtype, plain, plainly
 from ._members import is_stacked, norms_of_members
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup  # not in every build of torch
 
 _merging = threading.RLock()
-
-Normalized = tuple["ConvGeometry | None", Tensor]  # the operator whose norm the weight was divided by, and the weight
 
 
 class SpectralGroup:
@@ -54,7 +53,7 @@ class SpectralGroup:
         self._seen: weakref.WeakKeyDictionary[SpectralLayer, Seen] = weakref.WeakKeyDictionary()
         # Effective weights without a graph, with the refresh and the coeff they are of.
         self._baked: weakref.WeakKeyDictionary[SpectralLayer, tuple[Seen, float, Tensor]] = weakref.WeakKeyDictionary()
-        self._at_hand = threading.local()
+        self._at_hand = AtHand()
         self.lock = threading.RLock()
 
     @classmethod
@@ -88,31 +87,19 @@ class SpectralGroup:
 
     @contextmanager
     def at_hand(self, layers: Sequence[SpectralLayer], weights: Sequence[Tensor] | None = None) -> Iterator[None]:
-        """Normalise these layers once, in one node of the graph, for all calls inside the block; or take `weights`.
-
-        A checkpoint inside the block normalises for itself: it runs again in the backward pass, after the block.
-        """
-        before, taken = getattr(self._at_hand, "entry", None), self._taken()
+        """Normalise these layers once, in one node of the graph, for all calls inside the block; or take `weights`."""
         if weights is None:
             entries = self._normalized(layers, None)
         else:
             entries = [(layer.geometry, weight) for layer, weight in zip(layers, weights, strict=True)]
-        self._at_hand.entry = taken | dict(zip(layers, entries, strict=True)), saved_tensor_hooks()
-        try:
+        with self._at_hand.more(dict(zip(layers, entries, strict=True))):
             yield
-        finally:
-            self._at_hand.entry = before
-
-    def _taken(self) -> dict[SpectralLayer, Normalized]:
-        """Return what is at hand, of which a checkpoint that has begun since takes nothing."""
-        entry: tuple[dict[SpectralLayer, Normalized], object] | None = getattr(self._at_hand, "entry", None)
-        return entry[0] if entry is not None and entry[1] == saved_tensor_hooks() else {}
 
     def effective_weights(
         self, layers: Sequence[SpectralLayer], image_size: Sequence[int] | None = None
     ) -> list[Tensor]:
         """Return the normalised weights of some of its layers, for images of this size if one is given."""
-        known = self._taken()
+        known = self._at_hand.now()
         if known and all(layer in known and _fits(known[layer][0], image_size) for layer in layers):
             return [known[layer][1] for layer in layers]
         return [weight for _, weight in self._normalized(layers, image_size)]
