@@ -53,6 +53,6 @@ def drawn_from(generator: torch.Generator | None) -> dict[str, Any]:
     """Return the keyword argument of a draw: none for torch's own generator, which compiled code must not name.
 
     Functions of torch that are given a generator, be it None, take no sizes that a compiler holds as symbols, as it
-    does those of the second batch size that it sees.
+    does those of the second batch size that it sees. Inductor then draws numbers of its own, as it does for dropout.
     """
     return {} if generator is None else {"generator": generator}

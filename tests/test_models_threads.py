@@ -12,6 +12,7 @@ from models_examples import make_classifier, make_data, make_flow, make_hybrid
 
 from iresnet_fast import nn
 from iresnet_fast.estimators import Exact, PowerSeries
+from iresnet_fast.training import evaluate
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -218,3 +219,21 @@ def test_a_thread_that_trains_does_not_lose_its_log_determinants_to_one_that_sam
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         run(2, work)
+
+
+def test_threads_that_evaluate_a_model_in_training_take_turns():
+    flow = make_flow("image").train()
+    x, _ = make_data(flow, 12)
+    flow.body[0].eval()
+    modes = [module.training for module in flow.modules()]
+    expected = evaluate(flow, x)
+    state, found = torch.get_rng_state(), [None] * 4
+
+    def work(number):
+        found[number] = evaluate(flow, x, batch_size=3 + number)
+
+    run(4, work)
+    for one in found:
+        assert one.metrics == pytest.approx(expected.metrics, rel=1e-9)
+    assert [module.training for module in flow.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), state)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+
+# The mode is a model's, and a seed that is set inside torch's own: threads that evaluate take turns.
+_changing = threading.RLock()
 
 
 @contextmanager
@@ -26,9 +30,10 @@ def training(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _restored(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with _changing:
+        modes = [(module, module.training) for module in model.modules()]
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode

@@ -181,8 +181,7 @@ class SpectralGroup:
         with self.lock, plainly():
             calls: dict[tuple[Any, ...], list[SpectralLayer]] = {}
             for layer, weight in weights.items():
-                last = self._seen.get(layer)
-                if not (layer.has_its_vectors() if last is None else layer.acts_as(last.sight.geometry)):
+                if not self._has_its_vectors(layer, weight):
                     layer.restart()
                 if not layer.is_warm or layer.strict or not (layer.training or explicit):
                     settling.append(layer)
@@ -205,6 +204,13 @@ class SpectralGroup:
                 sights = look(some)
                 operators = Operators.of(members, list(some.values()))
                 self._accept(members, sights, _norms.settle(operators, strict), settled=True)
+
+    def _has_its_vectors(self, layer: SpectralLayer, weight: Tensor) -> bool:
+        """Whether u and v are of this operator; somebody may have set a weight of another shape, or a stride."""
+        last = self._seen.get(layer)
+        if last is None:
+            return layer.has_its_vectors()
+        return last.sight.weight.shape == weight.shape and layer.acts_as(last.sight.geometry)
 
     def _follow(self, weights: Weights, most: int, tol: float | None, counts: bool) -> list[SpectralLayer]:
         """Go on from the vectors of these layers; return those for which that was not enough, as far as is known."""

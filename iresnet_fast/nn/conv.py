@@ -210,7 +210,7 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
         if self.image_size is None:
             return (0,), (0,)
         output_size = self._geometry(self.image_size).output_size((self.weight.shape[2], self.weight.shape[3]))
-        return (self.out_channels, *output_size), (self.in_channels, *self.image_size)
+        return (self.weight.shape[0], *output_size), (self.weight.shape[1] * self.groups, *self.image_size)
 
     def _fits(self, u_shape: tuple[int, ...], v_shape: tuple[int, ...]) -> bool:
         if not self._is_matrix and not self.is_captured and len(v_shape) == 3:
