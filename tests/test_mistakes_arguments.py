@@ -176,11 +176,11 @@ MISTAKES = {
     ),
     "samples beyond integers": (
         lambda: models()[0].sample(1 << 63),
-        r"first \+ n must be less than 2\^63, got 0 \+ 9223372036854775808; pass smaller",
+        r"first \+ n must be at most 2\^62, got 0 \+ 9223372036854775808; number the samples from 0",
     ),
     "numbers of samples beyond integers": (
         lambda: models()[0].sample(2, seed=0, first=10**30),
-        r"first \+ n must be less than 2\^63, got 1000000000000000000000000000000 \+ 2; pass smaller",
+        r"first \+ n must be at most 2\^62, got 1000000000000000000000000000000 \+ 2; number the samples from 0",
     ),
     "load nothing": (lambda: data.load(None), "name must be a name or a path, got None; pass e.g."),
     "array for data": (

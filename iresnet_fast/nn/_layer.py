@@ -107,8 +107,8 @@ class SpectralLayer(Skippable):
         """Start the iteration anew, for another operator."""
         if self.is_captured:
             raise RuntimeError(
-                f"the shape of the weight, stride, padding, dilation and groups must stay as they were in a layer that a "
-                f"CUDA graph has captured, got a change to {self}; use a copy.deepcopy of the model for others."
+                f"the shape of the weight, stride, padding, dilation and groups must stay as they were in a layer that "
+                f"a CUDA graph has captured, got a change to {self}; use a copy.deepcopy of the model for others."
             )
         self._draw()
 
