@@ -76,8 +76,8 @@ class DiagonalNormal(nn.Module):
             first: number of the first sample.
 
         Raises:
-            ValueError: temperature, seed or first is negative, first + n beyond 64 bits, or there is a generator beside seed
-                or first.
+            ValueError: temperature, seed or first is negative, first + n is beyond 64 bits, or there is a generator
+                beside seed or first.
             TypeError: seed or first is not an integer.
         """
         mean, log_scale = gathered(self.mean), gathered(self.log_scale)
