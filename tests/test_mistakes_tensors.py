@@ -7,7 +7,7 @@ import pytest
 import torch
 from mistaken_calls import ENTRIES, VECTOR, N, models
 
-from iresnet_fast import nn
+from iresnet_fast import nn, ops
 from iresnet_fast.models import hybrid_loss
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:iresnet_fast")]
@@ -258,3 +258,24 @@ def test_a_model_of_half_precision_works(dtype):
         with pytest.raises(TypeError, match=f"x must have the dtype of the model, {dtype}, got torch.float32; pass x"):
             half(x.float())
     assert copy.deepcopy(models()[0]).to(dtype).sample(3).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    "which", ["weights[0]", "weights[1]", "biases[0]", "biases[1]", "parameters[1]", "probe"]
+)  # fmt: skip
+def test_sparse_tensors_of_a_branch_are_named(which):
+    tensors = {
+        "weights": [torch.ones(3, 2), torch.ones(2, 3)],
+        "biases": [torch.ones(3), torch.ones(2)],
+        "parameters": [None, torch.ones(1)],
+        "probe": [torch.ones(N, 2)],
+    }
+    name, place = re.fullmatch(r"(\w+)(?:\[(\d)\])?", which).groups()
+    tensors[name][int(place or 0)] = tensors[name][int(place or 0)].to_sparse()
+    weights, biases, parameters, (probe,) = tensors.values()
+    with pytest.raises(
+        TypeError, match=f"^{re.escape(which)} must be a dense tensor, got layout torch.sparse_coo; pass"
+    ):
+        ops.residual_logdet(
+            torch.ones(N, 2), weights, biases, ["identity", "lipswish"], probe, torch.ones(3), parameters=parameters
+        )

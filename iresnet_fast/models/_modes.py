@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-# The mode is a model's, and a seed that is set inside torch's own: threads that evaluate take turns.
+# A model has one mode, and evaluation sets torch's own seed meanwhile: threads that change it take turns.
 _changing = threading.RLock()
 
 
