@@ -114,7 +114,7 @@ def _mean(
         values = []
         for _ in range(calls):
             samples = x.expand(draws, *branch.event)
-            keys = row_keys(0, 0, draws, x.device)  # of samples that are one and the same here
+            keys = row_keys(0, 0, draws, x.device)[0]  # of samples that are one and the same here
             probe, q = replace(estimator, eval_seed=group).draw(samples, training, generator, keys)
             settings = (branch.activations, probe, q, estimator.gradient)
             values.append(ops.residual_logdet(samples, weights, biases, *settings)[1].mean())
