@@ -175,7 +175,7 @@ class BuildExtension(build_ext):
         flags = assign(["csrc/library.cpp", *torch_sources("cpu")], self.torch_flags("cpu"))
         flags["csrc/module.cpp"] = [*self.common_flags(), *module_flags, *self.metadata()]
         flags |= self.digest_of_sources()
-        flags |= assign(sources("csrc/cuda/*.cpp"), self.common_flags())  # plans need no GPU
+        flags |= assign(sources("csrc/cuda/**/*.cpp"), self.common_flags())  # plans need no GPU
         return flags | {source: self.common_flags() + own for source, own in kernel_sources().items()}
 
     def copy_extensions_to_source(self) -> None:
@@ -187,10 +187,10 @@ class BuildExtension(build_ext):
 
     def build_cuda(self, cuda: Toolkit, folder: Path) -> Path:
         """Compile the CUDA kernels and their binding and return the library."""
-        host, kernels = torch_sources("cuda"), sources("csrc/cuda/*.cu")
+        host, kernels = torch_sources("cuda"), sources("csrc/cuda/**/*.cu")
         flags = assign(host, [*self.torch_flags("cuda"), "-DUSE_CUDA", *cuda.includes])
         flags |= self.digest_of_sources()
-        flags |= assign(sources("csrc/cuda/*.cpp"), self.common_flags())
+        flags |= assign(sources("csrc/cuda/**/*.cpp"), self.common_flags())
         threads = max(1, max_jobs() // max(1, len(kernels)))  # more cores than files: architectures in parallel
         device_flags = DEBUG_NVCC_FLAGS if DEBUG else RELEASE_FLAGS
         flags |= assign(kernels, [*NVCC_FLAGS, *device_flags, *cuda.gencode, f"--threads={threads}"])

@@ -33,7 +33,7 @@ class Card:
         return self.dram * 1e3
 
 
-# By the names under which the kernels' plans know them (csrc/cuda/card.h).
+# By the names under which the kernels' plans know them (csrc/cuda/device/card.h).
 CARDS = {
     "a100": Card("A100 SXM 80 GB", "NVIDIA A100 data sheet", 108, 64, 1.41, 2039.0, 156.0),
     "h100": Card("H100 SXM", "NVIDIA H100 data sheet; clock: white paper v1.04", 132, 128, 1.98, 3350.0, 494.7),

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "cpu/isa.h"
-#include "cuda/plan.h"
+#include "cuda/plan/plan.h"
 
 namespace py = pybind11;
 

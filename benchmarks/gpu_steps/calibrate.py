@@ -38,9 +38,9 @@ def main() -> None:
     card = CARDS.get(architecture)
     if card is None:
         sys.exit(f"calibrate: card.h knows no card of architecture {architecture}: add it there, and a row to "
-                 "plan_constants.cpp")  # fmt: skip
+                 "plan/constants.cpp")  # fmt: skip
     if gpu is None:
-        os.environ["SIMT_ONLY"] = "plan,plan_constants,plan_layout,plan_model,plan_text"
+        os.environ["SIMT_ONLY"] = "plan"
         library = project_emulator("fast")
         plans = list(candidates(SHAPES[:DRY_SHAPES], card, library))
         fitted = try_fit(run, plans, constants_of(card, library))

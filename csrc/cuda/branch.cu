@@ -1,5 +1,5 @@
 // The op `branch`: g(x).
-#include "cuda/pack_weights.h"
+#include "cuda/device/pack_weights.h"
 #include "cuda/planned.h"
 
 namespace irf::cuda {

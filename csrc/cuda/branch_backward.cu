@@ -2,13 +2,13 @@
 // tangents and cotangents of every pair, the ordinary backward walk, and the parameter gradients from what they left.
 // All intermediates are rows in the workspace, and all pairs share every launch. What residual_logdet kept (kept.h) is
 // neither walked nor written again.
-#include "cuda/activate.cuh"
+#include "cuda/device/pack_weights.h"
 #include "cuda/kept.h"
-#include "cuda/linearized.cuh"
-#include "cuda/pack_weights.h"
-#include "cuda/plan.h"
-#include "cuda/rows.cuh"
-#include "cuda/weight_gradient.h"
+#include "cuda/layered/activate.cuh"
+#include "cuda/layered/linearized.cuh"
+#include "cuda/layered/rows.cuh"
+#include "cuda/layered/weight_gradient.h"
+#include "cuda/plan/plan.h"
 
 namespace irf::cuda {
 namespace {

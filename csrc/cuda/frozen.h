@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "cuda/pack_weights.h"
+#include "cuda/device/pack_weights.h"
 #include "cuda/planned.h"
 
 namespace irf::cuda {

@@ -9,7 +9,7 @@
 
 #include <vector>
 
-#include "cuda/pack.h"
+#include "cuda/device/pack.h"
 #include "iresnet_fast/params.h"
 
 namespace irf::cuda {

@@ -1,10 +1,9 @@
 // The launch functions of every op: what csrc/torch and the tests call. Each only puts kernels on the stream: no
 // allocation, no synchronisation, no read-back, so a call can be captured in a CUDA graph. The exception is what ends
-// early after many launches, and only where the context has a Progress (progress.h). Pointers inside the operands
-// are device pointers; the structs themselves, and the arrays of stages and layers, live on the host and may die after
-// the call. <op>_workspace says how many bytes of device memory `workspace` must offer (256-byte aligned); it looks at
-// sizes and at which pointers are null, never through them. Templates are
-// defined for float and double.
+// early after many launches, and only where the context has a Progress (device/progress.h). Pointers inside the
+// operands are device pointers; the structs themselves, and the arrays of stages and layers, live on the host and may
+// die after the call. <op>_workspace says how many bytes of device memory `workspace` must offer (256-byte aligned); it
+// looks at sizes and at which pointers are null, never through them. Templates are defined for float and double.
 #pragma once
 
 #ifndef SIMT_EMULATED
@@ -13,7 +12,7 @@
 
 #include <cstddef>
 
-#include "cuda/card.h"
+#include "cuda/device/card.h"
 #include "iresnet_fast/params.h"
 
 namespace irf::cuda {

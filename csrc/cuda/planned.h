@@ -4,11 +4,11 @@
 #include <optional>
 #include <vector>
 
-#include "cuda/forward.h"
-#include "cuda/layered_chain.h"
-#include "cuda/layered_tangent.h"
-#include "cuda/resident_chain.h"
-#include "cuda/resident_forward.h"
+#include "cuda/layered/chain.h"
+#include "cuda/layered/forward.h"
+#include "cuda/layered/tangent.h"
+#include "cuda/resident/chain.h"
+#include "cuda/resident/forward.h"
 
 namespace irf::cuda {
 

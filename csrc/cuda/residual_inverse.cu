@@ -2,9 +2,9 @@
 // stopped by its own residual and then frozen (docs/mathematics.md, 5).
 #include <optional>
 
-#include "cuda/layered_inverse.h"
-#include "cuda/pack_weights.h"
-#include "cuda/resident_forward.h"
+#include "cuda/device/pack_weights.h"
+#include "cuda/layered/inverse.h"
+#include "cuda/resident/forward.h"
 
 namespace irf::cuda {
 namespace {

@@ -1,5 +1,5 @@
 // The ops residual_logdet and jacobian_powers: a branch frozen at x, and one chain on it.
-#include "cuda/device.cuh"
+#include "cuda/device/device.cuh"
 #include "cuda/frozen.h"
 
 namespace irf::cuda {

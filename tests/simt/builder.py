@@ -1,6 +1,7 @@
 """Compiles the CUDA kernels for the CPU, with ninja: only what changed, one object per source.
 
-SIMT_ONLY="spectral_norm,pack" builds only the files of csrc/cuda and entries with these names, in a folder of its own.
+SIMT_ONLY="layered,pack_weights" builds only the files and folders of csrc/cuda, and the entries, with these names, in
+a folder of its own.
 MAX_JOBS: parallel compile jobs (2).
 """
 
@@ -67,14 +68,13 @@ def original(path):
 
 
 def _files(folder, pattern):
-    return [path.relative_to(ROOT) for path in (ROOT / folder).glob(pattern)]
+    return [path.relative_to(ROOT) for path in (ROOT / folder).rglob(pattern)]
 
 
 def _project_sources(only):
-    kernels = [*_files(KERNELS, "*.cu"), *_files(KERNELS, "*.cpp")]
-    stems = {path.stem for path in kernels}
-    entries = [path for path in _files(HERE / "entries", "*.cpp") if path.stem in stems]  # others: not written yet
-    return [path for path in sorted((*kernels, *entries)) if not only or path.stem in only.split(",")]
+    files = sorted((*_files(KERNELS, "*.cu"), *_files(KERNELS, "*.cpp"), *_files(HERE / "entries", "*.cpp")))
+    names = set(only.split(",")) if only else None
+    return [path for path in files if not names or {path.stem, path.parent.name} & names]
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def build(architecture="native", target=LIBRARY):
     own = HERE / "on_gpu"
     host = ["-std=c++20", "-O2"]
     common = [f"-I{own}", "-Icsrc", "-Icsrc/include", "-lineinfo", "-Xcompiler=-fPIC,-fvisibility=hidden"]
-    mine = [own / "driver.cpp"] if target == DRIVER else [own / "python_api.cpp", *_entries()]
+    mine = [own / "driver.cpp"] if target == DRIVER else [own / "python_api.cpp", *_files(HERE / "entries", "*.cpp")]
     flags = {str(source): [*host, *common] for source in (*mine, *_files(KERNELS, "*.cpp"))}
     flags |= {str(source): ["-std=c++17", "-O3", "-DNDEBUG", f"-arch={architecture}", *common]
               for source in _files(KERNELS, "*.cu")}  # fmt: skip
@@ -56,11 +56,6 @@ def build(architecture="native", target=LIBRARY):
             return ROOT / run_ninja(FOLDER.relative_to(ROOT), target, [nvcc], dict(sorted(flags.items())), link, [nvcc])
     finally:
         os.chdir(before)
-
-
-def _entries():
-    kernels = {path.stem for pattern in ("*.cu", "*.cpp") for path in _files(KERNELS, pattern)}
-    return [path for path in _files(HERE / "entries", "*.cpp") if path.stem in kernels]
 
 
 class Gpu:

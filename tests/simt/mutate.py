@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -86,11 +87,12 @@ def table_errors() -> Iterator[str]:
         else:
             start = text.index(entry.old)
             covered.setdefault(entry.file, []).append(range(start, start + len(entry.old)))
-    for path in sorted((builder.ROOT / builder.KERNELS).glob("*.cu*")):
+    for path in sorted((builder.ROOT / builder.KERNELS).rglob("*.cu*")):
+        name = str(path.relative_to(builder.ROOT / builder.KERNELS))
         for match in SYNCHRONISATION.finditer(text := path.read_text()):
-            if not any(match.start() in span for span in covered.get(path.name, [])):
+            if not any(match.start() in span for span in covered.get(name, [])):
                 line = text.count("\n", 0, match.start()) + 1
-                yield f"{path.name}:{line}: no mutant removes this {match[0]}, nor is it said to be equivalent"
+                yield f"{name}:{line}: no mutant removes this {match[0]}, nor is it said to be equivalent"
 
 
 def _source(file: str) -> str:
@@ -115,8 +117,7 @@ def _mutated_library(base: Path, mutant: Mutant) -> Path:
         unit = builder.HERE / "entries" / mutant.unit
     text = _source(mutant.file).replace(mutant.old, mutant.new)
     folder = OUT / f"{os.getpid()}"
-    for stale in folder.glob("cuda/*"):
-        stale.unlink()
+    shutil.rmtree(folder / "cuda", ignore_errors=True)
     changed = folder / "cuda" / (mutant.file + (".cpp" if source.suffix == ".cu" else ""))
     changed.parent.mkdir(parents=True, exist_ok=True)
     changed.write_text(translate(text, source) if source.suffix in (".cu", ".cuh") else text)

@@ -3,7 +3,7 @@
     z, value, neumann, norms, terms = operands.residual_logdet(emulator, x, weights, ..., card="t4")
 
 `variant` calls another function with the same operands, whose results are in the layout of one probe after the other.
-`card` is a name of csrc/cuda/card.h; precision 0: full, 1: TF32, 2: bf16. The structs mirror params.h.
+`card` is a name of csrc/cuda/device/card.h; precision 0: full, 1: TF32, 2: bf16. The structs mirror params.h.
 """
 
 import ctypes

@@ -95,7 +95,7 @@ def pack_rows(x, precision):
 
 
 def pack_weight(weight, transpose, precision):
-    """The packed form of csrc/cuda/pack.h."""
+    """The packed form of csrc/cuda/device/pack.h."""
     w = weight if weight.dim() == 4 else weight[:, :, None, None]
     w = w.flip(2, 3).permute(2, 3, 0, 1) if transpose else w.permute(2, 3, 1, 0)  # [tap, tap, K, N]
     K, N = w.shape[2:]

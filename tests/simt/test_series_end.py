@@ -82,7 +82,7 @@ def test_a_training_step_of_a_graph(emulated_ops, case, card):
     assert_within_rounding(case, results[0], results[1], results[1])
 
 
-@pytest.mark.parametrize(("card", "file"), [("h100", "resident_product.cuh"), ("layered", "product_fetch.cuh")])
+@pytest.mark.parametrize(("card", "file"), [("h100", "resident/product.cuh"), ("layered", "layered/product_fetch.cuh")])
 @pytest.mark.parametrize("per_sample", [False, True])
 @pytest.mark.parametrize("case", **named(CASES))
 def test_products_behind_the_last_are_not_computed(checker, card, file, per_sample, case):

@@ -169,7 +169,7 @@ def test_a_streamed_matrix_is_read_once_per_iteration(checker):
 
 def at_line(counters, kind, file, text):
     """Traffic in shared memory of the one line that contains `text`."""
-    lines = (ROOT / "csrc/cuda" / file).read_text().splitlines()
+    lines = (ROOT / "csrc/cuda/norms" / file).read_text().splitlines()
     (number,) = [i for i, line in enumerate(lines, 1) if text in line]
     return counters.total(kind, "shared", f"{file}:{number}")
 

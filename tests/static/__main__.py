@@ -12,7 +12,7 @@ import argparse
 import fcntl
 import sys
 
-from cubins import compile_all, sources, workers
+from cubins import compile_all, label, sources, workers
 from evidence import document
 from plans import planned_rows
 from rules import violations
@@ -36,9 +36,9 @@ def main() -> None:
 
 def _judge(check: bool) -> None:
     cubins = compile_all(sources())
-    failed = [f"{c.source.name} sm_{c.arch}: does not compile:\n{_errors(c.log)}" for c in cubins if c.failed]
+    failed = [f"{label(c.source)} sm_{c.arch}: does not compile:\n{_errors(c.log)}" for c in cubins if c.failed]
     with workers() as pool:  # the disassembler takes a second a file
-        read_all = pool.map(lambda c: read(c.path, c.log, c.source.name, c.arch), [c for c in cubins if not c.failed])
+        read_all = pool.map(lambda c: read(c.path, c.log, label(c.source), c.arch), [c for c in cubins if not c.failed])
         kernels = [kernel for group in read_all for kernel in group]
     complaints = failed + list(violations(cubins, kernels))
     if not failed:
@@ -49,7 +49,7 @@ def _judge(check: bool) -> None:
         sys.exit(f"cuda-static: {len(complaints)} complaints")
     slowest = max(cubins, key=lambda c: c.seconds)
     print(
-        f"cuda-static: {len(kernels)} kernels as they should be; the slowest compilation, {slowest.source.name} for "
+        f"cuda-static: {len(kernels)} kernels as they should be; the slowest compilation, {label(slowest.source)} for "
         f"sm_{slowest.arch}, took {slowest.seconds:.0f} s"
     )
 

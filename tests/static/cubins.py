@@ -33,7 +33,13 @@ class Cubin:
 
 def sources() -> list[Path]:
     """Return the files whose kernels the package contains."""
-    return sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+    return sorted((ROOT / "csrc" / "cuda").rglob("*.cu"))
+
+
+def label(source: Path) -> str:
+    """Return the name of a file of kernels: its path within csrc/cuda, or its name where it is of elsewhere."""
+    folder = ROOT / "csrc" / "cuda"
+    return source.relative_to(folder).as_posix() if source.is_relative_to(folder) else source.name
 
 
 def workers() -> ThreadPoolExecutor:
@@ -51,7 +57,7 @@ def compile_all(files: Iterable[Path], architectures: Iterable[int] = ARCHITECTU
 
 
 def _compile(source: Path, arch: int, out: Path) -> Cubin:
-    path = out / f"{source.stem}.sm_{arch}.cubin"
+    path = out / f"{label(source).removesuffix('.cu').replace('/', '-')}.sm_{arch}.cubin"
     record, depends = path.with_suffix(".json"), path.with_suffix(".d")
     command = [nvcc(), *FLAGS, f"-arch=sm_{arch}", *(f"-I{folder}" for folder in INCLUDES), "-MD", "-MF", str(depends)]
     command += [str(source), "-o", str(path)]
@@ -67,7 +73,7 @@ def _compile(source: Path, arch: int, out: Path) -> Cubin:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     log, seconds = messages.read_text(), usage.ru_utime + usage.ru_stime
-    print(f"  {source.name} sm_{arch}: {seconds:.0f} s", file=sys.stderr)
+    print(f"  {label(source)} sm_{arch}: {seconds:.0f} s", file=sys.stderr)
     if process.returncode:
         return Cubin(source, arch, path, log, True, seconds)
     record.write_text(json.dumps({"digest": _digest(arch, depends), "log": log, "seconds": seconds}))

@@ -4,7 +4,7 @@
 
 #include <cstdio>
 
-#include "cuda/card.h"
+#include "cuda/device/card.h"
 
 namespace {
 

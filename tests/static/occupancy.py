@@ -35,7 +35,7 @@ def occupancy(kernels: Sequence[tuple[Kernel, int, int]]) -> list[Occupancy]:
 def build(source: Path, others: Sequence[Path] = ()) -> Path:
     """Compile a host program of this folder, if anything it includes may be newer, and return its path."""
     program = BUILD / source.stem
-    inputs = [source, *others, *INCLUDES[0].glob("cuda/*.h")]
+    inputs = [source, *others, *INCLUDES[0].glob("cuda/**/*.h")]
     if not program.exists() or program.stat().st_mtime < max(file.stat().st_mtime for file in inputs):
         program.parent.mkdir(parents=True, exist_ok=True)
         # nvcc passes host code on to g++, and knows where its toolkit's headers are.

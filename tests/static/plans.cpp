@@ -3,7 +3,7 @@
 // architecture and `resident family threads blocks shared_bytes`.
 #include <iostream>
 
-#include "cuda/plan.h"
+#include "cuda/plan/plan.h"
 
 int main() {
   using namespace irf::cuda;

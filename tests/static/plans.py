@@ -31,7 +31,7 @@ def planned_rows(kernels: Sequence[Kernel]) -> list[list[str]]:
         numbers = (case.batch, height, width, case.terms, stages, *case.widths, *(case.kernels or (1,) * stages))
         lines.append(" ".join(map(str, numbers)))
     folder = INCLUDES[0] / "cuda"
-    program = build(Path(__file__).with_suffix(".cpp"), sorted(folder.glob("plan*.cpp")))
+    program = build(Path(__file__).with_suffix(".cpp"), sorted(folder.glob("plan/*.cpp")))
     answers = iter(run(program, input="\n".join(lines)).splitlines())
     rows = []
     for case in CASES.values():

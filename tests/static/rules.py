@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from cubins import Cubin
+from cubins import Cubin, label
 from sass import Kernel
 
 COMPILE_SECONDS = 60.0
@@ -41,7 +41,7 @@ def violations(cubins: Iterable[Cubin], kernels: Iterable[Kernel]) -> Iterator[s
     """Yield a sentence for everything that is not as it should be."""
     for cubin in cubins:
         if cubin.seconds > COMPILE_SECONDS:
-            where = f"{cubin.source.name} sm_{cubin.arch}"
+            where = f"{label(cubin.source)} sm_{cubin.arch}"
             yield f"{where}: compiles for {cubin.seconds:.0f} s, more than {COMPILE_SECONDS:.0f}"
     kernels = list(kernels)
     for kernel in kernels:

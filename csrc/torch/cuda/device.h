@@ -5,8 +5,8 @@
 #include <memory>
 #include <type_traits>
 
+#include "cuda/device/progress_pool.h"
 #include "cuda/ops.h"
-#include "cuda/progress_pool.h"
 #include "torch/operands.h"
 
 #define IRF_DEVICE CUDA

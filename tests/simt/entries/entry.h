@@ -7,7 +7,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "cuda/progress_pool.h"
+#include "cuda/device/progress_pool.h"
 #include "python_api.h"
 
 namespace simt {

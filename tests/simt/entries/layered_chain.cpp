@@ -1,10 +1,9 @@
 // The layered path by itself, whatever the plan would choose. layered_residual_logdet gives one value per probe and
 // sample; layered_chain is the chain alone, with the operands of resident_chain.
-#include "cuda/layered_chain.h"
-
 #include "chain.h"
-#include "cuda/layered_inverse.h"
-#include "cuda/pack_weights.h"
+#include "cuda/device/pack_weights.h"
+#include "cuda/layered/chain.h"
+#include "cuda/layered/inverse.h"
 
 namespace irf::cuda {
 namespace {

@@ -1,9 +1,9 @@
-#include "cuda/plan.h"
+#include "cuda/plan/plan.h"
 
 #include <cstdio>
 #include <cstring>
 
-#include "cuda/plan_model.h"
+#include "cuda/plan/model.h"
 #include "resident.h"
 
 namespace {

@@ -3,7 +3,7 @@
 
 #include <cstdio>
 
-#include "cuda/plan.h"
+#include "cuda/plan/plan.h"
 #include "entry.h"
 
 namespace simt {

@@ -1,6 +1,5 @@
-#include "cuda/resident_chain.h"
-
 #include "chain.h"
+#include "cuda/resident/chain.h"
 
 namespace {
 

@@ -1,5 +1,4 @@
-#include "cuda/resident_forward.h"
-
+#include "cuda/resident/forward.h"
 #include "resident.h"
 
 namespace {

@@ -1,5 +1,5 @@
 // weight_gradient and gather_gradients on one stage, as C functions that Python calls.
-#include "cuda/weight_gradient.h"
+#include "cuda/layered/weight_gradient.h"
 
 #include "entry.h"
 

@@ -1,5 +1,5 @@
 // Kernels whose memory requests are known. test_counters.py names the lines that are marked.
-#include "cuda/device.cuh"
+#include "cuda/device/device.cuh"
 #include "python_api.h"
 
 namespace {

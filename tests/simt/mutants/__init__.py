@@ -20,22 +20,22 @@ MUTANTS = (
 )  # fmt: skip
 EQUIVALENT = (
     Equivalent(
-        "weight_gradient.cuh",
+        "layered/weight_gradient.cuh",
         "  __syncthreads();\n  slope = block_sum",
         "the loop above reads scratch from element kRows on, the sum writes the few before it",
     ),
     Equivalent(
-        "block_sum.cuh",
+        "device/block_sum.cuh",
         "  __syncthreads();\n  return sum;",
         "frees the scratch for the next call, before which every caller has a barrier of its own",
     ),
     Equivalent(
-        "resident_chain.cuh",
+        "resident/chain.cuh",
         "  __pipeline_wait_prior(0);  // a chunk fetched ahead of need",
         "nothing reads the chunk; a block that ends must not leave copies behind",
     ),
     Equivalent(
-        "resident_forward.cuh",
+        "resident/forward.cuh",
         "  __pipeline_wait_prior(0);  // a chunk fetched ahead of need",
         "nothing reads the chunk; a block that ends must not leave copies behind",
     ),

@@ -9,7 +9,12 @@ from .table import Mutant
 
 def weight_gradients() -> Iterator[Mutant]:
     """Return mutants of the weight gradient."""
-    group = ("weight_gradient.cuh", "weight_gradient.cu", "test_weight_gradient.py", "test_matches_torch and dtype0-0")
+    group = (
+        "layered/weight_gradient.cuh",
+        "layered/weight_gradient.cu",
+        "test_weight_gradient.py",
+        "test_matches_torch and dtype0-0",
+    )
     yield Mutant(*group, "      __pipeline_wait_prior(0);\n")
     yield Mutant(*group, "      __syncthreads();  // this chunk is here, and nobody reads the other stage any more\n")
     yield Mutant(*group, "  __syncthreads();\n  memory[thread] = bias;\n", "  memory[thread] = bias;\n")
@@ -24,18 +29,18 @@ def weight_gradients() -> Iterator[Mutant]:
     yield Mutant(*group, "if (out + Tile::row(i) >= op.out_channels) continue;")
     yield Mutant(*group, "if (at >= op.partial_columns()) continue;")
     yield Mutant(*group, "loader.fetch(other);", "loader.fetch(stage);")
-    group = ("gather_gradients.cu", "gather_gradients.cu", *group[2:])
+    group = ("layered/gather_gradients.cu", "layered/gather_gradients.cu", *group[2:])
     yield Mutant(*group, "  __syncthreads();\n")
     yield Mutant(*group, "if (in < partial.in_channels) stage.weight", "stage.weight")
     yield Mutant(*group[:3], "shared_out", "split += kLanes", "split += kLanes + 1")
-    group = ("block_sum.cuh", "weight_gradient.cu", *group[2:])
+    group = ("device/block_sum.cuh", "layered/weight_gradient.cu", *group[2:])
     yield Mutant(*group, "  __syncthreads();\n  T sum", "  T sum")
 
 
 def backward() -> Iterator[Mutant]:
     """Return mutants of the backward pass."""
     pairs = ("test_branch_backward.py", "test_matches_autograd and (slopes or square) and three and dtype0")
-    group = ("linearized.cuh", "branch_backward.cu", *pairs)
+    group = ("layered/linearized.cuh", "branch_backward.cu", *pairs)
     yield Mutant(*group, "if (inside && static_cast<int>(threadIdx.x) % LANES == 0)", "if (inside)")
     yield Mutant(*group, "load16(added + j * rows * pitch + at)", "load16(added + at)")
     yield Mutant(*group, "place.sample_row() * pitch + column", "place.row * pitch + column")

@@ -9,7 +9,7 @@ from .table import Mutant
 
 def plans() -> Iterator[Mutant]:
     """Return mutants of the choice of precision and of the model behind it."""
-    group = ("plan.cpp", "plan.cpp", "test_plan.py", "tensor_cores or small_branches or constants")
+    group = ("plan/plan.cpp", "plan/plan.cpp", "test_plan.py", "tensor_cores or small_branches or constants")
     yield Mutant(*group, "    if (precision > least) break;\n")
     yield Mutant(*group, "if (this_cost < best_cost) best", "if (this_cost > best_cost) best")
     yield Mutant(*group, "chain ? plan_walk(shape, kForwardWalk", "false ? plan_walk(shape, kForwardWalk")
@@ -18,18 +18,18 @@ def plans() -> Iterator[Mutant]:
     yield Mutant(
         *group, "element_bytes == 8 || card.architecture < 80", "element_bytes == 8 || card.architecture <= 80"
     )
-    group = ("plan.cpp", "plan.cpp", "test_kept.py", "takes_the_precision or taken_at")
+    group = ("plan/plan.cpp", "plan/plan.cpp", "test_kept.py", "takes_the_precision or taken_at")
     yield Mutant(*group, "if (this_cost < best_cost) best", "if (this_cost <= best_cost) best")
-    group = ("plan_constants.cpp", *("plan_constants.cpp", "test_plan.py", "constants"))
+    group = ("plan/constants.cpp", *("plan/constants.cpp", "test_plan.py", "constants"))
     yield Mutant(*group, "next.architecture <= architecture", "next.architecture < architecture")
     yield Mutant(*group, "next.architecture <= architecture", "next.architecture == architecture")
 
 
 def tiles() -> Iterator[Mutant]:
     """Return mutants of how wide a tile a layered product takes."""
-    group = ("product_columns.h", "layered_chain.cu", "test_layered_chain.py", "test_series and wide")
+    group = ("plan/product_columns.h", "layered/chain.cu", "test_layered_chain.py", "test_series and wide")
     yield Mutant(*group, "if (element_bytes == 8) return 32;", "if (element_bytes == 8) return 64;")
-    group = ("product_columns.h", "forward.cu", "test_layered_branch.py", "tiles or too_narrow")
+    group = ("plan/product_columns.h", "layered/forward.cu", "test_layered_branch.py", "tiles or too_narrow")
     yield Mutant(*group, "precision != Precision::kFull && columns > 16", "precision != Precision::kFull")
     yield Mutant(*group, "(rows + kProductRows - 1) / kProductRows", "rows / kProductRows")
     yield Mutant(*group, "(columns + choice.columns - 1) / choice.columns", "columns / choice.columns")
@@ -40,20 +40,20 @@ def tiles() -> Iterator[Mutant]:
 def shared_memory() -> Iterator[Mutant]:
     """Return mutants of how much shared memory a kernel may have."""
     norm = (
-        "device.cuh",
-        "spectral_norm.cu",
+        "device/device.cuh",
+        "norms/spectral_norm.cu",
         "test_spectral_norm.py",
         "(test_matches or out_of_shared) and dtype0 and not -0]",
     )
     yield Mutant(*norm, "card.shared_per_block - static_bytes", "card.shared_per_block")
     walk = (
-        "resident_chain_double.cu",
+        "resident/chain_double.cu",
         "test_kept.py",
         "test_step_matches and (terms or stages or images) and h100 and dtype1",
     )
-    yield Mutant("device.cuh", *walk, "card.shared_per_block - static_bytes", "48 * 1024")
+    yield Mutant("device/device.cuh", *walk, "card.shared_per_block - static_bytes", "48 * 1024")
     yield Mutant(
-        "resident_chain.cuh",
+        "resident/chain.cuh",
         *walk,
         "allow_shared(resident_chain_kernel<Tiles>, context.card)",
         'allow_shared(resident_chain_kernel<Tiles>, Card{"", 0, 0, plan.shared_bytes})',

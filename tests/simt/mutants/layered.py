@@ -9,10 +9,10 @@ from .table import Mutant
 
 def products() -> Iterator[Mutant]:
     """Return mutants of a product, its epilogues and its sums."""
-    series = ("layered_chain.cu", "test_layered_chain.py", "test_series and dtype0 and (ragged or narrow or above)")
-    stops = ("layered_chain.cu", "test_layered_chain.py", "test_items_stop")
-    group = ("stage_product.cuh", *series)
-    yield Mutant("stage_product.cuh", *stops, "return __syncthreads_or(active);", "return active;")
+    series = ("layered/chain.cu", "test_layered_chain.py", "test_series and dtype0 and (ragged or narrow or above)")
+    stops = ("layered/chain.cu", "test_layered_chain.py", "test_items_stop")
+    group = ("layered/product.cuh", *series)
+    yield Mutant("layered/product.cuh", *stops, "return __syncthreads_or(active);", "return active;")
     yield Mutant(*group, "    __pipeline_wait_prior(Shape::kBuffers - 2);\n")
     yield Mutant(*group, "    __syncthreads();  // the step has arrived", "    // the step has arrived")
     yield Mutant(*group, "  __syncthreads();  // the pipeline's memory is free", "  // the pipeline's memory is free")
@@ -29,41 +29,41 @@ def products() -> Iterator[Mutant]:
     )
     yield Mutant(*group, "left < Shape::kStep ? left : Shape::kStep", "Shape::kStep")
     yield Mutant(*group, "fetch.next(empty);", "fetch.next(full);")
-    group = ("product_fetch.cuh", *series)
+    group = ("layered/product_fetch.cuh", *series)
     yield Mutant(*group, "row < rows_left ? pixel / product.width - reach : kOutside", "pixel / product.width - reach")
     yield Mutant(*group, "static_cast<unsigned>(x_[i] + tap_x_) < static_cast<unsigned>(product_.width)", "true")
     yield Mutant(*group, "from, 16, inside ? 0 : 16);", "from, 16, 0);")
     yield Mutant(*group, "row < Shape::kStep && b_row_ + i < total_", "row < Shape::kStep")
     yield Mutant(*group, "b_inside_ = column < product.pitch;", "b_inside_ = true;")
     yield Mutant(*group, "from_ += int64_t(product_.width - product_.kernel) * product_.depth;")
-    group = ("row_place.cuh", *series)
+    group = ("layered/row_place.cuh", *series)
     yield Mutant(*group, "sample(item_ < samples ? item_ : item_ % samples)", "sample(item_)")
     yield Mutant(*group, "    place.sample -= place.sample >= samples_ ? samples_ : 0;\n")
     yield Mutant(*group, "carry ? place.pixels : 0;", "0;")
-    group = ("item_sums.cuh", *series)
+    group = ("layered/item_sums.cuh", *series)
     yield Mutant(*group, "if (!inside || column % kColumns != 0) return;", "if (column % kColumns != 0) return;")
     yield Mutant(*group, "    if (item < items) {", "    {")
     yield Mutant(
         *group[:3], "test_series and dtype1 and wide", "place.row * tiles + column / kColumns", "place.row * tiles"
     )
-    group = ("chain_step.cuh", *series)
-    yield Mutant("chain_step.cuh", *stops, "if (y && (!active || active[place.item])) {", "if (y) {")
+    group = ("layered/chain_step.cuh", *series)
+    yield Mutant("layered/chain_step.cuh", *stops, "if (y && (!active || active[place.item])) {", "if (y) {")
     yield Mutant(*group, "    if (inside) {\n      if (product)", "    {\n      if (product)")
     yield Mutant(*group, "    if (!inside) return ahead;\n")
     yield Mutant(*group, "load16_readonly(d + place.sample_row() * pitch + column)", "load16_readonly(d + at)")
-    group = ("layered_chain.cu", *series)
+    group = ("layered/chain.cu", *series)
     lane = "  const int lane = static_cast<int>(threadIdx.x) % kWarp;\n  T square"
-    yield Mutant("layered_chain.cu", *stops, f"  if (item >= series.items) return;\n{lane}", lane)
+    yield Mutant("layered/chain.cu", *stops, f"  if (item >= series.items) return;\n{lane}", lane)
     yield Mutant(*group, "scratch_.y[(k - 1) % 2] : nullptr", "scratch_.y[k % 2] : nullptr")
-    yield Mutant("layered_chain.cu", *stops, "|| !series.last[item]) return;\n  const T q", ") return;\n  const T q")
-    ends = ("layered_chain.cu", "test_series_end.py", "dense or behind")
-    yield Mutant("layered_chain.cu", *ends, " || captured)", ")")
-    yield Mutant("layered_chain.cu", *ends, "item >= series.items || !series.last[item]", "item >= series.items")
-    yield Mutant("layered_chain.cu", *ends, "k < series.last[item] && ")
-    yield Mutant("layered_chain.cu", *ends, "per_sample ? item % samples * terms : 0", "0")
-    yield Mutant("layered_chain.cu", *ends, "item % samples * terms", "item * terms")
+    yield Mutant("layered/chain.cu", *stops, "|| !series.last[item]) return;\n  const T q", ") return;\n  const T q")
+    ends = ("layered/chain.cu", "test_series_end.py", "dense or behind")
+    yield Mutant("layered/chain.cu", *ends, " || captured)", ")")
+    yield Mutant("layered/chain.cu", *ends, "item >= series.items || !series.last[item]", "item >= series.items")
+    yield Mutant("layered/chain.cu", *ends, "k < series.last[item] && ")
+    yield Mutant("layered/chain.cu", *ends, "per_sample ? item % samples * terms : 0", "0")
+    yield Mutant("layered/chain.cu", *ends, "item % samples * terms", "item * terms")
     yield Mutant(
-        "layered_chain.cu",
+        "layered/chain.cu",
         *stops[:2],
         "no_number",
         "!(series.tail && norm * series.tail[k - 1] <= series.limit[item])",
@@ -73,8 +73,8 @@ def products() -> Iterator[Mutant]:
 
 def rows() -> Iterator[Mutant]:
     """Return mutants of rows, activations and packed weights."""
-    series = ("layered_chain.cu", "test_layered_chain.py", "test_series and dtype0 and (ragged or narrow or above)")
-    group = ("rows.cuh", *series)
+    series = ("layered/chain.cu", "test_layered_chain.py", "test_series and dtype0 and (ragged or narrow or above)")
+    group = ("layered/rows.cuh", *series)
     yield Mutant(*group, "  __syncthreads();\n  epilogue.begin();", "  epilogue.begin();")
     yield Mutant(*group, "  __syncthreads();\n  block.for_each_element", "  block.for_each_element")
     yield Mutant(
@@ -83,20 +83,27 @@ def rows() -> Iterator[Mutant]:
     yield Mutant(*group, "min(int64_t(tile.items), layout.items - first_item)", "int64_t(tile.items)")
     yield Mutant(*group, "pixels = min(tile.pixels, layout.pixels - first_pixel);", "pixels = tile.pixels;")
     yield Mutant(*group, "channels = min(tile.channels, layout.channels - first_channel);", "channels = tile.channels;")
-    group = ("activate.cuh", "forward.cu", "test_layered_branch.py", "test_matches_reference and single and dtype0")
+    group = (
+        "layered/activate.cuh",
+        "layered/forward.cu",
+        "test_layered_branch.py",
+        "test_matches_reference and single and dtype0",
+    )
     yield Mutant(*group, "    if (!inside) return;\n")
     yield Mutant(*group, "if (column + i < channels) a[i]", "a[i]")
-    group = ("pack_weights.cu", "pack_weights.cu", *group[2:])
+    group = ("device/pack_weights.cu", "device/pack_weights.cu", *group[2:])
     yield Mutant(*group, "    __syncthreads();\n    for (int row", "    for (int row")
     yield Mutant(*group, "    __syncthreads();\n  }\n}", "  }\n}")
     yield Mutant(*group, "out < stage.out && in < stage.in;", "out < stage.out;")
     yield Mutant(*group, "k < stage.depth && column < stage.pitch", "column < stage.pitch")
-    yield Mutant("pack_weights.cu", "pack_weights.cu", *series[1:], "stage.taps - 1 - tap : tap", "tap : tap")
+    yield Mutant(
+        "device/pack_weights.cu", "device/pack_weights.cu", *series[1:], "stage.taps - 1 - tap : tap", "tap : tap"
+    )
 
 
 def inverse() -> Iterator[Mutant]:
     """Return mutants of the layered inverse."""
-    group = ("layered_inverse.cu", "layered_inverse.cu", "test_layered_inverse.py", "dtype0 or not test_matches")
+    group = ("layered/inverse.cu", "layered/inverse.cu", "test_layered_inverse.py", "dtype0 or not test_matches")
     yield Mutant(*group, "  if (row >= layout.items * layout.pixels) return;\n")
     yield Mutant(*group, "  if (!first && !state.active[place.item]) return;", "  //")
     yield Mutant(*group, "  if (iteration > 0 && !state.active[sample]) {", "  if (false) {")
@@ -111,14 +118,14 @@ def inverse() -> Iterator[Mutant]:
     yield Mutant(*undone, "!stop && iteration + 1 < op.max_iterations", "!stop")
     yield Mutant(*undone, "(undone ? history.x(1) : x) + at", "x + at")
     yield Mutant(*undone, "(undone ? history.r(1) : step) + at", "step + at")
-    yield Mutant("anderson.cuh", *undone[1:], "(sum[e] - image)", "(sum[e] - x[e])")
-    yield Mutant("anderson.cuh", *undone[1:], "i + 1 < seen ? load16", "i < seen ? load16")
+    yield Mutant("device/anderson.cuh", *undone[1:], "(sum[e] - image)", "(sum[e] - x[e])")
+    yield Mutant("device/anderson.cuh", *undone[1:], "i + 1 < seen ? load16", "i < seen ? load16")
 
 
 def pieces() -> Iterator[Mutant]:
     """Return mutants of what is enqueued in pieces, and of the counts the host waits for."""
-    inverse = ("layered_inverse.cu", "test_pieces.py", "inverse and dtype0")
-    group = ("progress.h", *inverse)
+    inverse = ("layered/inverse.cu", "test_pieces.py", "inverse and dtype0")
+    group = ("device/progress.h", *inverse)
     yield Mutant(*group, "cudaError_t error = wait(slots_[newest_]);", "cudaError_t error = cudaSuccess;")
     yield Mutant(*group, "const cudaError_t error = wait(slot);", "const cudaError_t error = cudaSuccess;")
     yield Mutant(*group, "const Slot& slot = slots_[1 - newest_];", "const Slot& slot = slots_[newest_];")
@@ -138,28 +145,28 @@ def pieces() -> Iterator[Mutant]:
     yield Mutant(*group, "i % kPiece == 0", "i % (2 * kPiece) == 0")
     yield Mutant(*group, "return context.progress && last >= 2 * kPiece ? count : nullptr;", "return nullptr;")
     yield Mutant(*group, "return context.progress && last", "return last")
-    group = ("layered_inverse.cu", *inverse)
+    group = ("layered/inverse.cu", *inverse)
     yield Mutant(*group, "if (stop && state.stopped)", "if (state.stopped)")
     yield Mutant(*group, "atomicAdd(state.stopped, 1u)", "atomicAdd(state.stopped, 2u)")
     yield Mutant(*group, "if (!context.progress) op.max_iterations", "if (false) op.max_iterations")
     yield Mutant(*group, "in_pieces(op.max_iterations, branch.batch,", "in_pieces(op.max_iterations, branch.batch - 1,")
-    series = ("layered_chain.cu", "test_pieces.py", "series and dtype0")
-    yield Mutant("progress.h", *series, "last >= 2 * kPiece", "last >= kPiece")
-    group = ("layered_chain.cu", *series)
+    series = ("layered/chain.cu", "test_pieces.py", "series and dtype0")
+    yield Mutant("device/progress.h", *series, "last >= 2 * kPiece", "last >= kPiece")
+    group = ("layered/chain.cu", *series)
     yield Mutant(*group, "  if (series.stopped) atomicAdd(series.stopped, 1u);\n")
     yield Mutant(*group, "atomicAdd(series.stopped, 1u)", "atomicAdd(series.stopped, 2u)")
     yield Mutant(*group, "  series.last[item] = 0;\n")
     yield Mutant(*group, "in_pieces(chain_.terms - 1, chain_.items(),", "in_pieces(chain_.terms - 1, chain_.probes,")
     entry = ("layered_chain.cpp", *inverse[1:])
-    yield Mutant("progress.h", *entry, "    const OutsideCaptures outside;\n    cudaError_t", "    cudaError_t")
-    yield Mutant("progress_pool.h", *entry, "    idle_[device].push_back(std::move(progress));\n")
-    yield Mutant("progress_pool.h", *entry, " || status != cudaStreamCaptureStatusNone) return", ") return")
+    yield Mutant("device/progress.h", *entry, "    const OutsideCaptures outside;\n    cudaError_t", "    cudaError_t")
+    yield Mutant("device/progress_pool.h", *entry, "    idle_[device].push_back(std::move(progress));\n")
+    yield Mutant("device/progress_pool.h", *entry, " || status != cudaStreamCaptureStatusNone) return", ") return")
 
 
 def tangents() -> Iterator[Mutant]:
     """Return mutants of what a training step keeps, and of its last term."""
     step = ("test_kept.py", "test_step_matches and (two-terms or images) and layered and dtype1")
-    group = ("layered_chain.cu", "layered_chain.cu", *step)
+    group = ("layered/chain.cu", "layered/chain.cu", *step)
     yield Mutant(*group, "i < (item + 1) * size; i += kWarp", "i <= (item + 1) * size; i += kWarp")
     yield Mutant(*group, "(n % 2 ? q : -q)", "q")
     yield Mutant(*group, "(n == 1 ? T(0) : series.value[item])", "series.value[item]")
@@ -176,7 +183,7 @@ def tangents() -> Iterator[Mutant]:
     group = ("planned.cu", "planned.cu", *step)
     yield Mutant(*group, "    stages_[i].a = tangent.kept[i].a;\n")
     yield Mutant(*group, "stages_[i].h = tangent.kept[i].h;", "stages_[i].h = tangent.kept[i].scaled;")
-    group = ("layered_tangent.cu", "layered_tangent.cu", *step)
+    group = ("layered/tangent.cu", "layered/tangent.cu", *step)
     yield Mutant(*group, "start.d = derivatives[0];")
     yield Mutant(*group, "last ? nullptr : derivatives[i + 1]", "nullptr")
     yield Mutant(*group, "derivatives[i + 1]", "derivatives[i]")

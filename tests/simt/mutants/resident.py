@@ -6,17 +6,17 @@ from collections.abc import Iterator
 
 from .table import Mutant
 
-_DOUBLE = ("resident_chain_double.cu", "test_resident_chain.py", "test_float64 and (odd or probes or two or tall)")
+_DOUBLE = ("resident/chain_double.cu", "test_resident_chain.py", "test_float64 and (odd or probes or two or tall)")
 _TANGENT = (*_DOUBLE[:2], "test_float64 and False and (odd or probes or two or tall)")
-_GROUPS = ("resident_chain.cu", "test_resident_chain.py", "test_unit_probes and single")
-_NO_TERMS = ("resident_chain.cu", "test_resident_chain.py", "test_transposed and terms")
-_ENDS = ("resident_chain.cu", "test_series_end.py", "dense or behind")
-_STOPS = ("resident_chain.cu", "test_resident_chain.py", "test_items_stop and (probes or two)")
+_GROUPS = ("resident/chain.cu", "test_resident_chain.py", "test_unit_probes and single")
+_NO_TERMS = ("resident/chain.cu", "test_resident_chain.py", "test_transposed and terms")
+_ENDS = ("resident/chain.cu", "test_series_end.py", "dense or behind")
+_STOPS = ("resident/chain.cu", "test_resident_chain.py", "test_items_stop and (probes or two)")
 
 
 def products() -> Iterator[Mutant]:
     """Return mutants of the products that forward walks and chains share."""
-    group = ("resident_product.cuh", *_DOUBLE)
+    group = ("resident/product.cuh", *_DOUBLE)
     yield Mutant(*group, "      __syncthreads();\n      return shared_ + resident;", "      return shared_ + resident;")
     yield Mutant(*group, "    __pipeline_wait_prior(0);\n")
     yield Mutant(*group, "    __syncthreads();  // the chunk is complete", "    // the chunk is complete")
@@ -30,7 +30,7 @@ def products() -> Iterator[Mutant]:
     yield Mutant(*group, "if (column >= stage.N_padded) continue;")
     yield Mutant(*group, "offset[i] = at >= 0 ? at : ~at;", "offset[i] = at;")
     yield Mutant(*group, "partial(split - (split > owner(i)), i, g), v);", "partial(split, i, g), v);")
-    group = ("resident.cuh", *_DOUBLE)
+    group = ("resident/block.cuh", *_DOUBLE)
     yield Mutant(
         *group,
         "    __syncthreads();\n#pragma unroll\n    for (int i = 0; i < COUNT",
@@ -45,25 +45,25 @@ def products() -> Iterator[Mutant]:
 
 def chain() -> Iterator[Mutant]:
     """Return mutants of the resident chain."""
-    group = ("resident_chain.cuh", *_DOUBLE)
-    yield Mutant("resident_chain.cuh", *_NO_TERMS, "  __syncthreads();  // y is complete\n")
+    group = ("resident/chain.cuh", *_DOUBLE)
+    yield Mutant("resident/chain.cuh", *_NO_TERMS, "  __syncthreads();  // y is complete\n")
     yield Mutant(
-        "resident_chain.cuh", *_GROUPS, "    __syncthreads();  // the previous group", "    // the previous group"
+        "resident/chain.cuh", *_GROUPS, "    __syncthreads();  // the previous group", "    // the previous group"
     )
     yield Mutant(*group, "    __syncthreads();\n    load_probe", "    load_probe")
     yield Mutant(*group, "    __pipeline_wait_prior(0);\n    __syncthreads();\n", "    __syncthreads();\n")
     yield Mutant(*group, "    __pipeline_wait_prior(0);\n    __syncthreads();\n", "    __pipeline_wait_prior(0);\n")
     yield Mutant(
-        "resident_chain.cuh", *_TANGENT, "        __syncthreads();\n        if (share.slot", "        if (share.slot"
+        "resident/chain.cuh", *_TANGENT, "        __syncthreads();\n        if (share.slot", "        if (share.slot"
     )
     yield Mutant(*group, "      __syncthreads();\n      if (p.powers)", "      if (p.powers)")
-    yield Mutant("resident_chain.cuh", *_STOPS, "!__syncthreads_or(pass.series.active)", "!pass.series.active")
+    yield Mutant("resident/chain.cuh", *_STOPS, "!__syncthreads_or(pass.series.active)", "!pass.series.active")
     yield Mutant(*group, "active = k < last && ", "active = ")
-    yield Mutant("resident_chain.cuh", *_ENDS, "last_term(p.coefficients, p.terms) : p.terms;", "p.terms : p.terms;")
-    yield Mutant("resident_chain.cuh", *_ENDS, "(p.tail || p.per_sample) && ", "p.tail && ")
-    nan = ("resident_chain.cu", "test_resident_chain.py", "test_nan_stays")
+    yield Mutant("resident/chain.cuh", *_ENDS, "last_term(p.coefficients, p.terms) : p.terms;", "p.terms : p.terms;")
+    yield Mutant("resident/chain.cuh", *_ENDS, "(p.tail || p.per_sample) && ", "p.tail && ")
+    nan = ("resident/chain.cu", "test_resident_chain.py", "test_nan_stays")
     yield Mutant(
-        "resident_chain.cuh",
+        "resident/chain.cuh",
         *nan,
         "!(p.tail && norm * __ldg(p.tail + k - 1) <= limit)",
         "(!p.tail || norm * __ldg(p.tail + k - 1) > limit)",
@@ -74,12 +74,12 @@ def chain() -> Iterator[Mutant]:
 
 def forward() -> Iterator[Mutant]:
     """Return mutants of the resident forward walk and of its inverse."""
-    walk = ("resident_forward_double.cu", "test_resident_forward.py", "test_float64")
+    walk = ("resident/forward_double.cu", "test_resident_forward.py", "test_float64")
     inverse = (*walk[:2], "test_inverse and float64 and (dense or streamed or images or three)")
-    groups = ("resident_forward.cu", "test_resident_forward.py", "test_a_block_takes_many_groups")
-    group = ("resident_forward.cuh", *walk)
+    groups = ("resident/forward.cu", "test_resident_forward.py", "test_a_block_takes_many_groups")
+    group = ("resident/forward.cuh", *walk)
     yield Mutant(
-        "resident_forward.cuh", *groups, "    __syncthreads();  // the previous group", "    // the previous group"
+        "resident/forward.cuh", *groups, "    __syncthreads();  // the previous group", "    // the previous group"
     )
     yield Mutant(*group, "    __syncthreads();\n    load_events", "    load_events")
     yield Mutant(*group, "    __pipeline_wait_prior(0);\n    __syncthreads();\n", "    __syncthreads();\n")
@@ -87,7 +87,7 @@ def forward() -> Iterator[Mutant]:
     yield Mutant(
         *group, "        __syncthreads();\n      }\n      if (p.v && !tangent)", "      }\n      if (p.v && !tangent)"
     )
-    yield Mutant("resident_forward.cuh", *inverse, "!__syncthreads_or(item.active)", "!item.active")
+    yield Mutant("resident/forward.cuh", *inverse, "!__syncthreads_or(item.active)", "!item.active")
     yield Mutant(*group, "p.bias[i] && c < stage.N ? __ldg", "p.bias[i] ? __ldg")
     yield Mutant(*group, "channel < plan.event_channels ? __ldg(events", "true ? __ldg(events")
     yield Mutant(
@@ -95,10 +95,10 @@ def forward() -> Iterator[Mutant]:
         "rows.global(row)) * stage.K_padded + channel;\n    Vector<T> h",
         "rows.local(row)) * stage.K_padded + channel;\n    Vector<T> h",
     )
-    yield Mutant("resident_forward.cuh", *inverse, "    if (item.active) {  // a frozen step may be NaN", "    {")
-    yield Mutant("resident_forward.cuh", *inverse, "|| evaluation == p.max_iterations)", ")")
-    undone = ("resident_forward_double.cu", "test_resident_forward.py", "undone or (accelerated_inverse and float64)")
-    group = ("resident_forward.cuh", *undone)
+    yield Mutant("resident/forward.cuh", *inverse, "    if (item.active) {  // a frozen step may be NaN", "    {")
+    yield Mutant("resident/forward.cuh", *inverse, "|| evaluation == p.max_iterations)", ")")
+    undone = ("resident/forward_double.cu", "test_resident_forward.py", "undone or (accelerated_inverse and float64)")
+    group = ("resident/forward.cuh", *undone)
     yield Mutant(*group, "__syncthreads_or(anderson.tried)", "anderson.tried")
     yield Mutant(*group, "      sums[i + 1] = pair[1];\n      __syncthreads();\n", "      sums[i + 1] = pair[1];\n")
     yield Mutant(*group, "        now = load16(history.x(1) + at - first);\n")
@@ -110,7 +110,7 @@ def forward() -> Iterator[Mutant]:
     )
     yield Mutant(*group, "    *kept = anderson;\n")
     yield Mutant(
-        "resident_forward.cuh",
+        "resident/forward.cuh",
         *inverse,
         "if (share.slot < group.count && share.index == 0) {",
         "if (share.index == 0) {",
@@ -120,7 +120,7 @@ def forward() -> Iterator[Mutant]:
 def tangents() -> Iterator[Mutant]:
     """Return mutants of what a training step keeps, and of its last term."""
     step = ("test_kept.py", "test_step_matches and (two-terms or images) and h100 and dtype1")
-    group = ("resident_forward.cuh", "resident_forward_double.cu", *step)
+    group = ("resident/forward.cuh", "resident/forward_double.cu", *step)
     yield Mutant(*group, "        __syncthreads();  // g(x) has been read\n")
     yield Mutant(*group, "p.v);\n        __syncthreads();\n        continue;", "p.v);\n        continue;")
     yield Mutant(*group, "tangent ? nullptr : shared", "shared")
@@ -131,7 +131,7 @@ def tangents() -> Iterator[Mutant]:
     yield Mutant(*group, "if (p.v && real)", "if (p.v)")
     some_idle = ("test_kept.py", "test_step_matches and images and single and dtype1")
     yield Mutant(*group[:2], *some_idle, "if (!p.v && (p.z || p.g))", "if (p.z || p.g)")
-    group = ("resident_tangent.cuh", *group[1:])
+    group = ("resident/tangent.cuh", *group[1:])
     yield Mutant(*group, "    if (kept.t) store16(kept.t + place, t);\n")
     yield Mutant(*group, "store16(kept.t + place, t);", "store16(kept.t + place, load16(derivative + place));")
     yield Mutant(*group, "    if (derivative) {", "    if (false) {")
@@ -143,9 +143,9 @@ def tangents() -> Iterator[Mutant]:
         "rows.local(row)) * stage.K_padded + channel;\n    Vector<T> t",
     )
     yield Mutant(*group, "rows.global(row)) * pitch", "rows.local(row)) * pitch")
-    group = ("resident_forward.cu", "resident_forward.cu", step[0], step[1].replace("dtype1", "dtype0"))
+    group = ("resident/forward.cu", "resident/forward.cu", step[0], step[1].replace("dtype1", "dtype0"))
     yield Mutant(*group, "p.kept[i] = forward.tangent.kept[i];", "p.kept[i] = forward.tangent.kept[i - 1];")
-    group = ("resident_chain.cuh", "resident_chain_double.cu", *step)
+    group = ("resident/chain.cuh", "resident/chain_double.cu", *step)
     yield Mutant(*group, "k > 0 && k == terms;", "false;")
     yield Mutant(*group, "p.tangent && k > 0 && k == terms;", "p.tangent && k > 0;")
     yield Mutant(*group, "p.tangent && k == terms ? 0 : plan.stages", "plan.stages")

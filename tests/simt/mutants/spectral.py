@@ -9,23 +9,23 @@ from .table import Mutant
 
 def norms() -> Iterator[Mutant]:
     """Return mutants of the power iteration."""
-    norm = ("spectral_norm.cu", "test_spectral_norm.py", "(test_matches or out_of_shared) and dtype0 and not -0]")
-    group = ("spectral_norm.cu", *norm)
+    norm = ("norms/spectral_norm.cu", "test_spectral_norm.py", "(test_matches or out_of_shared) and dtype0 and not -0]")
+    group = ("norms/spectral_norm.cu", *norm)
     yield Mutant(*group, "    __syncthreads();\n    map.apply", "    map.apply")
     yield Mutant(*group, "iteration < most));\n    __syncthreads();\n", "iteration < most));\n")
     yield Mutant(*group, "  __syncthreads();  // copies may be cut into other pieces than the loop above\n")
     rescaled = (*group[:2], "test_weights_of_any_size and 1e+30")
-    yield Mutant("spectral_norm.cu", *rescaled, "  __syncthreads();\n}\n\n// Results go", "}\n\n// Results go")
-    yield Mutant("spectral_norm.cu", *rescaled, "factor == T(1) && (transposed ?", "(transposed ?")
+    yield Mutant("norms/spectral_norm.cu", *rescaled, "  __syncthreads();\n}\n\n// Results go", "}\n\n// Results go")
+    yield Mutant("norms/spectral_norm.cu", *rescaled, "factor == T(1) && (transposed ?", "(transposed ?")
     yield Mutant(*group, "  __syncthreads();\n  T* shared", "  T* shared")
-    group = ("matrix_map.cuh", *norm)
+    group = ("norms/matrix_map.cuh", *norm)
     yield Mutant(*group, "      __syncthreads();\n      for (int slot", "      for (int slot")
     yield Mutant(*group, "      __syncthreads();\n    }\n  }\n", "    }\n  }\n")
     yield Mutant(*group, "      __pipeline_wait_prior(0);\n")
     yield Mutant(*group, "if (k < columns) image[k] = total;", "image[k] = total;")
     yield Mutant(*group, "step(k) < room ? __ldg(row + step(k)) : T(0)", "__ldg(row + step(k))")
     yield Mutant(*group, "if (lane == r && first + r < rows)", "if (lane == r)")
-    group = ("convolution_map.cuh", *norm)
+    group = ("norms/convolution_map.cuh", *norm)
     yield Mutant(*group, "        if (turn > 0) __syncthreads();\n")
     yield Mutant(
         *group, "transposed);\n    __syncthreads();\n    const int source_at", "transposed);\n    const int source_at"
@@ -43,12 +43,14 @@ def norms() -> Iterator[Mutant]:
 
 def lanczos() -> Iterator[Mutant]:
     """Return mutants of the Lanczos iteration."""
-    tests = ("lanczos_norm.cu", "test_lanczos_norm.py", "(test_matches and dtype0 and -3]) or begins_anew")
-    yield Mutant("lanczos_norm.cu", *tests, "  }\n  __syncthreads();\n  const LanczosNorm", "  }\n  const LanczosNorm")
-    group = ("lanczos_block.cuh", *tests)
+    tests = ("norms/lanczos_norm.cu", "test_lanczos_norm.py", "(test_matches and dtype0 and -3]) or begins_anew")
+    yield Mutant(
+        "norms/lanczos_norm.cu", *tests, "  }\n  __syncthreads();\n  const LanczosNorm", "  }\n  const LanczosNorm"
+    )
+    group = ("norms/lanczos_block.cuh", *tests)
     yield Mutant(*group, "      __syncthreads();\n      gram(map);", "      gram(map);")
     yield Mutant(*group, "lead(leading);\n      __syncthreads();\n", "lead(leading);\n")
-    entry = ("largest_entry.cuh", *tests)
+    entry = ("norms/largest_entry.cuh", *tests)
     yield Mutant(*entry, "= most;\n  __syncthreads();\n  for", "= most;\n  for")
     yield Mutant(*entry, "partial[i] : most;\n  __syncthreads();\n", "partial[i] : most;\n")
     yield Mutant(*group, "      __syncthreads();\n      map.apply", "      map.apply")
@@ -66,12 +68,12 @@ def lanczos() -> Iterator[Mutant]:
     )
     yield Mutant(*group, "if (image != target) target[i] = entry;")
     yield Mutant(*group, "vector(0)[i] = y[i]; });", "vector(0)[i] = T(1); });")
-    long = ("lanczos_block.cuh", *tests[:2], "stays_orthogonal or scaled_weights")
+    long = ("norms/lanczos_block.cuh", *tests[:2], "stays_orthogonal or scaled_weights")
     yield Mutant(*long, "      add_combination(coordinates, count, T(-1), w);\n")
     yield Mutant(*long, "const T rest = factor * from[i] / sigma", "const T rest = from[i] / sigma")
-    hints = ("largest_entry.cuh", *tests[:2], "bad_hints or without_a_norm")
+    hints = ("norms/largest_entry.cuh", *tests[:2], "bad_hints or without_a_norm")
     yield Mutant(*hints, "return most + block_sum(poison, partial);", "return most;")
-    group = ("fingerprint.cu", "fingerprint.cu", "test_fingerprint.py", "to_the_bit or many_layers")
+    group = ("norms/fingerprint.cu", "norms/fingerprint.cu", "test_fingerprint.py", "to_the_bit or many_layers")
     yield Mutant(*group, "aligned && 8 * (i + 1) <= layer.size", "8 * (i + 1) <= layer.size")
     yield Mutant(*group, "aligned && 8 * (i + 1) <= layer.size", "aligned")
     yield Mutant(*group, "op.result + first", "op.result")
@@ -80,8 +82,8 @@ def lanczos() -> Iterator[Mutant]:
 def normalisation() -> Iterator[Mutant]:
     """Return mutants of the normalised weights and their gradient."""
     group = (
-        "spectral_normalize.cu",
-        "spectral_normalize.cu",
+        "norms/spectral_normalize.cu",
+        "norms/spectral_normalize.cu",
         "test_spectral_normalize.py",
         "match_reference and dtype0",
     )
@@ -97,7 +99,7 @@ def normalisation() -> Iterator[Mutant]:
     yield Mutant(*group, "  if (tile >= sigma_gradient_tiles(layer)) return;\n")
     yield Mutant(*group, "if (at >= 0) row.result", "row.result")
     yield Mutant(*group, "const int line = (first_column + i) / columns", "const int line = i / columns")
-    group = ("sigma_gradient.cuh", *group[1:])
+    group = ("norms/sigma_gradient.cuh", *group[1:])
     yield Mutant(*group, "return o < out && k < row_size ?", "return k < row_size ?")
     yield Mutant(*group, "at_y >= 0 && at_y < l.height &&", "at_y >= 0 &&")
     yield Mutant(*group, "at_x >= 0 && at_x < l.width;", "at_x < l.width;")

@@ -1,0 +1,143 @@
+// A warp's tile of the product every kernel is made of, C[row][column] += sum_k A[row][k] B[k][column], with A and B in
+// shared memory: A[row] at a + offset[i] + k, rows at a pitch of 4 * odd elements (so that the rows of one load phase
+// lie in different banks); B[k] at b + k * pitch, columns adjacent.
+//
+// Both kinds of tile offer the same view of their accumulators: kThreadRows rows and kGroups groups of kWidth adjacent
+// columns a thread; at(i, g) points to the group in row row(i) from column column(g) on.
+#pragma once
+
+#include "cuda/device/mma.cuh"
+
+namespace irf::cuda {
+
+constexpr int kAllColumns = 1 << 30;
+
+// FFMA (or DFMA) tile: ROWS x COLUMNS accumulators a thread, ROW_LANES lanes side by side along rows. 8 x 8 floats make
+// 256 FFMA of 16 LDS.128.
+template <class T, int ROWS, int COLUMNS, int ROW_LANES>
+struct SimtTile {
+  using Element = T;
+  static constexpr int kWidth = kVector<T>;
+  static constexpr int kRowLanes = ROW_LANES, kColumnLanes = kWarp / ROW_LANES;
+  static constexpr int kThreadRows = ROWS, kGroups = COLUMNS / kWidth;
+  static constexpr int kRows = ROWS * kRowLanes, kColumns = COLUMNS * kColumnLanes;
+  static constexpr int kDepth = 4;  // k advances by so much
+  // Short steps share their addresses. (A single row is bound by its loads anyway.)
+  static constexpr int kSums = ROWS * COLUMNS;
+  static constexpr int kUnroll = sizeof(T) == 8 || kSums >= 56 || ROWS == 1 ? 1 : kSums >= 28 ? 2 : 4;
+
+  T sum[ROWS][COLUMNS];
+
+  static __device__ __forceinline__ int row(int i) {
+    return i * kRowLanes + static_cast<int>(threadIdx.x) % kWarp / kColumnLanes;
+  }
+  static __device__ __forceinline__ int column(int g) {
+    return (g * kColumnLanes + static_cast<int>(threadIdx.x) % kColumnLanes) * kWidth;
+  }
+  __device__ __forceinline__ T* at(int i, int g) { return &sum[i][g * kWidth]; }
+
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (int i = 0; i < ROWS; ++i)
+#pragma unroll
+      for (int j = 0; j < COLUMNS; ++j) sum[i][j] = T(0);
+  }
+
+  // `depth` is a multiple of kDepth. Columns from `limit` (a multiple of kWidth) on read column 0 instead: their sums
+  // are never used.
+  __device__ __forceinline__ void multiply(const T* a, const int (&offset)[ROWS], const T* b, int pitch, int limit,
+                                           int depth) {
+    int column_offset[kGroups];
+#pragma unroll
+    for (int g = 0; g < kGroups; ++g) column_offset[g] = column(g) < limit ? column(g) : 0;
+#pragma unroll kUnroll
+    for (int k = 0; k < depth; k += kDepth) {
+      T left[ROWS][kDepth];
+#pragma unroll
+      for (int i = 0; i < ROWS; ++i)
+#pragma unroll
+        for (int h = 0; h < kDepth; h += kWidth) {
+          const Vector<T> v = load16(a + offset[i] + k + h);
+#pragma unroll
+          for (int e = 0; e < kWidth; ++e) left[i][h + e] = v[e];
+        }
+#pragma unroll
+      for (int h = 0; h < kDepth; ++h) {
+#pragma unroll
+        for (int g = 0; g < kGroups; ++g) {
+          const Vector<T> right = load16(b + (k + h) * pitch + column_offset[g]);
+#pragma unroll
+          for (int i = 0; i < ROWS; ++i)
+#pragma unroll
+            for (int e = 0; e < kWidth; ++e) sum[i][g * kWidth + e] += left[i][h] * right[e];
+        }
+      }
+    }
+  }
+};
+
+// Tensor-core tile of FRAGMENT_ROWS x FRAGMENT_COLUMNS fragments of 16 x 8. Operands are rounded as they leave shared
+// memory. B's pitch is 8 * odd, so that its fragment loads are free of conflicts like A's. Which k of memory
+// plays which k of the instruction does not matter as long as A and B agree: bf16 pairs k with k + 4, so that its loads
+// are those of TF32.
+template <Precision PRECISION, int FRAGMENT_ROWS, int FRAGMENT_COLUMNS>
+struct TensorTile {
+  using Element = float;
+  static constexpr int kWidth = 2;
+  static constexpr int kThreadRows = 2 * FRAGMENT_ROWS, kGroups = FRAGMENT_COLUMNS;
+  static constexpr int kRows = 16 * FRAGMENT_ROWS, kColumns = 8 * FRAGMENT_COLUMNS;
+  static constexpr int kDepth = PRECISION == Precision::kBf16 ? 16 : 8;
+
+  float sum[FRAGMENT_ROWS][FRAGMENT_COLUMNS][4];
+
+  static __device__ __forceinline__ int row(int i) { return i * 8 + static_cast<int>(threadIdx.x) % kWarp / 4; }
+  static __device__ __forceinline__ int column(int g) { return g * 8 + static_cast<int>(threadIdx.x) % 4 * 2; }
+  __device__ __forceinline__ float* at(int i, int g) { return &sum[i / 2][g][i % 2 * 2]; }
+
+  __device__ __forceinline__ void clear() {
+#pragma unroll
+    for (int i = 0; i < FRAGMENT_ROWS; ++i)
+#pragma unroll
+      for (int j = 0; j < FRAGMENT_COLUMNS; ++j)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) sum[i][j][e] = 0.f;
+  }
+
+  __device__ __forceinline__ void multiply(const float* a, const int (&offset)[kThreadRows], const float* b, int pitch,
+                                           int limit, int depth) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp, g = lane / 4, t = lane % 4;
+    a += t;
+    b += t * pitch;
+#pragma unroll 1
+    for (int k = 0; k < depth; k += kDepth) {
+      unsigned left[FRAGMENT_ROWS][4];
+#pragma unroll
+      for (int i = 0; i < FRAGMENT_ROWS; ++i)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) left[i][e] = operand(a + offset[2 * i + e % 2] + k, e / 2, 1);
+#pragma unroll
+      for (int j = 0; j < FRAGMENT_COLUMNS; ++j) {
+        const float* from = b + k * pitch + (8 * j + g < limit ? 8 * j + g : 0);
+        const unsigned right[2] = {operand(from, 0, pitch), operand(from, 1, pitch)};
+#pragma unroll
+        for (int i = 0; i < FRAGMENT_ROWS; ++i) {
+          if constexpr (PRECISION == Precision::kBf16)
+            mma_bf16(sum[i][j], left[i], right);
+          else
+            mma_tf32(sum[i][j], left[i], right);
+        }
+      }
+    }
+  }
+
+ private:
+  // Word `half` of a fragment from an operand whose k are `stride` apart.
+  static __device__ __forceinline__ unsigned operand(const float* p, int half, int stride) {
+    if constexpr (PRECISION == Precision::kBf16)
+      return to_bf16_pair(p[8 * half * stride], p[(8 * half + 4) * stride]);
+    else
+      return to_tf32(p[4 * half * stride]);
+  }
+};
+
+}  // namespace irf::cuda

@@ -1,0 +1,63 @@
+// Sums over an item that a product's epilogue begins and a small kernel finishes: the epilogue leaves one partial sum
+// per row and tile of columns, adjacent for an item, and a few lanes add them in a fixed order.
+#pragma once
+
+#include "cuda/layered/product.cuh"
+
+namespace irf::cuda {
+
+constexpr int kItemThreads = 128;
+
+template <class T, int VALUES>
+struct ItemSums {
+  T* partials;  // [items][count][VALUES]
+  int64_t items;
+  int count;  // rows of an item times tiles of columns
+  int lanes;  // that share an item: a power of two
+  int tiles;
+
+  static int64_t size(const StageProduct<T>& product, int tile_columns) {
+    return product.rows() * ceil_div(product.columns, tile_columns) * VALUES;
+  }
+
+  ItemSums() = default;
+  ItemSums(T* partials_, const StageProduct<T>& product, int tile_columns)
+      : partials(partials_), items(product.items), lanes(1), tiles(ceil_div(product.columns, tile_columns)) {
+    count = product.pixels() * tiles;
+    while (lanes < kWarp && 4 * lanes < count) lanes *= 2;
+  }
+
+  unsigned blocks() const { return static_cast<unsigned>(ceil_div(items * lanes, int64_t(kItemThreads))); }
+
+  // In an epilogue: this vector's part of row `place`. Whole warps call.
+  template <int LANES>
+  __device__ __forceinline__ void add(const RowPlace& place, int column, bool inside, T (&values)[VALUES]) const {
+#pragma unroll
+    for (int i = 0; i < VALUES; ++i) values[i] = sum_lanes(values[i], LANES);
+    constexpr int kColumns = LANES * kVector<T>;
+    if (!inside || column % kColumns != 0) return;
+    T* to = partials + (place.row * tiles + column / kColumns) * VALUES;
+#pragma unroll
+    for (int i = 0; i < VALUES; ++i) to[i] = values[i];
+  }
+
+  // In a kernel of blocks() x kItemThreads threads: the sums of `item`, for one thread of it, which gets true.
+  __device__ __forceinline__ bool gather(int64_t& item, T (&values)[VALUES]) const {
+    const int64_t thread = int64_t(blockIdx.x) * kItemThreads + threadIdx.x;
+    item = thread / lanes;
+    const int lane = static_cast<int>(thread % lanes);
+#pragma unroll
+    for (int i = 0; i < VALUES; ++i) values[i] = T(0);
+    if (item < items) {
+      const T* from = partials + item * count * VALUES;
+      for (int j = lane; j < count; j += lanes)
+#pragma unroll
+        for (int i = 0; i < VALUES; ++i) values[i] += from[j * VALUES + i];
+    }
+#pragma unroll
+    for (int i = 0; i < VALUES; ++i) values[i] = sum_lanes(values[i], lanes);
+    return item < items && lane == 0;
+  }
+};
+
+}  // namespace irf::cuda

@@ -1,0 +1,79 @@
+// What follows a product of the backward pass: multiplication by the derivatives at a_i, which are computed again from
+// a_i itself (one buffer to read instead of three). An epilogue of layered/product.cuh and of layered/rows.cuh; with v
+// the product,
+//   value  <- v                       tangents t_i
+//   scaled <- D_i v + sum of added    D_i t_i, cotangents r_i, the ordinary backward s_i
+//   curved <- E_i t v                 what the cotangents of a pair add to s_i; may lie in the place of its tangent t
+//   terms  <- sum over a row of v d h / d slope, or of v t d D / d slope where t is given
+#pragma once
+
+#include "cuda/layered/product.cuh"
+
+namespace irf::cuda {
+
+template <class T>
+struct Linearized {
+  static constexpr int kUnroll = 1;  // the code of every activation, once
+
+  const T* a;  // [samples * pixels][pitch]
+  Activation activation;
+  const T* beta;
+  int pitch;
+  int64_t rows;
+  // Each may be null.
+  T *value, *scaled, *curved;  // [rows][pitch]
+  const T* t;                  // [rows][pitch]; given with `curved`
+  T* terms;                    // [column tiles][rows]
+  const T* added;              // [addends][rows][pitch]
+  int addends;
+  T slope;
+
+  __device__ void begin() { slope = slope_of(beta); }
+
+  template <int LANES>
+  __device__ __forceinline__ void apply(const RowPlace& place, int column, bool inside, const Vector<T>& v) {
+    T term = T(0);
+    if (inside) {
+      const int64_t at = place.row * pitch + column;
+      const Vector<T> point = load16(a + place.sample_row() * pitch + column);
+      Vector<T> d, e;
+#pragma unroll
+      for (int i = 0; i < kVector<T>; ++i) {
+        const Jet<T> phi = jet(activation, point[i], slope);
+        d[i] = phi.d;
+        e[i] = phi.e;
+      }
+      if (value) store16(value + at, v);
+      if (scaled) {
+#pragma unroll
+        for (int i = 0; i < kVector<T>; ++i) d[i] *= v[i];
+#pragma unroll 1
+        for (int j = 0; j < addends; ++j) {
+          const Vector<T> more = load16(added + j * rows * pitch + at);
+#pragma unroll
+          for (int i = 0; i < kVector<T>; ++i) d[i] += more[i];
+        }
+        store16(scaled + at, d);
+      }
+      if (t || terms) {
+        const Vector<T> tangent = t ? load16(t + at) : zero16<T>();
+        if (terms) {
+#pragma unroll
+          for (int i = 0; i < kVector<T>; ++i) {
+            const SlopeGradient<T> by_slope = LipSwish::slope_gradient<ScalarMath<T>>(point[i], slope);
+            term += v[i] * (t ? tangent[i] * by_slope.d : by_slope.h);
+          }
+        }
+#pragma unroll
+        for (int i = 0; i < kVector<T>; ++i) e[i] *= tangent[i] * v[i];
+        if (curved) store16(curved + at, e);
+      }
+    }
+    if (!terms) return;
+    term = sum_lanes(term, LANES);
+    if (inside && static_cast<int>(threadIdx.x) % LANES == 0)
+      terms[column / (LANES * kVector<T>)*rows + place.row] = term;
+  }
+};
+
+}  // namespace irf::cuda

@@ -1,0 +1,203 @@
+// One stage's product over all rows of a batch, layer by layer, as an implicit GEMM:
+//   C[row][n] = sum_tap sum_k A[row shifted by tap][k] B[tap][k][n],   zero outside the image.
+// A block owns 128 rows and a tile of columns. It walks the flat reduction (tap, k) in steps of 64 bytes a row, fetched
+// two steps ahead of use; the shift of a tap lives in the address of the fetch. The sums then pass through shared
+// memory to an epilogue, which sees rows as whole 16-byte vectors and so reads and writes global memory coalesced.
+#pragma once
+
+#include <type_traits>
+
+#include "cuda/device/pack.h"
+#include "cuda/layered/product_fetch.cuh"
+#include "cuda/layered/row_place.cuh"
+#include "cuda/plan/product_columns.h"
+#include "iresnet_fast/params.h"
+
+namespace irf::cuda {
+
+// An epilogue is a struct of pointers, passed by value, with
+//   static constexpr int kUnroll;  // rows a thread has in flight: 1 or 2
+//   __device__ void begin();       // once a thread
+//   template <int LANES>
+//   __device__ void apply(const RowPlace&, int column, bool inside, const Vector<T>& sums[, const Ahead&]);
+// LANES adjacent lanes hold one row of a tile and whole warps call together, so that sum_lanes(.., LANES) sums over a
+// row; `inside` is false past the last row or column, where nothing may be stored. The number of the column tile is
+// column / (LANES * kVector<T>). What an epilogue reads from global memory it may read ahead, for kUnroll rows before
+// the first is used:
+//   struct Ahead { .. };
+//   __device__ Ahead load(const RowPlace&, int column, bool inside) const;
+template <class Epilogue, class = void>
+struct EpilogueRow {
+  __device__ void load(const Epilogue&, const RowPlace&, int, bool) {}
+  template <int LANES, class V>
+  __device__ void apply(Epilogue& epilogue, const RowPlace& place, int column, bool inside, const V& sums) const {
+    epilogue.template apply<LANES>(place, column, inside, sums);
+  }
+};
+
+template <class Epilogue>
+struct EpilogueRow<Epilogue, std::void_t<typename Epilogue::Ahead>> {
+  typename Epilogue::Ahead ahead;
+  __device__ void load(const Epilogue& epilogue, const RowPlace& place, int column, bool inside) {
+    ahead = epilogue.load(place, column, inside);
+  }
+  template <int LANES, class V>
+  __device__ void apply(Epilogue& epilogue, const RowPlace& place, int column, bool inside, const V& sums) const {
+    epilogue.template apply<LANES>(place, column, inside, sums, ahead);
+  }
+};
+
+// Whether any item of these rows is active. A barrier, if `active` is given.
+template <class T>
+__device__ __forceinline__ bool any_active(const StageProduct<T>& product, int64_t first_row, int rows) {
+  if (!product.active) return true;
+  const int64_t last_row = first_row + rows < product.rows() ? first_row + rows - 1 : product.rows() - 1;
+  const int64_t last = last_row / product.pixels();
+  int active = 0;
+  for (int64_t i = first_row / product.pixels() + threadIdx.x; i <= last; i += blockDim.x) active |= product.active[i];
+  return __syncthreads_or(active);
+}
+
+template <class Tile>
+__device__ __forceinline__ void store_group(typename Tile::Element* to, const typename Tile::Element* sums) {
+  using T = typename Tile::Element;
+  if constexpr (Tile::kWidth == kVector<T>) {
+    Vector<T> group;
+#pragma unroll
+    for (int e = 0; e < kVector<T>; ++e) group[e] = sums[e];
+    store16(to, group);
+  } else {
+    *reinterpret_cast<float2*>(to) = make_float2(sums[0], sums[1]);
+  }
+}
+
+template <class Shape, class Epilogue>
+__global__ void __launch_bounds__(Shape::kThreads, 1)
+    stage_product_kernel(const StageProduct<typename Shape::T> product, Epilogue epilogue) {
+  using T = typename Shape::T;
+  using Tile = typename Shape::Tile;
+  __shared__ __align__(16) T memory[Shape::kBuffers * Shape::kBufferSize];
+
+  const int column_tiles = ceil_div(product.columns, Shape::kColumns);
+  const int first_column = static_cast<int>(blockIdx.x) % column_tiles * Shape::kColumns;
+  const int64_t first_row = int64_t(static_cast<int>(blockIdx.x) / column_tiles) * Shape::kRows;
+  if (!any_active(product, first_row, Shape::kRows)) return;
+
+  ProductFetch<Shape> fetch(product, first_row, first_column);
+#pragma unroll
+  for (int i = 0; i + 1 < Shape::kBuffers; ++i) {
+    fetch.next(memory + i * Shape::kBufferSize);
+    __pipeline_commit();
+  }
+  const int warp_row = static_cast<int>(threadIdx.x) / kWarp * Tile::kRows;
+  int offset[Tile::kThreadRows];
+#pragma unroll
+  for (int i = 0; i < Tile::kThreadRows; ++i) offset[i] = (warp_row + Tile::row(i)) * Shape::kPitchA;
+  Tile tile;
+  tile.clear();
+  T *full = memory, *empty = memory + (Shape::kBuffers - 1) * Shape::kBufferSize;
+  T* const end = memory + Shape::kBuffers * Shape::kBufferSize;
+  for (int left = fetch.total(); left > 0; left -= Shape::kStep) {
+    __pipeline_wait_prior(Shape::kBuffers - 2);
+    __syncthreads();  // the step has arrived for all, and all are done with the buffer to be filled
+    fetch.next(empty);
+    __pipeline_commit();
+    tile.multiply(full, offset, full + Shape::kRows * Shape::kPitchA, Shape::kPitchB, kAllColumns,
+                  left < Shape::kStep ? left : Shape::kStep);
+    full = full + Shape::kBufferSize == end ? memory : full + Shape::kBufferSize;
+    empty = empty + Shape::kBufferSize == end ? memory : empty + Shape::kBufferSize;
+  }
+
+  __syncthreads();  // the pipeline's memory is free; from here on every warp minds its own rows
+  T* mine = memory + warp_row * Shape::kPitchB;
+#pragma unroll
+  for (int i = 0; i < Tile::kThreadRows; ++i)
+#pragma unroll
+    for (int g = 0; g < Tile::kGroups; ++g)
+      store_group<Tile>(mine + Tile::row(i) * Shape::kPitchB + Tile::column(g), tile.at(i, g));
+  __syncwarp();
+  constexpr int kRowsAtOnce = kWarp / Shape::kLanes, kUnroll = Epilogue::kUnroll;
+  static_assert(Tile::kRows % (kRowsAtOnce * kUnroll) == 0, "whole rounds of rows");
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, lane_row = lane / Shape::kLanes;
+  const int lane_column = lane % Shape::kLanes * kVector<T>, column = first_column + lane_column;
+  RowWalk walk(first_row + warp_row + lane_row, kRowsAtOnce, product.pixels(), product.samples);
+  const int64_t rows = product.rows();
+  epilogue.begin();
+#pragma unroll 1
+  for (int i = lane_row; i < Tile::kRows; i += kRowsAtOnce * kUnroll) {
+    RowPlace place[kUnroll];
+    EpilogueRow<Epilogue> row[kUnroll];
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u) {
+      place[u] = walk.place;
+      row[u].load(epilogue, place[u], column, place[u].row < rows && column < product.columns);
+      walk.advance();
+    }
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u)
+      row[u].template apply<Shape::kLanes>(epilogue, place[u], column, place[u].row < rows && column < product.columns,
+                                           load16(mine + (i + u * kRowsAtOnce) * Shape::kPitchB + lane_column));
+  }
+}
+
+template <class T>
+int product_columns(const StageProduct<T>& product, Precision precision, const Card& card) {
+  return product_columns(product.columns, product.rows(), sizeof(T), precision, card);
+}
+
+template <class Tile, class Epilogue>
+void launch_stage_product(const StageProduct<typename Tile::Element>& product, const Epilogue& epilogue,
+                          cudaStream_t stream) {
+  using Shape = ProductShape<Tile>;
+  static_assert(Shape::kRows == kProductRows, "what product_columns counts with");
+  const int64_t blocks = ceil_div(product.rows(), int64_t(Shape::kRows)) * ceil_div(product.columns, Shape::kColumns);
+  stage_product_kernel<Shape, Epilogue>
+      <<<static_cast<unsigned>(blocks), Shape::kThreads, 0, stream>>>(product, epilogue);
+}
+
+// Puts one product on the stream. Instantiates six kernels for an epilogue: three FFMA tiles, two of tensor cores, one
+// of double.
+template <class T, class Epilogue>
+cudaError_t stage_product(const StageProduct<T>& product, const Epilogue& epilogue, Precision precision,
+                          const Card& card, cudaStream_t stream) {
+  if (product.rows() == 0) return cudaSuccess;
+  const int columns = product_columns(product, precision, card);
+  if constexpr (sizeof(T) == 8) {
+    launch_stage_product<SimtTile<double, 8, 4, 4>>(product, epilogue, stream);
+  } else if (columns == 16) {
+    launch_stage_product<SimtTile<float, 4, 4, 8>>(product, epilogue, stream);
+  } else if (precision == Precision::kTf32) {
+    launch_stage_product<TensorTile<Precision::kTf32, 2, 8>>(product, epilogue, stream);
+  } else if (precision == Precision::kBf16) {
+    launch_stage_product<TensorTile<Precision::kBf16, 2, 8>>(product, epilogue, stream);
+  } else if (columns == 32) {
+    launch_stage_product<SimtTile<float, 8, 4, 4>>(product, epilogue, stream);
+  } else {
+    launch_stage_product<SimtTile<float, 8, 8, 4>>(product, epilogue, stream);
+  }
+  return cudaGetLastError();
+}
+
+// The product of stage i of a branch, on all its samples or on `items` items of them: A_i h (forward form of the
+// weights) or A_i^T r (transposed form).
+template <class T>
+StageProduct<T> product_of(const Branch<T>& branch, int i, bool transposed, Precision precision, const T* packed,
+                           const T* a, int64_t items) {
+  const Stage<T>& stage = branch.stage[i];
+  const int K = transposed ? stage.out_channels : stage.in_channels;
+  const int N = transposed ? stage.in_channels : stage.out_channels;
+  StageProduct<T> product{};
+  product.a = a;
+  product.b = packed;
+  product.depth = channel_pad(K, precision);
+  product.pitch = column_pitch(N, precision);
+  product.columns = channel_pad(N, precision);
+  product.kernel = stage.kernel;
+  product.height = branch.dense() ? 1 : branch.height;
+  product.width = branch.dense() ? 1 : branch.width;
+  product.items = items;
+  product.samples = branch.batch;
+  return product;
+}
+
+}  // namespace irf::cuda

@@ -1,0 +1,94 @@
+// Lanczos iteration on A^T A of every layer of a model in one launch, a block per layer, or on A A^T where u is the
+// shorter vector: the largest singular value, and its residual. Products run where those of the power iteration do; the
+// basis is in the workspace; one thread solves the small eigenproblem, and the stop is decided on the GPU, so the host
+// waits for nothing.
+#include <algorithm>
+#include <climits>
+
+#include "cuda/device/workspace.h"
+#include "cuda/norms/lanczos_block.cuh"
+#include "cuda/norms/norm_layers.cuh"
+#include "cuda/ops.h"
+
+namespace irf::cuda {
+namespace {
+
+constexpr int kStaticShared = 2048;  // bytes, more than the kernel declares
+
+template <class T>
+__global__ __launch_bounds__(kNormThreads) void lanczos_iteration(const NormTask<T>* table, const LanczosRow<T>* rows,
+                                                                  T* packed, const int64_t* seed, int most, T tolerance,
+                                                                  T* sigma, T* residual, int64_t* iterations) {
+  extern __shared__ __align__(16) unsigned char memory[];
+  __shared__ LanczosBlock<T> block;
+  static_assert(sizeof block + sizeof(Direction) <= kStaticShared, "what the plan leaves for it");
+  T* shared = reinterpret_cast<T*>(memory);
+  if (threadIdx.x == 0) {
+    block.task = table[blockIdx.x];
+    block.row = rows[blockIdx.x];
+    block.seed = seed;
+    block.partial = shared;
+  }
+  __syncthreads();
+  const LanczosNorm<T> norm = block.task.layer.height == 0
+                                  ? block.run(MatrixMap<T>(block.task, shared), most, tolerance)
+                                  : block.run(ConvolutionMap<T>{block.task, shared, packed}, most, tolerance);
+  if (threadIdx.x == 0) {
+    sigma[block.task.index] = norm.sigma;
+    residual[block.task.index] = norm.residual;
+    iterations[block.task.index] = norm.steps;
+  }
+}
+
+// The plan, and what lies in the workspace.
+template <class T>
+struct Placed {
+  NormPlan<T> plan;
+  std::vector<LanczosRow<T>> rows;  // in the order of the tasks
+  NormTask<T>* table;
+  LanczosRow<T>* row_table;
+  T* packed;
+
+  Placed(const LanczosNormOperands<T>& op, const Card& card, Carver& carver)
+      : plan(plan_norms(op, card, kStaticShared)) {
+    for (const NormTask<T>& task : plan.tasks) {
+      const int64_t size = std::min(task.u_size, task.v_size);
+      const int64_t vectors = std::min({op.max_iterations, size, int64_t(kLargestBasis)}) + 1;
+      rows.push_back({op.companion_hint[task.index], op.companion[task.index], carver.take<T>(vectors * size)});
+    }
+    table = carver.take<NormTask<T>>(op.layers);
+    row_table = carver.take<LanczosRow<T>>(op.layers);
+    packed = carver.take<T>(plan.workspace);
+  }
+};
+
+}  // namespace
+
+template <class T>
+size_t lanczos_norm_workspace(const LanczosNormOperands<T>& op, const Card& card) {
+  Carver carver(nullptr);
+  Placed<T>(op, card, carver);
+  return carver.used();
+}
+
+template <class T>
+cudaError_t lanczos_norm(const LanczosNormOperands<T>& op, const Context& context) {
+  if (op.layers == 0) return cudaSuccess;
+  Carver carver(context.workspace);
+  const Placed<T> placed(op, context.card, carver);
+  prepare_layers(placed.plan, placed.table, placed.packed, context.stream);
+  upload(placed.rows.data(), op.layers, placed.row_table, context.stream);
+  const int most = static_cast<int>(std::min<int64_t>(op.max_iterations, INT_MAX));
+  if (const cudaError_t error = allow_shared(lanczos_iteration<T>, context.card, kStaticShared)) return error;
+  const int shared = static_cast<int>(placed.plan.shared * sizeof(T));
+  lanczos_iteration<T><<<op.layers, kNormThreads, shared, context.stream>>>(
+      placed.table, placed.row_table, placed.packed, op.seed, most, op.tolerance, op.sigma, op.residual, op.iterations);
+  return cudaGetLastError();
+}
+
+template size_t lanczos_norm_workspace(const LanczosNormOperands<float>&, const Card&);
+template size_t lanczos_norm_workspace(const LanczosNormOperands<double>&, const Card&);
+template cudaError_t lanczos_norm(const LanczosNormOperands<float>&, const Context&);
+template cudaError_t lanczos_norm(const LanczosNormOperands<double>&, const Context&);
+
+}  // namespace irf::cuda

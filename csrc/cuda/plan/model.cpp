@@ -1,0 +1,117 @@
+#include "cuda/plan/model.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "cuda/plan/product_columns.h"
+
+namespace irf::cuda {
+namespace {
+
+// Facts of the hardware and of the kernels.
+constexpr double kSchedulers = 4;        // of a multiprocessor, each with one instruction of a warp a cycle
+constexpr double kVectorWavefronts = 4;  // of shared memory, for 16 bytes each lane
+constexpr double kRepeatBarriers = 3;    // between the last product of a repeat and the next
+
+double ceil_div(double n, double m) { return std::ceil(n / m); }
+
+double fma_cycles(int element_bytes, const ModelConstants& model) {
+  return element_bytes == 4 ? model.float_fma_cycles : model.double_fma_cycles;
+}
+
+struct Cost {
+  double issue, wavefronts;  // of a warp
+};
+
+bool on_tensor_cores(const ResidentPlan& plan, const StagePlan& stage) {
+  return plan.precision != Precision::kFull && stage.tile != TileKind::kNarrow;
+}
+
+// A warp's tile advancing by the depth of its precision.
+Cost unit_cost(const ResidentPlan& plan, const StagePlan& stage, const TileShape& shape, int element_bytes,
+               const ModelConstants& model) {
+  const double depth = depth_of(plan.precision);
+  if (on_tensor_cores(plan, stage)) {
+    const double rows = shape.rows / 16.0, columns = shape.columns / 8.0;  // fragments
+    const double words = (4 * rows + 2 * columns), loads = words * (plan.precision == Precision::kBf16 ? 2 : 1);
+    return {model.mma_cycles * rows * columns + model.fragment_cycles * words + loads, loads};
+  }
+  const double columns = shape.groups * shape.width;
+  const double loads = depth * (shape.thread_rows + columns) / shape.width;
+  const double fma = depth * shape.thread_rows * columns * fma_cycles(element_bytes, model);
+  return {fma + loads + model.step_cycles, kVectorWavefronts * loads};
+}
+
+double stage_bytes(const StagePlan& stage, int element_bytes) {
+  return double(stage.flat_rows) * stage.column_pitch * element_bytes;
+}
+
+}  // namespace
+
+double stage_cycles(const ResidentPlan& plan, const StagePlan& stage, int blocks, int element_bytes,
+                    const ModelConstants& model) {
+  const TileShape shape = tile_shape(plan.family, stage.tile, element_bytes);
+  const double busy = blocks * stage.row_tiles * stage.column_tiles * stage.splits;
+  const double taps = stage.kernel * stage.kernel, chunks = ceil_div(stage.flat_rows, stage.chunk);
+  const double units = ceil_div(stage.flat_rows / double(depth_of(plan.precision)), stage.splits);
+  const Cost unit = unit_cost(plan, stage, shape, element_bytes, model);
+  const double per_scheduler = ceil_div(busy, kSchedulers);
+  const double starts = model.start_cycles * (std::min(units, ceil_div(taps, stage.splits)) + chunks);
+  const double issue = std::max(per_scheduler * unit.issue, unit.issue + model.shared_latency_cycles);
+  double cycles = std::max(units * issue + per_scheduler * starts, busy * units * unit.wavefronts);
+  double bytes = stage.weight == kNotShared ? blocks * stage_bytes(stage, element_bytes) : 0;
+  // Every split keeps its share of the vectors of sums, and gives the others away: one store and one load each.
+  const double vectors = shape.thread_rows * shape.groups;
+  const double kept = vectors / stage.splits, given = vectors - kept;
+  cycles += per_scheduler * (model.store_cycles * kept + model.exchange_cycles * given) +
+            kVectorWavefronts * busy * (kept + 2 * given);
+  if (stage.scaled && stage.derivative == kNotShared)
+    bytes += double(blocks) * plan.items * plan.pixels * stage.N_padded * element_bytes;
+  if (bytes > 0) cycles = std::max(cycles + model.load_latency_cycles, bytes / model.l2_bytes_per_cycle);
+  return cycles + (1 + chunks) * model.barrier_cycles + (stage.splits - 1) * model.shared_latency_cycles +
+         model.product_cycles;
+}
+
+double resident_microseconds(const ResidentPlan& plan, const WalkRequest& request, int element_bytes, const Card& card,
+                             const ModelConstants& model) {
+  const int blocks = plan.blocks_per_multiprocessor;
+  const double elements = blocks * double(plan.items) * plan.pixels * plan.event_pitch / plan.threads;  // of a thread
+  double repeat = kRepeatBarriers * model.barrier_cycles + elements * model.element_cycles;
+  double setup = model.setup_cycles + elements * model.element_setup_cycles, weights = 0;
+  for (int i = 0; i < plan.stages; ++i) {
+    const StagePlan& stage = plan.stage[i];
+    repeat += stage_cycles(plan, stage, blocks, element_bytes, model);
+    if (stage.weight != kNotShared) weights += blocks * stage_bytes(stage, element_bytes) / model.l2_bytes_per_cycle;
+    setup += blocks * double(plan.items) * plan.pixels * stage.N_padded * element_bytes / model.l2_bytes_per_cycle;
+  }
+  const double rounds = ceil_div(double(plan.groups), double(card.multiprocessors) * blocks);
+  const double cycles = weights + rounds * (setup + request.repeats * repeat);
+  return cycles / model.clock_megahertz + model.launch_microseconds;
+}
+
+// Per product: a multiprocessor's blocks share its schedulers, one of their four warps on each; or the bytes that move.
+double layered_microseconds(const BranchShape& shape, const WalkRequest& request, Precision precision,
+                            int element_bytes, const Card& card, const ModelConstants& model) {
+  const double pixels = shape.height ? double(shape.height) * shape.width : 1;
+  const double rows = double(request.probes) * double(shape.batch) * pixels;
+  const int transposed = request.kind == WalkKind::kTransposed;
+  double microseconds = request.sums ? model.launch_microseconds : 0;
+  for (int i = 0; i < shape.stages; ++i) {
+    const int K = channel_pad(shape.channels[i + transposed], precision);
+    const int N = channel_pad(shape.channels[i + 1 - transposed], precision);
+    const int columns = product_columns(N, static_cast<int64_t>(rows), element_bytes, precision, card);
+    const double speedup = columns == 16 || precision == Precision::kFull ? 1
+                           : precision == Precision::kTf32                ? model.tf32_speedup
+                                                                          : model.bf16_speedup;
+    const double tiles = ceil_div(rows, kProductRows) * ceil_div(N, columns);
+    const double steps = shape.kernel[i] * shape.kernel[i] * K / 4.0;
+    const double step = 4 * columns * fma_cycles(element_bytes, model) / speedup + model.layered_step_cycles;
+    const double compute = ceil_div(tiles, card.multiprocessors) * steps * step + model.layered_product_cycles;
+    const double bytes = rows * (K + 2.0 * N) * element_bytes / card.multiprocessors;
+    microseconds +=
+        std::max(compute, bytes / model.memory_bytes_per_cycle) / model.clock_megahertz + model.launch_microseconds;
+  }
+  return request.repeats * microseconds;
+}
+
+}  // namespace irf::cuda

@@ -1,0 +1,173 @@
+#include "cuda/plan/plan.h"
+
+#include <cstdint>
+#include <map>
+#include <vector>
+
+#include "cuda/plan/layout.h"
+#include "cuda/plan/model.h"
+
+namespace irf::cuda {
+namespace {
+
+bool is_dense(Family family) { return family <= Family::kDense32 || family == Family::kTensorDense; }
+
+TileShape simt_tile(int element_bytes, int rows, int columns, int row_lanes) {
+  const int width = 16 / element_bytes;
+  return {rows * row_lanes, columns * (32 / row_lanes), rows, columns / width, width};
+}
+TileShape tensor_tile(int fragment_rows, int fragment_columns) {
+  return {16 * fragment_rows, 8 * fragment_columns, 2 * fragment_rows, fragment_columns, 2};
+}
+
+// Families of tiles for a branch, and how many items a block of each may own.
+template <class Visit>
+void for_each_family(const BranchShape& shape, Precision precision, int element_bytes, Visit visit) {
+  const bool dense = shape.height == 0;
+  if (precision != Precision::kFull) {
+    if (dense)
+      for (int items : {32, 64}) visit(Family::kTensorDense, items);
+    else
+      for (int items = 1; items <= 32; items *= 2) visit(Family::kTensorImage, items);
+  } else if (dense && element_bytes == 8) {
+    for (int items : {16, 32, 64}) visit(Family::kDense16, items);
+  } else if (dense) {
+    visit(Family::kDense4, 4);
+    visit(Family::kDense8, 8);
+    visit(Family::kDense16, 16);
+    for (int items : {32, 64}) visit(Family::kDense32, items);
+  } else {
+    for (int items = 1; items <= 32; items *= 2) {
+      if (element_bytes == 4) visit(Family::kImage7, items);
+      visit(Family::kImage8, items);
+    }
+  }
+}
+
+// What the kernels' 32-bit indices and the tables can hold.
+bool countable(const BranchShape& shape, const WalkRequest& request) {
+  constexpr int64_t kMost = INT32_MAX;
+  const int64_t pixels = shape.height ? int64_t(shape.height) * shape.width : 1;
+  return pixels <= 1 << 16 && shape.batch <= kMost / pixels && request.probes * shape.batch > 0;
+}
+
+// The precision of least cost, from the exact one down to `least`; the more exact one of two that cost the same.
+template <class Cost>
+Precision cheapest(const BranchShape& shape, Precision least, Cost cost) {
+  if (shape.stages == 0) return least;  // too many stages to model
+  Precision best = Precision::kFull;
+  if (least == best) return best;  // every call of an op comes here
+  double best_cost = cost(best);
+  for (const Precision precision : {Precision::kTf32, Precision::kBf16}) {
+    if (precision > least) break;
+    const double this_cost = cost(precision);
+    if (this_cost < best_cost) best = precision, best_cost = this_cost;
+  }
+  return best;
+}
+
+}  // namespace
+
+TileShape tile_shape(Family family, TileKind kind, int element_bytes) {
+  const bool wide = kind == TileKind::kWide, narrow = kind == TileKind::kNarrow;
+  if (family == Family::kTensorDense || family == Family::kTensorImage) {
+    if (narrow) return simt_tile(4, family == Family::kTensorDense ? 1 : 8, 4, 32);
+    return tensor_tile(2, wide ? 8 : 4);
+  }
+  if (element_bytes == 8) {
+    if (is_dense(family)) return narrow ? simt_tile(8, 1, 4, 16) : simt_tile(8, 4, 4, 4);
+    return narrow ? simt_tile(8, 8, 4, 32) : simt_tile(8, 8, 4, 4);
+  }
+  switch (family) {
+    case Family::kDense4:
+      return narrow ? simt_tile(4, 1, 4, 4) : simt_tile(4, 4, 4, 1);
+    case Family::kDense8:
+      return narrow ? simt_tile(4, 1, 4, 8) : simt_tile(4, 8, 4, 1);
+    case Family::kDense16:
+      return narrow ? simt_tile(4, 1, 4, 16) : simt_tile(4, 8, 8, 2);
+    case Family::kDense32:
+      return narrow ? simt_tile(4, 1, 4, 32) : simt_tile(4, 8, 8, 4);
+    default: {
+      const int rows = family == Family::kImage7 ? 7 : 8;
+      return narrow ? simt_tile(4, rows, 4, 32) : simt_tile(4, rows, wide ? 8 : 4, 4);
+    }
+  }
+}
+
+Precision usable_precision(Precision wanted, int element_bytes, const Card& card) {
+  return element_bytes == 8 || card.architecture < 80 ? Precision::kFull : wanted;
+}
+
+ResidentPlan plan_resident(const BranchShape& shape, const WalkRequest& request, Precision precision, int element_bytes,
+                           const Card& card, const PlanChoice& choice) {
+  ResidentPlan best{};
+  if (shape.stages == 0 || !countable(shape, request)) return best;
+  precision = usable_precision(precision, element_bytes, card);
+  for_each_family(shape, precision, element_bytes, [&](Family family, int items) {
+    if (choice.items && items != choice.items) return;
+    if (choice.family >= 0 && static_cast<int>(family) != choice.family) return;
+    for (int threads : {128, 256})
+      for (int splits : {8, 4, 2, 1})
+        for (int chunk : {128, 32})
+          for (int weights : {kAll, kSome, kNone})
+            for (int derivatives : {kAll, kSome, kNone}) {
+              if (choice.threads && threads != choice.threads) continue;
+              if (choice.weights_shared >= 0 && weights != (choice.weights_shared ? kAll : kNone)) continue;
+              if (choice.derivatives_shared >= 0 && derivatives != (choice.derivatives_shared ? kAll : kNone)) continue;
+              if (weights == kAll && chunk != 128) continue;  // no chunks
+              const Way way{family, items, threads, splits, chunk, weights, derivatives};
+              const ResidentPlan plan = make_plan(shape, request, precision, element_bytes, card, way);
+              if (plan.resident && (!best.resident || plan.microseconds < best.microseconds)) best = plan;
+            }
+  });
+  return best;
+}
+
+// A search takes longer than a small branch runs, and a program asks for the same few plans again and again.
+ResidentPlan plan_resident(const BranchShape& shape, const WalkRequest& request, Precision precision, int element_bytes,
+                           const Card& card) {
+  constexpr size_t kRemembered = 4096;
+  thread_local std::map<std::vector<int64_t>, ResidentPlan> remembered;
+  std::vector<int64_t> key = {
+      shape.stages,     shape.height,      shape.width,          shape.batch,           static_cast<int>(request.kind),
+      request.probes,   request.repeats,   request.sums,         request.neumann,       static_cast<int>(precision),
+      element_bytes,    card.architecture, card.multiprocessors, card.shared_per_block, card.shared_per_multiprocessor,
+      shape.channels[0]};
+  for (int i = 0; i < shape.stages; ++i)
+    key.insert(key.end(), {shape.channels[i + 1], shape.kernel[i], shape.identity[i]});
+  const auto found = remembered.find(key);
+  if (found != remembered.end()) return found->second;
+  if (remembered.size() == kRemembered) remembered.clear();
+  return remembered[key] = plan_resident(shape, request, precision, element_bytes, card, PlanChoice{});
+}
+
+ResidentPlan plan_walk(const BranchShape& shape, const WalkRequest& request, Precision precision, int element_bytes,
+                       const Card& card) {
+  precision = usable_precision(precision, element_bytes, card);
+  ResidentPlan plan = plan_resident(shape, request, precision, element_bytes, card);
+  const double layered =
+      layered_microseconds(shape, request, precision, element_bytes, card, model_constants(card.architecture));
+  if (plan.resident && (request.kind == WalkKind::kInverse || plan.microseconds <= layered)) return plan;
+  plan = ResidentPlan{};
+  plan.precision = precision;
+  plan.microseconds = layered;
+  return plan;
+}
+
+Precision cheapest_precision(const BranchShape& shape, const WalkRequest& request, Precision wanted, int element_bytes,
+                             const Card& card) {
+  const bool chain = request.kind == WalkKind::kTransposed || request.kind == WalkKind::kTangent;
+  return cheapest(shape, usable_precision(wanted, element_bytes, card), [&](Precision precision) {
+    const double freeze = chain ? plan_walk(shape, kForwardWalk, precision, element_bytes, card).microseconds : 0;
+    return freeze + plan_walk(shape, request, precision, element_bytes, card).microseconds;
+  });
+}
+
+Precision cheapest_layered_precision(const BranchShape& shape, const WalkRequest& request, Precision wanted,
+                                     int element_bytes, const Card& card) {
+  return cheapest(shape, usable_precision(wanted, element_bytes, card), [&](Precision precision) {
+    return layered_microseconds(shape, request, precision, element_bytes, card, model_constants(card.architecture));
+  });
+}
+
+}  // namespace irf::cuda

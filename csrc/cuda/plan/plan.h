@@ -1,0 +1,143 @@
+// Which kernels run a branch and how they use the card: pure functions of sizes and card. Plain C++, no CUDA header, so
+// that plans are tested and printed (`python -m iresnet_fast plan`) on any machine; kernels only read the result.
+//
+// Resident: a block owns a group of items for the whole walk (resident/block.cuh). An item is one event of one probe;
+// items are numbered probe * batch + sample. Layered: one launch per product, for branches that do not fit a
+// multiprocessor.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "cuda/device/pack.h"
+#include "iresnet_fast/params.h"
+
+namespace irf::cuda {
+
+constexpr int kMaxStages = 16;
+constexpr int kMaxThreads = 256;  // of a block; each may use 255 registers
+
+struct BranchShape {
+  int stages;
+  int channels[kMaxStages + 1], kernel[kMaxStages];
+  bool identity[kMaxStages];  // the stage's activation: its derivative is one and never stored
+  int height, width;          // of an image; 0: dense
+  int64_t batch;
+};
+
+// A branch of more than kMaxStages stages gets a shape without stages, for which no plan is resident.
+template <class T>
+BranchShape shape_of(const Branch<T>& branch) {
+  BranchShape shape{};
+  shape.height = branch.height;
+  shape.width = branch.width;
+  shape.batch = branch.batch;
+  if (branch.stages > kMaxStages) return shape;
+  shape.stages = branch.stages;
+  shape.channels[0] = branch.stage[0].in_channels;
+  for (int i = 0; i < branch.stages; ++i) {
+    shape.channels[i + 1] = branch.stage[i].out_channels;
+    shape.kernel[i] = branch.stage[i].kernel;
+    shape.identity[i] = branch.stage[i].activation == Activation::kIdentity;
+  }
+  return shape;
+}
+
+enum class WalkKind : int {
+  kTransposed,  // w <- J^T w
+  kTangent,     // w <- J w
+  kForward,     // g(x)
+  kInverse,     // x <- z - g(x)
+};
+
+struct WalkRequest {
+  WalkKind kind;
+  int64_t probes;  // items = probes * batch
+  int repeats;     // terms of a series, expected iterations of an inverse; 1
+  bool sums;       // a chain: <w_k, v> and |w_k| are wanted
+  bool neumann;    // a chain: so is the Neumann vector
+};
+constexpr WalkRequest kForwardWalk{WalkKind::kForward, 1, 1, false, false};
+
+// Tiles of one kernel instance (resident/block.cuh: DenseTiles, ImageTiles, TensorTiles). The number is the rows a
+// thread owns (images) or the items of a block (dense).
+enum class Family : int { kDense4, kDense8, kDense16, kDense32, kImage7, kImage8, kTensorDense, kTensorImage };
+enum class TileKind : int { kWide, kMid, kNarrow };
+
+struct TileShape {
+  int rows, columns;               // of the warp's tile
+  int thread_rows, groups, width;  // of a thread: rows, groups of adjacent columns, columns of a group
+};
+
+TileShape tile_shape(Family family, TileKind kind, int element_bytes);
+
+// A product in the order of execution: reduces over K channels, yields N. Offsets of shared memory count elements from
+// its start.
+struct StagePlan {
+  int K, N, kernel;
+  int K_padded, N_padded;       // channel_pad
+  int flat_rows, column_pitch;  // of the packed weights
+  TileKind tile;
+  int row_tiles, column_tiles, splits;  // one warp each: row_tiles * column_tiles * splits <= warps
+  int chunk;                            // flat rows that are in shared memory at once
+  int weight;                           // offset, or kNotShared: streamed in chunks
+  bool scaled;                          // the epilogue multiplies by derivatives
+  int derivative;                       // their offset, or kNotShared
+  int bias;
+};
+constexpr int kNotShared = -1;
+
+struct ResidentPlan {
+  bool resident;        // else layered: nothing below holds but precision and modelled time
+  Precision precision;  // that weights and rows are to be packed for
+  Family family;
+  int threads, items, blocks, blocks_per_multiprocessor;
+  int64_t groups;  // shared out over the blocks
+  int stages;
+  StagePlan stage[kMaxStages];
+  // The state: position = origin + slot * image_positions + y * row_positions + x, an element at position * pitch +
+  // channel. Positions between the pixels are the zero padding of rows and images, shared by neighbours.
+  int height, width, pixels;
+  int origin, row_positions, image_positions, positions, pitch;
+  // Rows of a stage, padded to whole tiles: every pixel of every item. For narrow tiles an image row counts as
+  // `lane_width` rows: the idle lanes keep their loads free of bank conflicts.
+  int padded_rows, lane_width, padded_lane_rows;
+  int event_channels, event_pitch;  // of w and x: channels, and the same padded
+  // Offsets in shared memory.
+  int stream, stream_size;  // two buffers
+  int state, exchange, entry, first_vector, second_vector, sums, slopes, rows, lane_rows;
+  int shared_bytes;
+  double microseconds;  // modelled (plan/model.h)
+};
+
+// What a plan may be asked to be, for tests; 0 or -1: free.
+struct PlanChoice {
+  int items = 0, threads = 0;
+  int weights_shared = -1, derivatives_shared = -1;
+  int family = -1;
+};
+
+// `wanted`, unless the card has no tensor cores for it or the numbers are double.
+Precision usable_precision(Precision wanted, int element_bytes, const Card&);
+
+// The precision at which an op is cheapest among those at least as exact as `wanted`: tensor cores are slower than FMA
+// where their tiles are too large or padding too wide. Ops pack weights and rows for it, once for all their walks, so a
+// chain counts with the forward walk that freezes its branch.
+Precision cheapest_precision(const BranchShape&, const WalkRequest&, Precision wanted, int element_bytes, const Card&);
+// The same for a walk that is always layered.
+Precision cheapest_layered_precision(const BranchShape&, const WalkRequest&, Precision wanted, int element_bytes,
+                                     const Card&);
+
+// The cheapest way of this precision; an inverse is resident wherever it fits: one launch, which ends with the last
+// sample also in a CUDA graph, where a layered one goes on to a fixed count. `resident` says which.
+ResidentPlan plan_walk(const BranchShape&, const WalkRequest&, Precision, int element_bytes, const Card&);
+
+// The cheapest resident way, also among those that `choice` allows; `resident` is false if none fits the card.
+ResidentPlan plan_resident(const BranchShape&, const WalkRequest&, Precision, int element_bytes, const Card&);
+ResidentPlan plan_resident(const BranchShape&, const WalkRequest&, Precision, int element_bytes, const Card&,
+                           const PlanChoice& choice);
+
+// A small table: path, tiles, what lies in shared memory, modelled time.
+std::string describe_plan(const ResidentPlan&, const Card&, int element_bytes);
+
+}  // namespace irf::cuda

@@ -1,0 +1,282 @@
+// The resident chain kernel and its launch, to be instantiated for each family of tiles.
+#pragma once
+
+#include "cuda/resident/chain.h"
+#include "cuda/resident/product.cuh"
+
+namespace irf::cuda {
+namespace {
+
+// A chain for the device, its operands in order of execution.
+template <class T>
+struct ChainArguments {
+  ResidentPlan plan;
+  const T* weight[kMaxStages];
+  const T* derivative[kMaxStages];  // rows that the product is multiplied by; null: ones
+  const T* entry;                   // rows that the state is multiplied by before the first product, or null
+  int64_t batch, items, first_unit;
+  const T* probe;
+  int terms;
+  bool per_sample, relative;
+  const T *coefficients, *tail;
+  T tolerance;
+  T *value, *neumann, *norms;
+  int64_t* terms_used;
+  T* powers;
+  int64_t power_stride, probe_stride, sample_stride;
+  const T* tangent;  // rows of J v, or null
+
+  ChainArguments(const Chain<T>& chain, const ResidentPlan& plan_)
+      : plan(plan_),
+        weight{},
+        derivative{},
+        entry(chain.transpose ? nullptr : chain.derivatives[0]),
+        batch(chain.branch.batch),
+        items(chain.items()),
+        first_unit(chain.first_unit),
+        probe(chain.probe),
+        terms(chain.terms),
+        per_sample(chain.value && chain.per_sample),
+        relative(chain.relative),
+        coefficients(chain.coefficients),
+        tail(chain.value ? chain.tail : nullptr),
+        tolerance(chain.tolerance),
+        value(chain.value),
+        neumann(chain.neumann),
+        norms(chain.norms),
+        terms_used(chain.terms_used),
+        powers(chain.powers),
+        power_stride(chain.power_stride),
+        probe_stride(chain.probe_stride),
+        sample_stride(chain.sample_stride),
+        tangent(chain.tangent) {
+    const int stages = chain.branch.stages;
+    for (int i = 0; i < stages; ++i) {
+      weight[i] = chain.weights[chain.transpose ? stages - 1 - i : i];
+      if (chain.transpose)
+        derivative[i] = chain.derivatives[stages - 1 - i];
+      else if (i + 1 < stages)
+        derivative[i] = chain.derivatives[i + 1];
+    }
+  }
+};
+
+// The series of an item, in the registers of each of its threads.
+template <class T>
+struct Series {
+  T value, norm, limit, coefficient;
+  int terms, last;  // taken; the most that may be
+  bool active;
+
+  // w_0 = v with `square` = |v|^2. `shared_last`: the last term where all samples have the same coefficients.
+  __device__ __forceinline__ void start(const ChainArguments<T>& p, bool real, int64_t sample, int shared_last,
+                                        T square) {
+    value = T(0);
+    norm = sqrt(square);
+    limit = p.relative ? p.tolerance * norm : p.tolerance / norm;
+    terms = 0;
+    last = p.per_sample && real ? last_term(p.coefficients + sample * p.terms, p.terms) : shared_last;
+    active = real && last > 0;
+    coefficient = active ? q(p, sample, 1) : T(0);
+  }
+
+  // Term k: `dot` = <w_k, v>, `square` = |w_k|^2.
+  __device__ __forceinline__ void add(const ChainArguments<T>& p, int64_t sample, int k, T dot, T square) {
+    if (!active) return;
+    value += (k % 2 ? q(p, sample, k) : -q(p, sample, k)) / static_cast<T>(k) * dot;
+    norm = sqrt(square);
+    terms = k;
+    active = k < last && !(p.tail && norm * __ldg(p.tail + k - 1) <= limit);
+    if (active) coefficient = k % 2 ? -q(p, sample, k + 1) : q(p, sample, k + 1);
+  }
+
+ private:
+  static __device__ __forceinline__ T q(const ChainArguments<T>& p, int64_t sample, int k) {
+    return __ldg(p.coefficients + (p.per_sample ? sample * p.terms : 0) + k - 1);
+  }
+};
+
+// The rows that product `index` is multiplied by.
+template <class T>
+__device__ __forceinline__ ScaleByRows<T> scale_of(const ChainArguments<T>& p, T* shared, int index) {
+  const StagePlan& stage = p.plan.stage[index];
+  return {stage.derivative != kNotShared ? shared + stage.derivative : nullptr, p.derivative[index], stage.N_padded};
+}
+
+template <class T>
+__device__ __forceinline__ void load_derivatives(const ChainArguments<T>& p, const Block<T>& block,
+                                                 const Group& group) {
+  const ResidentPlan& plan = p.plan;
+  for (int i = 0; i < plan.stages; ++i)
+    if (plan.stage[i].derivative != kNotShared)
+      block.load_rows(block.shared + plan.stage[i].derivative, p.derivative[i], plan.pixels * plan.stage[i].N_padded,
+                      group);
+  if (plan.entry != kNotShared)
+    block.load_rows(block.shared + plan.entry, p.entry, plan.pixels * plan.event_pitch, group);
+  __pipeline_commit();
+}
+
+template <class T>
+__device__ __forceinline__ void load_probe(const ChainArguments<T>& p, const Block<T>& block, const Group& group) {
+  const ResidentPlan& plan = p.plan;
+  const Rows rows = block.rows();
+  T* v = plan.first_vector != kNotShared ? block.shared + plan.first_vector : nullptr;
+  const int size = plan.event_channels * plan.pixels;
+  block.for_each_element(group, plan.event_pitch, [&](int slot, int index, int row, int channel) {
+    T element = T(0);
+    if (channel < plan.event_channels)
+      element =
+          p.probe ? __ldg(p.probe + (group.first + slot) * size + index) : T(index == p.first_unit + group.probe(slot));
+    block.state()[rows.state(row) + channel] = element;
+    if (v) v[row * plan.event_pitch + channel] = element;
+  });
+}
+
+// state <- D_0 state, before the first product of J.
+template <class T>
+__device__ __forceinline__ void scale_entry(const ChainArguments<T>& p, const Block<T>& block, const Share& share) {
+  const ResidentPlan& plan = p.plan;
+  const Rows rows = block.rows();
+  const ScaleByRows<T> scale{plan.entry != kNotShared ? block.shared + plan.entry : nullptr, p.entry, plan.event_pitch};
+  share.for_each_vector<T>(plan, plan.event_pitch, [&](int row, int channel) {
+    T* at = block.state() + rows.state(row) + channel;
+    Vector<T> w = load16(at), d;
+    scale.load(d.at, rows, row, channel);
+#pragma unroll
+    for (int e = 0; e < kVector<T>; ++e) w[e] *= d[e];
+    store16(at, w);
+  });
+}
+
+template <class T>
+__device__ __forceinline__ void store_power(const ChainArguments<T>& p, const Block<T>& block, const Group& group,
+                                            int k) {
+  const Rows rows = block.rows();
+  block.for_each_element(group, p.plan.event_channels, [&](int slot, int index, int row, int channel) {
+    p.powers[(k - 1) * p.power_stride + group.probe(slot) * p.probe_stride + group.sample(slot) * p.sample_stride +
+             index] = block.state()[rows.state(row) + channel];
+  });
+}
+
+// What a thread does with its share of w_k, k = 0 .. terms; with J v at hand of w_{n-1} twice, the last time as w_n,
+// n = terms.
+template <class T>
+struct TermPass {
+  const ChainArguments<T>& p;
+  const Block<T>& block;
+  const Share& share;
+  const Group& group;
+  int64_t sample;
+  int terms;
+  Series<T> series;
+
+  __device__ __forceinline__ void operator()(int k) {
+    const ResidentPlan& plan = p.plan;
+    const Rows rows = block.rows();
+    const T* v = block.shared + plan.first_vector;
+    T* y = p.neumann ? block.shared + plan.second_vector : nullptr;
+    const bool shortcut = p.tangent && k > 0 && k == terms;
+    T sums[2] = {T(0), T(0)};  // <w_k, v>, |w_k|^2
+    const bool mine = share.slot < group.count;
+    if (mine)
+      share.for_each_vector<T>(plan, plan.event_pitch, [&](int row, int channel) {
+        const Vector<T> w = load16(block.state() + rows.state(row) + channel);
+        const Vector<T> u = shortcut
+                                ? load16_readonly(p.tangent + int64_t(rows.global(row)) * plan.event_pitch + channel)
+                                : load16(v + row * plan.event_pitch + channel);
+#pragma unroll
+        for (int e = 0; e < kVector<T>; ++e) {
+          sums[0] += w[e] * u[e];
+          sums[1] += w[e] * w[e];
+        }
+      });
+    share.sum(block.shared + plan.sums, sums);
+    if (k == 0)
+      series.start(p, mine, sample, terms, sums[1]);
+    else
+      series.add(p, sample, k, sums[0], sums[1]);
+    if (!y || !(k == 0 ? mine : series.active)) return;
+    share.for_each_vector<T>(plan, plan.event_pitch, [&](int row, int channel) {
+      const Vector<T> w = load16(block.state() + rows.state(row) + channel);
+      T* at = y + row * plan.event_pitch + channel;
+      Vector<T> sum = k == 0 ? zero16<T>() : load16(at);
+#pragma unroll
+      for (int e = 0; e < kVector<T>; ++e) sum[e] += series.coefficient * w[e];
+      store16(at, sum);
+    });
+  }
+};
+
+template <class T>
+__device__ __forceinline__ void store_results(const ChainArguments<T>& p, const Block<T>& block, const Group& group,
+                                              const Share& share, const Series<T>& series) {
+  if (share.slot < group.count && share.index == 0) {
+    const int64_t item = group.first + share.slot;
+    p.value[item] = series.value;
+    p.norms[item] = series.norm;
+    p.terms_used[item] = series.terms;
+  }
+  if (!p.neumann) return;
+  __syncthreads();  // y is complete
+  const ResidentPlan& plan = p.plan;
+  const int size = plan.event_channels * plan.pixels;
+  const T* y = block.shared + plan.second_vector;
+  block.for_each_element(group, plan.event_channels, [&](int slot, int index, int row, int channel) {
+    p.neumann[(group.first + slot) * size + index] = y[row * plan.event_pitch + channel];
+  });
+}
+
+template <class Tiles, class T = typename Tiles::Element>
+__global__ void __launch_bounds__(kMaxThreads, 1) resident_chain_kernel(const __grid_constant__ ChainArguments<T> p) {
+  extern __shared__ __align__(16) unsigned char raw_shared[];
+  T* shared = reinterpret_cast<T*>(raw_shared);
+  const ResidentPlan& plan = p.plan;
+  const Block<T> block{plan, shared};
+  const Share share(plan);
+
+  const int terms = p.value && !p.per_sample ? last_term(p.coefficients, p.terms) : p.terms;
+  block.clear_state();
+  WeightFeed<T> feed(plan, shared, p.weight);
+  for (int64_t g = blockIdx.x; g < plan.groups; g += gridDim.x) {
+    const Group group(g, plan.items, p.items, p.batch);
+    __syncthreads();  // the previous group needs nothing in shared memory any more
+    block.fill_rows(group);
+    load_derivatives(p, block, group);
+    __syncthreads();
+    load_probe(p, block, group);
+    __pipeline_wait_prior(0);
+    __syncthreads();
+
+    TermPass<T> pass{p, block, share, group, share.slot < group.count ? group.sample(share.slot) : 0, terms, {}};
+    if (p.value) pass(0);
+    for (int k = 1; k <= terms; ++k) {
+      if (p.entry) {
+        __syncthreads();
+        if (share.slot < group.count) scale_entry(p, block, share);
+      }
+      const int products = p.tangent && k == terms ? 0 : plan.stages;
+      for (int i = 0; i < products; ++i) any_product_stage<Tiles>(block, feed, i, scale_of(p, shared, i));
+      __syncthreads();
+      if (p.powers) store_power(p, block, group, k);
+      if (p.value) pass(k);
+      if ((p.tail || p.per_sample) && !__syncthreads_or(pass.series.active)) break;
+    }
+    if (p.value) store_results(p, block, group, share, pass.series);
+  }
+  __pipeline_wait_prior(0);  // a chunk fetched ahead of need
+}
+
+template <class Tiles, class T = typename Tiles::Element>
+cudaError_t launch_chain(const Chain<T>& chain, const ResidentPlan& plan, const Context& context) {
+  const ChainArguments<T> p(chain, plan);
+  if (const cudaError_t error = allow_shared(resident_chain_kernel<Tiles>, context.card)) return error;
+  resident_chain_kernel<Tiles><<<plan.blocks, plan.threads, plan.shared_bytes, context.stream>>>(p);
+  return cudaGetLastError();
+}
+
+}  // namespace
+
+// In resident/chain_tensor.cu: families on tensor cores.
+cudaError_t resident_chain_tensor(const Chain<float>& chain, const ResidentPlan& plan, const Context& context);
+
+}  // namespace irf::cuda

@@ -1,0 +1,63 @@
+#include "cuda/resident/forward.cuh"
+
+namespace irf::cuda {
+
+template <>
+cudaError_t launch_resident_forward(const ForwardArguments<float>& p, const Context& context) {
+  switch (p.plan.family) {
+    case Family::kDense4:
+      return launch_forward<DenseTiles<float, 4>>(p, context);
+    case Family::kDense8:
+      return launch_forward<DenseTiles<float, 8>>(p, context);
+    case Family::kDense16:
+      return launch_forward<DenseTiles<float, 16>>(p, context);
+    case Family::kDense32:
+      return launch_forward<DenseTiles<float, 32>>(p, context);
+    case Family::kImage7:
+      return launch_forward<ImageTiles<float, 7>>(p, context);
+    case Family::kImage8:
+      return launch_forward<ImageTiles<float, 8>>(p, context);
+    default:
+      return launch_resident_forward_tensor(p, context);
+  }
+}
+
+template <class T>
+cudaError_t resident_forward(const ResidentForward<T>& forward, const ResidentPlan& plan, const Context& context) {
+  ForwardArguments<T> p(forward.branch, forward.weights, plan);
+  for (int i = 0; i < plan.stages && forward.derivatives; ++i) p.derivative[i] = forward.derivatives[i];
+  p.x = forward.x;
+  p.z = forward.z;
+  p.g = forward.g;
+  p.v = forward.tangent.v;
+  p.tangent_product = forward.tangent.product;
+  for (int i = 1; i < plan.stages && p.v; ++i) p.kept[i] = forward.tangent.kept[i];
+  return launch_resident_forward(p, context);
+}
+
+template <class T>
+cudaError_t resident_inverse(const Branch<T>& branch, const T* const* weights,
+                             const ResidualInverseOperands<T>& operands, const ResidentPlan& plan,
+                             const ResidentHistory<T>& history, const Context& context) {
+  ForwardArguments<T> p(branch, weights, plan);
+  p.x = operands.z;
+  p.inverse = true;
+  p.solution = operands.x;
+  p.residual_limit = operands.residual_limit;
+  p.max_iterations = operands.max_iterations;
+  p.lipschitz = operands.lipschitz;
+  p.history = history;
+  p.iterations = operands.iterations;
+  p.residual = operands.residual;
+  return launch_resident_forward(p, context);
+}
+
+#define IRF_INSTANTIATE(T)                                                                                    \
+  template cudaError_t resident_forward(const ResidentForward<T>&, const ResidentPlan&, const Context&);      \
+  template cudaError_t resident_inverse(const Branch<T>&, const T* const*, const ResidualInverseOperands<T>&, \
+                                        const ResidentPlan&, const ResidentHistory<T>&, const Context&);
+IRF_INSTANTIATE(float)
+IRF_INSTANTIATE(double)
+#undef IRF_INSTANTIATE
+
+}  // namespace irf::cuda
