@@ -47,7 +47,7 @@ def build(kind, sources=None, name="kernels"):
     runtime = dict.fromkeys(sorted(_files(SHIM, "*.cpp")), f"-O2 -DSIMT_CHECKED={int(kind == 'check')}")
     runtime_object = _ninja(BUILD / kind / "runtime", runtime, "simt.o", RUNTIME_LINK)
     with _locked(BUILD / "src"):
-        for header in _files(KERNELS, "*.cuh"):
+        for header in _files(KERNELS, "**/*.cuh"):
             _translated(header)
         units = {_translated(s) if s.suffix == ".cu" else s: unit_flags(kind, s) for s in sources}
     link = f"-shared -Wl,-z,defs -Wl,-Bsymbolic {runtime_object}"
@@ -68,11 +68,11 @@ def original(path):
 
 
 def _files(folder, pattern):
-    return [path.relative_to(ROOT) for path in (ROOT / folder).rglob(pattern)]
+    return [path.relative_to(ROOT) for path in (ROOT / folder).glob(pattern)]
 
 
 def _project_sources(only):
-    files = sorted((*_files(KERNELS, "*.cu"), *_files(KERNELS, "*.cpp"), *_files(HERE / "entries", "*.cpp")))
+    files = sorted((*_files(KERNELS, "**/*.cu"), *_files(KERNELS, "**/*.cpp"), *_files(HERE / "entries", "*.cpp")))
     names = set(only.split(",")) if only else None
     return [path for path in files if not names or {path.stem, path.parent.name} & names]
 

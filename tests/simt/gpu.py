@@ -45,9 +45,9 @@ def build(architecture="native", target=LIBRARY):
     host = ["-std=c++20", "-O2"]
     common = [f"-I{own}", "-Icsrc", "-Icsrc/include", "-lineinfo", "-Xcompiler=-fPIC,-fvisibility=hidden"]
     mine = [own / "driver.cpp"] if target == DRIVER else [own / "python_api.cpp", *_files(HERE / "entries", "*.cpp")]
-    flags = {str(source): [*host, *common] for source in (*mine, *_files(KERNELS, "*.cpp"))}
+    flags = {str(source): [*host, *common] for source in (*mine, *_files(KERNELS, "**/*.cpp"))}
     flags |= {str(source): ["-std=c++17", "-O3", "-DNDEBUG", f"-arch={architecture}", *common]
-              for source in _files(KERNELS, "*.cu")}  # fmt: skip
+              for source in _files(KERNELS, "**/*.cu")}  # fmt: skip
     link = [f"-arch={architecture}", "-cudart=static", *([] if target == DRIVER else ["-shared"])]
     before = os.getcwd()
     os.chdir(ROOT)
