@@ -1,5 +1,6 @@
 // The op `branch`: g(x).
 #include "cuda/device/pack_weights.h"
+#include "cuda/layered/sums.h"
 #include "cuda/planned.h"
 
 namespace irf::cuda {
@@ -8,6 +9,7 @@ namespace {
 template <class T>
 cudaError_t run(const Branch<T>& branch, const BranchOperands<T>& op, Context context, Carver& carver) {
   context.precision = cheapest_precision(shape_of(branch), kForwardWalk, context.precision, sizeof(T), context.card);
+  context.sums = carver.take<T>(largest_sums(branch, 1, context.precision, context.card));
   const std::vector<T*> weights = carve_packed(branch, Form::kForward, context.precision, carver);
   const PlannedForward<T> forward(branch, weights.data(), op.x, {}, nullptr, op.g, {}, context, carver);
   if (carver.counting()) return cudaSuccess;

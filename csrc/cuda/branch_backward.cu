@@ -7,6 +7,7 @@
 #include "cuda/layered/activate.cuh"
 #include "cuda/layered/linearized.cuh"
 #include "cuda/layered/rows.cuh"
+#include "cuda/layered/sums.h"
 #include "cuda/layered/weight_gradient.h"
 #include "cuda/plan/plan.h"
 
@@ -44,6 +45,12 @@ Context at_kept_precision(const Branch<T>& branch, const BranchBackwardOperands<
       context.precision = precision;
       break;
     }
+  return context;
+}
+
+template <class T>
+Context with_sums(const Branch<T>& branch, const BranchBackwardOperands<T>& op, Context context, Carver& carver) {
+  context.sums = carver.take<T>(largest_sums(branch, op.pairs, context.precision, context.card));
   return context;
 }
 
@@ -90,7 +97,7 @@ class BackwardPass {
   int64_t slope_terms(int i, int repeat) const {
     if (repeat == 0) return 0;
     const StageProduct<T> product = transposed(i, nullptr, repeat);
-    return product.rows() * ceil_div(product.columns, product_columns(product, precision_, context_.card));
+    return product.rows() * ceil_div(product.columns, plan_of(product, precision_, context_.card).epilogue_columns);
   }
 
   cudaError_t forward() const;
@@ -121,7 +128,9 @@ BackwardPass<T>::BackwardPass(const Branch<T>& branch, const BranchBackwardOpera
                               Carver& carver)
     : branch_(branch),
       op_(op),
-      context_(at_kept_precision(branch, op, at_cheapest_precision(branch, op, context), context.precision)),
+      context_(with_sums(branch, op,
+                         at_kept_precision(branch, op, at_cheapest_precision(branch, op, context), context.precision),
+                         carver)),
       precision_(context_.precision),
       stages_(branch.stages),
       rows_(branch.batch * branch.pixels()),
@@ -203,7 +212,7 @@ cudaError_t BackwardPass<T>::tangents() const {
   for (int i = 0; i + 1 < stages_ && error == cudaSuccess && !recall_; ++i) {
     const T *packed = forward_[i], *from = p_[i];
     error = stage_product(product_of(branch_, i, false, precision_, packed, from, op_.pairs * branch_.batch),
-                          epilogue(i + 1), precision_, context_.card, context_.stream);
+                          epilogue(i + 1), context_);
   }
   return error;
 }
@@ -222,7 +231,7 @@ cudaError_t BackwardPass<T>::cotangents() const {
     epilogue.t = t_[i];
     epilogue.curved = curved_[i];
     if (terms_[i]) epilogue.terms = terms_[i] + slope_terms(i, 1);
-    error = stage_product(transposed(i, r_[i + 1], op_.pairs), epilogue, precision_, context_.card, context_.stream);
+    error = stage_product(transposed(i, r_[i + 1], op_.pairs), epilogue, context_);
   }
   return error;
 }
@@ -242,7 +251,7 @@ cudaError_t BackwardPass<T>::backward() const {
       epilogue.added = curved_[i];
       epilogue.addends = op_.pairs;
     }
-    error = stage_product(transposed(i, s_[i + 1]), epilogue, precision_, context_.card, context_.stream);
+    error = stage_product(transposed(i, s_[i + 1]), epilogue, context_);
   }
   if (error != cudaSuccess || !op_.grad_x) return error;
   const StoreEvents<T> store{op_.residual ? op_.grad : nullptr, op_.grad_x, input.size()};

@@ -17,6 +17,7 @@
 
 namespace irf::cuda {
 
+class LibraryProducts;
 class Progress;
 
 struct Context {
@@ -24,7 +25,9 @@ struct Context {
   Precision precision;
   void* workspace;
   cudaStream_t stream;
-  Progress* progress = nullptr;  // null: nothing may wait, as in a capture
+  Progress* progress = nullptr;          // null: nothing may wait, as in a capture
+  LibraryProducts* libraries = nullptr;  // given where card.libraries is true
+  void* sums = nullptr;                  // device memory that a product may use until its epilogue has run
 };
 
 // The branch g(x).

@@ -4,6 +4,7 @@
 
 #include "cuda/device/pack_weights.h"
 #include "cuda/layered/inverse.h"
+#include "cuda/layered/sums.h"
 #include "cuda/resident/forward.h"
 
 namespace irf::cuda {
@@ -17,6 +18,7 @@ cudaError_t run(const Branch<T>& branch, const ResidualInverseOperands<T>& op, C
   const WalkRequest request{WalkKind::kInverse, 1, kExpectedIterations, false, false};
   context.precision = cheapest_precision(shape, request, context.precision, sizeof(T), context.card);
   const ResidentPlan plan = plan_walk(shape, request, context.precision, sizeof(T), context.card);
+  context.sums = carver.take<T>(largest_sums(branch, 1, context.precision, context.card));
   const std::vector<T*> weights = carve_packed(branch, Form::kForward, context.precision, carver);
   std::optional<LayeredInverseScratch<T>> scratch;
   ResidentHistory<T> history{};

@@ -1,6 +1,7 @@
 // The ops residual_logdet and jacobian_powers: a branch frozen at x, and one chain on it.
 #include "cuda/device/device.cuh"
 #include "cuda/frozen.h"
+#include "cuda/layered/sums.h"
 
 namespace irf::cuda {
 namespace {
@@ -28,6 +29,7 @@ WalkRequest request_of(const ResidualLogdetOperands<T>& op) {
 template <class T>
 cudaError_t run(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, Context context, Carver& carver) {
   context = at_cheapest_precision(branch, request_of(op), context);
+  context.sums = carver.take<T>(largest_sums(branch, op.probes, context.precision, context.card));
   const Kept<T> kept(branch, context.precision, op.kept);
   Tangent<T> tangent{};
   if (op.kept) {
@@ -64,6 +66,7 @@ template <class T>
 cudaError_t run(const Branch<T>& branch, const JacobianPowersOperands<T>& op, Context context, Carver& carver) {
   const WalkRequest request{op.transpose ? WalkKind::kTransposed : WalkKind::kTangent, 1, op.count, false, false};
   context = at_cheapest_precision(branch, request, context);
+  context.sums = carver.take<T>(largest_sums(branch, 1, context.precision, context.card));
   const Frozen<T> frozen(branch, op.x, nullptr, op.transpose, {}, context, carver);
   Chain<T> chain = frozen.chain();
   chain.probes = 1;

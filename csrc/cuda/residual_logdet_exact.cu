@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cuda/frozen.h"
+#include "cuda/layered/sums.h"
 
 namespace irf::cuda {
 namespace {
@@ -35,6 +36,7 @@ template <class T>
 cudaError_t run(const Branch<T>& branch, const JacobianOperands<T>& op, Context context, Carver& carver) {
   const int rows = static_cast<int>(branch.in_size());
   context = at_cheapest_precision(branch, {WalkKind::kTransposed, rows, 1, false, false}, context);
+  context.sums = carver.take<T>(largest_sums(branch, rows, context.precision, context.card));
   const Frozen<T> frozen(branch, op.x, nullptr, true, {}, context, carver);
   Chain<T> chain = frozen.chain();
   chain.probes = rows;

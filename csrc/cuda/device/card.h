@@ -12,15 +12,20 @@ struct Card {
   int multiprocessors;   //
   int shared_per_block;  // bytes, the opt-in limit
   int shared_per_multiprocessor;
-  int64_t memory;  // bytes
+  int64_t memory;          // bytes
+  int64_t l2_bytes = 0;    // of the second-level cache
+  bool libraries = false;  // products of cuBLAS and cuDNN can be called (device/library.h)
 };
 
-constexpr int64_t kGigabyte = 1000000000;
+constexpr int64_t kGigabyte = 1000000000, kMegabyte = 1000000;
 constexpr Card kKnownCards[] = {
-    {"t4", 75, 40, 65536, 65536, 16 * kGigabyte},          {"a100", 80, 108, 166912, 167936, 40 * kGigabyte},
-    {"rtx3090", 86, 82, 101376, 102400, 24 * kGigabyte},   {"rtx4090", 89, 128, 101376, 102400, 24 * kGigabyte},
-    {"h100", 90, 132, 232448, 233472, 80 * kGigabyte},     {"b200", 100, 148, 232448, 233472, 180 * kGigabyte},
-    {"rtx5090", 120, 170, 101376, 102400, 32 * kGigabyte},
+    {"t4", 75, 40, 65536, 65536, 16 * kGigabyte, 4 * kMegabyte},
+    {"a100", 80, 108, 166912, 167936, 40 * kGigabyte, 40 * kMegabyte},
+    {"rtx3090", 86, 82, 101376, 102400, 24 * kGigabyte, 6 * kMegabyte},
+    {"rtx4090", 89, 128, 101376, 102400, 24 * kGigabyte, 72 * kMegabyte},
+    {"h100", 90, 132, 232448, 233472, 80 * kGigabyte, 50 * kMegabyte},
+    {"b200", 100, 148, 232448, 233472, 180 * kGigabyte, 126 * kMegabyte},
+    {"rtx5090", 120, 170, 101376, 102400, 32 * kGigabyte, 96 * kMegabyte},
 };
 constexpr int kReservedPerBlock = 1024;  // bytes the runtime takes from each block's share (none before sm_80)
 

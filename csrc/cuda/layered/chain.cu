@@ -139,7 +139,8 @@ class LayeredChain {
   LayeredChain(const Chain<T>& chain, const LayeredChainScratch<T>& scratch, const Context& context)
       : chain_(chain), scratch_(scratch), context_(context), events_(event_rows(chain, context.precision)) {
     const StageProduct<T> product = last_product(chain, context.precision);
-    sums_ = ItemSums<T, 2>(scratch.partials, product, product_columns(product, context.precision, context.card));
+    sums_ =
+        ItemSums<T, 2>(scratch.partials, product, plan_of(product, context.precision, context.card).epilogue_columns);
     // Asking costs a load before every tile, and pays only where items stop early. In a capture they do: it may hold
     // more terms than a roulette draws.
     const bool captured = !context.progress;
@@ -223,7 +224,7 @@ class LayeredChain {
       }
       from = state_ = step.out;
       if (last && last_term && !(chain_.powers && chain_.transpose)) step.out = nullptr;
-      const cudaError_t error = stage_product(product, step, context_.precision, context_.card, context_.stream);
+      const cudaError_t error = stage_product(product, step, context_);
       if (error != cudaSuccess) return error;
     }
     return events_.items == 0 ? cudaSuccess : finish(k);
@@ -272,8 +273,8 @@ LayeredChainScratch<T>::LayeredChainScratch(const Chain<T>& chain, Precision pre
   for (T*& s : state) s = carver.take<T>(items * events.pixels * largest);
   power = chain.powers && !chain.transpose ? carver.take<T>(size) : nullptr;
   for (T*& buffer : y) buffer = series && chain.neumann ? carver.take<T>(size) : nullptr;
-  partials =
-      series ? carver.take<T>(ItemSums<T, 2>::size(product, product_columns(product, precision, card))) : nullptr;
+  partials = series ? carver.take<T>(ItemSums<T, 2>::size(product, plan_of(product, precision, card).epilogue_columns))
+                    : nullptr;
   limit = series && chain.tail ? carver.take<T>(items) : nullptr;
   last = series ? carver.take<int>(items) : nullptr;
   stopped = series && chain.tail ? carver.take<unsigned>(1) : nullptr;

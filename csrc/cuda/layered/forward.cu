@@ -36,8 +36,7 @@ cudaError_t layered_hidden(const Branch<T>& branch, const T* const* weights, con
   for (int i = 0; i + 1 < branch.stages && error == cudaSuccess; ++i) {
     StageProduct<T> product = product_of(branch, i, false, context.precision, weights[i], stages[i].h, branch.batch);
     product.active = active;
-    error = stage_product(product, activation_of(branch, i + 1, context.precision, stages[i + 1]), context.precision,
-                          context.card, context.stream);
+    error = stage_product(product, activation_of(branch, i + 1, context.precision, stages[i + 1]), context);
   }
   return error;
 }
@@ -62,7 +61,7 @@ cudaError_t layered_forward(const LayeredForward<T>& forward, const LayeredForwa
   bias.rows.a = scratch.g;
   error = stage_product(
       product_of(branch, last, false, precision, forward.weights[last], scratch.stages[last].h, branch.batch), bias,
-      precision, context.card, context.stream);
+      context);
   const Rows<T> g{scratch.g, output.pitch};
   if (forward.g && error == cudaSuccess)
     error = from_rows<T>(output, g, StoreEvents<T>{nullptr, forward.g, output.size()}, context.stream);

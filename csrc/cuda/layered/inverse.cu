@@ -183,7 +183,7 @@ LayeredInverseScratch<T>::LayeredInverseScratch(const Branch<T>& branch, bool ac
   T* const h[] = {carver.take<T>(largest), carver.take<T>(largest)};
   for (int i = 0; i < branch.stages; ++i) stages[i].h = h[i % 2];
   const StageProduct<T> product = last_product<T>(branch, nullptr, nullptr, precision);
-  state.partials = carver.take<T>(ItemSums<T, 1>::size(product, product_columns(product, precision, card)));
+  state.partials = carver.take<T>(ItemSums<T, 1>::size(product, plan_of(product, precision, card).epilogue_columns));
   state.best = carver.take<T>(branch.batch);
   state.waited = carver.take<int>(branch.batch);
   state.active = carver.take<int>(branch.batch);
@@ -214,7 +214,7 @@ cudaError_t layered_inverse(const Branch<T>& branch, const T* const* weights,
   step.z = state.z;
   step.x = state.x;
   step.step = state.step;
-  step.sums = ItemSums<T, 1>(state.partials, product, product_columns(product, precision, context.card));
+  step.sums = ItemSums<T, 1>(state.partials, product, plan_of(product, precision, context.card).epilogue_columns);
   const unsigned blocks = static_cast<unsigned>(ceil_div(product.rows(), int64_t(kRowsThreads / row_lanes(events))));
 
   cudaError_t error =
@@ -224,7 +224,7 @@ cudaError_t layered_inverse(const Branch<T>& branch, const T* const* weights,
     product.active = iteration > 0 ? state.active : nullptr;
     advance_kernel<T><<<blocks, kRowsThreads, 0, context.stream>>>(state, events, iteration == 0, activate);
     cudaError_t failed = layered_hidden(branch, weights, scratch.stages.data(), product.active, context);
-    if (failed == cudaSuccess) failed = stage_product(product, step, precision, context.card, context.stream);
+    if (failed == cudaSuccess) failed = stage_product(product, step, context);
     if (failed == cudaSuccess)
       decide_kernel<T><<<step.sums.blocks(), kItemThreads, 0, context.stream>>>(state, step.sums, op, iteration);
     if (failed == cudaSuccess && state.anderson)

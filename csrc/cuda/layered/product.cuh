@@ -5,47 +5,11 @@
 // memory to an epilogue, which sees rows as whole 16-byte vectors and so reads and writes global memory coalesced.
 #pragma once
 
-#include <type_traits>
-
 #include "cuda/device/pack.h"
-#include "cuda/layered/product_fetch.cuh"
-#include "cuda/layered/row_place.cuh"
-#include "cuda/plan/product_columns.h"
+#include "cuda/layered/gather.cuh"
 #include "iresnet_fast/params.h"
 
 namespace irf::cuda {
-
-// An epilogue is a struct of pointers, passed by value, with
-//   static constexpr int kUnroll;  // rows a thread has in flight: 1 or 2
-//   __device__ void begin();       // once a thread
-//   template <int LANES>
-//   __device__ void apply(const RowPlace&, int column, bool inside, const Vector<T>& sums[, const Ahead&]);
-// LANES adjacent lanes hold one row of a tile and whole warps call together, so that sum_lanes(.., LANES) sums over a
-// row; `inside` is false past the last row or column, where nothing may be stored. The number of the column tile is
-// column / (LANES * kVector<T>). What an epilogue reads from global memory it may read ahead, for kUnroll rows before
-// the first is used:
-//   struct Ahead { .. };
-//   __device__ Ahead load(const RowPlace&, int column, bool inside) const;
-template <class Epilogue, class = void>
-struct EpilogueRow {
-  __device__ void load(const Epilogue&, const RowPlace&, int, bool) {}
-  template <int LANES, class V>
-  __device__ void apply(Epilogue& epilogue, const RowPlace& place, int column, bool inside, const V& sums) const {
-    epilogue.template apply<LANES>(place, column, inside, sums);
-  }
-};
-
-template <class Epilogue>
-struct EpilogueRow<Epilogue, std::void_t<typename Epilogue::Ahead>> {
-  typename Epilogue::Ahead ahead;
-  __device__ void load(const Epilogue& epilogue, const RowPlace& place, int column, bool inside) {
-    ahead = epilogue.load(place, column, inside);
-  }
-  template <int LANES, class V>
-  __device__ void apply(Epilogue& epilogue, const RowPlace& place, int column, bool inside, const V& sums) const {
-    epilogue.template apply<LANES>(place, column, inside, sums, ahead);
-  }
-};
 
 // Whether any item of these rows is active. A barrier, if `active` is given.
 template <class T>
@@ -97,7 +61,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   tile.clear();
   T *full = memory, *empty = memory + (Shape::kBuffers - 1) * Shape::kBufferSize;
   T* const end = memory + Shape::kBuffers * Shape::kBufferSize;
-  for (int left = fetch.total(); left > 0; left -= Shape::kStep) {
+  for (int left = fetch.length(); left > 0; left -= Shape::kStep) {
     __pipeline_wait_prior(Shape::kBuffers - 2);
     __syncthreads();  // the step has arrived for all, and all are done with the buffer to be filled
     fetch.next(empty);
@@ -140,42 +104,53 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   }
 }
 
+// How a product runs.
 template <class T>
-int product_columns(const StageProduct<T>& product, Precision precision, const Card& card) {
-  return product_columns(product.columns, product.rows(), sizeof(T), precision, card);
+ProductPlan plan_of(const StageProduct<T>& product, Precision precision, const Card& card) {
+  return plan_product({product.depth, product.columns, product.kernel, product.rows()}, precision, sizeof(T), card);
 }
 
 template <class Tile, class Epilogue>
-void launch_stage_product(const StageProduct<typename Tile::Element>& product, const Epilogue& epilogue,
+void launch_stage_product(const StageProduct<typename Tile::Element>& product, const Epilogue& epilogue, int splits,
                           cudaStream_t stream) {
-  using Shape = ProductShape<Tile>;
-  static_assert(Shape::kRows == kProductRows, "what product_columns counts with");
+  using Shape = BlockShape<Tile>;
+  static_assert(Shape::kRows == kProductRows, "what plans count with");
   const int64_t blocks = ceil_div(product.rows(), int64_t(Shape::kRows)) * ceil_div(product.columns, Shape::kColumns);
   stage_product_kernel<Shape, Epilogue>
-      <<<static_cast<unsigned>(blocks), Shape::kThreads, 0, stream>>>(product, epilogue);
+      <<<dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(splits)), Shape::kThreads, 0, stream>>>(product,
+                                                                                                           epilogue);
 }
 
-// Puts one product on the stream. Instantiates six kernels for an epilogue: three FFMA tiles, two of tensor cores, one
-// of double.
+// Instantiates six kernels for an epilogue: three FFMA tiles, two of tensor cores, one of double.
 template <class T, class Epilogue>
-cudaError_t stage_product(const StageProduct<T>& product, const Epilogue& epilogue, Precision precision,
-                          const Card& card, cudaStream_t stream) {
-  if (product.rows() == 0) return cudaSuccess;
-  const int columns = product_columns(product, precision, card);
+cudaError_t launch_tiles(const StageProduct<T>& product, const Epilogue& epilogue, const ProductPlan& plan,
+                         Precision precision, cudaStream_t stream) {
+  const int splits = plan.splits;
   if constexpr (sizeof(T) == 8) {
-    launch_stage_product<SimtTile<double, 8, 4, 4>>(product, epilogue, stream);
-  } else if (columns == 16) {
-    launch_stage_product<SimtTile<float, 4, 4, 8>>(product, epilogue, stream);
+    launch_stage_product<SimtTile<double, 8, 4, 4>>(product, epilogue, splits, stream);
   } else if (precision == Precision::kTf32) {
-    launch_stage_product<TensorTile<Precision::kTf32, 2, 8>>(product, epilogue, stream);
+    launch_stage_product<TensorTile<Precision::kTf32, 2, 8>>(product, epilogue, splits, stream);
   } else if (precision == Precision::kBf16) {
-    launch_stage_product<TensorTile<Precision::kBf16, 2, 8>>(product, epilogue, stream);
-  } else if (columns == 32) {
-    launch_stage_product<SimtTile<float, 8, 4, 4>>(product, epilogue, stream);
+    launch_stage_product<TensorTile<Precision::kBf16, 2, 8>>(product, epilogue, splits, stream);
+  } else if (plan.columns == 16) {
+    launch_stage_product<SimtTile<float, 4, 4, 8>>(product, epilogue, splits, stream);
+  } else if (plan.columns == 32) {
+    launch_stage_product<SimtTile<float, 8, 4, 4>>(product, epilogue, splits, stream);
   } else {
-    launch_stage_product<SimtTile<float, 8, 8, 4>>(product, epilogue, stream);
+    launch_stage_product<SimtTile<float, 8, 8, 4>>(product, epilogue, splits, stream);
   }
   return cudaGetLastError();
+}
+
+// Puts one product on the stream, as its plan says: one kernel, or sums and the kernel that gathers them.
+template <class T, class Epilogue>
+cudaError_t stage_product(const StageProduct<T>& product, const Epilogue& epilogue, const Context& context) {
+  if (product.rows() == 0) return cudaSuccess;
+  const ProductPlan plan = plan_of(product, context.precision, context.card);
+  if (!plan.gathered()) return launch_tiles(product, epilogue, plan, context.precision, context.stream);
+  GatheredSums<T> sums;
+  const cudaError_t error = put_sums(product, plan, context, sums);
+  return error == cudaSuccess ? gather_sums(product, sums, plan, epilogue, context.stream) : error;
 }
 
 // The product of stage i of a branch, on all its samples or on `items` items of them: A_i h (forward form of the

@@ -15,6 +15,9 @@ struct StageProduct {
   int64_t items;              // images
   int64_t samples;            // item i belongs to sample i % samples
   const int* active;          // [items]: blocks whose items are all 0 do nothing; or null
+  // Taps side by side: B has so many taps of `depth` rows, and the result as many groups of columns / taps columns;
+  // `kernel` is 1 then. Otherwise 1.
+  int taps = 1;
 
   __host__ __device__ int pixels() const { return height * width; }
   __host__ __device__ int64_t rows() const { return items * pixels(); }
@@ -22,7 +25,7 @@ struct StageProduct {
 
 // A block: four warps, one below the other. kRows x kColumns sums.
 template <class Tile_>
-struct ProductShape {
+struct BlockShape {
   using Tile = Tile_;
   using T = typename Tile::Element;
   static constexpr int kThreads = 4 * kWarp;
@@ -39,14 +42,19 @@ struct ProductShape {
 };
 
 // What a thread fetches: one chunk of a step for every 32nd row, and its share of B. Along the taps of a kernel's row
-// the flat reduction is contiguous in a buffer of rows, so the address only jumps from one row of taps to the next.
+// the flat reduction is contiguous in a buffer of rows, so the address only jumps from one row of taps to the next. The
+// blocks of one tile, gridDim.y of them, share the reduction in whole steps.
 template <class Shape>
 class ProductFetch {
  public:
   using T = typename Shape::T;
 
-  __device__ ProductFetch(const StageProduct<T>& product, int64_t first_row, int first_column)
-      : product_(product), total_(product.kernel * product.kernel * product.depth) {
+  __device__ ProductFetch(const StageProduct<T>& product, int64_t first_row, int first_column) : product_(product) {
+    const int all = product.kernel * product.kernel * product.depth, steps = ceil_div(all, Shape::kStep);
+    const int split = static_cast<int>(blockIdx.y), splits = static_cast<int>(gridDim.y);
+    const int first = split * steps / splits * Shape::kStep;
+    end_ = min(all, (split + 1) * steps / splits * Shape::kStep);
+    length_ = end_ - first;
     // Eight adjacent lanes take eight rows: at their pitch, the 16-byte stores of one phase meet no bank twice.
     const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
     const int chunk = lane / 8 * kVector<T>, reach = product.kernel / 2;
@@ -60,17 +68,20 @@ class ProductFetch {
       y_[i] = row < rows_left ? pixel / product.width - reach : kOutside;
       x_[i] = pixel % product.width - reach;
     }
-    from_ = product.a + (first_row + row_ - reach * product.width - reach) * product.depth + chunk;
-    channel_ = chunk;
+    from_ = product.a + (first_row + row_ - reach * product.width - reach) * product.depth + first + chunk;
+    channel_ = first + chunk;
     tap_x_ = tap_y_ = 0;
     settle();
     const int column = first_column + static_cast<int>(threadIdx.x) % Shape::kLanes * kVector<T>;
-    b_row_ = static_cast<int>(threadIdx.x) / Shape::kLanes;
-    from_b_ = product.b + int64_t(b_row_) * product.pitch + column;
-    b_inside_ = column < product.pitch;
+    const int tap_columns = product.columns / product.taps, tap = column / tap_columns;
+    const int tap_column = column - tap * tap_columns;
+    b_row_ = first + static_cast<int>(threadIdx.x) / Shape::kLanes;
+    from_b_ = product.b + (int64_t(tap) * product.depth + b_row_) * product.pitch + tap_column;
+    b_inside_ = tap < product.taps && tap_column < product.pitch;
   }
 
-  __device__ int total() const { return total_; }
+  // Rows of the reduction that this block sums.
+  __device__ int length() const { return length_; }
 
   // Starts the copies of the next step into `buffer`: A, then B. Nothing is read beyond the end of the reduction.
   __device__ __forceinline__ void next(T* buffer) {
@@ -88,7 +99,7 @@ class ProductFetch {
 #pragma unroll
     for (int i = 0; i < Shape::kStep; i += kBRowsAtOnce) {
       const int row = i + static_cast<int>(threadIdx.x) / Shape::kLanes;
-      if (row < Shape::kStep && b_row_ + i < total_)
+      if (row < Shape::kStep && b_row_ + i < end_)
         __pipeline_memcpy_async(b + row * Shape::kPitchB,
                                 b_inside_ ? from_b_ + int64_t(i) * product_.pitch : product_.b, 16, b_inside_ ? 0 : 16);
     }
@@ -116,7 +127,7 @@ class ProductFetch {
   }
 
   const StageProduct<T>& product_;
-  const int total_;
+  int length_, end_;  // of this block's part of the flat reduction: how long it is, and where it ends
   const T *from_, *from_b_;
   int row_, b_row_, channel_, tap_x_, tap_y_;
   int x_[kRows], y_[kRows];  // of the pixel under the first tap

@@ -11,12 +11,10 @@ struct RowPlace {
   int pixel, pixels;
 
   __device__ RowPlace() {}
+  __device__ RowPlace(int64_t item_, int64_t sample_, int pixel_, int pixels_)
+      : item(item_), sample(sample_), row(item_ * pixels_ + pixel_), pixel(pixel_), pixels(pixels_) {}
   __device__ RowPlace(int64_t item_, int pixel_, int pixels_, int64_t samples)
-      : item(item_),
-        sample(item_ < samples ? item_ : item_ % samples),
-        row(item_ * pixels_ + pixel_),
-        pixel(pixel_),
-        pixels(pixels_) {}
+      : RowPlace(item_, item_ < samples ? item_ : item_ % samples, pixel_, pixels_) {}
   __device__ RowPlace(int64_t row_, int pixels_, int64_t samples)
       : RowPlace(row_ / pixels_, static_cast<int>(row_ % pixels_), pixels_, samples) {}
 

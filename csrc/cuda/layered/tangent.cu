@@ -22,7 +22,7 @@ cudaError_t layered_tangent(const Branch<T>& branch, const T* const* weights, co
     step.d = last ? nullptr : derivatives[i + 1];
     step.product = last ? nullptr : tangent.kept[i + 1].t;
     from = step.out = last ? tangent.product : tangent.kept[i + 1].scaled;
-    error = stage_product(product, step, context.precision, context.card, context.stream);
+    error = stage_product(product, step, context);
   }
   return error;
 }

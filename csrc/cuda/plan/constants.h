@@ -29,10 +29,11 @@ struct ModelConstants {
   double setup_cycles;          // once a group of items
   double element_setup_cycles;  // of a thread for an element of its events, once a group
   // A layered product.
-  double layered_step_cycles;     // of a warp per four rows of the reduction, besides FMA
+  double layered_slot_cycles;     // of a scheduler per issue slot of a step of the inner loop
   double layered_product_cycles;  // once a product: the first fetch, the epilogue
-  double tf32_speedup;            // of the inner loop on tensor cores against FMA
-  double bf16_speedup;
+  // A product by torch's libraries.
+  double library_full_multiplies;  // multiply-adds per cycle of a multiprocessor, float32
+  double library_tf32_multiplies;  // the same, TF32
 };
 
 // In the order of the struct, for programs that fit them.
@@ -56,10 +57,10 @@ constexpr const char* kModelConstantNames[] = {
     "element_cycles",
     "setup_cycles",
     "element_setup_cycles",
-    "layered_step_cycles",
+    "layered_slot_cycles",
     "layered_product_cycles",
-    "tf32_speedup",
-    "bf16_speedup",
+    "library_full_multiplies",
+    "library_tf32_multiplies",
 };
 static_assert(sizeof(ModelConstants) == sizeof(kModelConstantNames) / sizeof(const char*) * sizeof(double),
               "a name for every constant");

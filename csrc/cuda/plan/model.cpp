@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "cuda/plan/product_columns.h"
+#include "cuda/plan/product.h"
 
 namespace irf::cuda {
 namespace {
@@ -89,28 +89,11 @@ double resident_microseconds(const ResidentPlan& plan, const WalkRequest& reques
   return cycles / model.clock_megahertz + model.launch_microseconds;
 }
 
-// Per product: a multiprocessor's blocks share its schedulers, one of their four warps on each; or the bytes that move.
 double layered_microseconds(const BranchShape& shape, const WalkRequest& request, Precision precision,
                             int element_bytes, const Card& card, const ModelConstants& model) {
-  const double pixels = shape.height ? double(shape.height) * shape.width : 1;
-  const double rows = double(request.probes) * double(shape.batch) * pixels;
-  const int transposed = request.kind == WalkKind::kTransposed;
   double microseconds = request.sums ? model.launch_microseconds : 0;
-  for (int i = 0; i < shape.stages; ++i) {
-    const int K = channel_pad(shape.channels[i + transposed], precision);
-    const int N = channel_pad(shape.channels[i + 1 - transposed], precision);
-    const int columns = product_columns(N, static_cast<int64_t>(rows), element_bytes, precision, card);
-    const double speedup = columns == 16 || precision == Precision::kFull ? 1
-                           : precision == Precision::kTf32                ? model.tf32_speedup
-                                                                          : model.bf16_speedup;
-    const double tiles = ceil_div(rows, kProductRows) * ceil_div(N, columns);
-    const double steps = shape.kernel[i] * shape.kernel[i] * K / 4.0;
-    const double step = 4 * columns * fma_cycles(element_bytes, model) / speedup + model.layered_step_cycles;
-    const double compute = ceil_div(tiles, card.multiprocessors) * steps * step + model.layered_product_cycles;
-    const double bytes = rows * (K + 2.0 * N) * element_bytes / card.multiprocessors;
-    microseconds +=
-        std::max(compute, bytes / model.memory_bytes_per_cycle) / model.clock_megahertz + model.launch_microseconds;
-  }
+  for (int i = 0; i < shape.stages; ++i)
+    microseconds += model_product(product_shape(shape, request, i), precision, element_bytes, card, model).microseconds;
   return request.repeats * microseconds;
 }
 

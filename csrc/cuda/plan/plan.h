@@ -10,6 +10,7 @@
 #include <string>
 
 #include "cuda/device/pack.h"
+#include "cuda/plan/product.h"
 #include "iresnet_fast/params.h"
 
 namespace irf::cuda {
@@ -58,6 +59,14 @@ struct WalkRequest {
   bool neumann;    // a chain: so is the Neumann vector
 };
 constexpr WalkRequest kForwardWalk{WalkKind::kForward, 1, 1, false, false};
+
+// The product of stage i in a walk, layer by layer.
+inline ProductShape product_shape(const BranchShape& shape, const WalkRequest& request, int i) {
+  const int transposed = request.kind == WalkKind::kTransposed;
+  const int64_t pixels = shape.height ? int64_t(shape.height) * shape.width : 1;
+  return {shape.channels[i + transposed], shape.channels[i + 1 - transposed], shape.kernel[i],
+          request.probes * shape.batch * pixels};
+}
 
 // Tiles of one kernel instance (resident/block.cuh: DenseTiles, ImageTiles, TensorTiles). The number is the rows a
 // thread owns (images) or the items of a block (dense).

@@ -4,12 +4,14 @@
 #include "cuda/device/pack_weights.h"
 #include "cuda/layered/chain.h"
 #include "cuda/layered/inverse.h"
+#include "cuda/layered/sums.h"
 
 namespace irf::cuda {
 namespace {
 
 template <class T>
-cudaError_t run(const Branch<T>& branch, const BranchOperands<T>& op, const Context& context, Carver& carver) {
+cudaError_t run(const Branch<T>& branch, const BranchOperands<T>& op, Context context, Carver& carver) {
+  context.sums = carver.take<T>(largest_sums(branch, 1, context.precision, context.card));
   const std::vector<T*> weights = carve_packed(branch, Form::kForward, context.precision, carver);
   const LayeredForward<T> forward{branch, weights.data(), op.x, nullptr, nullptr, op.g};
   const LayeredForwardScratch<T> scratch(forward, context.precision, carver);
@@ -19,7 +21,8 @@ cudaError_t run(const Branch<T>& branch, const BranchOperands<T>& op, const Cont
 }
 
 template <class T>
-cudaError_t run(const Branch<T>& branch, const ResidualInverseOperands<T>& op, const Context& context, Carver& carver) {
+cudaError_t run(const Branch<T>& branch, const ResidualInverseOperands<T>& op, Context context, Carver& carver) {
+  context.sums = carver.take<T>(largest_sums(branch, 1, context.precision, context.card));
   const std::vector<T*> weights = carve_packed(branch, Form::kForward, context.precision, carver);
   const LayeredInverseScratch<T> scratch(branch, op.lipschitz > T(0), context.precision, context.card, carver);
   if (carver.counting()) return cudaSuccess;
@@ -29,8 +32,9 @@ cudaError_t run(const Branch<T>& branch, const ResidualInverseOperands<T>& op, c
 
 // Freezes the branch at x (z gets x + g(x), or is null) and runs the chain.
 template <class T>
-cudaError_t run(Chain<T> chain, const T* x, T* z, const Context& context, Carver& carver) {
+cudaError_t run(Chain<T> chain, const T* x, T* z, Context context, Carver& carver) {
   const Branch<T>& branch = chain.branch;
+  context.sums = carver.take<T>(largest_sums(branch, chain.probes, context.precision, context.card));
   const std::vector<T*> forward_weights = carve_packed(branch, Form::kForward, context.precision, carver);
   const std::vector<T*> transposed = carve_packed(branch, Form::kTransposed, context.precision, carver);
   const std::vector<T*> derivatives = carve_derivatives(branch, context.precision, carver);
@@ -49,7 +53,7 @@ cudaError_t run(Chain<T> chain, const T* x, T* z, const Context& context, Carver
 }
 
 template <class T>
-cudaError_t run(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, const Context& context, Carver& carver) {
+cudaError_t run(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, Context context, Carver& carver) {
   Chain<T> chain{};
   chain.branch = branch;
   chain.transpose = true;
@@ -69,7 +73,7 @@ cudaError_t run(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, co
 }
 
 template <class T>
-cudaError_t run(const Branch<T>& branch, const JacobianPowersOperands<T>& op, const Context& context, Carver& carver) {
+cudaError_t run(const Branch<T>& branch, const JacobianPowersOperands<T>& op, Context context, Carver& carver) {
   Chain<T> chain{};
   chain.branch = branch;
   chain.transpose = op.transpose;
@@ -84,7 +88,7 @@ cudaError_t run(const Branch<T>& branch, const JacobianPowersOperands<T>& op, co
 
 // J^T e_j is row j of J.
 template <class T>
-cudaError_t run(const Branch<T>& branch, const JacobianOperands<T>& op, const Context& context, Carver& carver) {
+cudaError_t run(const Branch<T>& branch, const JacobianOperands<T>& op, Context context, Carver& carver) {
   Chain<T> chain{};
   chain.branch = branch;
   chain.transpose = true;
@@ -136,13 +140,17 @@ const char* run_packed(const irf::Branch<T>& branch, const simt::ChainCase& c, c
           target,
           [&](const irf::cuda::Card& card, irf::cuda::Precision precision) {
             Carver carver(nullptr);
+            carver.take<T>(irf::cuda::largest_sums(chain.branch, chain.probes, precision, card));
             LayeredChainScratch<T>(chain, precision, card, carver);
             return carver.used();
           },
           [&](const irf::cuda::Context& context) {
             Carver carver(context.workspace);
+            irf::cuda::Context with = context;
+            with.sums =
+                carver.take<T>(irf::cuda::largest_sums(chain.branch, chain.probes, context.precision, context.card));
             const LayeredChainScratch<T> scratch(chain, context.precision, context.card, carver);
-            return irf::cuda::layered_chain(chain, scratch, context);
+            return irf::cuda::layered_chain(chain, scratch, with);
           });
     });
   });

@@ -1,0 +1,211 @@
+#include "cuda/plan/product.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdlib>
+#include <map>
+
+#include "cuda/device/pack.h"
+#include "cuda/plan/measured.h"
+
+namespace irf::cuda {
+namespace {
+
+// One step of a block's pipeline: 64 bytes of every row of A. Of each of its four warps, one on every scheduler.
+struct Step {
+  int columns;
+  double multiplies;       // FMA instructions, or fragment products on tensor cores
+  double slots;            // issue slots, these included
+  double exposed_latency;  // cycles that a warp alone on its scheduler waits besides
+};
+
+// Counted in sm_90 machine code, the outer loop with its copies and the inner loop (docs/cuda-evidence.md shows the
+// loops).
+constexpr Step kFullSteps[] = {{64, 1024, 1244, 200}, {32, 512, 716, 130}, {16, 256, 438, 95}};
+constexpr Step kDoubleStep = {32, 256, 420, 200};
+constexpr Step kTf32Step = {64, 32, 231, 150}, kBf16Step = {64, 32, 190, 150};
+
+constexpr int kStepBytes = 64;
+constexpr int kMostBlocks = 4;  // of a multiprocessor, by their static shared memory and registers
+constexpr int kMostSplits = 8;
+constexpr int kLeastSteps = 8;  // of a split: below, filling its pipeline costs more than it saves
+constexpr int kLibraryTile = 128;
+
+double ceil_div(double n, double m) { return std::ceil(n / m); }
+
+int operand_bytes(Precision precision, int element_bytes) {
+  return precision == Precision::kBf16 && element_bytes == 4 ? 2 : element_bytes;
+}
+
+double multiply_cycles(Precision precision, int element_bytes, const ModelConstants& model) {
+  if (element_bytes == 8) return model.double_fma_cycles;
+  return precision == Precision::kFull ? model.float_fma_cycles : model.mma_cycles;
+}
+
+// Columns of the part of a row that the gathering kernel's lanes hold: 4 or 16 lanes, 16 bytes each.
+int gathering_columns(int columns, int element_bytes) {
+  const int vector = 16 / element_bytes;
+  return vector * (columns <= 4 * vector ? 4 : 16);
+}
+
+struct Model {
+  const ProductShape& shape;
+  Precision precision;
+  int element_bytes;
+  const Card& card;
+  const ModelConstants& constants;
+
+  int K() const { return channel_pad(shape.K, precision); }
+  int N() const { return channel_pad(shape.N, precision); }
+  int taps() const { return shape.kernel * shape.kernel; }
+
+  double microseconds(double cycles) const {
+    return cycles / constants.clock_megahertz + constants.launch_microseconds;
+  }
+  double memory_cycles(double bytes) const { return bytes / card.multiprocessors / constants.memory_bytes_per_cycle; }
+  // Of sums that one kernel writes and the next reads: from L2 where they fit beside what else is read.
+  double sums_cycles(double bytes) const {
+    const bool cached = 2 * bytes <= double(card.l2_bytes);
+    return bytes / card.multiprocessors / (cached ? constants.l2_bytes_per_cycle : constants.memory_bytes_per_cycle);
+  }
+
+  double multiply(const Step& step, double columns, double steps, double bytes_cycles, int splits) const {
+    const double tiles = ceil_div(double(shape.rows), kProductRows) * ceil_div(columns, step.columns) * splits;
+    const double blocks = ceil_div(tiles, card.multiprocessors), rounds = ceil_div(blocks, kMostBlocks);
+    const double issue = std::max(step.multiplies * multiply_cycles(precision, element_bytes, constants), step.slots);
+    const double cycles = std::max(blocks * issue, rounds * (issue + step.exposed_latency)) * ceil_div(steps, splits);
+    return microseconds(std::max(cycles + rounds * constants.layered_product_cycles, bytes_cycles));
+  }
+
+  double gather(const ProductPlan& plan) const {
+    const double sums = double(gathered_elements(plan, shape, precision)) * element_bytes;
+    const double rows = 2.0 * double(shape.rows) * N() * element_bytes;
+    return microseconds(2 * constants.load_latency_cycles + sums_cycles(sums) + memory_cycles(rows));
+  }
+
+  double library(const ProductPlan& plan) const {
+    // Tiles narrower than 32 columns do not exist there.
+    const int columns = std::min(kLibraryTile, std::max(32, (shape.N + 31) / 32 * 32));
+    const double tiles = ceil_div(double(shape.rows), kLibraryTile) * ceil_div(shape.N, columns);
+    const double rate =
+        precision == Precision::kFull ? constants.library_full_multiplies : constants.library_tf32_multiplies;
+    const double cycles = ceil_div(tiles, card.multiprocessors) * kLibraryTile * double(columns) * taps() * K() / rate;
+    const double bytes = double(shape.rows) * K() * element_bytes;
+    const double sums = double(gathered_elements(plan, shape, precision)) * element_bytes;
+    return microseconds(std::max(cycles, memory_cycles(bytes) + sums_cycles(sums)) + constants.layered_product_cycles);
+  }
+
+  double run(const ProductPlan& plan, const Step* step) const {
+    if (plan.route == ProductRoute::kLibrary) return library(plan) + gather(plan);
+    const bool by_taps = plan.route == ProductRoute::kByTaps;
+    const double flat = double(by_taps ? 1 : taps()) * K();
+    const double steps = ceil_div(flat * operand_bytes(precision, element_bytes), kStepBytes);
+    const double columns = by_taps ? double(taps()) * N() : N();
+    const double read = double(shape.rows) * K() * operand_bytes(precision, element_bytes);
+    if (!plan.gathered())
+      return multiply(*step, columns, steps, memory_cycles(read + 2.0 * double(shape.rows) * N() * element_bytes), 1);
+    const double sums = double(gathered_elements(plan, shape, precision)) * element_bytes;
+    return multiply(*step, columns, steps, memory_cycles(read) + sums_cycles(sums), plan.splits) + gather(plan);
+  }
+};
+
+// What has been measured of a product; null if nothing has.
+const MeasuredProduct* measured_product(const ProductShape& shape, Precision precision, int element_bytes,
+                                        const Card& card) {
+  for (const MeasuredProduct& row : kMeasuredProducts) {
+    const bool same = row.architecture == card.architecture && row.multiprocessors == card.multiprocessors &&
+                      row.precision == precision && element_bytes == 4 &&
+                      channel_pad(row.shape.K, precision) == channel_pad(shape.K, precision) &&
+                      channel_pad(row.shape.N, precision) == channel_pad(shape.N, precision) &&
+                      row.shape.kernel == shape.kernel;
+    const double ratio = double(shape.rows) / double(row.shape.rows);
+    if (same && ratio <= kMeasuredRows && ratio >= 1 / kMeasuredRows) return &row;
+  }
+  return nullptr;
+}
+
+// The fastest by the model, of all routes or of one.
+ProductPlan fastest(const ProductShape& shape, Precision precision, int element_bytes, const Card& card,
+                    const ModelConstants& constants, const ProductRoute* only) {
+  const Model model{shape, precision, element_bytes, card, constants};
+  ProductPlan best{};
+  best.microseconds = INFINITY;
+  const auto consider = [&](ProductRoute route, const Step* step, int splits) {
+    if (only && route != *only) return;
+    // The gathering kernel counts rows in 32 bits.
+    if ((route != ProductRoute::kDirect || splits > 1) && shape.rows > INT32_MAX) return;
+    ProductPlan plan{};
+    plan.route = route;
+    plan.columns = step ? step->columns : 0;
+    plan.splits = splits;
+    plan.epilogue_columns = plan.gathered() ? gathering_columns(model.N(), element_bytes) : plan.columns;
+    plan.microseconds = model.run(plan, step);
+    if (plan.microseconds < best.microseconds) best = plan;
+  };
+  const auto consider_tile = [&](const Step& step) {
+    const int flat = model.K() * operand_bytes(precision, element_bytes) / kStepBytes;
+    for (int splits = 1; splits <= kMostSplits; splits *= 2) {
+      if (splits == 1 || model.taps() * flat / splits >= kLeastSteps) consider(ProductRoute::kDirect, &step, splits);
+      if (shape.kernel > 1 && (splits == 1 || flat / splits >= kLeastSteps))
+        consider(ProductRoute::kByTaps, &step, splits);
+    }
+  };
+  if (element_bytes == 8) {
+    consider_tile(kDoubleStep);
+    return best;
+  }
+  // Tiles of 16 columns are FFMA at every precision but where rows are bf16: too narrow for tensor cores.
+  if (precision == Precision::kFull)
+    for (const Step& step : kFullSteps) consider_tile(step);
+  else
+    consider_tile(precision == Precision::kTf32 ? kTf32Step : kBf16Step);
+  // torch's operators would round the sums of bf16 operands to bf16.
+  if (card.libraries && precision != Precision::kBf16) consider(ProductRoute::kLibrary, nullptr, 1);
+  return best;
+}
+
+}  // namespace
+
+int gathered_columns(const ProductPlan& plan, const ProductShape& shape, Precision precision) {
+  const int columns = channel_pad(shape.N, precision);
+  return plan.route == ProductRoute::kByTaps ? shape.kernel * shape.kernel * columns : columns;
+}
+
+int64_t gathered_elements(const ProductPlan& plan, const ProductShape& shape, Precision precision) {
+  return plan.gathered() ? plan.splits * shape.rows * gathered_columns(plan, shape, precision) : 0;
+}
+
+ProductPlan model_product(const ProductShape& shape, Precision precision, int element_bytes, const Card& card,
+                          const ModelConstants& constants) {
+  return fastest(shape, precision, element_bytes, card, constants, nullptr);
+}
+
+ProductPlan plan_product(const ProductShape& shape, Precision precision, int element_bytes, const Card& card) {
+  constexpr size_t kRemembered = 4096;  // a walk asks for the same few products again and again
+  thread_local std::map<std::array<int64_t, 10>, ProductPlan> remembered;
+  const std::array<int64_t, 10> key = {channel_pad(shape.K, precision),
+                                       channel_pad(shape.N, precision),
+                                       shape.kernel,
+                                       shape.rows,
+                                       static_cast<int>(precision),
+                                       element_bytes,
+                                       card.architecture,
+                                       card.multiprocessors,
+                                       card.libraries,
+                                       card.l2_bytes};
+  if (const auto found = remembered.find(key); found != remembered.end()) return found->second;
+  if (remembered.size() == kRemembered) remembered.clear();
+  const ModelConstants& constants = model_constants(card.architecture);
+  ProductPlan plan{};
+  const MeasuredProduct* measured = measured_product(shape, precision, element_bytes, card);
+  if (measured && (measured->fastest != ProductRoute::kLibrary || card.libraries)) {
+    plan = fastest(shape, precision, element_bytes, card, constants, &measured->fastest);
+    plan.measured = true;
+  } else {
+    plan = fastest(shape, precision, element_bytes, card, constants, nullptr);
+  }
+  return remembered[key] = plan;
+}
+
+}  // namespace irf::cuda
