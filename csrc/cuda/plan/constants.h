@@ -29,7 +29,8 @@ struct ModelConstants {
   double setup_cycles;          // once a group of items
   double element_setup_cycles;  // of a thread for an element of its events, once a group
   // A layered product.
-  double layered_slot_cycles;     // of a scheduler per issue slot of a step of the inner loop
+  double layered_slot_cycles;     // of a scheduler per issue slot of its inner loop
+  double layered_mma_cycles;      // of a scheduler per fragment product of 16 x 8
   double layered_product_cycles;  // once a product: the first fetch, the epilogue
   // A product by torch's libraries.
   double library_full_multiplies;  // multiply-adds per cycle of a multiprocessor, float32
@@ -58,6 +59,7 @@ constexpr const char* kModelConstantNames[] = {
     "setup_cycles",
     "element_setup_cycles",
     "layered_slot_cycles",
+    "layered_mma_cycles",
     "layered_product_cycles",
     "library_full_multiplies",
     "library_tf32_multiplies",

@@ -93,7 +93,8 @@ double layered_microseconds(const BranchShape& shape, const WalkRequest& request
                             int element_bytes, const Card& card, const ModelConstants& model) {
   double microseconds = request.sums ? model.launch_microseconds : 0;
   for (int i = 0; i < shape.stages; ++i)
-    microseconds += model_product(product_shape(shape, request, i), precision, element_bytes, card, model).microseconds;
+    microseconds +=
+        model_product(product_shape(shape, request, i), precision, element_bytes, card, model).microseconds();
   return request.repeats * microseconds;
 }
 

@@ -30,7 +30,6 @@ constexpr int kStepBytes = 64;
 constexpr int kMostBlocks = 4;  // of a multiprocessor, by their static shared memory and registers
 constexpr int kMostSplits = 8;
 constexpr int kLeastSteps = 8;  // of a split: below, filling its pipeline costs more than it saves
-constexpr int kLibraryTile = 128;
 
 double ceil_div(double n, double m) { return std::ceil(n / m); }
 
@@ -40,7 +39,7 @@ int operand_bytes(Precision precision, int element_bytes) {
 
 double multiply_cycles(Precision precision, int element_bytes, const ModelConstants& model) {
   if (element_bytes == 8) return model.double_fma_cycles;
-  return precision == Precision::kFull ? model.float_fma_cycles : model.mma_cycles;
+  return precision == Precision::kFull ? model.float_fma_cycles : model.layered_mma_cycles;
 }
 
 // Columns of the part of a row that the gathering kernel's lanes hold: 4 or 16 lanes, 16 bytes each.
@@ -59,6 +58,13 @@ struct Model {
   int K() const { return channel_pad(shape.K, precision); }
   int N() const { return channel_pad(shape.N, precision); }
   int taps() const { return shape.kernel * shape.kernel; }
+  double rows() const { return double(shape.rows); }
+  double operand_bytes() const { return rows() * K() * irf::cuda::operand_bytes(precision, element_bytes); }
+  // What an epilogue reads and writes besides the sums: one buffer of rows each.
+  double epilogue_bytes() const { return 2 * rows() * N() * element_bytes; }
+  double sums_bytes(const ProductPlan& plan) const {
+    return double(gathered_elements(plan, shape, precision)) * element_bytes;
+  }
 
   double microseconds(double cycles) const {
     return cycles / constants.clock_megahertz + constants.launch_microseconds;
@@ -70,43 +76,35 @@ struct Model {
     return bytes / card.multiprocessors / (cached ? constants.l2_bytes_per_cycle : constants.memory_bytes_per_cycle);
   }
 
-  double multiply(const Step& step, double columns, double steps, double bytes_cycles, int splits) const {
-    const double tiles = ceil_div(double(shape.rows), kProductRows) * ceil_div(columns, step.columns) * splits;
+  KernelCost multiply(const ProductPlan& plan, const Step& step) const {
+    const bool by_taps = plan.route == ProductRoute::kByTaps;
+    const double flat = double(by_taps ? 1 : taps()) * K(), columns = by_taps ? double(taps()) * N() : N();
+    const double steps = ceil_div(flat * irf::cuda::operand_bytes(precision, element_bytes), kStepBytes);
+    const double tiles = ceil_div(rows(), kProductRows) * ceil_div(columns, step.columns) * plan.splits;
     const double blocks = ceil_div(tiles, card.multiprocessors), rounds = ceil_div(blocks, kMostBlocks);
-    const double issue = std::max(step.multiplies * multiply_cycles(precision, element_bytes, constants), step.slots);
-    const double cycles = std::max(blocks * issue, rounds * (issue + step.exposed_latency)) * ceil_div(steps, splits);
-    return microseconds(std::max(cycles + rounds * constants.layered_product_cycles, bytes_cycles));
+    const double share = ceil_div(steps, plan.splits), slots = step.slots * constants.layered_slot_cycles;
+    const double issue = std::max(step.multiplies * multiply_cycles(precision, element_bytes, constants), slots);
+    const double compute = share * std::max(blocks * issue, rounds * (issue + step.exposed_latency));
+    const double sums = sums_bytes(plan), other = operand_bytes() + (plan.gathered() ? 0 : epilogue_bytes());
+    const double memory = memory_cycles(other) + sums_cycles(sums);
+    return {share * blocks * step.slots, other + sums,
+            microseconds(std::max(compute + rounds * constants.layered_product_cycles, memory))};
   }
 
-  double gather(const ProductPlan& plan) const {
-    const double sums = double(gathered_elements(plan, shape, precision)) * element_bytes;
-    const double rows = 2.0 * double(shape.rows) * N() * element_bytes;
-    return microseconds(2 * constants.load_latency_cycles + sums_cycles(sums) + memory_cycles(rows));
-  }
-
-  double library(const ProductPlan& plan) const {
-    // Tiles narrower than 32 columns do not exist there.
-    const int columns = std::min(kLibraryTile, std::max(32, (shape.N + 31) / 32 * 32));
-    const double tiles = ceil_div(double(shape.rows), kLibraryTile) * ceil_div(shape.N, columns);
+  // In favour of the library: whatever the shape, it keeps all multiprocessors busy; but no tile has less than 32
+  // columns.
+  KernelCost library(const ProductPlan& plan) const {
+    const double multiplies = rows() * taps() * K() * ((shape.N + 31) / 32 * 32);
     const double rate =
         precision == Precision::kFull ? constants.library_full_multiplies : constants.library_tf32_multiplies;
-    const double cycles = ceil_div(tiles, card.multiprocessors) * kLibraryTile * double(columns) * taps() * K() / rate;
-    const double bytes = double(shape.rows) * K() * element_bytes;
-    const double sums = double(gathered_elements(plan, shape, precision)) * element_bytes;
-    return microseconds(std::max(cycles, memory_cycles(bytes) + sums_cycles(sums)) + constants.layered_product_cycles);
+    const double sums = sums_bytes(plan), memory = memory_cycles(operand_bytes()) + sums_cycles(sums);
+    const double cycles = std::max(multiplies / card.multiprocessors / rate, memory) + constants.layered_product_cycles;
+    return {0, operand_bytes() + sums, microseconds(cycles)};
   }
 
-  double run(const ProductPlan& plan, const Step* step) const {
-    if (plan.route == ProductRoute::kLibrary) return library(plan) + gather(plan);
-    const bool by_taps = plan.route == ProductRoute::kByTaps;
-    const double flat = double(by_taps ? 1 : taps()) * K();
-    const double steps = ceil_div(flat * operand_bytes(precision, element_bytes), kStepBytes);
-    const double columns = by_taps ? double(taps()) * N() : N();
-    const double read = double(shape.rows) * K() * operand_bytes(precision, element_bytes);
-    if (!plan.gathered())
-      return multiply(*step, columns, steps, memory_cycles(read + 2.0 * double(shape.rows) * N() * element_bytes), 1);
-    const double sums = double(gathered_elements(plan, shape, precision)) * element_bytes;
-    return multiply(*step, columns, steps, memory_cycles(read) + sums_cycles(sums), plan.splits) + gather(plan);
+  KernelCost gather(const ProductPlan& plan) const {
+    const double sums = sums_bytes(plan), cycles = sums_cycles(sums) + memory_cycles(epilogue_bytes());
+    return {0, sums + epilogue_bytes(), microseconds(2 * constants.load_latency_cycles + cycles)};
   }
 };
 
@@ -130,7 +128,7 @@ ProductPlan fastest(const ProductShape& shape, Precision precision, int element_
                     const ModelConstants& constants, const ProductRoute* only) {
   const Model model{shape, precision, element_bytes, card, constants};
   ProductPlan best{};
-  best.microseconds = INFINITY;
+  double least = INFINITY;
   const auto consider = [&](ProductRoute route, const Step* step, int splits) {
     if (only && route != *only) return;
     // The gathering kernel counts rows in 32 bits.
@@ -140,12 +138,15 @@ ProductPlan fastest(const ProductShape& shape, Precision precision, int element_
     plan.columns = step ? step->columns : 0;
     plan.splits = splits;
     plan.epilogue_columns = plan.gathered() ? gathering_columns(model.N(), element_bytes) : plan.columns;
-    plan.microseconds = model.run(plan, step);
-    if (plan.microseconds < best.microseconds) best = plan;
+    plan.multiply = step ? model.multiply(plan, *step) : model.library(plan);
+    if (plan.gathered()) plan.gather = model.gather(plan);
+    // A library must save at least a launch, since its call takes the host as long as several.
+    const double cost = plan.microseconds() + (step ? 0 : constants.launch_microseconds);
+    if (cost < least) best = plan, least = cost;
   };
   const auto consider_tile = [&](const Step& step) {
     const int flat = model.K() * operand_bytes(precision, element_bytes) / kStepBytes;
-    for (int splits = 1; splits <= kMostSplits; splits *= 2) {
+    for (int splits = 1; splits <= kMostSplits; ++splits) {
       if (splits == 1 || model.taps() * flat / splits >= kLeastSteps) consider(ProductRoute::kDirect, &step, splits);
       if (shape.kernel > 1 && (splits == 1 || flat / splits >= kLeastSteps))
         consider(ProductRoute::kByTaps, &step, splits);
@@ -155,7 +156,6 @@ ProductPlan fastest(const ProductShape& shape, Precision precision, int element_
     consider_tile(kDoubleStep);
     return best;
   }
-  // Tiles of 16 columns are FFMA at every precision but where rows are bf16: too narrow for tensor cores.
   if (precision == Precision::kFull)
     for (const Step& step : kFullSteps) consider_tile(step);
   else

@@ -24,14 +24,22 @@ enum class ProductRoute : int {
   kLibrary,  // torch's own operator (cuBLAS, cuDNN), then the kernel that gathers.
 };
 
+// What a kernel is modelled to cost.
+struct KernelCost {
+  double slots;  // issue slots of a scheduler of the busiest multiprocessor
+  double bytes;  // read from and written to global memory, caches included
+  double microseconds;
+};
+
 struct ProductPlan {
   ProductRoute route;
   int columns;           // of a block's tile; 0 where a library multiplies
   int splits;            // blocks that share a reduction; each leaves its part of the sums for the kernel that gathers
   int epilogue_columns;  // of the part of a row that adjacent lanes of an epilogue hold
   bool measured;         // the route is the fastest measured on this card, not the fastest of the model
-  double microseconds;   // modelled
+  KernelCost multiply, gather;
 
+  double microseconds() const { return multiply.microseconds + gather.microseconds; }
   bool gathered() const { return route != ProductRoute::kDirect || splits > 1; }
 };
 
