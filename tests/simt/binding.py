@@ -46,7 +46,7 @@ def _build():
     flags = ["-std=c++20", "-O2", "-fPIC", "-fvisibility=hidden", "-Icsrc/torch/cuda", "-Icsrc", "-Icsrc/include"]
     flags += [f"-I{SHIM}", f"-include{SHIM}/cuda_api.h", "-DSIMT_EMULATED", "-DSIMT_CHECKED=0"]
     flags += [f"-isystem{torch_folder}/include", "-DTORCH_TARGET_VERSION=0x020b000000000000", "-DTORCH_STABLE_ONLY"]
-    sources = [*_files("csrc/torch", "*.cpp"), HERE / "binding/device.cpp"]
+    sources = [*_files("csrc/torch", "*.cpp"), Path("csrc/torch/cuda/library.cpp"), HERE / "binding/device.cpp"]
     link = [f"{folder}/runtime/simt.o", *kernels, "-shared", "-Wl,-z,defs", "-Wl,-Bsymbolic"]
     link += ["-Wl,--no-as-needed", f"-L{torch_folder}/lib", "-ltorch_cpu", "-lc10"]
     before = Path.cwd()

@@ -75,3 +75,11 @@ def test_the_kernels_of_the_gpu_run():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_products_of_libraries_give_the_same_numbers():
+    """The binding calls torch's operator for cuDNN with the precision of the call, under autocast too."""
+    done = subprocess.run(
+        [sys.executable, "-m", "simt.library_products"], cwd=ROOT / "tests", capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

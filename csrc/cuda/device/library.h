@@ -18,13 +18,14 @@ struct LibraryProduct {
   int depth, pitch, columns;
   int kernel, height, width;
   int64_t items;
+  bool allow_tf32;  // operands may be rounded to TF32, and are already
 };
 
 class LibraryProducts {
  public:
   virtual ~LibraryProducts() = default;
-  // Puts a product on the stream of the call. `sums`, [items * pixels][columns], are valid until the next product.
-  virtual cudaError_t multiply(const LibraryProduct& product, const float** sums) = 0;
+  // Puts a product on the stream of the call, which writes `sums`, [items * pixels][columns].
+  virtual cudaError_t multiply(const LibraryProduct& product, float* sums) = 0;
 };
 
 }  // namespace irf::cuda

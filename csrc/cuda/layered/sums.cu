@@ -23,11 +23,12 @@ struct StoreSums {
 };
 
 template <class T>
-cudaError_t by_library(const StageProduct<T>& product, const Context& context, GatheredSums<T>& sums) {
+cudaError_t by_library(const StageProduct<T>& product, const Context& context) {
   if constexpr (std::is_same_v<T, float>) {
-    return context.libraries->multiply({product.a, product.b, product.depth, product.pitch, product.columns,
-                                        product.kernel, product.height, product.width, product.items},
-                                       &sums.sums);
+    return context.libraries->multiply(
+        {product.a, product.b, product.depth, product.pitch, product.columns, product.kernel, product.height,
+         product.width, product.items, context.precision == Precision::kTf32},
+        static_cast<float*>(context.sums));
   } else {
     return cudaErrorInvalidValue;  // no plan chooses it
   }
@@ -39,7 +40,7 @@ template <class T>
 cudaError_t put_sums(const StageProduct<T>& product, const ProductPlan& plan, const Context& context,
                      GatheredSums<T>& sums) {
   sums = {static_cast<const T*>(context.sums), plan.splits, product.columns, 1};
-  if (plan.route == ProductRoute::kLibrary) return by_library(product, context, sums);
+  if (plan.route == ProductRoute::kLibrary) return by_library(product, context);
   StageProduct<T> all_taps = product;
   if (plan.route == ProductRoute::kByTaps) {
     sums.kernel = product.kernel;

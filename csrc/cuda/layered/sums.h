@@ -21,7 +21,7 @@ int64_t largest_sums(const Branch<T>& branch, int64_t probes, Precision precisio
         const ProductShape shape{K, N, stage.kernel, items * branch.pixels()};
         if (shape.rows == 0) continue;
         const ProductPlan plan = plan_product(shape, precision, sizeof(T), card);
-        if (plan.route != ProductRoute::kLibrary) most = std::max(most, gathered_elements(plan, shape, precision));
+        most = std::max(most, gathered_elements(plan, shape, precision));
       }
   }
   return most;

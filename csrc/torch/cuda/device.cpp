@@ -30,7 +30,8 @@ cuda::Card card_of(int device) {
       attribute(cudaDevAttrMultiProcessorCount, device),
       attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
       attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, device),
-      static_cast<int64_t>(properties.totalGlobalMem)};
+      static_cast<int64_t>(properties.totalGlobalMem),
+      properties.l2CacheSize};
   return cards.emplace(device, card).first->second;
 }
 
@@ -45,7 +46,9 @@ Gpu gpu_of(const Tensor& t) {
   check(cudaSetDevice(device), "cudaSetDevice");
   void* stream = nullptr;
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
-  return {device, card_of(device), static_cast<cudaStream_t>(stream), guard};
+  cuda::Card card = card_of(device);
+  card.libraries = cudnn_takes(t);
+  return {device, card, static_cast<cudaStream_t>(stream), guard};
 }
 
 Tensor scratch(size_t bytes, const Tensor& like) { return make({static_cast<int64_t>(bytes)}, like, ScalarType::Byte); }

@@ -7,6 +7,7 @@
 
 #include "cuda/device/progress_pool.h"
 #include "cuda/ops.h"
+#include "torch/cuda/library.h"
 #include "torch/operands.h"
 
 #define IRF_DEVICE CUDA
@@ -33,7 +34,7 @@ void check(cudaError_t error, const char* op);
 template <class T>
 class OnDevice {
  public:
-  explicit OnDevice(const Tensor& like, int64_t precision = 0) : like_(like), gpu_(gpu_of(like)) {
+  explicit OnDevice(const Tensor& like, int64_t precision = 0) : like_(like), gpu_(gpu_of(like)), libraries_(like) {
     const auto checked = static_cast<cuda::Precision>(checked_precision(precision));
     if (std::is_same_v<T, float>) precision_ = checked;
   }
@@ -94,7 +95,7 @@ class OnDevice {
     check(launch(operands, context(workspace)), op);
   }
   cuda::Context context(Tensor& workspace, cuda::Progress* progress = nullptr) const {
-    return {gpu_.card, precision_, workspace.mutable_data_ptr(), gpu_.stream, progress};
+    return {gpu_.card, precision_, workspace.mutable_data_ptr(), gpu_.stream, progress, &libraries_};
   }
   std::shared_ptr<cuda::Progress> progress(const char* op) const {
     std::shared_ptr<cuda::Progress> borrowed;
@@ -105,6 +106,7 @@ class OnDevice {
   const Tensor like_;
   const Gpu gpu_;
   cuda::Precision precision_ = cuda::Precision::kFull;
+  mutable CudnnProducts libraries_;
 };
 
 }  // namespace irf::binding

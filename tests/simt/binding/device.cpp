@@ -25,10 +25,12 @@ const cuda::Card& card() {
 
 void check_device(const Tensor& t, const char* name) { STD_TORCH_CHECK(t.is_cpu(), name, " must be a CPU tensor"); }
 
-Gpu gpu_of(const Tensor&) {
+Gpu gpu_of(const Tensor& t) {
   simt::begin_call();
   auto on = std::make_shared<simt::OnStream>(card().shared_per_block);
-  return {0, card(), on->stream, on};
+  cuda::Card with_libraries = card();
+  with_libraries.libraries = cudnn_takes(t);
+  return {0, with_libraries, on->stream, on};
 }
 
 Tensor scratch(size_t bytes, const Tensor&) {
