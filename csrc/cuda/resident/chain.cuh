@@ -26,11 +26,11 @@ struct ChainArguments {
   int64_t power_stride, probe_stride, sample_stride;
   const T* tangent;  // rows of J v, or null
 
-  ChainArguments(const Chain<T>& chain, const ResidentPlan& plan_)
+  ChainArguments(const Chain<T>& chain, const ResidentPlan& plan_, const Memory& memory)
       : plan(plan_),
         weight{},
         derivative{},
-        entry(chain.transpose ? nullptr : chain.derivatives[0]),
+        entry(chain.transpose ? nullptr : memory[chain.derivatives[0]]),
         batch(chain.branch.batch),
         items(chain.items()),
         first_unit(chain.first_unit),
@@ -41,7 +41,7 @@ struct ChainArguments {
         coefficients(chain.coefficients),
         tail(chain.value ? chain.tail : nullptr),
         tolerance(chain.tolerance),
-        value(chain.value),
+        value(memory[chain.value]),
         neumann(chain.neumann),
         norms(chain.norms),
         terms_used(chain.terms_used),
@@ -49,14 +49,14 @@ struct ChainArguments {
         power_stride(chain.power_stride),
         probe_stride(chain.probe_stride),
         sample_stride(chain.sample_stride),
-        tangent(chain.tangent) {
+        tangent(memory[chain.tangent]) {
     const int stages = chain.branch.stages;
     for (int i = 0; i < stages; ++i) {
-      weight[i] = chain.weights[chain.transpose ? stages - 1 - i : i];
+      weight[i] = memory[chain.weights[chain.transpose ? stages - 1 - i : i]];
       if (chain.transpose)
-        derivative[i] = chain.derivatives[stages - 1 - i];
+        derivative[i] = memory[chain.derivatives[stages - 1 - i]];
       else if (i + 1 < stages)
-        derivative[i] = chain.derivatives[i + 1];
+        derivative[i] = memory[chain.derivatives[i + 1]];
     }
   }
 };
@@ -268,7 +268,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1) resident_chain_kernel(const __
 
 template <class Tiles, class T = typename Tiles::Element>
 cudaError_t launch_chain(const Chain<T>& chain, const ResidentPlan& plan, const Context& context) {
-  const ChainArguments<T> p(chain, plan);
+  const ChainArguments<T> p(chain, plan, context.memory);
   if (const cudaError_t error = allow_shared(resident_chain_kernel<Tiles>, context.card)) return error;
   resident_chain_kernel<Tiles><<<plan.blocks, plan.threads, plan.shared_bytes, context.stream>>>(p);
   return cudaGetLastError();

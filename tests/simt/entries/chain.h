@@ -14,20 +14,32 @@ struct ChainCase : ResidentCase {
   void* powers;
   int64_t power_stride, probe_stride, sample_stride;
 
-  // run(chain), while the lists of its operands exist.
-  template <class T, class Run>
-  void with_chain(const irf::Branch<T>& branch, const Run& run) const {
+  template <class T>
+  irf::cuda::Chain<T> chain(const irf::Branch<T>& branch) const {
     auto in = [](void* p) { return static_cast<T*>(p); };
-    const T *packed[irf::cuda::kMaxStages], *rows[irf::cuda::kMaxStages];
-    for (int i = 0; i < branch.stages; ++i) {
-      packed[i] = in(weights[i]);
-      rows[i] = in(derivatives[i]);
-    }
-    run(irf::cuda::Chain<T>{branch,       packed,       rows,          transpose != 0,   int(probes),
-                            in(probe),    first_unit,   int(terms),    in(coefficients), per_sample != 0,
-                            in(tail),     T(tolerance), relative != 0, in(value),        in(neumann),
-                            in(norms),    terms_used,   in(powers),    power_stride,     probe_stride,
-                            sample_stride});
+    irf::cuda::Chain<T> chain{};
+    chain.branch = branch;
+    chain.weights = buffers<T>(weights, branch.stages);
+    chain.derivatives = buffers<T>(derivatives, branch.stages);
+    chain.transpose = transpose != 0;
+    chain.probes = static_cast<int>(probes);
+    chain.probe = in(probe);
+    chain.first_unit = first_unit;
+    chain.terms = static_cast<int>(terms);
+    chain.coefficients = in(coefficients);
+    chain.per_sample = per_sample != 0;
+    chain.tail = in(tail);
+    chain.tolerance = static_cast<T>(tolerance);
+    chain.relative = relative != 0;
+    chain.value = in(value);
+    chain.neumann = in(neumann);
+    chain.norms = in(norms);
+    chain.terms_used = terms_used;
+    chain.powers = in(powers);
+    chain.power_stride = power_stride;
+    chain.probe_stride = probe_stride;
+    chain.sample_stride = sample_stride;
+    return chain;
   }
 };
 
