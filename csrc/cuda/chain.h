@@ -18,18 +18,11 @@ struct Chain {
   int probes;      // m
   const T* probe;  // v, [m, B, d]; null: probe j is the unit vector first_unit + j
   int64_t first_unit;
-  int terms;  // n >= 0
 
-  // The series of J^T; no value: not wanted. As in ResidualLogdetOperands.
-  const T* coefficients;
-  bool per_sample;
-  const T* tail;
-  T tolerance;
-  bool relative;
-  Buffer<T> value;      // [m, B]
-  T* neumann;           // [m, B, d] or null
-  T* norms;             // [m, B]
-  int64_t* terms_used;  // [m, B]
+  // The series of J^T. Null value: not wanted, and only its terms count, for powers.
+  Series<T> series;
+  // [m, B] takes the values of several probes, of which series.value is to be the mean; none: series.value takes them.
+  Buffer<T> values;
 
   // w_k of (probe j, sample b) goes to powers + (k - 1) * power_stride + j * probe_stride + b * sample_stride, in the
   // layout of x; or null.
@@ -40,6 +33,13 @@ struct Chain {
   Buffer<T> tangent;
 
   int64_t items() const { return probes * branch.batch; }
+
+  // The series as a launch sees it: its value is one per item.
+  Series<T> series_of_items(const Memory& memory) const {
+    Series<T> result = series;
+    if (values) result.value = memory[values];
+    return result;
+  }
 };
 
 }  // namespace irf::cuda

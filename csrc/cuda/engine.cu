@@ -16,8 +16,8 @@ ResidentPlan plan_for(const Branch<T>& branch, const WalkRequest& request, const
 
 template <class T>
 WalkRequest request_of(const Chain<T>& chain) {
-  return {chain.transpose ? WalkKind::kTransposed : WalkKind::kTangent, chain.probes, chain.terms, bool(chain.value),
-          chain.neumann != nullptr};
+  return {chain.transpose ? WalkKind::kTransposed : WalkKind::kTangent, chain.probes, chain.series.terms,
+          chain.series.value != nullptr, chain.series.neumann != nullptr};
 }
 
 template <class T>

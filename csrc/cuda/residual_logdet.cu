@@ -23,18 +23,18 @@ __global__ void __launch_bounds__(kMeanThreads)
 // it costs as much as the term.
 template <class T>
 WalkRequest request_of(const ResidualLogdetOperands<T>& op) {
-  return {WalkKind::kTransposed, op.probes, op.terms, true, op.neumann != nullptr};
+  return {WalkKind::kTransposed, op.probes, op.series.terms, true, op.series.neumann != nullptr};
 }
 
 template <class T>
 struct MeanOverProbes {
-  Buffer<T> values;  // [m, B]
+  Buffer<T> values;  // [m, B]; none: of one probe, whose value is in place
   int probes;
   int64_t batch;
   T* value;  // [B]
 
   cudaError_t launch(const Context& context) const {
-    if (probes == 1 || batch == 0) return cudaSuccess;  // the chain wrote the value itself
+    if (!values || batch == 0) return cudaSuccess;
     const unsigned blocks = static_cast<unsigned>(ceil_div(batch, int64_t(kMeanThreads)));
     mean_over_probes_kernel<T>
         <<<blocks, kMeanThreads, 0, context.stream>>>(context.memory[values], probes, batch, value);
@@ -59,17 +59,9 @@ Operation residual_logdet(const Branch<T>& branch, const ResidualLogdetOperands<
   chain.tangent = tangent.product;
   chain.probes = op.probes;
   chain.probe = op.probe;
-  chain.terms = op.terms;
-  chain.coefficients = op.coefficients;
-  chain.per_sample = op.per_sample;
-  chain.tail = op.tail;
-  chain.tolerance = op.tolerance;
-  chain.relative = op.relative;
-  chain.value = op.probes == 1 ? Buffer<T>(op.value) : workspace.take<T>(chain.items());
-  chain.neumann = op.neumann;
-  chain.norms = op.norms;
-  chain.terms_used = op.terms_used;
-  const MeanOverProbes<T> mean{chain.value, op.probes, branch.batch, op.value};
+  chain.series = op.series;
+  if (op.probes > 1) chain.values = workspace.take<T>(chain.items());
+  const MeanOverProbes<T> mean{chain.values, op.probes, branch.batch, op.series.value};
   PowerChain<T> power(chain, target, workspace);
   return Operation(target, workspace, std::move(linearized), std::move(power), mean);
 }
@@ -90,7 +82,7 @@ Operation jacobian_powers(const Branch<T>& branch, const JacobianPowersOperands<
   Chain<T> chain = linearized.chain();
   chain.probes = 1;
   chain.probe = op.start;
-  chain.terms = op.count;
+  chain.series.terms = op.count;
   chain.powers = op.powers;
   chain.sample_stride = branch.in_size();
   chain.power_stride = branch.batch * branch.in_size();

@@ -13,7 +13,7 @@ Operation jacobian(const Branch<T>& branch, const JacobianOperands<T>& op, const
   LinearizedBranch<T> linearized(branch, op.x, nullptr, true, {}, target, workspace);
   Chain<T> chain = linearized.chain();
   chain.probes = rows;
-  chain.terms = 1;
+  chain.series.terms = 1;
   chain.powers = op.jacobian;
   chain.probe_stride = branch.in_size();
   chain.sample_stride = branch.in_size() * branch.in_size();

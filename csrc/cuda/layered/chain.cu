@@ -64,7 +64,7 @@ class ChainLaunch {
     }
     start_ = memory[scratch.start];
     power_ = memory[scratch.power];
-    if (!chain.value) return;
+    if (!chain.series.value) return;
     const StageProduct<T> product = last_product(chain, context.precision);
     sums_ =
         ItemSums<T, 2>(memory[scratch.partials], product, product_columns(product, context.precision, context.card));
@@ -72,45 +72,33 @@ class ChainLaunch {
     // Asking costs a load before every tile, and pays only where items stop early. In a capture they do: it may hold
     // more terms than a roulette draws.
     const bool captured = !context.progress;
-    active_ = chain.tail || chain.per_sample || captured ? last_ : nullptr;
-    stopped_ = chain.tail ? watched(memory[scratch.stopped], chain.terms - 1, context) : nullptr;
-    series_.items = chain.items();
-    series_.samples = chain.branch.batch;
-    series_.terms = chain.terms;
-    series_.coefficients = chain.coefficients;
-    series_.per_sample = chain.per_sample;
-    series_.tail = chain.tail;
-    series_.relative = chain.relative;
-    series_.tolerance = chain.tolerance;
-    series_.value = memory[chain.value];
-    series_.norms = chain.norms;
-    series_.terms_used = chain.terms_used;
-    series_.limit = memory[scratch.limit];
-    series_.last = last_;
-    series_.stopped = stopped_;
+    active_ = chain.series.tail || chain.series.per_sample || captured ? last_ : nullptr;
+    stopped_ = chain.series.tail ? watched(memory[scratch.stopped], chain.series.terms - 1, context) : nullptr;
+    series_ = {chain.series_of_items(memory), chain.items(), chain.branch.batch,
+               memory[scratch.limit],         last_,         stopped_};
   }
 
   cudaError_t run() {
     cudaError_t error = start();
     if (error == cudaSuccess)
-      error = in_pieces(chain_.terms - 1, chain_.items(), stopped_, context_,
+      error = in_pieces(chain_.series.terms - 1, chain_.items(), stopped_, context_,
                         [this](int64_t step) { return term(static_cast<int>(step) + 1); });
-    if (!chain_.neumann || error != cudaSuccess) return error;
-    const NeumannRows<T> y{y_[0], y_[1], events_.pitch, chain_.terms_used};
-    return from_rows<T>(events_, y, StoreEvents<T>{nullptr, chain_.neumann, events_.size()}, context_.stream);
+    if (!chain_.series.neumann || error != cudaSuccess) return error;
+    const NeumannRows<T> y{y_[0], y_[1], events_.pitch, chain_.series.terms_used};
+    return from_rows<T>(events_, y, StoreEvents<T>{nullptr, chain_.series.neumann, events_.size()}, context_.stream);
   }
 
  private:
-  bool series() const { return bool(chain_.value); }
+  bool series() const { return chain_.series.value != nullptr; }
   const T* derivative(int stage) const { return context_.memory[chain_.derivatives[stage]]; }
 
   // q_{k + 1}, signed, for y after term k.
   void set_neumann(ChainStep<T>& step, int k) const {
-    if (!chain_.neumann) return;
+    if (!chain_.series.neumann) return;
     step.y = y_[k % 2];
     step.y_before = k > 0 ? y_[(k - 1) % 2] : nullptr;
-    step.q = k < chain_.terms ? chain_.coefficients + k : nullptr;
-    step.q_stride = chain_.per_sample ? chain_.terms : 0;
+    step.q = k < chain_.series.terms ? chain_.series.coefficients + k : nullptr;
+    step.q_stride = chain_.series.per_sample ? chain_.series.terms : 0;
     step.sign = k % 2 ? T(-1) : T(1);
   }
 
@@ -132,7 +120,7 @@ class ChainLaunch {
 
   cudaError_t term(int k) {
     const int stages = chain_.branch.stages;
-    const bool last_term = k == chain_.terms;
+    const bool last_term = k == chain_.series.terms;
     const T* from = k == 1 ? start_ : state_;
     if (last_term && chain_.tangent) return shortcut(from);
     for (int i = 0; i < stages; ++i) {
@@ -185,7 +173,7 @@ class ChainLaunch {
   const RowsLayout events_;
   T *start_, *states_[2], *y_[2], *power_;  // as in LayeredChain
   // Of a series; else none.
-  Series<T> series_{};
+  LayeredSeries<T> series_{};
   ItemSums<T, 2> sums_{};
   int* last_ = nullptr;
   const int* active_ = nullptr;  // null: every item takes every product
@@ -205,14 +193,14 @@ LayeredChain<T>::LayeredChain(const Chain<T>& chain, const Target& target, Works
   start = workspace.take<T>(size);
   for (Buffer<T>& s : state) s = workspace.take<T>(items * events.pixels * largest);
   if (chain.powers && !chain.transpose) power = workspace.take<T>(size);
-  if (!chain.value) return;
+  if (!chain.series.value) return;
   const StageProduct<T> product = last_product(chain, target.precision);
   const int columns = product_columns(product, target.precision, target.card);
   partials = workspace.take<T>(ItemSums<T, 2>::size(product, columns));
   last = workspace.take<int>(items);
   for (Buffer<T>& buffer : y)
-    if (chain.neumann) buffer = workspace.take<T>(size);
-  if (!chain.tail) return;
+    if (chain.series.neumann) buffer = workspace.take<T>(size);
+  if (!chain.series.tail) return;
   limit = workspace.take<T>(items);
   stopped = workspace.take<unsigned>(1);
 }

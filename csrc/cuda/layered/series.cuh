@@ -7,27 +7,21 @@
 namespace irf::cuda {
 namespace {
 
-// What the kernels of a series take.
+// A series and the state of its items.
 template <class T>
-struct Series {
+struct LayeredSeries : Series<T> {
   int64_t items, samples;
-  int terms;
-  const T *coefficients, *tail;
-  bool per_sample, relative;
-  T tolerance;
-  T *value, *norms, *limit;
-  int64_t* terms_used;
+  T* limit;           // [items]: stop at |w_k| tail_k <= limit
   int* last;          // [items] the term an item ends with at the latest; 0: it has stopped
   unsigned* stopped;  // how many items have; or null
 
-  __device__ __forceinline__ const T* q(int64_t item) const {
-    return coefficients + (per_sample ? item % samples * terms : 0);
-  }
+  __device__ __forceinline__ const T* q(int64_t item) const { return this->coefficients_of(item % samples); }
 };
 
 // Before the first term: |v| sets the limit, and is the norm of an empty series.
 template <class T>
-__global__ void __launch_bounds__(kItemThreads) start_series_kernel(const Series<T> series, const T* v, int64_t size) {
+__global__ void __launch_bounds__(kItemThreads)
+    start_series_kernel(const LayeredSeries<T> series, const T* v, int64_t size) {
   const int64_t item = int64_t(blockIdx.x) * (kItemThreads / kWarp) + threadIdx.x / kWarp;
   if (item >= series.items) return;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -51,7 +45,7 @@ __global__ void __launch_bounds__(kItemThreads) start_series_kernel(const Series
 // After term k: adds up the items' sums and decides which of them go on.
 template <class T>
 __global__ void __launch_bounds__(kItemThreads)
-    finish_term_kernel(const Series<T> series, const ItemSums<T, 2> sums, int k) {
+    finish_term_kernel(const LayeredSeries<T> series, const ItemSums<T, 2> sums, int k) {
   int64_t item;
   T values[2];
   if (!sums.gather(item, values) || !series.last[item]) return;
@@ -68,7 +62,7 @@ __global__ void __launch_bounds__(kItemThreads)
 // The last term of one probe, from w_{n-1} and J v.
 template <class T>
 __global__ void __launch_bounds__(kItemThreads)
-    shortcut_kernel(const Series<T> series, const T* w, const T* tangent, int64_t size) {
+    shortcut_kernel(const LayeredSeries<T> series, const T* w, const T* tangent, int64_t size) {
   const int64_t item = int64_t(blockIdx.x) * (kItemThreads / kWarp) + threadIdx.x / kWarp;
   if (item >= series.items || !series.last[item]) return;
   const int lane = static_cast<int>(threadIdx.x) % kWarp, n = series.terms;

@@ -17,29 +17,29 @@ struct ChainCase : ResidentCase {
   template <class T>
   irf::cuda::Chain<T> chain(const irf::Branch<T>& branch) const {
     auto in = [](void* p) { return static_cast<T*>(p); };
-    irf::cuda::Chain<T> chain{};
-    chain.branch = branch;
-    chain.weights = buffers<T>(weights, branch.stages);
-    chain.derivatives = buffers<T>(derivatives, branch.stages);
-    chain.transpose = transpose != 0;
-    chain.probes = static_cast<int>(probes);
-    chain.probe = in(probe);
-    chain.first_unit = first_unit;
-    chain.terms = static_cast<int>(terms);
-    chain.coefficients = in(coefficients);
-    chain.per_sample = per_sample != 0;
-    chain.tail = in(tail);
-    chain.tolerance = static_cast<T>(tolerance);
-    chain.relative = relative != 0;
-    chain.value = in(value);
-    chain.neumann = in(neumann);
-    chain.norms = in(norms);
-    chain.terms_used = terms_used;
-    chain.powers = in(powers);
-    chain.power_stride = power_stride;
-    chain.probe_stride = probe_stride;
-    chain.sample_stride = sample_stride;
-    return chain;
+    return {.branch = branch,
+            .weights = buffers<T>(weights, branch.stages),
+            .derivatives = buffers<T>(derivatives, branch.stages),
+            .transpose = transpose != 0,
+            .probes = int(probes),
+            .probe = in(probe),
+            .first_unit = first_unit,
+            .series = {.terms = int(terms),
+                       .coefficients = in(coefficients),
+                       .per_sample = per_sample != 0,
+                       .tail = in(tail),
+                       .tolerance = T(tolerance),
+                       .relative = relative != 0,
+                       .value = in(value),
+                       .neumann = in(neumann),
+                       .norms = in(norms),
+                       .terms_used = terms_used},
+            .values = {},
+            .powers = in(powers),
+            .power_stride = power_stride,
+            .probe_stride = probe_stride,
+            .sample_stride = sample_stride,
+            .tangent = {}};
   }
 };
 

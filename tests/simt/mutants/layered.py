@@ -54,7 +54,7 @@ def products() -> Iterator[Mutant]:
     group = ("layered/chain.cu", *series)
     yield Mutant(*group, "y_[(k - 1) % 2] : nullptr", "y_[k % 2] : nullptr")
     ends = ("layered/chain.cu", "test_series_end.py", "dense or behind")
-    yield Mutant("layered/chain.cu", *ends, "chain.per_sample || captured ?", "chain.per_sample ?")
+    yield Mutant("layered/chain.cu", *ends, "chain.series.per_sample || captured ?", "chain.series.per_sample ?")
     yield from _decisions(stops, ends)
 
 
@@ -65,8 +65,8 @@ def _decisions(stops: tuple[str, str, str], ends: tuple[str, str, str]) -> Itera
     yield Mutant(file, *stops, "|| !series.last[item]) return;\n  const T q", ") return;\n  const T q")
     yield Mutant(file, *ends, "item >= series.items || !series.last[item]", "item >= series.items")
     yield Mutant(file, *ends, "k < series.last[item] && ")
-    yield Mutant(file, *ends, "per_sample ? item % samples * terms : 0", "0")
-    yield Mutant(file, *ends, "item % samples * terms", "item * terms")
+    yield Mutant(file, *ends, "coefficients_of(item % samples)", "coefficients_of(0)")
+    yield Mutant(file, *ends, "coefficients_of(item % samples)", "coefficients_of(item)")
     yield Mutant(
         file,
         *stops[:2],
@@ -166,7 +166,11 @@ def pieces() -> Iterator[Mutant]:
     yield Mutant(*group, "atomicAdd(series.stopped, 1u)", "atomicAdd(series.stopped, 2u)")
     yield Mutant(*group, "  series.last[item] = 0;\n")
     group = ("layered/chain.cu", *series)
-    yield Mutant(*group, "in_pieces(chain_.terms - 1, chain_.items(),", "in_pieces(chain_.terms - 1, chain_.probes,")
+    yield Mutant(
+        *group,
+        "in_pieces(chain_.series.terms - 1, chain_.items(),",
+        "in_pieces(chain_.series.terms - 1, chain_.probes,",
+    )
     entry = ("layered_chain.cpp", *inverse[1:])
     yield Mutant("device/progress.h", *entry, "    const OutsideCaptures outside;\n    cudaError_t", "    cudaError_t")
     yield Mutant("device/progress_pool.h", *entry, "    idle_[device].push_back(std::move(progress));\n")
