@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cuda/device/pack.h"
+#include "cuda/device/workspace.h"
 #include "iresnet_fast/params.h"
 
 namespace irf::cuda {
@@ -33,7 +34,7 @@ struct Kept {
   Kept(const Branch<T>& branch, Precision precision, T* memory) : stages(branch.stages) {
     for (int i = 1; i < branch.stages; ++i) {
       const Stage<T>& stage = branch.stage[i];
-      const int64_t count = branch.batch * branch.pixels() * channel_pad(stage.in_channels, precision);
+      const int64_t count = rows_size(branch, stage.in_channels, precision);
       auto take = [&] {
         T* rows = memory ? memory + size : nullptr;
         size += count;

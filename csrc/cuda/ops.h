@@ -1,89 +1,91 @@
-// The launch functions of every op: what csrc/torch and the tests call. Each only puts kernels on the stream: no
-// allocation, no synchronisation, no read-back, so a call can be captured in a CUDA graph. The exception is what ends
-// early after many launches, and only where the context has a Progress (device/progress.h). Pointers inside the
-// operands are device pointers; the structs themselves, and the arrays of stages and layers, live on the host and may
-// die after the call. <op>_workspace says how many bytes of device memory `workspace` must offer (256-byte aligned); it
-// looks at sizes and at which pointers are null, never through them. Templates are defined for float and double.
+// Every op, as csrc/torch and the tests call it: a function that describes one call and launches nothing. Its
+// Operation says how much workspace it wants and then puts kernels on a stream: no allocation, no synchronisation, no
+// read-back, so a call can be captured in a CUDA graph. The exception is what ends early after many launches, and only
+// where the launch is given a Progress (device/progress.h).
+//
+// Pointers inside the operands are device pointers, which a description never reads through. The structs themselves are
+// copied; the arrays of stages and layers that they name live on the host, until the launch. Templates are defined for
+// float and double.
 #pragma once
 
-#ifndef SIMT_EMULATED
-#include <cuda_runtime_api.h>
-#endif
+#include <functional>
+#include <tuple>
+#include <utility>
 
-#include <cstddef>
-
-#include "cuda/device/card.h"
+#include "cuda/device/context.h"
 #include "iresnet_fast/params.h"
 
 namespace irf::cuda {
 
-class LibraryProducts;
-class Progress;
+class Operation {
+ public:
+  // Parts are descriptions for `target`, with a `cudaError_t launch(const Context&) const` each, that have their
+  // scratch in `workspace`. They are launched in this order.
+  template <class... Parts>
+  Operation(const Target& target, const Workspace& workspace, Parts... parts)
+      : target_(target),
+        workspace_(workspace),
+        launch_([parts = std::tuple<Parts...>(std::move(parts)...)](const Context& context) {
+          return std::apply([&](const Parts&... part) { return launch_in_order(context, part...); }, parts);
+        }) {}
 
-struct Context {
-  Card card;
-  Precision precision;
-  void* workspace;
-  cudaStream_t stream;
-  Progress* progress = nullptr;          // null: nothing may wait, as in a capture
-  LibraryProducts* libraries = nullptr;  // given where card.libraries is true
-  void* sums = nullptr;                  // device memory that a product may use until its epilogue has run
+  size_t workspace_bytes() const { return workspace_.bytes(); }
+
+  // `workspace`: workspace_bytes() of device memory, 256-byte aligned. Without a progress nothing waits; `libraries`
+  // are needed if the card of the target has them.
+  cudaError_t launch(void* workspace, cudaStream_t stream, Progress* progress = nullptr,
+                     LibraryProducts* libraries = nullptr) const {
+    return launch_(Context{target_, workspace_.at(workspace), stream, progress, libraries});
+  }
+
+ private:
+  template <class... Parts>
+  static cudaError_t launch_in_order(const Context& context, const Parts&... parts) {
+    cudaError_t error = cudaSuccess;
+    ((error = error == cudaSuccess ? parts.launch(context) : error), ...);
+    return error;
+  }
+
+  Target target_;
+  Workspace workspace_;
+  std::function<cudaError_t(const Context&)> launch_;
 };
 
 // The branch g(x).
 template <class T>
-size_t branch_workspace(const Branch<T>&, const BranchOperands<T>&, const Card&, Precision);
-template <class T>
-cudaError_t branch(const Branch<T>&, const BranchOperands<T>&, const Context&);
+Operation branch(const Branch<T>&, const BranchOperands<T>&, const Target&);
 
 template <class T>
-size_t branch_backward_workspace(const Branch<T>&, const BranchBackwardOperands<T>&, const Card&, Precision);
-template <class T>
-cudaError_t branch_backward(const Branch<T>&, const BranchBackwardOperands<T>&, const Context&);
+Operation branch_backward(const Branch<T>&, const BranchBackwardOperands<T>&, const Target&);
 
 template <class T>
-size_t residual_logdet_workspace(const Branch<T>&, const ResidualLogdetOperands<T>&, const Card&, Precision);
-template <class T>
-cudaError_t residual_logdet(const Branch<T>&, const ResidualLogdetOperands<T>&, const Context&);
+Operation residual_logdet(const Branch<T>&, const ResidualLogdetOperands<T>&, const Target&);
 
 // Elements that a training step keeps for its backward pass (kept.h), 0: nothing. For these operands and one probe.
 template <class T>
-int64_t residual_logdet_kept(const Branch<T>&, const ResidualLogdetOperands<T>&, const Card&, Precision);
+int64_t residual_logdet_kept(const Branch<T>&, const ResidualLogdetOperands<T>&, const Target&);
 
 template <class T>
-size_t jacobian_powers_workspace(const Branch<T>&, const JacobianPowersOperands<T>&, const Card&, Precision);
-template <class T>
-cudaError_t jacobian_powers(const Branch<T>&, const JacobianPowersOperands<T>&, const Context&);
+Operation jacobian_powers(const Branch<T>&, const JacobianPowersOperands<T>&, const Target&);
 
 template <class T>
-size_t jacobian_workspace(const Branch<T>&, const JacobianOperands<T>&, const Card&, Precision);
-template <class T>
-cudaError_t jacobian(const Branch<T>&, const JacobianOperands<T>&, const Context&);
+Operation jacobian(const Branch<T>&, const JacobianOperands<T>&, const Target&);
 
 template <class T>
-size_t residual_inverse_workspace(const Branch<T>&, const ResidualInverseOperands<T>&, const Card&, Precision);
-template <class T>
-cudaError_t residual_inverse(const Branch<T>&, const ResidualInverseOperands<T>&, const Context&);
+Operation residual_inverse(const Branch<T>&, const ResidualInverseOperands<T>&, const Target&);
 
 template <class T>
-size_t spectral_norm_workspace(const SpectralNormOperands<T>&, const Card&);
-template <class T>
-cudaError_t spectral_norm(const SpectralNormOperands<T>&, const Context&);
+Operation spectral_norm(const SpectralNormOperands<T>&, const Target&);
 
 template <class T>
-size_t lanczos_norm_workspace(const LanczosNormOperands<T>&, const Card&);
-template <class T>
-cudaError_t lanczos_norm(const LanczosNormOperands<T>&, const Context&);
+Operation lanczos_norm(const LanczosNormOperands<T>&, const Target&);
 
 // The same for every type.
-size_t fingerprint_workspace(const FingerprintOperands&, const Card&);
-cudaError_t fingerprint(const FingerprintOperands&, const Context&);
+Operation fingerprint(const FingerprintOperands&, const Target&);
 
 template <class T>
-size_t spectral_normalize_workspace(const SpectralNormalizeOperands<T>&, const Card&);
+Operation spectral_normalize(const SpectralNormalizeOperands<T>&, const Target&);
 template <class T>
-cudaError_t spectral_normalize(const SpectralNormalizeOperands<T>&, const Context&);
-template <class T>
-cudaError_t spectral_normalize_backward(const SpectralNormalizeOperands<T>&, const Context&);
+Operation spectral_normalize_backward(const SpectralNormalizeOperands<T>&, const Target&);
 
 }  // namespace irf::cuda

@@ -1,7 +1,7 @@
-// The ops residual_logdet and jacobian_powers: a branch frozen at x, and one chain on it.
+// The ops residual_logdet and jacobian_powers: a branch linearized at x, and one chain on it.
 #include "cuda/device/device.cuh"
-#include "cuda/frozen.h"
-#include "cuda/layered/sums.h"
+#include "cuda/engine.h"
+#include "cuda/ops.h"
 
 namespace irf::cuda {
 namespace {
@@ -23,110 +23,77 @@ __global__ void __launch_bounds__(kMeanThreads)
 // it costs as much as the term.
 template <class T>
 WalkRequest request_of(const ResidualLogdetOperands<T>& op) {
-  return {WalkKind::kTransposed, op.probes, op.terms, true, op.neumann != nullptr};
+  return {WalkKind::kTransposed, op.probes, op.series.terms, true, op.series.neumann != nullptr};
 }
 
 template <class T>
-cudaError_t run(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, Context context, Carver& carver) {
-  context = at_cheapest_precision(branch, request_of(op), context);
-  context.sums = carver.take<T>(largest_sums(branch, op.probes, context.precision, context.card));
-  const Kept<T> kept(branch, context.precision, op.kept);
-  Tangent<T> tangent{};
-  if (op.kept) {
-    const int pitch = channel_pad(branch.stage[0].in_channels, context.precision);
-    tangent = {op.probe, kept.stages.data(), carver.take<T>(branch.batch * branch.pixels() * pitch)};
+struct MeanOverProbes {
+  Buffer<T> values;  // [m, B]; none: of one probe, whose value is in place
+  int probes;
+  int64_t batch;
+  T* value;  // [B]
+
+  cudaError_t launch(const Context& context) const {
+    if (!values || batch == 0) return cudaSuccess;
+    const unsigned blocks = static_cast<unsigned>(ceil_div(batch, int64_t(kMeanThreads)));
+    mean_over_probes_kernel<T>
+        <<<blocks, kMeanThreads, 0, context.stream>>>(context.memory[values], probes, batch, value);
+    return cudaGetLastError();
   }
-  const Frozen<T> frozen(branch, op.x, op.z, true, tangent, context, carver);
-  Chain<T> chain = frozen.chain();
-  chain.tangent = tangent.product;
-  chain.probes = op.probes;
-  chain.probe = op.probe;
-  chain.terms = op.terms;
-  chain.coefficients = op.coefficients;
-  chain.per_sample = op.per_sample;
-  chain.tail = op.tail;
-  chain.tolerance = op.tolerance;
-  chain.relative = op.relative;
-  chain.value = op.probes == 1 ? op.value : carver.take<T>(chain.items());
-  chain.neumann = op.neumann;
-  chain.norms = op.norms;
-  chain.terms_used = op.terms_used;
-  const PlannedChain<T> planned(chain, context, carver);
-  if (carver.counting()) return cudaSuccess;
-  cudaError_t error = frozen.freeze();
-  if (error == cudaSuccess) error = planned.run();
-  if (error != cudaSuccess || op.probes == 1 || branch.batch == 0) return error;
-  const unsigned blocks = static_cast<unsigned>(ceil_div(branch.batch, int64_t(kMeanThreads)));
-  mean_over_probes_kernel<T>
-      <<<blocks, kMeanThreads, 0, context.stream>>>(chain.value, op.probes, branch.batch, op.value);
-  return cudaGetLastError();
-}
-
-template <class T>
-cudaError_t run(const Branch<T>& branch, const JacobianPowersOperands<T>& op, Context context, Carver& carver) {
-  const WalkRequest request{op.transpose ? WalkKind::kTransposed : WalkKind::kTangent, 1, op.count, false, false};
-  context = at_cheapest_precision(branch, request, context);
-  context.sums = carver.take<T>(largest_sums(branch, 1, context.precision, context.card));
-  const Frozen<T> frozen(branch, op.x, nullptr, op.transpose, {}, context, carver);
-  Chain<T> chain = frozen.chain();
-  chain.probes = 1;
-  chain.probe = op.start;
-  chain.terms = op.count;
-  chain.powers = op.powers;
-  chain.sample_stride = branch.in_size();
-  chain.power_stride = branch.batch * branch.in_size();
-  const PlannedChain<T> planned(chain, context, carver);
-  if (carver.counting()) return cudaSuccess;
-  const cudaError_t error = frozen.freeze();
-  return error == cudaSuccess ? planned.run() : error;
-}
+};
 
 }  // namespace
 
 template <class T>
-size_t residual_logdet_workspace(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, const Card& card,
-                                 Precision precision) {
-  Carver carver(nullptr);
-  run(branch, op, Context{card, precision, nullptr, nullptr}, carver);
-  return carver.used();
+Operation residual_logdet(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, const Target& wanted) {
+  const Target target = at_cheapest_precision(branch, request_of(op), wanted);
+  Workspace workspace;
+  Tangent<T> tangent{};
+  if (op.kept) {
+    tangent.v = op.probe;
+    tangent.kept = Kept<T>(branch, target.precision, op.kept).stages;
+    tangent.product = workspace.take<T>(rows_size(branch, branch.stage[0].in_channels, target.precision));
+  }
+  LinearizedBranch<T> linearized(branch, op.x, op.z, true, tangent, target, workspace);
+  Chain<T> chain = linearized.chain();
+  chain.tangent = tangent.product;
+  chain.probes = op.probes;
+  chain.probe = op.probe;
+  chain.series = op.series;
+  if (op.probes > 1) chain.values = workspace.take<T>(chain.items());
+  const MeanOverProbes<T> mean{chain.values, op.probes, branch.batch, op.series.value};
+  PowerChain<T> power(chain, target, workspace);
+  return Operation(target, workspace, std::move(linearized), std::move(power), mean);
 }
 
 template <class T>
-cudaError_t residual_logdet(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, const Context& context) {
-  Carver carver(context.workspace);
-  return run(branch, op, context, carver);
+int64_t residual_logdet_kept(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, const Target& wanted) {
+  const Target target = at_cheapest_precision(branch, request_of(op), wanted);
+  const int64_t size = kept_size(branch, target.precision);
+  return size * static_cast<int64_t>(sizeof(T)) <= target.card.memory / kKeptShare ? size : 0;
 }
 
 template <class T>
-int64_t residual_logdet_kept(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, const Card& card,
-                             Precision precision) {
-  const Context context = at_cheapest_precision(branch, request_of(op), Context{card, precision, nullptr, nullptr});
-  const int64_t size = kept_size(branch, context.precision);
-  return size * static_cast<int64_t>(sizeof(T)) <= card.memory / kKeptShare ? size : 0;
+Operation jacobian_powers(const Branch<T>& branch, const JacobianPowersOperands<T>& op, const Target& wanted) {
+  const WalkRequest request{op.transpose ? WalkKind::kTransposed : WalkKind::kTangent, 1, op.count, false, false};
+  const Target target = at_cheapest_precision(branch, request, wanted);
+  Workspace workspace;
+  LinearizedBranch<T> linearized(branch, op.x, nullptr, op.transpose, {}, target, workspace);
+  Chain<T> chain = linearized.chain();
+  chain.probes = 1;
+  chain.probe = op.start;
+  chain.series.terms = op.count;
+  chain.powers = op.powers;
+  chain.sample_stride = branch.in_size();
+  chain.power_stride = branch.batch * branch.in_size();
+  PowerChain<T> power(chain, target, workspace);
+  return Operation(target, workspace, std::move(linearized), std::move(power));
 }
 
-template <class T>
-size_t jacobian_powers_workspace(const Branch<T>& branch, const JacobianPowersOperands<T>& op, const Card& card,
-                                 Precision precision) {
-  Carver carver(nullptr);
-  run(branch, op, Context{card, precision, nullptr, nullptr}, carver);
-  return carver.used();
-}
-
-template <class T>
-cudaError_t jacobian_powers(const Branch<T>& branch, const JacobianPowersOperands<T>& op, const Context& context) {
-  Carver carver(context.workspace);
-  return run(branch, op, context, carver);
-}
-
-#define IRF_INSTANTIATE(T)                                                                                           \
-  template size_t residual_logdet_workspace(const Branch<T>&, const ResidualLogdetOperands<T>&, const Card&,         \
-                                            Precision);                                                              \
-  template cudaError_t residual_logdet(const Branch<T>&, const ResidualLogdetOperands<T>&, const Context&);          \
-  template int64_t residual_logdet_kept(const Branch<T>&, const ResidualLogdetOperands<T>&, const Card&, Precision); \
-  template size_t jacobian_powers_workspace(const Branch<T>&, const JacobianPowersOperands<T>&, const Card&,         \
-                                            Precision);                                                              \
-  template cudaError_t jacobian_powers(const Branch<T>&, const JacobianPowersOperands<T>&, const Context&);
+#define IRF_INSTANTIATE(T)                                                                                  \
+  template Operation residual_logdet(const Branch<T>&, const ResidualLogdetOperands<T>&, const Target&);    \
+  template int64_t residual_logdet_kept(const Branch<T>&, const ResidualLogdetOperands<T>&, const Target&); \
+  template Operation jacobian_powers(const Branch<T>&, const JacobianPowersOperands<T>&, const Target&);
 IRF_INSTANTIATE(float)
 IRF_INSTANTIATE(double)
 #undef IRF_INSTANTIATE

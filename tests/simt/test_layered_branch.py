@@ -51,7 +51,7 @@ def test_nan_stays_in_its_sample(emulator, dtype):
     ("card", "batch", "columns", "tile"),
     [
         ("single", 128, 64, 64),  # one multiprocessor: a wide tile loads least for its products
-        ("single", 128, 20, 32),  # half of a tile of 64 would be for nothing
+        ("single", 128, 20, 16),  # most of a tile of 64 would be for nothing
         ("h100", 129, 64, 16),  # idle multiprocessors: the more tiles, the better
         ("h100/44", 128, 64, 32),  # three multiprocessors: two tiles of 32 at once, or two turns of 16
         ("h100/44", 129, 64, 64),
@@ -62,10 +62,3 @@ def test_a_product_takes_the_tiles_that_finish_first(checker, card, batch, colum
     branch(checker, make(case, torch.float32), card=card)
     product = next(launch for launch in checker.launches if launch.kernel.startswith("stage_product_kernel"))
     assert product.grid == (-(-batch // 128) * -(-columns // tile), 1, 1)
-
-
-@pytest.mark.parametrize("precision", ROUNDING)
-def test_products_too_narrow_for_tensor_cores_are_exact(checker, precision):
-    problem = make(Case("narrow", (3,), (16, 7), batch=33), torch.float32)
-    bits = [branch(checker, problem, precision=PRECISIONS[p]) for p in ("full", precision)]
-    assert torch.equal(*bits)

@@ -7,7 +7,7 @@
 #include <cstdint>
 
 #include "cuda/device/card.h"
-#include "iresnet_fast/macros.h"
+#include "iresnet_fast/params.h"
 
 namespace irf::cuda {
 
@@ -19,6 +19,12 @@ constexpr IRF_HOST_DEVICE int depth_of(Precision precision) {
 constexpr IRF_HOST_DEVICE int channel_pad(int channels, Precision precision) {
   const int depth = depth_of(precision);
   return (channels + depth - 1) / depth * depth;
+}
+
+// Elements of rows of so many channels, one for every pixel of a batch.
+template <class T>
+int64_t rows_size(const Branch<T>& branch, int channels, Precision precision) {
+  return branch.batch * branch.pixels() * channel_pad(channels, precision);
 }
 
 // Columns of a packed row. Tensor-core fragments want 8 * odd, so that the rows of one load lie in different banks.

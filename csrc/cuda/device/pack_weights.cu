@@ -57,18 +57,18 @@ __global__ void __launch_bounds__(kTile* kTileRows, 1) pack_kernel(const PackSta
 }  // namespace
 
 template <class T>
-cudaError_t pack_weights(const Branch<T>& branch, Form form, Precision precision, T* const* packed,
-                         cudaStream_t stream) {
+cudaError_t PackedWeights<T>::launch(const Context& context) const {
+  const Precision precision = context.precision;
   PackStages<T> stages;
-  stages.transposed = form == Form::kTransposed;
-  for (int first = 0; first < branch.stages; first += kStagesAtOnce) {
-    stages.count = branch.stages - first < kStagesAtOnce ? branch.stages - first : kStagesAtOnce;
+  stages.transposed = form_ == Form::kTransposed;
+  for (int first = 0; first < branch_.stages; first += kStagesAtOnce) {
+    stages.count = branch_.stages - first < kStagesAtOnce ? branch_.stages - first : kStagesAtOnce;
     int blocks = 0;
     for (int i = 0; i < stages.count; ++i) {
-      const Stage<T>& from = branch.stage[first + i];
+      const Stage<T>& from = branch_.stage[first + i];
       PackStage<T>& to = stages.stage[i];
       to.weight = from.weight;
-      to.packed = packed[first + i];
+      to.packed = context.memory[packed_[first + i]];
       to.out = from.out_channels;
       to.in = from.in_channels;
       to.taps = from.kernel * from.kernel;
@@ -78,12 +78,12 @@ cudaError_t pack_weights(const Branch<T>& branch, Form form, Precision precision
       to.column_tiles = ceil_div(to.pitch, kTile);
       blocks += ceil_div(to.depth, kTile) * to.column_tiles;
     }
-    pack_kernel<T><<<blocks, kTile * kTileRows, 0, stream>>>(stages);
+    pack_kernel<T><<<blocks, kTile * kTileRows, 0, context.stream>>>(stages);
   }
   return cudaGetLastError();
 }
 
-template cudaError_t pack_weights<float>(const Branch<float>&, Form, Precision, float* const*, cudaStream_t);
-template cudaError_t pack_weights<double>(const Branch<double>&, Form, Precision, double* const*, cudaStream_t);
+template class PackedWeights<float>;
+template class PackedWeights<double>;
 
 }  // namespace irf::cuda

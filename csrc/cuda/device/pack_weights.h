@@ -1,35 +1,38 @@
 // Packing of a branch's weights (the form is described in device/pack.h): one launch for 16 stages.
 #pragma once
 
-#ifndef SIMT_EMULATED
-#include <cuda_runtime_api.h>
-#endif
-
 #include <vector>
 
+#include "cuda/device/context.h"
 #include "cuda/device/pack.h"
-#include "cuda/device/workspace.h"
 #include "iresnet_fast/params.h"
 
 namespace irf::cuda {
 
 enum class Form { kForward, kTransposed };
 
-// Room for the packed weights of every stage.
 template <class T>
-std::vector<T*> carve_packed(const Branch<T>& branch, Form form, Precision precision, Carver& carver) {
-  std::vector<T*> packed(branch.stages);
-  for (int i = 0; i < branch.stages; ++i) {
-    const Stage<T>& stage = branch.stage[i];
-    packed[i] = carver.take<T>(form == Form::kForward
-                                   ? packed_size(stage.in_channels, stage.out_channels, stage.kernel, precision)
-                                   : packed_size(stage.out_channels, stage.in_channels, stage.kernel, precision));
+class PackedWeights {
+ public:
+  PackedWeights(const Branch<T>& branch, Form form, Precision precision, Workspace& workspace)
+      : branch_(branch), form_(form), packed_(branch.stages) {
+    for (int i = 0; i < branch.stages; ++i) {
+      const Stage<T>& stage = branch.stage[i];
+      packed_[i] = workspace.take<T>(form == Form::kForward
+                                         ? packed_size(stage.in_channels, stage.out_channels, stage.kernel, precision)
+                                         : packed_size(stage.out_channels, stage.in_channels, stage.kernel, precision));
+    }
   }
-  return packed;
-}
 
-template <class T>
-cudaError_t pack_weights(const Branch<T>& branch, Form form, Precision precision, T* const* packed,
-                         cudaStream_t stream);
+  const std::vector<Buffer<T>>& buffers() const { return packed_; }
+
+  // Fills them, at the precision of the context.
+  cudaError_t launch(const Context& context) const;
+
+ private:
+  Branch<T> branch_;
+  Form form_;
+  std::vector<Buffer<T>> packed_;  // [L]
+};
 
 }  // namespace irf::cuda

@@ -4,7 +4,7 @@
 // waited for and the GPU does not idle, and at most two pieces are enqueued for nothing.
 #pragma once
 
-#include "cuda/ops.h"
+#include "cuda/device/context.h"
 
 namespace irf::cuda {
 

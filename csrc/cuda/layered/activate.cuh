@@ -2,8 +2,8 @@
 // An epilogue of layered/product.cuh and of layered/rows.cuh.
 #pragma once
 
-#include "cuda/layered/forward.h"
 #include "cuda/layered/product.cuh"
+#include "cuda/layered/stage_rows.h"
 
 namespace irf::cuda {
 
@@ -15,7 +15,7 @@ struct Activate {
   int channels, pitch;
   Activation activation;
   const T* beta;
-  StageRows<T> rows;
+  StageRows<T*> rows;
   T slope;
 
   __device__ void begin() { slope = slope_of(beta); }
@@ -30,25 +30,23 @@ struct Activate {
     }
     const int64_t at = place.row * pitch + column;
     if (rows.a) store16(rows.a + at, a);
-    if (!rows.h && !rows.d && !rows.e) return;
-    Vector<T> h, d, e;
+    if (!rows.h && !rows.d) return;
+    Vector<T> h, d;
 #pragma unroll
     for (int i = 0; i < kVector<T>; ++i) {
       const Jet<T> value = jet(activation, a[i], slope);
       const bool real = column + i < channels;  // phi(0) need not be 0, pads are
       h[i] = real ? value.h : T(0);
       d[i] = real ? value.d : T(0);
-      e[i] = real ? value.e : T(0);
     }
     if (rows.h) store16(rows.h + at, h);
     if (rows.d) store16(rows.d + at, d);
-    if (rows.e) store16(rows.e + at, e);
   }
 };
 
 // What makes stage i's rows: its activation, and before it the bias of the stage before.
 template <class T>
-Activate<T> activation_of(const Branch<T>& branch, int i, Precision precision, const StageRows<T>& rows) {
+Activate<T> activation_of(const Branch<T>& branch, int i, Precision precision, const StageRows<T*>& rows) {
   const Stage<T>& stage = branch.stage[i];
   return {i > 0 ? branch.stage[i - 1].bias : nullptr,
           stage.in_channels,

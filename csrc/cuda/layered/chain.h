@@ -3,27 +3,26 @@
 #pragma once
 
 #include "cuda/chain.h"
-#include "cuda/device/workspace.h"
-#include "cuda/ops.h"
+#include "cuda/device/context.h"
 
 namespace irf::cuda {
 
-// Device memory; rows unless said otherwise.
 template <class T>
-struct LayeredChainScratch {
-  T* start;           // v, or D_0 v for powers of J
-  T* state[2];        // between stages
-  T* power;           // w_k, for powers of J
-  T* y[2];            // Neumann vectors: after term k the newest is y[k % 2]
-  T* partials;        // per row and tile of columns: <w_k, v>, |w_k|^2
-  T* limit;           // [items]: stop at |w_k| tail_k <= limit
-  int* last;          // [items] the term an item ends with at the latest; 0: it has stopped
-  unsigned* stopped;  // how many of the items, for in_pieces
+struct LayeredChain {
+  LayeredChain(const Chain<T>& chain, const Target& target, Workspace& workspace);
 
-  LayeredChainScratch(const Chain<T>& chain, Precision precision, const Card& card, Carver& carver);
+  // `chain`: the one described, or unit probes of it, so many or fewer.
+  cudaError_t launch(const Chain<T>& chain, const Context& context) const;
+
+  // Scratch, rows unless said otherwise; none where the chain has no use for it.
+  Buffer<T> start;           // v, or D_0 v for powers of J
+  Buffer<T> state[2];        // between stages
+  Buffer<T> power;           // w_k, for powers of J
+  Buffer<T> y[2];            // Neumann vectors: after term k the newest is y[k % 2]
+  Buffer<T> partials;        // per row and tile of columns: <w_k, v>, |w_k|^2
+  Buffer<T> limit;           // [items]: stop at |w_k| tail_k <= limit
+  Buffer<int> last;          // [items] the term an item ends with at the latest; 0: it has stopped
+  Buffer<unsigned> stopped;  // how many of the items, for in_pieces
 };
-
-template <class T>
-cudaError_t layered_chain(const Chain<T>& chain, const LayeredChainScratch<T>& scratch, const Context& context);
 
 }  // namespace irf::cuda

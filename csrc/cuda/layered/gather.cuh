@@ -5,9 +5,9 @@
 // that tap; a row outside the image left none, which counts as zeros.
 #pragma once
 
+#include "cuda/device/context.h"
 #include "cuda/layered/epilogue_row.cuh"
 #include "cuda/layered/product_fetch.cuh"
-#include "cuda/ops.h"
 #include "cuda/plan/product.h"
 
 namespace irf::cuda {

@@ -1,39 +1,32 @@
 // x with x + g(x) = z by fixed-point iterations, layer by layer. Iterations are enqueued in pieces (device/progress.h)
-// until all samples have stopped; in a capture, where nobody can look, captured_iterations of them. What is frozen
-// costs empty blocks.
+// until all samples have stopped; in a capture, where nobody can look, captured_iterations of them. A sample that has
+// stopped costs empty blocks.
 #pragma once
 
 #include <vector>
 
-#include "cuda/layered/forward.h"
+#include "cuda/device/context.h"
+#include "cuda/inverse.h"
+#include "cuda/layered/stage_rows.h"
 #include "iresnet_fast/anderson.h"
 
 namespace irf::cuda {
 
-// Device memory: rows, and numbers of every sample.
 template <class T>
-struct InverseState {
-  T *z, *x, *step;
-  T *best, *partials;
-  int *waited, *active;
-  unsigned* stopped;           // how many samples have; null where nobody looks
-  AndersonState<T>* anderson;  // what is known of the samples of an accelerated inverse, else null
-  int* undone;                 // the sample's last iterate is
-  T* history;                  // rows of kHistory iterates, then of as many residuals
+struct LayeredInverse {
+  LayeredInverse(const Inverse<T>& inverse, const Target& target, Workspace& workspace);
+
+  cudaError_t launch(const Inverse<T>& inverse, const Context& context) const;
+
+  // Scratch: rows, and numbers of every sample.
+  Buffer<T> z, x, step;
+  Buffer<T> best, partials;
+  Buffer<int> waited, active;
+  Buffer<unsigned> stopped;           // how many samples have
+  Buffer<AndersonState<T>> anderson;  // what is known of the samples; this and what follows: of an accelerated inverse
+  Buffer<int> undone;                 // whether the sample's last iterate is
+  Buffer<T> history;                  // rows of kHistory iterates, then of as many residuals
+  std::vector<StageRows<Buffer<T>>> stages;  // [L] h only
 };
-
-template <class T>
-struct LayeredInverseScratch {
-  InverseState<T> state;
-  std::vector<StageRows<T>> stages;  // h only
-
-  LayeredInverseScratch(const Branch<T>& branch, bool accelerated, Precision precision, const Card& card,
-                        Carver& carver);
-};
-
-// `weights`: [L] (host array), packed in the forward form.
-template <class T>
-cudaError_t layered_inverse(const Branch<T>& branch, const T* const* weights, const ResidualInverseOperands<T>& op,
-                            const LayeredInverseScratch<T>& scratch, const Context& context);
 
 }  // namespace irf::cuda

@@ -6,7 +6,9 @@
 #pragma once
 
 #include "cuda/device/pack.h"
-#include "cuda/layered/gather.cuh"
+#include "cuda/layered/epilogue_row.cuh"
+#include "cuda/layered/product_fetch.cuh"
+#include "cuda/plan/product.h"
 #include "iresnet_fast/params.h"
 
 namespace irf::cuda {
@@ -104,12 +106,6 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   }
 }
 
-// How a product runs.
-template <class T>
-ProductPlan plan_of(const StageProduct<T>& product, Precision precision, const Card& card) {
-  return plan_product({product.depth, product.columns, product.kernel, product.rows()}, precision, sizeof(T), card);
-}
-
 template <class Tile, class Epilogue>
 void launch_stage_product(const StageProduct<typename Tile::Element>& product, const Epilogue& epilogue, int splits,
                           cudaStream_t stream) {
@@ -140,17 +136,6 @@ cudaError_t launch_tiles(const StageProduct<T>& product, const Epilogue& epilogu
     launch_stage_product<SimtTile<float, 8, 8, 4>>(product, epilogue, splits, stream);
   }
   return cudaGetLastError();
-}
-
-// Puts one product on the stream, as its plan says: one kernel, or sums and the kernel that gathers them.
-template <class T, class Epilogue>
-cudaError_t stage_product(const StageProduct<T>& product, const Epilogue& epilogue, const Context& context) {
-  if (product.rows() == 0) return cudaSuccess;
-  const ProductPlan plan = plan_of(product, context.precision, context.card);
-  if (!plan.gathered()) return launch_tiles(product, epilogue, plan, context.precision, context.stream);
-  GatheredSums<T> sums;
-  const cudaError_t error = put_sums(product, plan, context, sums);
-  return error == cudaSuccess ? gather_sums(product, sums, plan, epilogue, context.stream) : error;
 }
 
 // The product of stage i of a branch, on all its samples or on `items` items of them: A_i h (forward form of the

@@ -149,7 +149,7 @@ struct Events {
 
 // ... rows as they are ...
 template <class T>
-struct Rows {
+struct LoadRows {
   const T* rows;
   int pitch;
   __device__ Vector<T> operator()(const RowPlace& place, int column) const {

@@ -3,6 +3,7 @@
 #include <type_traits>
 
 #include "cuda/device/library.h"
+#include "cuda/layered/gather.cuh"
 #include "cuda/layered/product.cuh"
 
 namespace irf::cuda {
@@ -28,7 +29,7 @@ cudaError_t by_library(const StageProduct<T>& product, const Context& context) {
     return context.libraries->multiply(
         {product.a, product.b, product.depth, product.pitch, product.columns, product.kernel, product.height,
          product.width, product.items, context.precision == Precision::kTf32},
-        static_cast<float*>(context.sums));
+        static_cast<float*>(context.memory.shared()));
   } else {
     return cudaErrorInvalidValue;  // no plan chooses it
   }
@@ -39,7 +40,7 @@ cudaError_t by_library(const StageProduct<T>& product, const Context& context) {
 template <class T>
 cudaError_t put_sums(const StageProduct<T>& product, const ProductPlan& plan, const Context& context,
                      GatheredSums<T>& sums) {
-  sums = {static_cast<const T*>(context.sums), plan.splits, product.columns, 1};
+  sums = {static_cast<const T*>(context.memory.shared()), plan.splits, product.columns, 1};
   if (plan.route == ProductRoute::kLibrary) return by_library(product, context);
   StageProduct<T> all_taps = product;
   if (plan.route == ProductRoute::kByTaps) {
@@ -49,7 +50,7 @@ cudaError_t put_sums(const StageProduct<T>& product, const ProductPlan& plan, co
     all_taps.kernel = 1;
     all_taps.columns = sums.pitch;
   }
-  const StoreSums<T> store{static_cast<T*>(context.sums), sums.pitch, product.rows() * sums.pitch};
+  const StoreSums<T> store{static_cast<T*>(context.memory.shared()), sums.pitch, product.rows() * sums.pitch};
   return launch_tiles(all_taps, store, plan, context.precision, context.stream);
 }
 

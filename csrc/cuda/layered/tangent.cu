@@ -1,37 +1,44 @@
 #include "cuda/layered/chain_step.cuh"
+#include "cuda/layered/launch_product.cuh"
 #include "cuda/layered/rows.cuh"
 #include "cuda/layered/tangent.h"
 
 namespace irf::cuda {
 
 template <class T>
-cudaError_t layered_tangent(const Branch<T>& branch, const T* const* weights, const T* const* derivatives,
-                            const Tangent<T>& tangent, T* entry, const Context& context) {
+LayeredTangent<T>::LayeredTangent(const Forward<T>& forward, const Target& target, Workspace& workspace) {
+  const Branch<T>& branch = forward.branch;
+  if (forward.tangent.v) entry_ = workspace.take<T>(rows_size(branch, branch.stage[0].in_channels, target.precision));
+}
+
+template <class T>
+cudaError_t LayeredTangent<T>::launch(const Forward<T>& forward, const Context& context) const {
+  const Branch<T>& branch = forward.branch;
+  const Tangent<T>& tangent = forward.tangent;
+  const Memory& memory = context.memory;
+  if (!tangent.v) return cudaSuccess;
   const RowsLayout events = rows_of(branch, branch.stage[0].in_channels, context.precision);
   ChainStep<T> start{};
   start.pitch = events.pitch;
-  start.d = derivatives[0];
-  start.out = entry;
+  start.d = memory[forward.derivatives[0]];
+  start.out = memory[entry_];
   cudaError_t error = to_rows<T>(events, Events<T>{tangent.v, events.size()}, start, context.stream);
-  const T* from = entry;
+  const T* from = start.out;
   for (int i = 0; i < branch.stages && error == cudaSuccess; ++i) {
     const bool last = i + 1 == branch.stages;
-    const StageProduct<T> product = product_of(branch, i, false, context.precision, weights[i], from, branch.batch);
+    const T* packed = memory[forward.weights[i]];
+    const StageProduct<T> product = product_of(branch, i, false, context.precision, packed, from, branch.batch);
     ChainStep<T> step{};
     step.pitch = product.columns;
-    step.d = last ? nullptr : derivatives[i + 1];
+    step.d = last ? nullptr : memory[forward.derivatives[i + 1]];
     step.product = last ? nullptr : tangent.kept[i + 1].t;
-    from = step.out = last ? tangent.product : tangent.kept[i + 1].scaled;
-    error = stage_product(product, step, context);
+    from = step.out = last ? memory[tangent.product] : tangent.kept[i + 1].scaled;
+    error = launch_product(product, step, context);
   }
   return error;
 }
 
-#define IRF_INSTANTIATE(T)                                                                                           \
-  template cudaError_t layered_tangent<T>(const Branch<T>&, const T* const*, const T* const*, const Tangent<T>&, T*, \
-                                          const Context&);
-IRF_INSTANTIATE(float)
-IRF_INSTANTIATE(double)
-#undef IRF_INSTANTIATE
+template class LayeredTangent<float>;
+template class LayeredTangent<double>;
 
 }  // namespace irf::cuda

@@ -7,7 +7,8 @@
 // needs no handle, and runs under the emulator of tests/simt like every other kernel.
 #pragma once
 
-#include "cuda/ops.h"
+#include "cuda/device/context.h"
+#include "iresnet_fast/params.h"
 
 namespace irf::cuda {
 

@@ -45,27 +45,33 @@ __global__ __launch_bounds__(kThreads) void hash_bytes(const __grid_constant__ H
   if (threadIdx.x % kWarp == 0) atomicAdd(result + blockIdx.y, static_cast<unsigned long long>(sum));
 }
 
+struct Hash {
+  FingerprintOperands op;
+
+  cudaError_t launch(const Context& context) const {
+    const size_t bytes = sizeof(uint64_t) * static_cast<size_t>(op.layers);
+    if (const cudaError_t error = cudaMemsetAsync(op.result, 0, bytes, context.stream)) return error;
+    for (int first = 0; first < op.layers; first += HashedPage::kRows) {
+      HashedPage page;
+      const int count = std::min(op.layers - first, HashedPage::kRows);
+      int64_t largest = 0;
+      for (int i = 0; i < count; ++i) {
+        page.row[i] = {static_cast<const unsigned char*>(op.weight[first + i]), op.bytes[first + i]};
+        largest = std::max(largest, op.bytes[first + i]);
+      }
+      const int blocks = static_cast<int>(std::min(ceil_div(largest, kBlockBytes), int64_t(kMostBlocks)));
+      if (blocks > 0)
+        hash_bytes<<<dim3(blocks, count), kThreads, 0, context.stream>>>(
+            page, reinterpret_cast<unsigned long long*>(op.result + first));
+    }
+    return cudaGetLastError();
+  }
+};
+
 }  // namespace
 
-size_t fingerprint_workspace(const FingerprintOperands&, const Card&) { return 0; }
-
-cudaError_t fingerprint(const FingerprintOperands& op, const Context& context) {
-  const size_t bytes = sizeof(uint64_t) * static_cast<size_t>(op.layers);
-  if (const cudaError_t error = cudaMemsetAsync(op.result, 0, bytes, context.stream)) return error;
-  for (int first = 0; first < op.layers; first += HashedPage::kRows) {
-    HashedPage page;
-    const int count = std::min(op.layers - first, HashedPage::kRows);
-    int64_t largest = 0;
-    for (int i = 0; i < count; ++i) {
-      page.row[i] = {static_cast<const unsigned char*>(op.weight[first + i]), op.bytes[first + i]};
-      largest = std::max(largest, op.bytes[first + i]);
-    }
-    const int blocks = static_cast<int>(std::min(ceil_div(largest, kBlockBytes), int64_t(kMostBlocks)));
-    if (blocks > 0)
-      hash_bytes<<<dim3(blocks, count), kThreads, 0, context.stream>>>(
-          page, reinterpret_cast<unsigned long long*>(op.result + first));
-  }
-  return cudaGetLastError();
+Operation fingerprint(const FingerprintOperands& op, const Target& target) {
+  return Operation(target, Workspace(), Hash{op});
 }
 
 }  // namespace irf::cuda

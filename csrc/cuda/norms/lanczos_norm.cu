@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <climits>
 
-#include "cuda/device/workspace.h"
 #include "cuda/norms/lanczos_block.cuh"
 #include "cuda/norms/norm_layers.cuh"
 #include "cuda/ops.h"
@@ -40,55 +39,57 @@ __global__ __launch_bounds__(kNormThreads) void lanczos_iteration(const NormTask
   }
 }
 
-// The plan, and what lies in the workspace.
 template <class T>
-struct Placed {
+struct LanczosIteration {
+  LanczosNormOperands<T> op;
   NormPlan<T> plan;
-  std::vector<LanczosRow<T>> rows;  // in the order of the tasks
-  NormTask<T>* table;
-  LanczosRow<T>* row_table;
-  T* packed;
+  std::vector<Buffer<T>> bases;  // in the order of the tasks
+  Buffer<NormTask<T>> table;
+  Buffer<LanczosRow<T>> row_table;
+  Buffer<T> packed;
 
-  Placed(const LanczosNormOperands<T>& op, const Card& card, Carver& carver)
-      : plan(plan_norms(op, card, kStaticShared)) {
+  LanczosIteration(const LanczosNormOperands<T>& op_, const Card& card, Workspace& workspace)
+      : op(op_), plan(plan_norms(op, card, kStaticShared)) {
     for (const NormTask<T>& task : plan.tasks) {
       const int64_t size = std::min(task.u_size, task.v_size);
       const int64_t vectors = std::min({op.max_iterations, size, int64_t(kLargestBasis)}) + 1;
-      rows.push_back({op.companion_hint[task.index], op.companion[task.index], carver.take<T>(vectors * size)});
+      bases.push_back(workspace.take<T>(vectors * size));
     }
-    table = carver.take<NormTask<T>>(op.layers);
-    row_table = carver.take<LanczosRow<T>>(op.layers);
-    packed = carver.take<T>(plan.workspace);
+    table = workspace.take<NormTask<T>>(op.layers);
+    row_table = workspace.take<LanczosRow<T>>(op.layers);
+    packed = workspace.take<T>(plan.workspace);
+  }
+
+  cudaError_t launch(const Context& context) const {
+    if (op.layers == 0) return cudaSuccess;
+    const Memory& memory = context.memory;
+    std::vector<LanczosRow<T>> rows;
+    for (int i = 0; i < op.layers; ++i) {
+      const int index = plan.tasks[i].index;
+      rows.push_back({op.companion_hint[index], op.companion[index], memory[bases[i]]});
+    }
+    prepare_layers(plan, memory[table], memory[packed], context.stream);
+    upload(rows.data(), op.layers, memory[row_table], context.stream);
+    const int most = static_cast<int>(std::min<int64_t>(op.max_iterations, INT_MAX));
+    if (const cudaError_t error = allow_shared(lanczos_iteration<T>, context.card, kStaticShared)) return error;
+    const int shared = static_cast<int>(plan.shared * sizeof(T));
+    lanczos_iteration<T>
+        <<<op.layers, kNormThreads, shared, context.stream>>>(memory[table], memory[row_table], memory[packed], op.seed,
+                                                              most, op.tolerance, op.sigma, op.residual, op.iterations);
+    return cudaGetLastError();
   }
 };
 
 }  // namespace
 
 template <class T>
-size_t lanczos_norm_workspace(const LanczosNormOperands<T>& op, const Card& card) {
-  Carver carver(nullptr);
-  Placed<T>(op, card, carver);
-  return carver.used();
+Operation lanczos_norm(const LanczosNormOperands<T>& op, const Target& target) {
+  Workspace workspace;
+  LanczosIteration<T> iteration(op, target.card, workspace);
+  return Operation(target, workspace, std::move(iteration));
 }
 
-template <class T>
-cudaError_t lanczos_norm(const LanczosNormOperands<T>& op, const Context& context) {
-  if (op.layers == 0) return cudaSuccess;
-  Carver carver(context.workspace);
-  const Placed<T> placed(op, context.card, carver);
-  prepare_layers(placed.plan, placed.table, placed.packed, context.stream);
-  upload(placed.rows.data(), op.layers, placed.row_table, context.stream);
-  const int most = static_cast<int>(std::min<int64_t>(op.max_iterations, INT_MAX));
-  if (const cudaError_t error = allow_shared(lanczos_iteration<T>, context.card, kStaticShared)) return error;
-  const int shared = static_cast<int>(placed.plan.shared * sizeof(T));
-  lanczos_iteration<T><<<op.layers, kNormThreads, shared, context.stream>>>(
-      placed.table, placed.row_table, placed.packed, op.seed, most, op.tolerance, op.sigma, op.residual, op.iterations);
-  return cudaGetLastError();
-}
-
-template size_t lanczos_norm_workspace(const LanczosNormOperands<float>&, const Card&);
-template size_t lanczos_norm_workspace(const LanczosNormOperands<double>&, const Card&);
-template cudaError_t lanczos_norm(const LanczosNormOperands<float>&, const Context&);
-template cudaError_t lanczos_norm(const LanczosNormOperands<double>&, const Context&);
+template Operation lanczos_norm(const LanczosNormOperands<float>&, const Target&);
+template Operation lanczos_norm(const LanczosNormOperands<double>&, const Target&);
 
 }  // namespace irf::cuda

@@ -146,35 +146,38 @@ __global__ __launch_bounds__(kNormThreads) void power_iteration(const NormTask<T
 }
 
 template <class T>
-size_t table_bytes(int layers) {
-  return round_up(int64_t(layers) * int64_t(sizeof(NormTask<T>)), int64_t(256));
-}
+struct PowerIteration {
+  SpectralNormOperands<T> op;
+  NormPlan<T> plan;
+  Buffer<NormTask<T>> table;
+  Buffer<T> packed;
+
+  cudaError_t launch(const Context& context) const {
+    if (op.layers == 0) return cudaSuccess;
+    NormTask<T>* const tasks = context.memory[table];
+    T* const workspace = context.memory[packed];
+    prepare_layers(plan, tasks, workspace, context.stream);
+    const int most = static_cast<int>(std::min<int64_t>(op.max_iterations, INT_MAX));
+    if (const cudaError_t error = allow_shared(power_iteration<T>, context.card, kStaticShared)) return error;
+    const int shared = static_cast<int>(plan.shared * sizeof(T));
+    power_iteration<T><<<op.layers, kNormThreads, shared, context.stream>>>(tasks, workspace, most, op.tolerance,
+                                                                            op.sigma, op.iterations);
+    return cudaGetLastError();
+  }
+};
 
 }  // namespace
 
 template <class T>
-size_t spectral_norm_workspace(const SpectralNormOperands<T>& op, const Card& card) {
-  return table_bytes<T>(op.layers) + plan_norms(op, card, kStaticShared).workspace * sizeof(T);
+Operation spectral_norm(const SpectralNormOperands<T>& op, const Target& target) {
+  NormPlan<T> plan = plan_norms(op, target.card, kStaticShared);
+  Workspace workspace;
+  const auto table = workspace.take<NormTask<T>>(op.layers);
+  const auto packed = workspace.take<T>(plan.workspace);
+  return Operation(target, workspace, PowerIteration<T>{op, std::move(plan), table, packed});
 }
 
-template <class T>
-cudaError_t spectral_norm(const SpectralNormOperands<T>& op, const Context& context) {
-  if (op.layers == 0) return cudaSuccess;
-  const NormPlan<T> plan = plan_norms(op, context.card, kStaticShared);
-  NormTask<T>* table = static_cast<NormTask<T>*>(context.workspace);
-  T* workspace = reinterpret_cast<T*>(static_cast<char*>(context.workspace) + table_bytes<T>(op.layers));
-  prepare_layers(plan, table, workspace, context.stream);
-  const int most = static_cast<int>(std::min<int64_t>(op.max_iterations, INT_MAX));
-  if (const cudaError_t error = allow_shared(power_iteration<T>, context.card, kStaticShared)) return error;
-  const int shared = static_cast<int>(plan.shared * sizeof(T));
-  power_iteration<T><<<op.layers, kNormThreads, shared, context.stream>>>(table, workspace, most, op.tolerance,
-                                                                          op.sigma, op.iterations);
-  return cudaGetLastError();
-}
-
-template size_t spectral_norm_workspace(const SpectralNormOperands<float>&, const Card&);
-template size_t spectral_norm_workspace(const SpectralNormOperands<double>&, const Card&);
-template cudaError_t spectral_norm(const SpectralNormOperands<float>&, const Context&);
-template cudaError_t spectral_norm(const SpectralNormOperands<double>&, const Context&);
+template Operation spectral_norm(const SpectralNormOperands<float>&, const Target&);
+template Operation spectral_norm(const SpectralNormOperands<double>&, const Target&);
 
 }  // namespace irf::cuda

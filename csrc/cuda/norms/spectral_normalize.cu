@@ -179,70 +179,83 @@ int partials_of(const NormLayer<T>& layer) {
 
 // Source: the weights, or their gradients.
 template <class T>
-cudaError_t scale_all(const SpectralNormalizeOperands<T>& op, bool gradients, cudaStream_t stream) {
-  for (int first = 0; first < op.layers; first += ScaledPage<T>::kRows) {
-    const int layers = std::min(op.layers - first, ScaledPage<T>::kRows);
-    ScaledPage<T> page;
-    int blocks = 0;
-    for (int i = 0; i < layers; ++i) {
-      const NormLayer<T>& layer = op.layer[first + i];
-      page.row[i] = {gradients ? op.grad[first + i] : layer.weight, op.result[first + i], layer.weight_size(), blocks};
-      blocks += partials_of(layer);
+struct ScaleAll {
+  SpectralNormalizeOperands<T> op;
+  bool gradients;
+
+  cudaError_t launch(const Context& context) const {
+    for (int first = 0; first < op.layers; first += ScaledPage<T>::kRows) {
+      const int layers = std::min(op.layers - first, ScaledPage<T>::kRows);
+      ScaledPage<T> page;
+      int blocks = 0;
+      for (int i = 0; i < layers; ++i) {
+        const NormLayer<T>& layer = op.layer[first + i];
+        page.row[i] = {gradients ? op.grad[first + i] : layer.weight, op.result[first + i], layer.weight_size(),
+                       blocks};
+        blocks += partials_of(layer);
+      }
+      if (blocks > 0)
+        scale<T><<<blocks, kThreads, 0, context.stream>>>(page, layers, op.sigma + first, op.coeff + first);
     }
-    if (blocks > 0) scale<T><<<blocks, kThreads, 0, stream>>>(page, layers, op.sigma + first, op.coeff + first);
+    return cudaGetLastError();
   }
-  return cudaGetLastError();
-}
+};
+
+template <class T>
+struct GradientThroughSigma {
+  SpectralNormalizeOperands<T> op;
+  Buffer<T> partial_sums;
+
+  cudaError_t launch(const Context& context) const {
+    T* sums = context.memory[partial_sums];
+    for (int first = 0; first < op.layers; first += GradientPage<T>::kRows) {
+      const int layers = std::min(op.layers - first, GradientPage<T>::kRows);
+      GradientPage<T> page;
+      int partials = 0, blocks = 0;
+      for (int i = 0; i < layers; ++i) {
+        const NormLayer<T>& layer = op.layer[first + i];
+        const bool matrix = layer.matrix();
+        page.row[i] = {layer,
+                       op.grad[first + i],
+                       op.result[first + i],
+                       matrix ? 1 : layer.out_height(),
+                       matrix ? 1 : layer.out_width(),
+                       blocks,
+                       partials};
+        partials += partials_of(layer);
+        blocks += matrix ? partials_of(layer)
+                         : static_cast<int>(ceil_div(sigma_gradient_tiles(layer), int64_t(kThreads / kWarp)));
+      }
+      if (partials == 0) continue;
+      const T *sigma = op.sigma + first, *coeff = op.coeff + first;
+      sum_products<T><<<partials, kThreads, 0, context.stream>>>(page, layers, sigma, coeff, sums);
+      gradient<T><<<blocks, kThreads, 0, context.stream>>>(page, layers, sigma, coeff, sums);
+      sums += partials;
+    }
+    return cudaGetLastError();
+  }
+};
 
 }  // namespace
 
 template <class T>
-size_t spectral_normalize_workspace(const SpectralNormalizeOperands<T>& op, const Card&) {
+Operation spectral_normalize(const SpectralNormalizeOperands<T>& op, const Target& target) {
+  return Operation(target, Workspace(), ScaleAll<T>{op, false});
+}
+
+template <class T>
+Operation spectral_normalize_backward(const SpectralNormalizeOperands<T>& op, const Target& target) {
+  if (!op.through_sigma) return Operation(target, Workspace(), ScaleAll<T>{op, true});
   int64_t partials = 0;
-  for (int i = 0; op.through_sigma && i < op.layers; ++i) partials += partials_of(op.layer[i]);
-  return partials * sizeof(T);
+  for (int i = 0; i < op.layers; ++i) partials += partials_of(op.layer[i]);
+  Workspace workspace;
+  const auto partial_sums = workspace.take<T>(partials);
+  return Operation(target, workspace, GradientThroughSigma<T>{op, partial_sums});
 }
 
-template <class T>
-cudaError_t spectral_normalize(const SpectralNormalizeOperands<T>& op, const Context& context) {
-  return scale_all(op, false, context.stream);
-}
-
-template <class T>
-cudaError_t spectral_normalize_backward(const SpectralNormalizeOperands<T>& op, const Context& context) {
-  if (!op.through_sigma) return scale_all(op, true, context.stream);
-  T* partial_sums = static_cast<T*>(context.workspace);
-  for (int first = 0; first < op.layers; first += GradientPage<T>::kRows) {
-    const int layers = std::min(op.layers - first, GradientPage<T>::kRows);
-    GradientPage<T> page;
-    int partials = 0, blocks = 0;
-    for (int i = 0; i < layers; ++i) {
-      const NormLayer<T>& layer = op.layer[first + i];
-      const bool matrix = layer.matrix();
-      page.row[i] = {layer,
-                     op.grad[first + i],
-                     op.result[first + i],
-                     matrix ? 1 : layer.out_height(),
-                     matrix ? 1 : layer.out_width(),
-                     blocks,
-                     partials};
-      partials += partials_of(layer);
-      blocks += matrix ? partials_of(layer)
-                       : static_cast<int>(ceil_div(sigma_gradient_tiles(layer), int64_t(kThreads / kWarp)));
-    }
-    if (partials == 0) continue;
-    const T *sigma = op.sigma + first, *coeff = op.coeff + first;
-    sum_products<T><<<partials, kThreads, 0, context.stream>>>(page, layers, sigma, coeff, partial_sums);
-    gradient<T><<<blocks, kThreads, 0, context.stream>>>(page, layers, sigma, coeff, partial_sums);
-    partial_sums += partials;
-  }
-  return cudaGetLastError();
-}
-
-#define IRF_INSTANTIATE(T)                                                                        \
-  template size_t spectral_normalize_workspace(const SpectralNormalizeOperands<T>&, const Card&); \
-  template cudaError_t spectral_normalize(const SpectralNormalizeOperands<T>&, const Context&);   \
-  template cudaError_t spectral_normalize_backward(const SpectralNormalizeOperands<T>&, const Context&);
+#define IRF_INSTANTIATE(T)                                                                   \
+  template Operation spectral_normalize(const SpectralNormalizeOperands<T>&, const Target&); \
+  template Operation spectral_normalize_backward(const SpectralNormalizeOperands<T>&, const Target&);
 IRF_INSTANTIATE(float)
 IRF_INSTANTIATE(double)
 #undef IRF_INSTANTIATE

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cuda/chain.h"
-#include "cuda/ops.h"
+#include "cuda/device/context.h"
 #include "cuda/plan/plan.h"
 
 namespace irf::cuda {

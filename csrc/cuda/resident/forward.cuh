@@ -28,12 +28,14 @@ struct ForwardArguments {
   T* solution;
   T residual_limit;
   int64_t max_iterations;
-  T lipschitz;  // 0: not accelerated
-  ResidentHistory<T> history;
+  T lipschitz;                 // 0: not accelerated
+  AndersonState<T>* anderson;  // as in ResidentHistory
+  T* history;
   int64_t* iterations;
   T* residual;
 
-  ForwardArguments(const Branch<T>& branch, const T* const* weights, const ResidentPlan& plan_)
+  ForwardArguments(const Branch<T>& branch, const std::vector<Buffer<T>>& weights, const ResidentPlan& plan_,
+                   const Memory& memory)
       : plan(plan_),
         weight{},
         activation{},
@@ -52,11 +54,12 @@ struct ForwardArguments {
         residual_limit(0),
         max_iterations(0),
         lipschitz(0),
-        history{},
+        anderson(nullptr),
+        history(nullptr),
         iterations(nullptr),
         residual(nullptr) {
     for (int i = 0; i < branch.stages; ++i) {
-      weight[i] = weights[i];
+      weight[i] = memory[weights[i]];
       activation[i] = branch.stage[i].activation;
       bias[i] = branch.stage[i].bias;
       beta[i] = branch.stage[i].beta;
@@ -178,7 +181,7 @@ __device__ __forceinline__ void accelerated_step(const ForwardArguments<T>& p, c
   const T* z = block.shared + plan.first_vector;
   T* x = block.shared + plan.second_vector;
   const int size = plan.pixels * plan.event_pitch, first = share.slot * size;
-  T* const vectors = p.history.vectors + (int64_t(blockIdx.x) * plan.items + share.slot) * 2 * kHistory * size;
+  T* const vectors = p.history + (int64_t(blockIdx.x) * plan.items + share.slot) * 2 * kHistory * size;
   const History<T> history(vectors, size, evaluation);
   if (real && (item.active || undone))
     share.for_each_vector<T>(plan, plan.event_pitch, [&](int row, int channel) {
@@ -251,7 +254,7 @@ __device__ __forceinline__ void step(const ForwardArguments<T>& p, const Block<T
     });
   share.sum(block.shared + plan.sums, square);
   AndersonState<T> anderson{};
-  AndersonState<T>* const kept = p.history.state + int64_t(blockIdx.x) * block_threads() + thread_index();
+  AndersonState<T>* const kept = p.anderson + int64_t(blockIdx.x) * block_threads() + thread_index();
   const bool accelerated = p.lipschitz > T(0);
   if (accelerated && evaluation > 0) anderson = *kept;
   const bool undone = item.decide(p, evaluation, square[0], anderson);

@@ -29,84 +29,63 @@ Tensor scratch(size_t bytes, const Tensor& like);
 // Turns an error of the CUDA runtime into an exception of one sentence.
 void check(cudaError_t error, const char* op);
 
-// One call of a kernel. Nothing in it waits for the GPU, but what has a Progress and steps of which nobody
-// knows how many are needed.
+// One call of a kernel: it is described, gets the workspace it wants, and is put on the stream. Nothing in it waits for
+// the GPU, but what has a Progress and steps of which nobody knows how many are needed.
 template <class T>
 class OnDevice {
  public:
-  explicit OnDevice(const Tensor& like, int64_t precision = 0) : like_(like), gpu_(gpu_of(like)), libraries_(like) {
+  explicit OnDevice(const Tensor& like, int64_t precision = 0)
+      : like_(like), gpu_(gpu_of(like)), target_{gpu_.card, cuda::Precision::kFull} {
     const auto checked = static_cast<cuda::Precision>(checked_precision(precision));
-    if (std::is_same_v<T, float>) precision_ = checked;
+    if (std::is_same_v<T, float>) target_.precision = checked;
   }
 
   // What branch_backward need not compute again, if the card has the memory for it.
   Tensor kept(const Branch<T>& b, const ResidualLogdetOperands<T>& o, const Tensor& like) const {
-    return make({cuda::residual_logdet_kept(b, o, gpu_.card, precision_)}, like);
+    return make({cuda::residual_logdet_kept(b, o, target_)}, like);
   }
 
-  void branch(const Branch<T>& b, const BranchOperands<T>& o) const {
-    run("branch", cuda::branch_workspace<T>, cuda::branch<T>, b, o);
-  }
+  void branch(const Branch<T>& b, const BranchOperands<T>& o) const { run("branch", cuda::branch(b, o, target_)); }
   void branch_backward(const Branch<T>& b, const BranchBackwardOperands<T>& o) const {
-    run("branch_backward", cuda::branch_backward_workspace<T>, cuda::branch_backward<T>, b, o);
+    run("branch_backward", cuda::branch_backward(b, o, target_));
   }
   void residual_logdet(const Branch<T>& b, const ResidualLogdetOperands<T>& o) const {
-    const auto borrowed = progress("residual_logdet");
-    run("residual_logdet", cuda::residual_logdet_workspace<T>, cuda::residual_logdet<T>, b, o, borrowed.get());
+    run_in_pieces("residual_logdet", cuda::residual_logdet(b, o, target_));
   }
   void jacobian_powers(const Branch<T>& b, const JacobianPowersOperands<T>& o) const {
-    run("jacobian_powers", cuda::jacobian_powers_workspace<T>, cuda::jacobian_powers<T>, b, o);
+    run("jacobian_powers", cuda::jacobian_powers(b, o, target_));
   }
   void jacobian(const Branch<T>& b, const JacobianOperands<T>& o) const {
-    run("jacobian", cuda::jacobian_workspace<T>, cuda::jacobian<T>, b, o);
+    run("jacobian", cuda::jacobian(b, o, target_));
   }
   void residual_inverse(const Branch<T>& b, const ResidualInverseOperands<T>& o) const {
-    const auto borrowed = progress("residual_inverse");
-    run("residual_inverse", cuda::residual_inverse_workspace<T>, cuda::residual_inverse<T>, b, o, borrowed.get());
+    run_in_pieces("residual_inverse", cuda::residual_inverse(b, o, target_));
   }
-  void spectral_norm(const SpectralNormOperands<T>& o) const {
-    run("spectral_norm", cuda::spectral_norm_workspace<T>, cuda::spectral_norm<T>, o);
-  }
-  void lanczos_norm(const LanczosNormOperands<T>& o) const {
-    run("lanczos_norm", cuda::lanczos_norm_workspace<T>, cuda::lanczos_norm<T>, o);
-  }
-  void fingerprint(const FingerprintOperands& o) const {
-    run("fingerprint", cuda::fingerprint_workspace, cuda::fingerprint, o);
-  }
+  void spectral_norm(const SpectralNormOperands<T>& o) const { run("spectral_norm", cuda::spectral_norm(o, target_)); }
+  void lanczos_norm(const LanczosNormOperands<T>& o) const { run("lanczos_norm", cuda::lanczos_norm(o, target_)); }
+  void fingerprint(const FingerprintOperands& o) const { run("fingerprint", cuda::fingerprint(o, target_)); }
   void spectral_normalize(const SpectralNormalizeOperands<T>& o) const {
-    run("spectral_normalize", cuda::spectral_normalize_workspace<T>, cuda::spectral_normalize<T>, o);
+    run("spectral_normalize", cuda::spectral_normalize(o, target_));
   }
   void spectral_normalize_backward(const SpectralNormalizeOperands<T>& o) const {
-    run("spectral_normalize_backward", cuda::spectral_normalize_workspace<T>, cuda::spectral_normalize_backward<T>, o);
+    run("spectral_normalize_backward", cuda::spectral_normalize_backward(o, target_));
   }
 
  private:
-  template <class Operands>
-  void run(const char* op, size_t (*bytes)(const Branch<T>&, const Operands&, const cuda::Card&, cuda::Precision),
-           cudaError_t (*launch)(const Branch<T>&, const Operands&, const cuda::Context&), const Branch<T>& branch,
-           const Operands& operands, cuda::Progress* progress = nullptr) const {
-    Tensor workspace = scratch(bytes(branch, operands, gpu_.card, precision_), like_);
-    check(launch(branch, operands, context(workspace, progress)), op);
+  void run(const char* op, const cuda::Operation& operation, cuda::Progress* progress = nullptr) const {
+    Tensor workspace = scratch(operation.workspace_bytes(), like_);
+    CudnnProducts libraries(like_);
+    check(operation.launch(workspace.mutable_data_ptr(), gpu_.stream, progress, &libraries), op);
   }
-  template <class Operands>
-  void run(const char* op, size_t (*bytes)(const Operands&, const cuda::Card&),
-           cudaError_t (*launch)(const Operands&, const cuda::Context&), const Operands& operands) const {
-    Tensor workspace = scratch(bytes(operands, gpu_.card), like_);
-    check(launch(operands, context(workspace)), op);
-  }
-  cuda::Context context(Tensor& workspace, cuda::Progress* progress = nullptr) const {
-    return {gpu_.card, precision_, workspace.mutable_data_ptr(), gpu_.stream, progress, &libraries_};
-  }
-  std::shared_ptr<cuda::Progress> progress(const char* op) const {
-    std::shared_ptr<cuda::Progress> borrowed;
-    check(cuda::ProgressPool::borrow(gpu_.device, gpu_.stream, borrowed), op);
-    return borrowed;
+  void run_in_pieces(const char* op, const cuda::Operation& operation) const {
+    std::shared_ptr<cuda::Progress> progress;
+    check(cuda::ProgressPool::borrow(gpu_.device, gpu_.stream, progress), op);
+    run(op, operation, progress.get());
   }
 
   const Tensor like_;
   const Gpu gpu_;
-  cuda::Precision precision_ = cuda::Precision::kFull;
-  mutable CudnnProducts libraries_;
+  cuda::Target target_;
 };
 
 }  // namespace irf::binding

@@ -14,20 +14,32 @@ struct ChainCase : ResidentCase {
   void* powers;
   int64_t power_stride, probe_stride, sample_stride;
 
-  // run(chain), while the lists of its operands exist.
-  template <class T, class Run>
-  void with_chain(const irf::Branch<T>& branch, const Run& run) const {
+  template <class T>
+  irf::cuda::Chain<T> chain(const irf::Branch<T>& branch) const {
     auto in = [](void* p) { return static_cast<T*>(p); };
-    const T *packed[irf::cuda::kMaxStages], *rows[irf::cuda::kMaxStages];
-    for (int i = 0; i < branch.stages; ++i) {
-      packed[i] = in(weights[i]);
-      rows[i] = in(derivatives[i]);
-    }
-    run(irf::cuda::Chain<T>{branch,       packed,       rows,          transpose != 0,   int(probes),
-                            in(probe),    first_unit,   int(terms),    in(coefficients), per_sample != 0,
-                            in(tail),     T(tolerance), relative != 0, in(value),        in(neumann),
-                            in(norms),    terms_used,   in(powers),    power_stride,     probe_stride,
-                            sample_stride});
+    return {.branch = branch,
+            .weights = buffers<T>(weights, branch.stages),
+            .derivatives = buffers<T>(derivatives, branch.stages),
+            .transpose = transpose != 0,
+            .probes = int(probes),
+            .probe = in(probe),
+            .first_unit = first_unit,
+            .series = {.terms = int(terms),
+                       .coefficients = in(coefficients),
+                       .per_sample = per_sample != 0,
+                       .tail = in(tail),
+                       .tolerance = T(tolerance),
+                       .relative = relative != 0,
+                       .value = in(value),
+                       .neumann = in(neumann),
+                       .norms = in(norms),
+                       .terms_used = terms_used},
+            .values = {},
+            .powers = in(powers),
+            .power_stride = power_stride,
+            .probe_stride = probe_stride,
+            .sample_stride = sample_stride,
+            .tangent = {}};
   }
 };
 

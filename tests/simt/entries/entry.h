@@ -1,4 +1,4 @@
-// Turns a launch function of csrc/cuda/ops.h into two C functions, <op>_float and <op>_double, that Python calls: they
+// Turns an op of csrc/cuda/ops.h into two C functions, <op>_float and <op>_double, that Python calls: they
 // allocate exactly the workspace the op asks for, as uninitialised device memory, and return null or a message.
 #pragma once
 
@@ -8,6 +8,7 @@
 #include <string>
 
 #include "cuda/device/progress_pool.h"
+#include "cuda/ops.h"
 #include "python_api.h"
 
 namespace simt {
@@ -36,17 +37,17 @@ inline irf::cuda::Card find_card(const std::string& name) {
   throw std::invalid_argument("no card is called " + name);
 }
 
-// size(card, precision) -> bytes; launch(context) -> cudaError_t.
-template <class Size, class Launch>
-void run_op(const Target& target, const Size& size, const Launch& launch) {
-  const irf::cuda::Card card = find_card(target.card);
-  const auto precision = static_cast<irf::cuda::Precision>(target.precision);
-  const Workspace workspace(size(card, precision));
+inline irf::cuda::Target find_target(const Target& target) {
+  return {find_card(target.card), static_cast<irf::cuda::Precision>(target.precision)};
+}
+
+// Runs `operation`, made for the card `card`.
+inline void run_op(const irf::cuda::Card& card, const irf::cuda::Operation& operation) {
+  const Workspace workspace(operation.workspace_bytes());
   const OnStream on(card.shared_per_block);
   std::shared_ptr<irf::cuda::Progress> progress;
   cudaError_t error = irf::cuda::ProgressPool::borrow(0, on.stream, progress);
-  if (error == cudaSuccess)
-    error = launch(irf::cuda::Context{card, precision, workspace.data(), on.stream, progress.get()});
+  if (error == cudaSuccess) error = operation.launch(workspace.data(), on.stream, progress.get());
   if (error != cudaSuccess) throw std::runtime_error(std::string("returned: ") + cudaGetErrorString(error));
 }
 
@@ -62,24 +63,22 @@ inline void check_size(size_t python, size_t here, const char* what) {
                                               size_t bytes, simt::Target target) {                            \
     return simt::guarded([&] {                                                                                \
       simt::check_size(bytes, sizeof *operands, #Operands);                                                   \
-      simt::run_op(                                                                                           \
-          target, [&](auto&... size) { return irf::cuda::op##_workspace(*branch, *operands, size...); },      \
-          [&](const irf::cuda::Context& context) { return irf::cuda::op(*branch, *operands, context); });     \
+      const irf::cuda::Target on = simt::find_target(target);                                                 \
+      simt::run_op(on.card, irf::cuda::op(*branch, *operands, on));                                           \
     });                                                                                                       \
   }
 #define SIMT_BRANCH_OP(op, Operands)     \
   SIMT_BRANCH_OP_OF(float, op, Operands) \
   SIMT_BRANCH_OP_OF(double, op, Operands)
 
-#define SIMT_LAYERS_OP_OF(T, op, size_of, Operands)                                                                  \
+#define SIMT_LAYERS_OP_OF(T, op, Operands)                                                                           \
   extern "C" SIMT_EXPORT const char* op##_##T(const irf::Operands<T>* operands, size_t bytes, simt::Target target) { \
     return simt::guarded([&] {                                                                                       \
       simt::check_size(bytes, sizeof *operands, #Operands);                                                          \
-      simt::run_op(                                                                                                  \
-          target, [&](auto& card, auto&) { return irf::cuda::size_of##_workspace(*operands, card); },                \
-          [&](const irf::cuda::Context& context) { return irf::cuda::op(*operands, context); });                     \
+      const irf::cuda::Target on = simt::find_target(target);                                                        \
+      simt::run_op(on.card, irf::cuda::op(*operands, on));                                                           \
     });                                                                                                              \
   }
-#define SIMT_LAYERS_OP(op, size_of, Operands)     \
-  SIMT_LAYERS_OP_OF(float, op, size_of, Operands) \
-  SIMT_LAYERS_OP_OF(double, op, size_of, Operands)
+#define SIMT_LAYERS_OP(op, Operands)     \
+  SIMT_LAYERS_OP_OF(float, op, Operands) \
+  SIMT_LAYERS_OP_OF(double, op, Operands)

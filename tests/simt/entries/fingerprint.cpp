@@ -2,8 +2,7 @@
 
 extern "C" SIMT_EXPORT const char* fingerprint(const irf::FingerprintOperands* operands, simt::Target target) {
   return simt::guarded([&] {
-    simt::run_op(
-        target, [&](auto& card, auto&) { return irf::cuda::fingerprint_workspace(*operands, card); },
-        [&](const irf::cuda::Context& context) { return irf::cuda::fingerprint(*operands, context); });
+    const irf::cuda::Target on = simt::find_target(target);
+    simt::run_op(on.card, irf::cuda::fingerprint(*operands, on));
   });
 }

@@ -1,3 +1,3 @@
 #include "entry.h"
 
-SIMT_LAYERS_OP(lanczos_norm, lanczos_norm, LanczosNormOperands)
+SIMT_LAYERS_OP(lanczos_norm, LanczosNormOperands)

@@ -3,122 +3,106 @@
 #include "chain.h"
 #include "cuda/device/pack_weights.h"
 #include "cuda/layered/chain.h"
+#include "cuda/layered/forward.h"
 #include "cuda/layered/inverse.h"
-#include "cuda/layered/sums.h"
 
 namespace irf::cuda {
 namespace {
 
+// A layered walk with what it starts from.
+template <class Operands, template <class> class Walk, class T>
+struct WalkOf {
+  Operands operands;
+  Walk<T> walk;
+
+  cudaError_t launch(const Context& context) const { return walk.launch(operands, context); }
+};
 template <class T>
-cudaError_t run(const Branch<T>& branch, const BranchOperands<T>& op, Context context, Carver& carver) {
-  context.sums = carver.take<T>(largest_sums(branch, 1, context.precision, context.card));
-  const std::vector<T*> weights = carve_packed(branch, Form::kForward, context.precision, carver);
-  const LayeredForward<T> forward{branch, weights.data(), op.x, nullptr, nullptr, op.g};
-  const LayeredForwardScratch<T> scratch(forward, context.precision, carver);
-  if (carver.counting()) return cudaSuccess;
-  pack_weights(branch, Form::kForward, context.precision, weights.data(), context.stream);
-  return layered_forward(forward, scratch, context);
+using ForwardOf = WalkOf<Forward<T>, LayeredForward, T>;
+template <class T>
+using ChainOf = WalkOf<Chain<T>, LayeredChain, T>;
+template <class T>
+using InverseOf = WalkOf<Inverse<T>, LayeredInverse, T>;
+
+template <class T>
+Operation layered_branch(const Branch<T>& branch, const BranchOperands<T>& op, const Target& target) {
+  Workspace workspace;
+  const PackedWeights<T> weights(branch, Form::kForward, target.precision, workspace);
+  const Forward<T> forward{branch, weights.buffers(), op.x, {}, nullptr, op.g, {}};
+  const ForwardOf<T> walk{forward, LayeredForward<T>(forward, target, workspace)};
+  return Operation(target, workspace, weights, walk);
 }
 
 template <class T>
-cudaError_t run(const Branch<T>& branch, const ResidualInverseOperands<T>& op, Context context, Carver& carver) {
-  context.sums = carver.take<T>(largest_sums(branch, 1, context.precision, context.card));
-  const std::vector<T*> weights = carve_packed(branch, Form::kForward, context.precision, carver);
-  const LayeredInverseScratch<T> scratch(branch, op.lipschitz > T(0), context.precision, context.card, carver);
-  if (carver.counting()) return cudaSuccess;
-  pack_weights(branch, Form::kForward, context.precision, weights.data(), context.stream);
-  return layered_inverse(branch, weights.data(), op, scratch, context);
+Operation layered_residual_inverse(const Branch<T>& branch, const ResidualInverseOperands<T>& op,
+                                   const Target& target) {
+  Workspace workspace;
+  const PackedWeights<T> weights(branch, Form::kForward, target.precision, workspace);
+  const Inverse<T> inverse{branch, weights.buffers(), op};
+  const InverseOf<T> walk{inverse, LayeredInverse<T>(inverse, target, workspace)};
+  return Operation(target, workspace, weights, walk);
 }
 
-// Freezes the branch at x (z gets x + g(x), or is null) and runs the chain.
+// Linearizes the branch at x (z gets x + g(x), or is null) and runs the chain.
 template <class T>
-cudaError_t run(Chain<T> chain, const T* x, T* z, Context context, Carver& carver) {
+Operation linearized(Chain<T> chain, const T* x, T* z, const Target& target) {
   const Branch<T>& branch = chain.branch;
-  context.sums = carver.take<T>(largest_sums(branch, chain.probes, context.precision, context.card));
-  const std::vector<T*> forward_weights = carve_packed(branch, Form::kForward, context.precision, carver);
-  const std::vector<T*> transposed = carve_packed(branch, Form::kTransposed, context.precision, carver);
-  const std::vector<T*> derivatives = carve_derivatives(branch, context.precision, carver);
-  std::vector<StageRows<T>> stages(branch.stages);
-  for (int i = 0; i < branch.stages; ++i) stages[i].d = derivatives[i];
-  const LayeredForward<T> forward{branch, forward_weights.data(), x, stages.data(), z, nullptr};
-  const LayeredForwardScratch<T> forward_scratch(forward, context.precision, carver);
-  const LayeredChainScratch<T> scratch(chain, context.precision, context.card, carver);
-  if (carver.counting()) return cudaSuccess;
-  chain.weights = chain.transpose ? transposed.data() : forward_weights.data();
-  chain.derivatives = derivatives.data();
-  pack_weights(branch, Form::kForward, context.precision, forward_weights.data(), context.stream);
-  pack_weights(branch, Form::kTransposed, context.precision, transposed.data(), context.stream);
-  const cudaError_t error = layered_forward(forward, forward_scratch, context);
-  return error == cudaSuccess ? layered_chain(chain, scratch, context) : error;
+  Workspace workspace;
+  const PackedWeights<T> forward_weights(branch, Form::kForward, target.precision, workspace);
+  const PackedWeights<T> transposed(branch, Form::kTransposed, target.precision, workspace);
+  for (int i = 0; i < branch.stages; ++i) {
+    const Stage<T>& stage = branch.stage[i];
+    const bool identity = stage.activation == Activation::kIdentity;
+    chain.derivatives.push_back(identity ? Buffer<T>()
+                                         : workspace.take<T>(rows_size(branch, stage.in_channels, target.precision)));
+  }
+  chain.weights = (chain.transpose ? transposed : forward_weights).buffers();
+  const Forward<T> forward{branch, forward_weights.buffers(), x, chain.derivatives, z, nullptr, {}};
+  const ForwardOf<T> walk{forward, LayeredForward<T>(forward, target, workspace)};
+  const ChainOf<T> power{chain, LayeredChain<T>(chain, target, workspace)};
+  return Operation(target, workspace, forward_weights, transposed, walk, power);
 }
 
 template <class T>
-cudaError_t run(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, Context context, Carver& carver) {
+Operation layered_residual_logdet(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, const Target& target) {
   Chain<T> chain{};
   chain.branch = branch;
   chain.transpose = true;
   chain.probes = op.probes;
   chain.probe = op.probe;
-  chain.terms = op.terms;
-  chain.coefficients = op.coefficients;
-  chain.per_sample = op.per_sample;
-  chain.tail = op.tail;
-  chain.tolerance = op.tolerance;
-  chain.relative = op.relative;
-  chain.value = op.value;
-  chain.neumann = op.neumann;
-  chain.norms = op.norms;
-  chain.terms_used = op.terms_used;
-  return run(chain, op.x, op.z, context, carver);
+  chain.series = op.series;
+  return linearized(chain, op.x, op.z, target);
 }
 
 template <class T>
-cudaError_t run(const Branch<T>& branch, const JacobianPowersOperands<T>& op, Context context, Carver& carver) {
+Operation layered_jacobian_powers(const Branch<T>& branch, const JacobianPowersOperands<T>& op, const Target& target) {
   Chain<T> chain{};
   chain.branch = branch;
   chain.transpose = op.transpose;
   chain.probes = 1;
   chain.probe = op.start;
-  chain.terms = op.count;
+  chain.series.terms = op.count;
   chain.powers = op.powers;
   chain.power_stride = branch.batch * branch.in_size();
   chain.sample_stride = branch.in_size();
-  return run<T>(chain, op.x, nullptr, context, carver);
+  return linearized<T>(chain, op.x, nullptr, target);
 }
 
 // J^T e_j is row j of J.
 template <class T>
-cudaError_t run(const Branch<T>& branch, const JacobianOperands<T>& op, Context context, Carver& carver) {
+Operation layered_jacobian(const Branch<T>& branch, const JacobianOperands<T>& op, const Target& target) {
   Chain<T> chain{};
   chain.branch = branch;
   chain.transpose = true;
   chain.probes = static_cast<int>(branch.in_size());
-  chain.terms = 1;
+  chain.series.terms = 1;
   chain.powers = op.jacobian;
   chain.probe_stride = branch.in_size();
   chain.sample_stride = branch.in_size() * branch.in_size();
-  return run<T>(chain, op.x, nullptr, context, carver);
+  return linearized<T>(chain, op.x, nullptr, target);
 }
 
 }  // namespace
-
-#define LAYERED(op, Operands)                                                                                          \
-  template <class T>                                                                                                   \
-  size_t op##_workspace(const Branch<T>& branch, const Operands<T>& operands, const Card& card, Precision precision) { \
-    Carver carver(nullptr);                                                                                            \
-    run(branch, operands, Context{card, precision, nullptr, nullptr}, carver);                                         \
-    return carver.used();                                                                                              \
-  }                                                                                                                    \
-  template <class T>                                                                                                   \
-  cudaError_t op(const Branch<T>& branch, const Operands<T>& operands, const Context& context) {                       \
-    Carver carver(context.workspace);                                                                                  \
-    return run(branch, operands, context, carver);                                                                     \
-  }
-LAYERED(layered_branch, BranchOperands)
-LAYERED(layered_residual_inverse, ResidualInverseOperands)
-LAYERED(layered_residual_logdet, ResidualLogdetOperands)
-LAYERED(layered_jacobian_powers, JacobianPowersOperands)
-LAYERED(layered_jacobian, JacobianOperands)
 
 }  // namespace irf::cuda
 
@@ -132,27 +116,12 @@ namespace {
 
 template <class T>
 const char* run_packed(const irf::Branch<T>& branch, const simt::ChainCase& c, const simt::Target& target) {
-  using irf::cuda::Carver;
-  using irf::cuda::LayeredChainScratch;
   return simt::guarded([&] {
-    c.with_chain(branch, [&](const irf::cuda::Chain<T>& chain) {
-      simt::run_op(
-          target,
-          [&](const irf::cuda::Card& card, irf::cuda::Precision precision) {
-            Carver carver(nullptr);
-            carver.take<T>(irf::cuda::largest_sums(chain.branch, chain.probes, precision, card));
-            LayeredChainScratch<T>(chain, precision, card, carver);
-            return carver.used();
-          },
-          [&](const irf::cuda::Context& context) {
-            Carver carver(context.workspace);
-            irf::cuda::Context with = context;
-            with.sums =
-                carver.take<T>(irf::cuda::largest_sums(chain.branch, chain.probes, context.precision, context.card));
-            const LayeredChainScratch<T> scratch(chain, context.precision, context.card, carver);
-            return irf::cuda::layered_chain(chain, scratch, with);
-          });
-    });
+    const irf::cuda::Target on = simt::find_target(target);
+    const irf::cuda::Chain<T> chain = c.chain(branch);
+    irf::cuda::Workspace workspace;
+    const irf::cuda::ChainOf<T> power{chain, irf::cuda::LayeredChain<T>(chain, on, workspace)};
+    simt::run_op(on.card, irf::cuda::Operation(on, workspace, power));
   });
 }
 

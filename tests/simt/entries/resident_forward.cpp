@@ -16,35 +16,37 @@ struct ForwardCase : simt::ResidentCase {
 };
 
 template <class T>
+struct Run {
+  bool inverts;
+  irf::cuda::Forward<T> forward;
+  irf::cuda::Inverse<T> inverse;
+  irf::cuda::ResidentPlan plan;
+  irf::cuda::ResidentHistory<T> history;
+
+  cudaError_t launch(const irf::cuda::Context& context) const {
+    return inverts ? irf::cuda::resident_inverse(inverse, plan, history, context)
+                   : irf::cuda::resident_forward(forward, plan, context);
+  }
+};
+
+template <class T>
 const char* run(const irf::Branch<T>& branch, const ForwardCase& c, const simt::Target& target) {
   return simt::guarded([&] {
     using irf::cuda::WalkKind;
     auto in = [](void* p) { return static_cast<T*>(p); };
-    const irf::cuda::WalkRequest request{c.inverse ? WalkKind::kInverse : WalkKind::kForward, 1, 1, false, false};
-    const irf::cuda::ResidentPlan plan = c.plan(branch, request, target);
-    const T* weights[irf::cuda::kMaxStages];
-    T* derivatives[irf::cuda::kMaxStages];
-    for (int i = 0; i < branch.stages; ++i) {
-      weights[i] = in(c.weights[i]);
-      derivatives[i] = in(c.derivatives[i]);
-    }
-    const irf::ResidualInverseOperands<T> inverse{in(c.x),          T(c.residual_limit), c.max_iterations,
-                                                  c.max_iterations, T(c.lipschitz),      in(c.solution),
-                                                  c.iterations,     in(c.residual)};
-    const irf::cuda::ResidentForward<T> forward{branch, weights, in(c.x), derivatives, in(c.z), in(c.g)};
-    const auto history = [&](irf::cuda::Carver& carver) {
-      return c.lipschitz > 0 ? irf::cuda::ResidentHistory<T>(plan, carver) : irf::cuda::ResidentHistory<T>{};
-    };
-    const auto workspace = [&](const irf::cuda::Card&, irf::cuda::Precision) {
-      irf::cuda::Carver carver(nullptr);
-      history(carver);
-      return carver.used();
-    };
-    simt::run_op(target, workspace, [&](const irf::cuda::Context& context) {
-      irf::cuda::Carver carver(context.workspace);
-      return c.inverse ? irf::cuda::resident_inverse(branch, weights, inverse, plan, history(carver), context)
-                       : irf::cuda::resident_forward(forward, plan, context);
-    });
+    const auto weights = c.buffers<T>(c.weights, branch.stages);
+    Run<T> call{};
+    call.inverts = c.inverse != 0;
+    call.forward = {branch, weights, in(c.x), c.buffers<T>(c.derivatives, branch.stages), in(c.z), in(c.g), {}};
+    call.inverse = {branch,
+                    weights,
+                    {in(c.x), T(c.residual_limit), c.max_iterations, c.max_iterations, T(c.lipschitz), in(c.solution),
+                     c.iterations, in(c.residual)}};
+    call.plan = c.plan(branch, {call.inverts ? WalkKind::kInverse : WalkKind::kForward, 1, 1, false, false}, target);
+    irf::cuda::Workspace workspace;
+    if (c.lipschitz > 0) call.history = irf::cuda::ResidentHistory<T>(call.plan, workspace);
+    const irf::cuda::Target on = simt::find_target(target);
+    simt::run_op(on.card, irf::cuda::Operation(on, workspace, call));
   });
 }
 

@@ -8,10 +8,7 @@ namespace {
 template <class T>
 const char* kept_size(const irf::Branch<T>& branch, const irf::ResidualLogdetOperands<T>& operands,
                       const simt::Target& target, int64_t* size) {
-  return simt::guarded([&] {
-    const auto precision = static_cast<irf::cuda::Precision>(target.precision);
-    *size = irf::cuda::residual_logdet_kept(branch, operands, simt::find_card(target.card), precision);
-  });
+  return simt::guarded([&] { *size = irf::cuda::residual_logdet_kept(branch, operands, simt::find_target(target)); });
 }
 
 }  // namespace

@@ -1,3 +1,3 @@
 #include "entry.h"
 
-SIMT_LAYERS_OP(spectral_norm, spectral_norm, SpectralNormOperands)
+SIMT_LAYERS_OP(spectral_norm, SpectralNormOperands)

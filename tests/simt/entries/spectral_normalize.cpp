@@ -1,4 +1,4 @@
 #include "entry.h"
 
-SIMT_LAYERS_OP(spectral_normalize, spectral_normalize, SpectralNormalizeOperands)
-SIMT_LAYERS_OP(spectral_normalize_backward, spectral_normalize, SpectralNormalizeOperands)
+SIMT_LAYERS_OP(spectral_normalize, SpectralNormalizeOperands)
+SIMT_LAYERS_OP(spectral_normalize_backward, SpectralNormalizeOperands)

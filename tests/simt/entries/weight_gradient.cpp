@@ -14,11 +14,26 @@ struct Problem {
 };
 
 template <class T>
+struct Run {
+  irf::cuda::WeightGradient<T> gradient;
+  irf::cuda::Buffer<T> partial;
+  irf::Branch<T> branch;
+  T* result;
+
+  cudaError_t launch(const irf::cuda::Context& context) const {
+    irf::cuda::WeightGradient<T> here = gradient;
+    here.partial = context.memory[partial];
+    const cudaError_t error = irf::cuda::weight_gradient(here, context.precision, context.stream);
+    return error == cudaSuccess ? irf::cuda::gather_gradients(branch, &here, result, context.stream) : error;
+  }
+};
+
+template <class T>
 void run(const Problem<T>& problem, size_t bytes, const simt::Target& target, int64_t* splits) {
   simt::check_size(bytes, sizeof problem, "weight_gradient.cpp");
+  const irf::cuda::Target on = simt::find_target(target);
   irf::cuda::WeightGradient<T> gradient = problem.gradient;
-  gradient.splits = irf::cuda::weight_gradient_splits(gradient, simt::find_card(target.card));
-  *splits = gradient.splits;
+  *splits = gradient.splits = irf::cuda::weight_gradient_splits(gradient, on.card);
   const irf::Stage<T> stage{irf::Activation::kLipSwish,
                             gradient.in_channels,
                             gradient.out_channels,
@@ -27,14 +42,9 @@ void run(const Problem<T>& problem, size_t bytes, const simt::Target& target, in
                             problem.bias,
                             problem.beta};
   const irf::Branch<T> branch{1, &stage, gradient.height, gradient.width, 0};
-  simt::run_op(
-      target, [&](auto&...) { return sizeof(T) * gradient.splits * gradient.partial_size(); },
-      [&](const irf::cuda::Context& context) {
-        gradient.partial = static_cast<T*>(context.workspace);
-        const cudaError_t error = irf::cuda::weight_gradient(gradient, context.precision, context.stream);
-        return error == cudaSuccess ? irf::cuda::gather_gradients(branch, &gradient, problem.result, context.stream)
-                                    : error;
-      });
+  irf::cuda::Workspace workspace;
+  const auto partial = workspace.take<T>(gradient.splits * gradient.partial_size());
+  simt::run_op(on.card, irf::cuda::Operation(on, workspace, Run<T>{gradient, partial, branch, problem.result}));
 }
 
 }  // namespace

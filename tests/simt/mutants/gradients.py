@@ -40,42 +40,43 @@ def weight_gradients() -> Iterator[Mutant]:
 def backward() -> Iterator[Mutant]:
     """Return mutants of the backward pass."""
     pairs = ("test_branch_backward.py", "test_matches_autograd and (slopes or square) and three and dtype0")
-    group = ("layered/linearized.cuh", "branch_backward.cu", *pairs)
+    group = ("layered/linearized.cuh", "layered/backward.cu", *pairs)
     yield Mutant(*group, "if (inside && static_cast<int>(threadIdx.x) % LANES == 0)", "if (inside)")
     yield Mutant(*group, "load16(added + j * rows * pitch + at)", "load16(added + at)")
     yield Mutant(*group, "place.sample_row() * pitch + column", "place.row * pitch + column")
     yield Mutant(*group, "        if (curved) store16(curved + at, e);\n")
-    group = ("branch_backward.cu", *group[1:])
-    yield Mutant(*group, "terms_[i] + slope_terms(i, 1)", "terms_[i]")
+    group = ("layered/backward.cu", *group[1:])
+    yield Mutant(*group, "terms_[i] + slope_terms(branch_, i, 1, context_)", "terms_[i]")
     yield Mutant(*group, "weight[item % samples]", "weight[item]")
     group = (*group[:2], "test_kept.py", "test_step_matches and (two-terms or images) and layered and dtype1")
-    yield Mutant(*group, "t_[i] = kept.stages[i].t, p_", "t_[i] = kept.stages[i].scaled, p_")
-    yield Mutant(*group, "p_[i] = kept.stages[i].scaled;", "p_[i] = kept.stages[i].h;")
-    yield Mutant(*group, "{kept.stages[i].a, kept.stages[i].h, nullptr", "{kept.stages[i].h, kept.stages[i].h, nullptr")
-    yield Mutant(*group, "{kept.stages[i].a, kept.stages[i].h, nullptr", "{kept.stages[i].a, kept.stages[i].a, nullptr")
-    yield Mutant(*group, "(straight(0) || !wants_backward(0))", "(straight(0) || wants_backward(0))")
+    yield Mutant(*group, "t[i] = kept.stages[i].t, p", "t[i] = kept.stages[i].scaled, p")
+    yield Mutant(*group, "p[i] = kept.stages[i].scaled;", "p[i] = kept.stages[i].h;")
+    yield Mutant(*group, "{kept.stages[i].a, kept.stages[i].h, {}", "{kept.stages[i].h, kept.stages[i].h, {}")
+    yield Mutant(*group, "{kept.stages[i].a, kept.stages[i].h, {}", "{kept.stages[i].a, kept.stages[i].a, {}")
+    yield Mutant(*group, "(straight(branch_, 0) || !wants_backward(0))", "(straight(branch_, 0) || wants_backward(0))")
     group = (*group[:3], "test_what_is_kept_is_read")
     yield Mutant(
         *group,
-        "      if (pairs) t_[i] = kept.stages[i].t, p_",
-        "      if (pairs) curved_[i] = t_[i] = kept.stages[i].t, p_",
+        "      if (pairs) t[i] = kept.stages[i].t, p",
+        "      if (pairs) curved[i] = t[i] = kept.stages[i].t, p",
     )
     group = (*group[:3], "takes_the_precision or taken_at or computed_again")
-    yield Mutant(*group, "op.pairs <= 1 && kept_size(branch, precision_) == op.kept_size)", "op.pairs <= 1)")
-    yield Mutant(*group, "recall_(op.kept && op.pairs <= 1", "recall_(op.kept")
-    yield Mutant(*group, "if (precision <= wanted && kept_size", "if (kept_size")
-    yield Mutant(*group, "kept(branch, precision_, const_cast", "kept(branch, Precision::kFull, const_cast")
-    yield Mutant(*group, "if (!op.kept || kept_size(branch, context.precision) == op.kept_size) return context;")
-    yield Mutant(*group, "      context.precision = precision;\n")
+    yield Mutant(*group, "op.pairs <= 1 && kept_size(branch, target.precision) == op.kept_size)", "op.pairs <= 1)")
+    yield Mutant(*group, "recall(op.kept && op.pairs <= 1", "recall(op.kept")
+    yield Mutant(*group, "kept(branch, precision, const_cast", "kept(branch, Precision::kFull, const_cast")
+    group = ("branch_backward.cu", "branch_backward.cu", *group[2:])
+    yield Mutant(*group, "if (precision <= wanted.precision && kept_size", "if (kept_size")
+    yield Mutant(*group, "if (!op.kept || kept_size(branch, cheapest.precision) == op.kept_size) return cheapest;")
+    yield Mutant(*group, "return {cheapest.card, precision};", "return cheapest;")
     yield Mutant(
-        *group, "at_cheapest_precision(branch, op, context), context.precision)", "context, context.precision)"
+        *group, "at_kept_precision(branch, op, cheapest, wanted)", "at_kept_precision(branch, op, wanted, wanted)"
     )
 
 
 def kept() -> Iterator[Mutant]:
     """Return mutants of what a training step keeps: how much, where, and at which precision."""
     group = ("kept.h", "residual_logdet.cu", "test_kept.py", "two-terms or images or at_most")
-    yield Mutant(*group, "branch.batch * branch.pixels() *", "branch.batch *")
+    yield Mutant("device/pack.h", *group[1:], "branch.batch * branch.pixels() *", "branch.batch *")
     yield Mutant(*group, "        size += count;\n")
     yield Mutant(*group, "if (stage.activation != Activation::kIdentity) stages[i].a", "stages[i].a")
     yield Mutant(*group, "if (!piecewise_linear(stage.activation)) stages[i].t", "stages[i].t")
@@ -84,17 +85,23 @@ def kept() -> Iterator[Mutant]:
     yield Mutant(*group, "kKeptShare = 256", "kKeptShare = 128")
     group = (*group[:3], "tensor_cores or cheapest_precision")
     yield Mutant(
-        *group, "channel_pad(stage.in_channels, precision)", "channel_pad(stage.in_channels, Precision::kFull)"
+        *group,
+        "rows_size(branch, stage.in_channels, precision)",
+        "rows_size(branch, stage.in_channels, Precision::kFull)",
     )
     group = ("residual_logdet.cu", *group[1:])
-    yield Mutant(*group, "kept(branch, context.precision, op.kept)", "kept(branch, Precision::kFull, op.kept)")
-    yield Mutant(*group, "size = kept_size(branch, context.precision)", "size = kept_size(branch, precision)")
+    yield Mutant(*group, "Kept<T>(branch, target.precision, op.kept)", "Kept<T>(branch, Precision::kFull, op.kept)")
+    yield Mutant(*group, "size = kept_size(branch, target.precision)", "size = kept_size(branch, wanted.precision)")
     group = (*group[:3], "test_the_norm_is")
     yield Mutant(*group, "  chain.tangent = tangent.product;\n")
     group = (*group[:3], "test_step_matches and (two-terms or images) and layered and dtype1")
-    yield Mutant(*group, "{op.probe, kept.stages.data()", "{op.x, kept.stages.data()")
-    cheapest = "context.precision = cheapest_precision("
-    yield Mutant("frozen.cu", "frozen.cu", "test_residual_logdet.py", "tensor_cores", cheapest, cheapest[20:])
-    yield Mutant("branch.cu", "branch.cu", "test_cheapest_precision.py", "branch", cheapest, cheapest[20:])
-    inverse = ("residual_inverse.cu", "test_cheapest_precision.py", "inverse")
-    yield Mutant("residual_inverse.cu", *inverse, cheapest, cheapest[20:])
+    yield Mutant(*group, "tangent.v = op.probe;", "tangent.v = op.x;")
+    cheapest = "cheapest_precision(shape_of(branch), request, target.precision, sizeof(T), target.card)"
+    for tests in (("test_residual_logdet.py", "tensor_cores"), ("test_cheapest_precision.py", "branch or inverse")):
+        yield Mutant("engine.cu", "engine.cu", *tests, f"{{target.card, {cheapest}}}", "target")
+    cheapest = "at_cheapest_precision(branch, kForwardWalk, wanted)"
+    yield Mutant("branch.cu", "branch.cu", "test_cheapest_precision.py", "branch", cheapest, "wanted")
+    cheapest = "at_cheapest_precision(branch, kInverseWalk, wanted)"
+    yield Mutant(
+        "residual_inverse.cu", "residual_inverse.cu", "test_cheapest_precision.py", "inverse", cheapest, "wanted"
+    )

@@ -52,18 +52,23 @@ def products() -> Iterator[Mutant]:
     yield Mutant(*group, "    if (!inside) return ahead;\n")
     yield Mutant(*group, "load16_readonly(d + place.sample_row() * pitch + column)", "load16_readonly(d + at)")
     group = ("layered/chain.cu", *series)
-    lane = "  const int lane = static_cast<int>(threadIdx.x) % kWarp;\n  T square"
-    yield Mutant("layered/chain.cu", *stops, f"  if (item >= series.items) return;\n{lane}", lane)
-    yield Mutant(*group, "scratch_.y[(k - 1) % 2] : nullptr", "scratch_.y[k % 2] : nullptr")
-    yield Mutant("layered/chain.cu", *stops, "|| !series.last[item]) return;\n  const T q", ") return;\n  const T q")
+    yield Mutant(*group, "y_[(k - 1) % 2] : nullptr", "y_[k % 2] : nullptr")
     ends = ("layered/chain.cu", "test_series_end.py", "dense or behind")
-    yield Mutant("layered/chain.cu", *ends, " || captured)", ")")
-    yield Mutant("layered/chain.cu", *ends, "item >= series.items || !series.last[item]", "item >= series.items")
-    yield Mutant("layered/chain.cu", *ends, "k < series.last[item] && ")
-    yield Mutant("layered/chain.cu", *ends, "per_sample ? item % samples * terms : 0", "0")
-    yield Mutant("layered/chain.cu", *ends, "item % samples * terms", "item * terms")
+    yield Mutant("layered/chain.cu", *ends, "chain.series.per_sample || captured ?", "chain.series.per_sample ?")
+    yield from _decisions(stops, ends)
+
+
+def _decisions(stops: tuple[str, str, str], ends: tuple[str, str, str]) -> Iterator[Mutant]:
+    file = "layered/series.cuh"
+    lane = "  const int lane = static_cast<int>(threadIdx.x) % kWarp;\n  T square"
+    yield Mutant(file, *stops, f"  if (item >= series.items) return;\n{lane}", lane)
+    yield Mutant(file, *stops, "|| !series.last[item]) return;\n  const T q", ") return;\n  const T q")
+    yield Mutant(file, *ends, "item >= series.items || !series.last[item]", "item >= series.items")
+    yield Mutant(file, *ends, "k < series.last[item] && ")
+    yield Mutant(file, *ends, "coefficients_of(item % samples)", "coefficients_of(0)")
+    yield Mutant(file, *ends, "coefficients_of(item % samples)", "coefficients_of(item)")
     yield Mutant(
-        "layered/chain.cu",
+        file,
         *stops[:2],
         "no_number",
         "!(series.tail && norm * series.tail[k - 1] <= series.limit[item])",
@@ -103,11 +108,12 @@ def rows() -> Iterator[Mutant]:
 
 def inverse() -> Iterator[Mutant]:
     """Return mutants of the layered inverse."""
-    group = ("layered/inverse.cu", "layered/inverse.cu", "test_layered_inverse.py", "dtype0 or not test_matches")
+    tests = ("layered/inverse.cu", "test_layered_inverse.py", "dtype0 or not test_matches")
+    yield Mutant("layered/inverse.cu", *tests, "iteration > 0 ? state_.active : nullptr", "state_.active")
+    group = ("layered/inverse_step.cuh", *tests)
     yield Mutant(*group, "  if (row >= layout.items * layout.pixels) return;\n")
     yield Mutant(*group, "  if (!first && !state.active[place.item]) return;", "  //")
     yield Mutant(*group, "  if (iteration > 0 && !state.active[sample]) {", "  if (false) {")
-    yield Mutant(*group, "iteration > 0 ? state.active : nullptr", "state.active")
     yield Mutant(*group, "stop ? iteration : iteration + 1", "iteration + 1")
     yield Mutant(*group, "!(found > op.residual_limit)", "found <= op.residual_limit")
     yield Mutant(*group, "  }\n  __syncthreads();\n#pragma unroll", "  }\n#pragma unroll")
@@ -145,18 +151,26 @@ def pieces() -> Iterator[Mutant]:
     yield Mutant(*group, "i % kPiece == 0", "i % (2 * kPiece) == 0")
     yield Mutant(*group, "return context.progress && last >= 2 * kPiece ? count : nullptr;", "return nullptr;")
     yield Mutant(*group, "return context.progress && last", "return last")
-    group = ("layered/inverse.cu", *inverse)
+    group = ("layered/inverse_step.cuh", *inverse)
     yield Mutant(*group, "if (stop && state.stopped)", "if (state.stopped)")
     yield Mutant(*group, "atomicAdd(state.stopped, 1u)", "atomicAdd(state.stopped, 2u)")
-    yield Mutant(*group, "if (!context.progress) op.max_iterations", "if (false) op.max_iterations")
-    yield Mutant(*group, "in_pieces(op.max_iterations, branch.batch,", "in_pieces(op.max_iterations, branch.batch - 1,")
+    group = ("layered/inverse.cu", *inverse)
+    yield Mutant(*group, "if (!context.progress) op_.max_iterations", "if (false) op_.max_iterations")
+    yield Mutant(
+        *group, "in_pieces(op_.max_iterations, branch_.batch,", "in_pieces(op_.max_iterations, branch_.batch - 1,"
+    )
     series = ("layered/chain.cu", "test_pieces.py", "series and dtype0")
     yield Mutant("device/progress.h", *series, "last >= 2 * kPiece", "last >= kPiece")
-    group = ("layered/chain.cu", *series)
+    group = ("layered/series.cuh", *series)
     yield Mutant(*group, "  if (series.stopped) atomicAdd(series.stopped, 1u);\n")
     yield Mutant(*group, "atomicAdd(series.stopped, 1u)", "atomicAdd(series.stopped, 2u)")
     yield Mutant(*group, "  series.last[item] = 0;\n")
-    yield Mutant(*group, "in_pieces(chain_.terms - 1, chain_.items(),", "in_pieces(chain_.terms - 1, chain_.probes,")
+    group = ("layered/chain.cu", *series)
+    yield Mutant(
+        *group,
+        "in_pieces(chain_.series.terms - 1, chain_.items(),",
+        "in_pieces(chain_.series.terms - 1, chain_.probes,",
+    )
     entry = ("layered_chain.cpp", *inverse[1:])
     yield Mutant("device/progress.h", *entry, "    const OutsideCaptures outside;\n    cudaError_t", "    cudaError_t")
     yield Mutant("device/progress_pool.h", *entry, "    idle_[device].push_back(std::move(progress));\n")
@@ -166,26 +180,27 @@ def pieces() -> Iterator[Mutant]:
 def tangents() -> Iterator[Mutant]:
     """Return mutants of what a training step keeps, and of its last term."""
     step = ("test_kept.py", "test_step_matches and (two-terms or images) and layered and dtype1")
-    group = ("layered/chain.cu", "layered/chain.cu", *step)
+    group = ("layered/series.cuh", "layered/chain.cu", *step)
     yield Mutant(*group, "i < (item + 1) * size; i += kWarp", "i <= (item + 1) * size; i += kWarp")
     yield Mutant(*group, "(n % 2 ? q : -q)", "q")
     yield Mutant(*group, "(n == 1 ? T(0) : series.value[item])", "series.value[item]")
     yield Mutant(*group, "static_cast<T>(n) * dot", "static_cast<T>(n - 1) * dot")
-    yield Mutant(*group, "series_state(), w, chain_.tangent,", "series_state(), w, scratch_.start,")
-    yield Mutant(*group, "series_state(), w, chain_.tangent,", "series_state(), scratch_.start, chain_.tangent,")
+    norm = (*group[:3], "test_the_norm_is")
+    yield Mutant(*norm, "square += left[e] * left[e];", "square += right[e] * right[e];")
+    yield Mutant(*norm, "series.terms_used[item] = n;", "series.terms_used[item] = n - 1;")
+    group = ("layered/chain.cu", *group[1:])
+    yield Mutant(*group, "series_, w, context_.memory[chain_.tangent],", "series_, w, start_,")
     yield Mutant(
-        *group, "return shortcut(from);", "return shortcut(from == scratch_.state[0] ? scratch_.state[1] : from);"
+        *group, "series_, w, context_.memory[chain_.tangent],", "series_, start_, context_.memory[chain_.tangent],"
     )
-    group = (*group[:3], "test_the_norm_is")
-    yield Mutant(*group, "if (last_term && chain_.tangent) return shortcut(from);")
-    yield Mutant(*group, "square += left[e] * left[e];", "square += right[e] * right[e];")
-    yield Mutant(*group, "series.terms_used[item] = n;", "series.terms_used[item] = n - 1;")
-    group = ("planned.cu", "planned.cu", *step)
-    yield Mutant(*group, "    stages_[i].a = tangent.kept[i].a;\n")
-    yield Mutant(*group, "stages_[i].h = tangent.kept[i].h;", "stages_[i].h = tangent.kept[i].scaled;")
+    yield Mutant(*group, "return shortcut(from);", "return shortcut(from == states_[0] ? states_[1] : from);")
+    yield Mutant(*group[:3], "test_the_norm_is", "if (last_term && chain_.tangent) return shortcut(from);")
+    group = ("layered/forward.cu", "layered/forward.cu", *step)
+    yield Mutant(*group, "    stage.a = forward.tangent.kept[i].a;\n")
+    yield Mutant(*group, "stage.h = forward.tangent.kept[i].h;", "stage.h = forward.tangent.kept[i].scaled;")
     group = ("layered/tangent.cu", "layered/tangent.cu", *step)
-    yield Mutant(*group, "start.d = derivatives[0];")
-    yield Mutant(*group, "last ? nullptr : derivatives[i + 1]", "nullptr")
-    yield Mutant(*group, "derivatives[i + 1]", "derivatives[i]")
+    yield Mutant(*group, "start.d = memory[forward.derivatives[0]];")
+    yield Mutant(*group, "last ? nullptr : memory[forward.derivatives[i + 1]]", "nullptr")
+    yield Mutant(*group, "memory[forward.derivatives[i + 1]]", "memory[forward.derivatives[i]]")
     yield Mutant(*group, "last ? nullptr : tangent.kept[i + 1].t;", "nullptr;")
     yield Mutant(*group, "tangent.kept[i + 1].scaled", "tangent.kept[i + 1].h")

@@ -16,8 +16,9 @@
 namespace {
 
 using irf::cuda::Card;
-using irf::cuda::Context;
+using irf::cuda::Operation;
 using irf::cuda::Precision;
+using irf::cuda::Target;
 
 void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
@@ -88,15 +89,14 @@ struct Shape {
   int64_t batch;
 };
 
-template <class Size, class Launch>
-void run(const char* op, Memory& memory, const Card& card, Precision precision, Size size, Launch launch) {
-  void* workspace = memory.result<char>(size());
-  check(launch(Context{card, precision, workspace, nullptr}), op);
+void run(const char* op, Memory& memory, const Operation& operation) {
+  check(operation.launch(memory.result<char>(operation.workspace_bytes()), nullptr), op);
   check(cudaDeviceSynchronize(), op);
 }
 
 template <class T>
 void branch_ops(const Shape& shape, const Card& card, Precision precision) {
+  const Target target{card, precision};
   Memory memory;
   const int stages = int(shape.kernels.size());
   std::vector<irf::Stage<T>> stage(stages);
@@ -121,34 +121,27 @@ void branch_ops(const Shape& shape, const Card& card, Precision precision) {
   irf::BranchOperands<T> forward{};
   forward.x = x;
   forward.g = memory.result<T>(batch * shape.channels.back() * branch.pixels());
-  run(
-      "branch", memory, card, precision, [&] { return irf::cuda::branch_workspace(branch, forward, card, precision); },
-      [&](const Context& context) { return irf::cuda::branch(branch, forward, context); });
+  run("branch", memory, irf::cuda::branch(branch, forward, target));
 
   irf::ResidualLogdetOperands<T> logdet{};
   logdet.x = x;
   logdet.probes = 1;
   logdet.probe = memory.numbers<T>(event);
-  logdet.terms = 3;
-  logdet.coefficients = memory.copied(std::vector<T>(3, T(1)));
+  logdet.series.terms = 3;
+  logdet.series.coefficients = memory.copied(std::vector<T>(3, T(1)));
   logdet.z = memory.result<T>(event);
-  logdet.value = memory.result<T>(batch);
-  logdet.neumann = memory.result<T>(event);
-  logdet.norms = memory.result<T>(batch);
-  logdet.terms_used = memory.result<int64_t>(batch);
-  const auto series = [&](const char* what) {
-    run(
-        what, memory, card, precision,
-        [&] { return irf::cuda::residual_logdet_workspace(branch, logdet, card, precision); },
-        [&](const Context& context) { return irf::cuda::residual_logdet(branch, logdet, context); });
-  };
+  logdet.series.value = memory.result<T>(batch);
+  logdet.series.neumann = memory.result<T>(event);
+  logdet.series.norms = memory.result<T>(batch);
+  logdet.series.terms_used = memory.result<int64_t>(batch);
+  const auto series = [&](const char* what) { run(what, memory, irf::cuda::residual_logdet(branch, logdet, target)); };
   series("residual_logdet");
-  logdet.tail = memory.copied(std::vector<T>(3, T(1)));
-  logdet.tolerance = T(0.3);
-  logdet.relative = true;
+  logdet.series.tail = memory.copied(std::vector<T>(3, T(1)));
+  logdet.series.tolerance = T(0.3);
+  logdet.series.relative = true;
   series("residual_logdet with a stop");
-  logdet.tail = nullptr;
-  const int64_t kept_size = irf::cuda::residual_logdet_kept(branch, logdet, card, precision);
+  logdet.series.tail = nullptr;
+  const int64_t kept_size = irf::cuda::residual_logdet_kept(branch, logdet, target);
   if (kept_size) logdet.kept = memory.result<T>(kept_size);
   series("residual_logdet that keeps");
 
@@ -163,10 +156,7 @@ void branch_ops(const Shape& shape, const Card& card, Precision precision) {
   backward.grad_x = memory.result<T>(event);
   backward.grad_parameters = memory.result<T>(parameters);
   const auto gradient = [&](const char* what) {
-    run(
-        what, memory, card, precision,
-        [&] { return irf::cuda::branch_backward_workspace(branch, backward, card, precision); },
-        [&](const Context& context) { return irf::cuda::branch_backward(branch, backward, context); });
+    run(what, memory, irf::cuda::branch_backward(branch, backward, target));
   };
   gradient("branch_backward");
   backward.kept = logdet.kept;
@@ -181,14 +171,12 @@ void branch_ops(const Shape& shape, const Card& card, Precision precision) {
   inverse.x = memory.result<T>(event);
   inverse.iterations = memory.result<int64_t>(batch);
   inverse.residual = memory.result<T>(batch);
-  run(
-      "residual_inverse", memory, card, precision,
-      [&] { return irf::cuda::residual_inverse_workspace(branch, inverse, card, precision); },
-      [&](const Context& context) { return irf::cuda::residual_inverse(branch, inverse, context); });
+  run("residual_inverse", memory, irf::cuda::residual_inverse(branch, inverse, target));
 }
 
 // A matrix and a convolution.
 void norm_ops(const Card& card) {
+  const Target target{card, Precision::kFull};
   Memory memory;
   std::vector<irf::NormLayer<float>> layers(2);
   layers[0].out_channels = 70;
@@ -214,9 +202,7 @@ void norm_ops(const Card& card) {
   norm.iterations = memory.result<int64_t>(2);
   norm.u = u.data();
   norm.v = v.data();
-  run(
-      "spectral_norm", memory, card, Precision::kFull, [&] { return irf::cuda::spectral_norm_workspace(norm, card); },
-      [&](const Context& context) { return irf::cuda::spectral_norm(norm, context); });
+  run("spectral_norm", memory, irf::cuda::spectral_norm(norm, target));
 
   std::vector<const float*> hints{layers[0].u, layers[1].v};
   std::vector<float*> companions{memory.result<float>(layers[0].u_size()), memory.result<float>(layers[1].v_size())};
@@ -233,16 +219,12 @@ void norm_ops(const Card& card) {
   lanczos.u = u.data();
   lanczos.v = v.data();
   lanczos.companion = companions.data();
-  run(
-      "lanczos_norm", memory, card, Precision::kFull, [&] { return irf::cuda::lanczos_norm_workspace(lanczos, card); },
-      [&](const Context& context) { return irf::cuda::lanczos_norm(lanczos, context); });
+  run("lanczos_norm", memory, irf::cuda::lanczos_norm(lanczos, target));
 
   const std::vector<const void*> weights{layers[0].weight, layers[1].weight};
   const std::vector<int64_t> bytes{4 * layers[0].weight_size(), 4 * layers[1].weight_size()};
   const irf::FingerprintOperands hashed{2, weights.data(), bytes.data(), memory.result<uint64_t>(2)};
-  run(
-      "fingerprint", memory, card, Precision::kFull, [&] { return irf::cuda::fingerprint_workspace(hashed, card); },
-      [&](const Context& context) { return irf::cuda::fingerprint(hashed, context); });
+  run("fingerprint", memory, irf::cuda::fingerprint(hashed, target));
 
   irf::SpectralNormalizeOperands<float> normalize{};
   normalize.layers = 2;
@@ -250,13 +232,10 @@ void norm_ops(const Card& card) {
   normalize.sigma = norm.sigma;
   normalize.coeff = memory.copied(std::vector<float>(2, 0.9f));
   normalize.result = results.data();
-  const auto size = [&] { return irf::cuda::spectral_normalize_workspace(normalize, card); };
-  run("spectral_normalize", memory, card, Precision::kFull, size,
-      [&](const Context& context) { return irf::cuda::spectral_normalize(normalize, context); });
+  run("spectral_normalize", memory, irf::cuda::spectral_normalize(normalize, target));
   normalize.grad = gradients.data();
   normalize.through_sigma = true;
-  run("spectral_normalize_backward", memory, card, Precision::kFull, size,
-      [&](const Context& context) { return irf::cuda::spectral_normalize_backward(normalize, context); });
+  run("spectral_normalize_backward", memory, irf::cuda::spectral_normalize_backward(normalize, target));
 }
 
 }  // namespace

@@ -1,0 +1,28 @@
+// What a call is described for, and what its launch adds.
+#pragma once
+
+#ifndef SIMT_EMULATED
+#include <cuda_runtime_api.h>
+#endif
+
+#include "cuda/device/card.h"
+#include "cuda/device/workspace.h"
+
+namespace irf::cuda {
+
+class LibraryProducts;
+class Progress;
+
+struct Target {
+  Card card;
+  Precision precision;
+};
+
+struct Context : Target {
+  Memory memory;
+  cudaStream_t stream;
+  Progress* progress;          // null: nothing may wait, as in a capture
+  LibraryProducts* libraries;  // null where card.libraries is false
+};
+
+}  // namespace irf::cuda

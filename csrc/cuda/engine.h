@@ -1,0 +1,95 @@
+// Forward walks, power chains and inverses of a branch, each resident or layer by layer: the only place that asks the
+// plan (plan/plan.h) which precision and which way to take. All are descriptions: made once for a call, with their
+// scratch in its workspace, then launched.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "cuda/chain.h"
+#include "cuda/device/pack_weights.h"
+#include "cuda/forward.h"
+#include "cuda/inverse.h"
+#include "cuda/layered/chain.h"
+#include "cuda/layered/forward.h"
+#include "cuda/layered/inverse.h"
+#include "cuda/plan/plan.h"
+#include "cuda/resident/forward.h"
+
+namespace irf::cuda {
+
+constexpr WalkRequest kInverseWalk{WalkKind::kInverse, 1, 20, false, false};  // 20 iterations are expected
+
+// `target` at the precision at which a walk is cheapest: a chain counts with the forward walk that linearizes its
+// branch.
+template <class T>
+Target at_cheapest_precision(const Branch<T>& branch, const WalkRequest& request, const Target& target);
+// The same for a walk that is always layered.
+template <class T>
+Target at_cheapest_layered_precision(const Branch<T>& branch, const WalkRequest& request, const Target& target);
+
+template <class T>
+class ForwardWalk {
+ public:
+  ForwardWalk(const Forward<T>& forward, const Target& target, Workspace& workspace);
+
+  cudaError_t launch(const Context& context) const;
+
+ private:
+  Forward<T> forward_;
+  ResidentPlan plan_;
+  std::optional<LayeredForward<T>> layered_;
+};
+
+template <class T>
+class PowerChain {
+ public:
+  PowerChain(const Chain<T>& chain, const Target& target, Workspace& workspace);
+
+  cudaError_t launch(const Context& context) const;
+
+ private:
+  Chain<T> chain_;
+  ResidentPlan plan_;
+  int probes_at_once_;
+  std::optional<LayeredChain<T>> layered_;
+};
+
+template <class T>
+class InverseWalk {
+ public:
+  InverseWalk(const Inverse<T>& inverse, const Target& target, Workspace& workspace);
+
+  cudaError_t launch(const Context& context) const;
+
+ private:
+  Inverse<T> inverse_;
+  ResidentPlan plan_;
+  ResidentHistory<T> history_;
+  std::optional<LayeredInverse<T>> layered_;
+};
+
+// A branch linearized at a batch of points, to run chains on: its derivatives D_i at x, and the packed weights of
+// chains in one direction.
+template <class T>
+class LinearizedBranch {
+ public:
+  // z, [B, d], gets x + g(x); or null. `tangent` may be without v.
+  LinearizedBranch(const Branch<T>& branch, const T* x, T* z, bool transpose, const Tangent<T>& tangent,
+                   const Target& target, Workspace& workspace);
+
+  // Packs the weights and takes the derivatives.
+  cudaError_t launch(const Context& context) const;
+
+  // A chain on this branch: what to start from and what to write is left to the caller.
+  Chain<T> chain() const;
+
+ private:
+  Branch<T> branch_;
+  PackedWeights<T> forward_;
+  std::optional<PackedWeights<T>> transposed_;
+  std::vector<Buffer<T>> derivatives_;
+  ForwardWalk<T> walk_;
+};
+
+}  // namespace irf::cuda
