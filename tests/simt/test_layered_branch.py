@@ -54,7 +54,7 @@ def test_nan_stays_in_its_sample(emulator, dtype):
         ("single", 128, 20, 16),  # most of a tile of 64 would be for nothing
         ("h100", 129, 64, 16),  # idle multiprocessors: the more tiles, the better
         ("h100/44", 128, 64, 32),  # three multiprocessors: two tiles of 32 at once, or two turns of 16
-        ("h100/44", 129, 64, 64),
+        ("h100/44", 129, 256, 64),
     ],
 )
 def test_a_product_takes_the_tiles_that_finish_first(checker, card, batch, columns, tile):
