@@ -15,10 +15,10 @@ from .test_layered_chain import between_items, chain, series
 # The last stage of each takes one product over all taps on an H100: few columns, columns wider than the lanes of the
 # second kernel, taps that lie outside every image, and a reduction long enough to be split as well.
 BY_TAPS = [
-    Case("few columns", (5, 6, 7), (40,), (3, 3), batch=3, activations=("identity", "elu"), terms=3),
-    Case("wider than the lanes", (35, 5, 9), (66,), (1, 3), batch=3, activations=("tanh", "lipswish"), terms=2),
-    Case("taps beyond the image", (3, 2, 3), (40,), (1, 5), batch=5, activations=("elu", "sin"), terms=3, probes=2),
-    Case("split by taps", (4, 5, 5), (260,), (1, 3), batch=2, activations=("elu",), terms=2),
+    Case("few columns", (5, 6, 7), (66,), (3, 3), batch=3, activations=("identity", "elu"), terms=3),
+    Case("wider than the lanes", (35, 5, 9), (66,), (3, 3), batch=3, activations=("tanh", "lipswish"), terms=2),
+    Case("taps beyond the image", (3, 2, 3), (40,), (5, 5), batch=5, activations=("elu", "sin"), terms=3, probes=2),
+    Case("split by taps", (4, 5, 5), (260,), (3, 3), batch=2, activations=("elu",), terms=2),
 ]
 # Long enough for its reduction to be split in float64, and on one multiprocessor with bf16.
 SPLIT = Case("split", (3,), (260,), batch=130, activations=("elu",), terms=2)
