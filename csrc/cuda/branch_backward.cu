@@ -33,17 +33,14 @@ Context at_cheapest_precision(const Branch<T>& branch, const BranchBackwardOpera
   return context;
 }
 
-// The precision whose rows were kept: that of `context`, else one at least as exact as `wanted`; that of `context` if
-// there are none. Their number tells (kept_size).
+// The precision whose rows were kept, if it is at least as exact as `wanted`, else that of `context`. Their number
+// tells (kept_size).
 template <class T>
 Context at_kept_precision(const Branch<T>& branch, const BranchBackwardOperands<T>& op, Context context,
                           Precision wanted) {
-  if (!op.kept || kept_size(branch, context.precision) == op.kept_size) return context;
-  for (const Precision precision : {Precision::kBf16, Precision::kTf32, Precision::kFull})
-    if (precision <= wanted && kept_size(branch, precision) == op.kept_size) {
-      context.precision = precision;
-      break;
-    }
+  if (!op.kept) return context;
+  for (const Precision precision : {Precision::kFull, Precision::kTf32, Precision::kBf16})
+    if (precision <= wanted && kept_size(branch, precision) == op.kept_size) context.precision = precision;
   return context;
 }
 
@@ -79,11 +76,12 @@ class BackwardPass {
   }
   Linearized<T> linearized(int i, int repeat) const {
     Linearized<T> epilogue{};
-    epilogue.a = kept_[i].a ? kept_[i].a : kept_[i].h;  // the identity
+    epilogue.a = kept_[i].a;
     epilogue.activation = branch_.stage[i].activation;
     epilogue.beta = branch_.stage[i].beta;
     epilogue.pitch = channel_pad(channels(i), precision_);
     epilogue.rows = repeat * rows_;
+    epilogue.precision = precision_;
     return epilogue;
   }
   // How many terms of the slope a transposed product leaves: one per row and column tile.
@@ -107,7 +105,7 @@ class BackwardPass {
   const int64_t rows_;                    // of the batch
   const bool recall_;                     // a_i, h_i, t_i and D_i t_i of the inner stages were kept
   std::vector<T*> forward_, transposed_;  // packed weights
-  std::vector<StageRows<T>> kept_;        // [L] a_i and h_i
+  std::vector<StageRows<T>> kept_;        // [L] a_i, of an identity null, and h_i
   std::vector<T*> t_, p_;                 // [L] tangents t_i and D_i t_i of all pairs
   std::vector<T*> curved_;  // [L] E_i t_i A_i^T r_{i+1} of all pairs, in the place of t_i where it is ours
   std::vector<T*> r_;       // [L + 1] cotangents of all pairs; r_0 serves nobody
@@ -139,9 +137,9 @@ BackwardPass<T>::BackwardPass(const Branch<T>& branch, const BranchBackwardOpera
   const bool pairs = op.pairs > 0;
   const Kept<T> kept(branch, precision_, const_cast<T*>(op.kept));  // only read
   for (int i = 0; i <= stages_; ++i) {
-    const int64_t size = layout(i).row_elements();
-    if (i > 0 || op.grad_x) s_[i] = carver.take<T>(size);
-    if (i > 0 && pairs) r_[i] = carver.take<T>(size * op.pairs);
+    const int64_t size = layout(i).row_elements(), operands = operand_size(size, precision_);
+    if (i > 0 || op.grad_x) s_[i] = carver.take<T>(i > 0 ? operands : size);
+    if (i > 0 && pairs) r_[i] = carver.take<T>(operands * op.pairs);
     if (i == stages_) break;
     if (pairs && !straight(i)) curved_[i] = carver.take<T>(size * op.pairs);
     if (recall_ && i > 0) {
@@ -150,8 +148,8 @@ BackwardPass<T>::BackwardPass(const Branch<T>& branch, const BranchBackwardOpera
       continue;
     }
     if (branch.stage[i].activation != Activation::kIdentity) kept_[i].a = carver.take<T>(size);
-    kept_[i].h = carver.take<T>(size);
-    if (pairs) p_[i] = carver.take<T>(size * op.pairs);
+    kept_[i].h = carver.take<T>(operands);
+    if (pairs) p_[i] = carver.take<T>(operands * op.pairs);
     t_[i] = curved_[i];
   }
   for (int i = 0; i < stages_; ++i) {
@@ -164,6 +162,7 @@ BackwardPass<T>::BackwardPass(const Branch<T>& branch, const BranchBackwardOpera
     gradient.width = branch.dense() ? 1 : branch.width;
     gradient.left_pitch = channel_pad(stage.out_channels, precision_);
     gradient.right_pitch = channel_pad(stage.in_channels, precision_);
+    gradient.precision = precision_;
     gradient.pair[0] = {s_[i + 1], kept_[i].h, rows_};
     if (pairs) gradient.pair[1] = {r_[i + 1], p_[i], rows_ * op.pairs};
     if (stage.beta) {
@@ -214,7 +213,7 @@ cudaError_t BackwardPass<T>::cotangents() const {
   if (op_.pairs == 0) return cudaSuccess;
   const RowsLayout output = layout(stages_, op_.pairs);
   const WeightedEvents<T> scaled{op_.cotangents, op_.weight, output.size(), branch_.batch, static_cast<T>(op_.pairs)};
-  cudaError_t error = to_rows<T>(output, scaled, StoreRows<T>{r_[stages_], output.pitch}, context_.stream);
+  cudaError_t error = to_rows<T>(output, scaled, StoreRows<T>{r_[stages_], output.pitch, precision_}, context_.stream);
   for (int i = stages_ - 1; i >= 0 && error == cudaSuccess; --i) {
     if (i == 0 && (straight(0) || !wants_backward(0))) break;
     Linearized<T> epilogue = linearized(i, op_.pairs);
@@ -231,12 +230,15 @@ cudaError_t BackwardPass<T>::cotangents() const {
 template <class T>
 cudaError_t BackwardPass<T>::backward() const {
   const RowsLayout output = layout(stages_), input = layout(0);
-  cudaError_t error = op_.grad ? to_rows<T>(output, Events<T>{op_.grad, output.size()},
-                                            StoreRows<T>{s_[stages_], output.pitch}, context_.stream)
-                               : cudaMemsetAsync(s_[stages_], 0, sizeof(T) * output.row_elements(), context_.stream);
+  cudaError_t error = op_.grad
+                          ? to_rows<T>(output, Events<T>{op_.grad, output.size()},
+                                       StoreRows<T>{s_[stages_], output.pitch, precision_}, context_.stream)
+                          : cudaMemsetAsync(s_[stages_], 0, sizeof(T) * operand_size(output.row_elements(), precision_),
+                                            context_.stream);
   for (int i = stages_ - 1; i >= 0 && wants_backward(i) && error == cudaSuccess; --i) {
     Linearized<T> epilogue = linearized(i, 1);
     epilogue.scaled = s_[i];
+    if (i == 0) epilogue.precision = Precision::kFull;  // the gradient of x
     epilogue.terms = terms_[i];
     if (curved_[i]) {
       epilogue.added = curved_[i];
@@ -252,7 +254,7 @@ cudaError_t BackwardPass<T>::backward() const {
 template <class T>
 cudaError_t BackwardPass<T>::parameters() const {
   for (const WeightGradient<T>& gradient : gradients_) {
-    const cudaError_t error = weight_gradient(gradient, precision_, context_.stream);
+    const cudaError_t error = weight_gradient(gradient, context_.stream);
     if (error != cudaSuccess) return error;
   }
   return gather_gradients(branch_, gradients_.data(), op_.grad_parameters, context_.stream);

@@ -52,6 +52,8 @@ cudaError_t run(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, Co
   const PlannedChain<T> planned(chain, context, carver);
   if (carver.counting()) return cudaSuccess;
   cudaError_t error = frozen.freeze();
+  if (error == cudaSuccess && kept.tail && context.precision != Precision::kFull)
+    error = cudaMemsetAsync(kept.tail, 0, sizeof(T) * Kept<T>::tail_size(context.precision), context.stream);
   if (error == cudaSuccess) error = planned.run();
   if (error != cudaSuccess || op.probes == 1 || branch.batch == 0) return error;
   const unsigned blocks = static_cast<unsigned>(ceil_div(branch.batch, int64_t(kMeanThreads)));

@@ -22,14 +22,15 @@ def inverse(problem):
 
 @pytest.mark.parametrize("emulator", **FEW_SCHEDULES)
 @pytest.mark.parametrize("precision", [1, 2])
-@pytest.mark.parametrize("op", [branch, inverse])
 @pytest.mark.parametrize(
-    ("case", "slower"), [(FEW_SAMPLES, True), (TENSOR, False)], ids=lambda p: getattr(p, "name", p)
+    ("op", "case", "card", "slower"),
+    [(branch, FEW_SAMPLES, "h100", True), (inverse, FEW_SAMPLES, "h100", True), (branch, TENSOR, "layered", False)],
+    ids=lambda p: getattr(p, "name", getattr(p, "__name__", p)),
 )
-def test_tensor_cores_run_only_where_they_are_cheaper(emulated_ops, case, slower, op, precision):
+def test_tensor_cores_run_only_where_they_are_cheaper(emulated_ops, case, card, slower, op, precision):
     """Elsewhere the bits are those of full precision."""
     results = []
     for asked in (0, precision):
-        emulated_ops("h100", asked)
+        emulated_ops(card, asked)
         results.append(op(make(case, torch.float32)))
     assert torch.equal(*results) == slower

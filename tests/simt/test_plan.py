@@ -90,6 +90,8 @@ def op_time(shape, card, kind, precision, terms):
 
 def walk_time(shape, card, kind, precision, terms):
     p, case = modelled(shape, card, kind, terms=terms, precision=precision, choice=Choice())
+    if p.precision != FULL:  # walks of rounded operands are layered
+        return case.layered
     if p.resident and kind == INVERSE:
         return p.microseconds
     return min(p.microseconds, case.layered) if p.resident else case.layered

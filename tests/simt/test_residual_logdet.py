@@ -86,8 +86,10 @@ def test_tensor_cores_round_only_operands(emulated_ops, card, precision, case):
     full = logdet(ops, problem)
     emulated_ops(card, precision)
     got, expected = logdet(ops, problem), logdet(reference, make(case))
-    if case in (*TINY, WIDE):
-        assert torch.equal(got[0], full[0]) == (case is not WIDE)
+    if case in TINY:
+        assert torch.equal(got[0], full[0])
+    elif case is WIDE and card == "layered":
+        assert not torch.equal(got[0], full[0])
     for a, oracle in zip(got, expected, strict=True):
         limit = 2 * (len(case.hidden) + 1) * case.terms * ROUNDING[precision] * max(1.0, oracle.abs().max().item())
         assert (a - oracle).abs().max().item() <= limit

@@ -1,4 +1,4 @@
-#include "cuda/device/device.cuh"
+#include "cuda/device/operand.cuh"
 #include "cuda/device/pack_weights.h"
 
 namespace irf::cuda {
@@ -10,7 +10,7 @@ constexpr int kTile = 32, kTileRows = 8;
 template <class T>
 struct PackStage {
   const T* weight;  // [out][in][taps]
-  T* packed;        // [tap][k][pitch]
+  T* packed;        // operands: flat rows tap * depth + k of pitch columns (packed_at)
   int out, in, taps;
   int depth, pitch;
   int first_block, column_tiles;
@@ -21,6 +21,7 @@ struct PackStages {
   PackStage<T> stage[kStagesAtOnce];
   int count;
   bool transposed;
+  Precision precision;
 };
 
 // A block packs 32 k x 32 columns of all taps: the strided reads of one tap bring the next taps into the cache. They
@@ -47,8 +48,8 @@ __global__ void __launch_bounds__(kTile* kTileRows, 1) pack_kernel(const PackSta
     for (int row = first_row; row < kTile; row += kTileRows) {
       const int k = first_k + row, column = first_column + lane;
       if (k < stage.depth && column < stage.pitch)
-        stage.packed[(int64_t(tap) * stage.depth + k) * stage.pitch + column] =
-            stages.transposed ? tile[row][lane] : tile[lane][row];
+        store_operand(stage.packed, packed_at(int64_t(tap) * stage.depth + k, column, stage.pitch, stages.precision),
+                      stages.transposed ? tile[row][lane] : tile[lane][row], stages.precision);
     }
     __syncthreads();
   }
@@ -61,6 +62,7 @@ cudaError_t pack_weights(const Branch<T>& branch, Form form, Precision precision
                          cudaStream_t stream) {
   PackStages<T> stages;
   stages.transposed = form == Form::kTransposed;
+  stages.precision = precision;
   for (int first = 0; first < branch.stages; first += kStagesAtOnce) {
     stages.count = branch.stages - first < kStagesAtOnce ? branch.stages - first : kStagesAtOnce;
     int blocks = 0;

@@ -1,4 +1,5 @@
-// Packing of a branch's weights (the form is described in device/pack.h): one launch for 16 stages.
+// Packing of a branch's weights, rounded to a precision (the form is described in device/pack.h): one launch for 16
+// stages.
 #pragma once
 
 #ifndef SIMT_EMULATED

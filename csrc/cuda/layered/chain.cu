@@ -185,7 +185,9 @@ class LayeredChain {
     ChainStep<T> entry{};
     entry.pitch = events_.pitch;
     entry.d = chain_.transpose ? nullptr : derivative(0);
-    entry.out = scratch_.start;
+    if (series()) entry.result = scratch_.start;
+    entry.out = state_ = scratch_.state[1];
+    entry.precision = context_.precision;
     if (series()) set_neumann(entry, 0);
     const cudaError_t error =
         chain_.probe ? to_rows<T>(events_, Events<T>{chain_.probe, events_.size()}, entry, context_.stream)
@@ -200,29 +202,29 @@ class LayeredChain {
   cudaError_t term(int k) {
     const int stages = chain_.branch.stages;
     const bool last_term = k == chain_.terms;
-    const T* from = k == 1 ? scratch_.start : state_;
-    if (last_term && chain_.tangent) return shortcut(from);
+    if (last_term && chain_.tangent) return shortcut(k == 1 ? scratch_.start : scratch_.w);
     for (int i = 0; i < stages; ++i) {
       const bool last = i == stages - 1;
       const int stage = chain_.transpose ? stages - 1 - i : i;
       StageProduct<T> product = product_of(chain_.branch, stage, chain_.transpose, context_.precision,
-                                           chain_.weights[stage], from, chain_.items());
-      // The rows of a block left out are still read by its neighbours, so they must have been written once; with one
-      // stage it takes two terms to write both states.
-      product.active = stages > 1 || k > 2 ? active_ : nullptr;
+                                           chain_.weights[stage], state_, chain_.items());
+      product.active = active_;  // of the first term all items are
       ChainStep<T> step{};
       step.pitch = product.columns;
       step.d = derivative(chain_.transpose ? stage : (i + 1) % stages);
-      step.out = from == scratch_.state[0] ? scratch_.state[1] : scratch_.state[0];
-      if (last && chain_.powers && !chain_.transpose) step.product = scratch_.power;
+      step.precision = context_.precision;
+      if (last && chain_.powers) (chain_.transpose ? step.result : step.product) = scratch_.w;
+      // The last product that a term is computed with; a shortcut reads w_{n-1} itself.
+      const bool shortcut_next = chain_.tangent && k + 1 == chain_.terms;
+      if (last && shortcut_next) step.result = scratch_.w;
+      if (!last || !(last_term || shortcut_next))
+        step.out = state_ = state_ == scratch_.state[0] ? scratch_.state[1] : scratch_.state[0];
       if (last && series()) {
         step.v = scratch_.start;
         step.sums = sums_;
         step.active = scratch_.last;
         if (!last_term) set_neumann(step, k);
       }
-      from = state_ = step.out;
-      if (last && last_term && !(chain_.powers && chain_.transpose)) step.out = nullptr;
       const cudaError_t error = stage_product(product, step, context_.precision, context_.card, context_.stream);
       if (error != cudaSuccess) return error;
     }
@@ -242,7 +244,7 @@ class LayeredChain {
     if (!chain_.powers) return cudaGetLastError();
     const StorePower<T> store{chain_.powers + (k - 1) * chain_.power_stride, events_.samples, chain_.probe_stride,
                               chain_.sample_stride};
-    const Rows<T> power{chain_.transpose ? state_ : scratch_.power, events_.pitch};
+    const Rows<T> power{scratch_.w, events_.pitch};
     return from_rows<T>(events_, power, store, context_.stream);
   }
 
@@ -253,7 +255,7 @@ class LayeredChain {
   ItemSums<T, 2> sums_;
   const int* active_;  // null: every item takes every product
   unsigned* stopped_;
-  T* state_ = nullptr;  // the newest product
+  T* state_ = nullptr;  // the operand of the next product
 };
 
 }  // namespace
@@ -268,9 +270,9 @@ LayeredChainScratch<T>::LayeredChainScratch(const Chain<T>& chain, Precision pre
     largest = std::max(largest, int64_t(channel_pad(chain.branch.stage[i].in_channels, precision)));
   const bool series = chain.value != nullptr;
   const StageProduct<T> product = last_product(chain, precision);
-  start = carver.take<T>(size);
-  for (T*& s : state) s = carver.take<T>(items * events.pixels * largest);
-  power = chain.powers && !chain.transpose ? carver.take<T>(size) : nullptr;
+  start = series ? carver.take<T>(size) : nullptr;
+  for (T*& s : state) s = carver.take<T>(operand_size(items * events.pixels * largest, precision));
+  w = carver.take<T>(size);
   for (T*& buffer : y) buffer = series && chain.neumann ? carver.take<T>(size) : nullptr;
   partials =
       series ? carver.take<T>(ItemSums<T, 2>::size(product, product_columns(product, precision, card))) : nullptr;

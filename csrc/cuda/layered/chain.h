@@ -11,9 +11,9 @@ namespace irf::cuda {
 // Device memory; rows unless said otherwise.
 template <class T>
 struct LayeredChainScratch {
-  T* start;           // v, or D_0 v for powers of J
-  T* state[2];        // between stages
-  T* power;           // w_k, for powers of J
+  T* start;           // v, for a series
+  T* state[2];        // operands, from one product to the next
+  T* w;               // w_k where it is asked for itself
   T* y[2];            // Neumann vectors: after term k the newest is y[k % 2]
   T* partials;        // per row and tile of columns: <w_k, v>, |w_k|^2
   T* limit;           // [items]: stop at |w_k| tail_k <= limit

@@ -12,6 +12,7 @@ LayeredForwardScratch<T>::LayeredForwardScratch(const LayeredForward<T>& forward
   int64_t size = 0;
   for (int i = 0; i < branch.stages; ++i)
     size = std::max(size, rows_of(branch, branch.stage[i].in_channels, precision).row_elements());
+  size = operand_size(size, precision);
   T* const h[2] = {carver.take<T>(size), branch.stages > 1 ? carver.take<T>(size) : nullptr};
   for (int i = 0; i < branch.stages; ++i) {
     if (forward.stages) stages[i] = forward.stages[i];

@@ -8,7 +8,7 @@
 
 namespace irf::cuda {
 
-// Rows of one stage's input a: itself, h = phi(a), d = phi'(a), e = phi''(a). Null: not wanted.
+// Rows of one stage's input a: itself, h = phi(a), which are operands, d = phi'(a), e = phi''(a). Null: not wanted.
 template <class T>
 struct StageRows {
   T *a, *h, *d, *e;

@@ -180,6 +180,7 @@ LayeredInverseScratch<T>::LayeredInverseScratch(const Branch<T>& branch, bool ac
   int64_t largest = 0;
   for (int i = 0; i < branch.stages; ++i)
     largest = std::max(largest, rows_of(branch, branch.stage[i].in_channels, precision).row_elements());
+  largest = operand_size(largest, precision);
   T* const h[] = {carver.take<T>(largest), carver.take<T>(largest)};
   for (int i = 0; i < branch.stages; ++i) stages[i].h = h[i % 2];
   const StageProduct<T> product = last_product<T>(branch, nullptr, nullptr, precision);
@@ -217,8 +218,8 @@ cudaError_t layered_inverse(const Branch<T>& branch, const T* const* weights,
   step.sums = ItemSums<T, 1>(state.partials, product, product_columns(product, precision, context.card));
   const unsigned blocks = static_cast<unsigned>(ceil_div(product.rows(), int64_t(kRowsThreads / row_lanes(events))));
 
-  cudaError_t error =
-      to_rows<T>(events, Events<T>{op.z, events.size()}, StoreRows<T>{state.z, events.pitch}, context.stream);
+  cudaError_t error = to_rows<T>(events, Events<T>{op.z, events.size()},
+                                 StoreRows<T>{state.z, events.pitch, Precision::kFull}, context.stream);
   if (error != cudaSuccess) return error;
   const auto iterate = [&](int64_t iteration) {
     product.active = iteration > 0 ? state.active : nullptr;

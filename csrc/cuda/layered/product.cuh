@@ -67,7 +67,7 @@ __device__ __forceinline__ void store_group(typename Tile::Element* to, const ty
     for (int e = 0; e < kVector<T>; ++e) group[e] = sums[e];
     store16(to, group);
   } else {
-    *reinterpret_cast<float2*>(to) = make_float2(sums[0], sums[1]);
+    store8(to, bits_of(sums[0]), bits_of(sums[1]));
   }
 }
 
@@ -76,7 +76,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     stage_product_kernel(const StageProduct<typename Shape::T> product, Epilogue epilogue) {
   using T = typename Shape::T;
   using Tile = typename Shape::Tile;
-  __shared__ __align__(16) T memory[Shape::kBuffers * Shape::kBufferSize];
+  using Operand = typename Shape::Operand;
+  __shared__ __align__(16) Operand memory[Shape::kBuffers * Shape::kBufferSize];
 
   const int column_tiles = ceil_div(product.columns, Shape::kColumns);
   const int first_column = static_cast<int>(blockIdx.x) % column_tiles * Shape::kColumns;
@@ -90,31 +91,31 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     __pipeline_commit();
   }
   const int warp_row = static_cast<int>(threadIdx.x) / kWarp * Tile::kRows;
-  int offset[Tile::kThreadRows];
+  int offset[Tile::kLoadRows];
 #pragma unroll
-  for (int i = 0; i < Tile::kThreadRows; ++i) offset[i] = (warp_row + Tile::row(i)) * Shape::kPitchA;
+  for (int i = 0; i < Tile::kLoadRows; ++i) offset[i] = (warp_row + Tile::load_row(i)) * Shape::kPitchA;
   Tile tile;
   tile.clear();
-  T *full = memory, *empty = memory + (Shape::kBuffers - 1) * Shape::kBufferSize;
-  T* const end = memory + Shape::kBuffers * Shape::kBufferSize;
+  Operand *full = memory, *empty = memory + (Shape::kBuffers - 1) * Shape::kBufferSize;
+  Operand* const end = memory + Shape::kBuffers * Shape::kBufferSize;
   for (int left = fetch.total(); left > 0; left -= Shape::kStep) {
     __pipeline_wait_prior(Shape::kBuffers - 2);
     __syncthreads();  // the step has arrived for all, and all are done with the buffer to be filled
     fetch.next(empty);
     __pipeline_commit();
-    tile.multiply(full, offset, full + Shape::kRows * Shape::kPitchA, Shape::kPitchB, kAllColumns,
+    tile.multiply(full, offset, full + Shape::kRows * Shape::kPitchA, Shape::kPitchB,
                   left < Shape::kStep ? left : Shape::kStep);
     full = full + Shape::kBufferSize == end ? memory : full + Shape::kBufferSize;
     empty = empty + Shape::kBufferSize == end ? memory : empty + Shape::kBufferSize;
   }
 
   __syncthreads();  // the pipeline's memory is free; from here on every warp minds its own rows
-  T* mine = memory + warp_row * Shape::kPitchB;
+  T* mine = reinterpret_cast<T*>(memory) + warp_row * Shape::kPitchSums;
 #pragma unroll
   for (int i = 0; i < Tile::kThreadRows; ++i)
 #pragma unroll
     for (int g = 0; g < Tile::kGroups; ++g)
-      store_group<Tile>(mine + Tile::row(i) * Shape::kPitchB + Tile::column(g), tile.at(i, g));
+      store_group<Tile>(mine + Tile::row(i) * Shape::kPitchSums + Tile::column(g), tile.at(i, g));
   __syncwarp();
   constexpr int kRowsAtOnce = kWarp / Shape::kLanes, kUnroll = Epilogue::kUnroll;
   static_assert(Tile::kRows % (kRowsAtOnce * kUnroll) == 0, "whole rounds of rows");
@@ -136,7 +137,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u)
       row[u].template apply<Shape::kLanes>(epilogue, place[u], column, place[u].row < rows && column < product.columns,
-                                           load16(mine + (i + u * kRowsAtOnce) * Shape::kPitchB + lane_column));
+                                           load16(mine + (i + u * kRowsAtOnce) * Shape::kPitchSums + lane_column));
   }
 }
 
@@ -155,8 +156,8 @@ void launch_stage_product(const StageProduct<typename Tile::Element>& product, c
       <<<static_cast<unsigned>(blocks), Shape::kThreads, 0, stream>>>(product, epilogue);
 }
 
-// Puts one product on the stream. Instantiates six kernels for an epilogue: three FFMA tiles, two of tensor cores, one
-// of double.
+// Puts one product on the stream. Instantiates eight kernels for an epilogue: three FFMA tiles, four of tensor cores,
+// one of double.
 template <class T, class Epilogue>
 cudaError_t stage_product(const StageProduct<T>& product, const Epilogue& epilogue, Precision precision,
                           const Card& card, cudaStream_t stream) {
@@ -164,12 +165,18 @@ cudaError_t stage_product(const StageProduct<T>& product, const Epilogue& epilog
   const int columns = product_columns(product, precision, card);
   if constexpr (sizeof(T) == 8) {
     launch_stage_product<SimtTile<double, 8, 4, 4>>(product, epilogue, stream);
+  } else if (precision == Precision::kTf32) {
+    if (columns == 16)
+      launch_stage_product<FragmentTile<Precision::kTf32, 2, 2>>(product, epilogue, stream);
+    else
+      launch_stage_product<FragmentTile<Precision::kTf32, 2, 8>>(product, epilogue, stream);
+  } else if (precision == Precision::kBf16) {
+    if (columns == 16)
+      launch_stage_product<FragmentTile<Precision::kBf16, 2, 2>>(product, epilogue, stream);
+    else
+      launch_stage_product<FragmentTile<Precision::kBf16, 2, 8>>(product, epilogue, stream);
   } else if (columns == 16) {
     launch_stage_product<SimtTile<float, 4, 4, 8>>(product, epilogue, stream);
-  } else if (precision == Precision::kTf32) {
-    launch_stage_product<TensorTile<Precision::kTf32, 2, 8>>(product, epilogue, stream);
-  } else if (precision == Precision::kBf16) {
-    launch_stage_product<TensorTile<Precision::kBf16, 2, 8>>(product, epilogue, stream);
   } else if (columns == 32) {
     launch_stage_product<SimtTile<float, 8, 4, 4>>(product, epilogue, stream);
   } else {

@@ -12,6 +12,7 @@ cudaError_t layered_tangent(const Branch<T>& branch, const T* const* weights, co
   start.pitch = events.pitch;
   start.d = derivatives[0];
   start.out = entry;
+  start.precision = context.precision;
   cudaError_t error = to_rows<T>(events, Events<T>{tangent.v, events.size()}, start, context.stream);
   const T* from = entry;
   for (int i = 0; i < branch.stages && error == cudaSuccess; ++i) {
@@ -21,7 +22,11 @@ cudaError_t layered_tangent(const Branch<T>& branch, const T* const* weights, co
     step.pitch = product.columns;
     step.d = last ? nullptr : derivatives[i + 1];
     step.product = last ? nullptr : tangent.kept[i + 1].t;
-    from = step.out = last ? tangent.product : tangent.kept[i + 1].scaled;
+    if (last)
+      step.result = tangent.product;
+    else
+      from = step.out = tangent.kept[i + 1].scaled;
+    step.precision = context.precision;
     error = stage_product(product, step, context.precision, context.card, context.stream);
   }
   return error;

@@ -144,7 +144,9 @@ ResidentPlan plan_resident(const BranchShape& shape, const WalkRequest& request,
 ResidentPlan plan_walk(const BranchShape& shape, const WalkRequest& request, Precision precision, int element_bytes,
                        const Card& card) {
   precision = usable_precision(precision, element_bytes, card);
-  ResidentPlan plan = plan_resident(shape, request, precision, element_bytes, card);
+  // Rows of the other precisions are operands, rounded when they are stored: a resident state is not.
+  ResidentPlan plan{};
+  if (precision == Precision::kFull) plan = plan_resident(shape, request, precision, element_bytes, card);
   const double layered =
       layered_microseconds(shape, request, precision, element_bytes, card, model_constants(card.architecture));
   if (plan.resident && (request.kind == WalkKind::kInverse || plan.microseconds <= layered)) return plan;

@@ -31,7 +31,7 @@ void run(const Problem<T>& problem, size_t bytes, const simt::Target& target, in
       target, [&](auto&...) { return sizeof(T) * gradient.splits * gradient.partial_size(); },
       [&](const irf::cuda::Context& context) {
         gradient.partial = static_cast<T*>(context.workspace);
-        const cudaError_t error = irf::cuda::weight_gradient(gradient, context.precision, context.stream);
+        const cudaError_t error = irf::cuda::weight_gradient(gradient, context.stream);
         return error == cudaSuccess ? irf::cuda::gather_gradients(branch, &gradient, problem.result, context.stream)
                                     : error;
       });

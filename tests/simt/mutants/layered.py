@@ -33,8 +33,8 @@ def products() -> Iterator[Mutant]:
     yield Mutant(*group, "row < rows_left ? pixel / product.width - reach : kOutside", "pixel / product.width - reach")
     yield Mutant(*group, "static_cast<unsigned>(x_[i] + tap_x_) < static_cast<unsigned>(product_.width)", "true")
     yield Mutant(*group, "from, 16, inside ? 0 : 16);", "from, 16, 0);")
-    yield Mutant(*group, "row < Shape::kStep && b_row_ + i < total_", "row < Shape::kStep")
-    yield Mutant(*group, "b_inside_ = column < product.pitch;", "b_inside_ = true;")
+    yield Mutant(*group, "row < Shape::kRowsB && (b_row_ + i) * Shape::kAdjacent < total_", "row < Shape::kRowsB")
+    yield Mutant(*group, "b_inside_ = column < pitch_b_;", "b_inside_ = true;")
     yield Mutant(*group, "from_ += int64_t(product_.width - product_.kernel) * product_.depth;")
     group = ("layered/row_place.cuh", *series)
     yield Mutant(*group, "sample(item_ < samples ? item_ : item_ % samples)", "sample(item_)")
@@ -69,6 +69,38 @@ def products() -> Iterator[Mutant]:
         "!(series.tail && norm * series.tail[k - 1] <= series.limit[item])",
         "(!series.tail || norm * series.tail[k - 1] > series.limit[item])",
     )
+
+
+def operands() -> Iterator[Mutant]:
+    """Return mutants of rounded operands, and of the fragments that tensor cores take."""
+    once = ("layered/chain.cu", "test_layered_chain.py", "only_operands and (tf32 or bf16)")
+    group = ("device/operand.cuh", *once)
+    yield Mutant(*group, "values[e] = float_of(to_tf32(values[e]));", ";")
+    yield Mutant(*group, "to_bf16_pair(values[2], values[3])", "to_bf16_pair(values[3], values[2])")
+    group = ("device/operand.cuh", "device/pack_weights.cu", *once[1:])
+    yield Mutant(*group, "value = float_of(to_tf32(value));", ";")
+    yield Mutant("device/pack.h", *group[1:], "row / adjacent * pitch + column", "row / adjacent * pitch")
+    yield Mutant("device/pack.h", *group[1:], "* adjacent + row % adjacent;", "* adjacent;")
+    yield Mutant("device/pack_weights.cu", *group[1:], "stages.precision = precision;")
+    group = ("layered/chain.cu", *once)
+    yield Mutant(*group, "if (series()) entry.result = scratch_.start;", "if (series()) entry.out = scratch_.start;")
+    yield Mutant(*group, "(chain_.transpose ? step.result : step.product) = scratch_.w", "step.product = scratch_.w")
+    yield Mutant(*group, "    entry.precision = context_.precision;\n")
+    group = ("device/tensor_tile.cuh", *once)
+    yield Mutant(*group, "a += lane / 16 * kVector<Operand>;")
+    yield Mutant(*group, "16 * i + lane_index() % 16", "16 * i + lane_index() % 8")
+    yield Mutant(*group, "lane % 16 * pitch + lane / 16 * 8;", "lane % 16 * pitch;")
+    yield Mutant(*group, "lane / 8 % 2 * pitch + (lane / 16", "(lane / 16")
+    yield Mutant(*group, "(lane / 16 * 8 + lane % 8) * kAdjacent", "lane % 8 * kAdjacent")
+    yield Mutant(
+        *group, "Sums::add(left, j + 1, {right[2], right[3]});", "Sums::add(left, j + 1, {right[0], right[1]});"
+    )
+    traffic = (*once[:2], "memory_is_used_well and (tf32 or bf16)")
+    yield Mutant("layered/product_fetch.cuh", *traffic, "kPitchA = kStep + kChunk", "kPitchA = kStep + 2 * kChunk")
+    yield Mutant(
+        "device/tensor_tile.cuh", *traffic, "kBf16 ? 8 : 0, kSumPadding = 8", "kBf16 ? 16 : 0, kSumPadding = 8"
+    )
+    yield Mutant("device/tensor_tile.cuh", *traffic, "kSumPadding = 8", "kSumPadding = 16")
 
 
 def rows() -> Iterator[Mutant]:
@@ -173,11 +205,11 @@ def tangents() -> Iterator[Mutant]:
     yield Mutant(*group, "static_cast<T>(n) * dot", "static_cast<T>(n - 1) * dot")
     yield Mutant(*group, "series_state(), w, chain_.tangent,", "series_state(), w, scratch_.start,")
     yield Mutant(*group, "series_state(), w, chain_.tangent,", "series_state(), scratch_.start, chain_.tangent,")
-    yield Mutant(
-        *group, "return shortcut(from);", "return shortcut(from == scratch_.state[0] ? scratch_.state[1] : from);"
-    )
+    yield Mutant(*group, "k == 1 ? scratch_.start : scratch_.w", "scratch_.w")
+    yield Mutant(*group, "k == 1 ? scratch_.start : scratch_.w", "scratch_.start")
+    yield Mutant(*group, "      if (last && shortcut_next) step.result = scratch_.w;\n")
     group = (*group[:3], "test_the_norm_is")
-    yield Mutant(*group, "if (last_term && chain_.tangent) return shortcut(from);")
+    yield Mutant(*group, "if (last_term && chain_.tangent) return shortcut(k == 1 ? scratch_.start : scratch_.w);")
     yield Mutant(*group, "square += left[e] * left[e];", "square += right[e] * right[e];")
     yield Mutant(*group, "series.terms_used[item] = n;", "series.terms_used[item] = n - 1;")
     group = ("planned.cu", "planned.cu", *step)
