@@ -85,15 +85,17 @@ def test_the_last_update_is_a_plain_one(emulator):
 @pytest.mark.parametrize("case", **named(FEW))
 @pytest.mark.parametrize(("precision", "eps"), [("tf32", 2.0**-11), ("bf16", 2.0**-8)])
 def test_tensor_cores_round_only_operands(emulator, precision, eps, case):
-    """Each stage rounds two operands of sums of size 1; what g(x) is off by, x is by 1 / (1 - L) times as much."""
-    tol = TOLERANCE[torch.float32]
+    """Each stage rounds two operands of sums of size 1; what z is off by, x is by 1 / (1 - L) times as much.
+
+    The residual is what z is off by apart from that. It need not reach a limit below the rounding.
+    """
     problem = make(case, torch.float32)
-    x, iterations, residual = inverse(emulator, problem, tol, 60, card="single", precision=PRECISIONS[precision])
+    x, iterations, residual = inverse(emulator, problem, 1e-3, 60, card="single", precision=PRECISIONS[precision])
     exact = expected(make(case), 1e-9, 1000)[0]
     assert (iterations < 60).all()
-    assert (residual <= tol * (1.0 - LIPSCHITZ)).all()
-    off = 2 * (len(case.hidden) + 1) * eps * max(1.0, exact.abs().max().item())
-    assert (x - exact).abs().max().item() <= tol + off / (1.0 - LIPSCHITZ)
+    rounding = 2 * (len(case.hidden) + 1) * eps * max(1.0, exact.abs().max().item())
+    assert residual.max() <= 1e-3 * (1.0 - LIPSCHITZ) + rounding
+    assert (x - exact).abs().max().item() <= (residual.max().item() + rounding) / (1.0 - LIPSCHITZ)
 
 
 @pytest.mark.parametrize("max_iterations", [0, 3])
