@@ -8,9 +8,8 @@ template <class T>
 Operation branch(const Branch<T>& branch, const BranchOperands<T>& op, const Target& wanted) {
   const Target target = at_cheapest_precision(branch, kForwardWalk, wanted);
   Workspace workspace;
-  PackedWeights<T> weights(branch, Form::kForward, target.precision, workspace);
-  ForwardWalk<T> walk({branch, weights.buffers(), op.x, {}, nullptr, op.g, {}}, target, workspace);
-  return Operation(target, workspace, std::move(weights), std::move(walk));
+  ForwardWalk<T> walk({branch, {}, op.x, {}, nullptr, op.g, {}}, target, workspace);
+  return Operation(target, workspace, std::move(walk));
 }
 
 template Operation branch(const Branch<float>&, const BranchOperands<float>&, const Target&);

@@ -13,13 +13,13 @@ WalkRequest request_of(const BranchBackwardOperands<T>& op) {
   return {WalkKind::kForward, 1 + op.pairs, 1, false, false};
 }
 
-// The precision whose rows were kept: that of `cheapest`, else one at least as exact as was wanted; that of `cheapest`
-// if there are none. Their number tells (kept_size).
+// The precision whose rows were kept, if it is at least as exact as was wanted, else the cheapest. Their number tells
+// (kept_size).
 template <class T>
 Target at_kept_precision(const Branch<T>& branch, const BranchBackwardOperands<T>& op, const Target& cheapest,
                          const Target& wanted) {
-  if (!op.kept || kept_size(branch, cheapest.precision) == op.kept_size) return cheapest;
-  for (const Precision precision : {Precision::kBf16, Precision::kTf32, Precision::kFull})
+  if (!op.kept) return cheapest;
+  for (const Precision precision : {Precision::kFull, Precision::kTf32, Precision::kBf16})
     if (precision <= wanted.precision && kept_size(branch, precision) == op.kept_size)
       return {cheapest.card, precision};
   return cheapest;

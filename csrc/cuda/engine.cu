@@ -40,6 +40,13 @@ Chain<T> part_of(const Chain<T>& chain, int first, int probes) {
   return part;
 }
 
+// The weights of a branch as the walk of a plan takes them.
+template <class T>
+PackedWeights<T> pack_for(const Branch<T>& branch, Form form, const ResidentPlan& plan, const Target& target,
+                          Workspace& workspace) {
+  return {branch, form, target.precision, plan.resident ? Packing::kValues : Packing::kOperands, workspace};
+}
+
 // Rows of D_i for every stage that is no identity.
 template <class T>
 std::vector<Buffer<T>> take_derivatives(const Branch<T>& branch, Precision precision, Workspace& workspace) {
@@ -65,19 +72,27 @@ Target at_cheapest_layered_precision(const Branch<T>& branch, const WalkRequest&
 template <class T>
 ForwardWalk<T>::ForwardWalk(const Forward<T>& forward, const Target& target, Workspace& workspace)
     : forward_(forward),
-      plan_(plan_for(forward.branch, {WalkKind::kForward, 1, forward.tangent.v ? 2 : 1, false, false}, target)) {
+      plan_(plan_for(forward.branch, {WalkKind::kForward, 1, forward.tangent.v ? 2 : 1, false, false}, target)),
+      weights_(pack_for(forward.branch, Form::kForward, plan_, target, workspace)) {
+  forward_.weights = weights_.buffers();
   if (!plan_.resident) layered_.emplace(forward, target, workspace);
 }
 
 template <class T>
 cudaError_t ForwardWalk<T>::launch(const Context& context) const {
   if (forward_.branch.batch == 0) return cudaSuccess;
+  const cudaError_t error = weights_.launch(context);
+  if (error != cudaSuccess) return error;
   return layered_ ? layered_->launch(forward_, context) : resident_forward(forward_, plan_, context);
 }
 
 template <class T>
 PowerChain<T>::PowerChain(const Chain<T>& chain, const Target& target, Workspace& workspace)
-    : chain_(chain), plan_(plan_for(chain.branch, request_of(chain), target)), probes_at_once_(chain.probes) {
+    : chain_(chain),
+      plan_(plan_for(chain.branch, request_of(chain), target)),
+      weights_(pack_for(chain.branch, chain.transpose ? Form::kTransposed : Form::kForward, plan_, target, workspace)),
+      probes_at_once_(chain.probes) {
+  chain_.weights = weights_.buffers();
   if (plan_.resident) return;
   probes_at_once_ = probes_at_once(chain, target);
   layered_.emplace(part_of(chain, 0, probes_at_once_), target, workspace);
@@ -86,9 +101,9 @@ PowerChain<T>::PowerChain(const Chain<T>& chain, const Target& target, Workspace
 
 template <class T>
 cudaError_t PowerChain<T>::launch(const Context& context) const {
+  cudaError_t error = weights_.launch(context);
+  if (error != cudaSuccess) return error;
   if (!layered_) return resident_chain(chain_, plan_, context);
-  if (probes_at_once_ == chain_.probes) return layered_->launch(chain_, context);
-  cudaError_t error = cudaSuccess;
   for (int first = 0; first < chain_.probes && error == cudaSuccess; first += probes_at_once_)
     error = layered_->launch(part_of(chain_, first, probes_at_once_), context);
   return error;
@@ -96,7 +111,10 @@ cudaError_t PowerChain<T>::launch(const Context& context) const {
 
 template <class T>
 InverseWalk<T>::InverseWalk(const Inverse<T>& inverse, const Target& target, Workspace& workspace)
-    : inverse_(inverse), plan_(plan_for(inverse.branch, kInverseWalk, target)) {
+    : inverse_(inverse),
+      plan_(plan_for(inverse.branch, kInverseWalk, target)),
+      weights_(pack_for(inverse.branch, Form::kForward, plan_, target, workspace)) {
+  inverse_.weights = weights_.buffers();
   if (!plan_.resident)
     layered_.emplace(inverse, target, workspace);
   else if (inverse.operands.lipschitz > T(0))
@@ -105,33 +123,24 @@ InverseWalk<T>::InverseWalk(const Inverse<T>& inverse, const Target& target, Wor
 
 template <class T>
 cudaError_t InverseWalk<T>::launch(const Context& context) const {
+  const cudaError_t error = weights_.launch(context);
+  if (error != cudaSuccess) return error;
   return layered_ ? layered_->launch(inverse_, context) : resident_inverse(inverse_, plan_, history_, context);
 }
 
 template <class T>
-LinearizedBranch<T>::LinearizedBranch(const Branch<T>& branch, const T* x, T* z, bool transpose,
-                                      const Tangent<T>& tangent, const Target& target, Workspace& workspace)
+LinearizedBranch<T>::LinearizedBranch(const Branch<T>& branch, const T* x, T* z, const Tangent<T>& tangent,
+                                      const Target& target, Workspace& workspace)
     : branch_(branch),
-      forward_(branch, Form::kForward, target.precision, workspace),
       derivatives_(take_derivatives(branch, target.precision, workspace)),
-      walk_({branch, forward_.buffers(), x, derivatives_, z, nullptr, tangent}, target, workspace) {
-  if (transpose) transposed_.emplace(branch, Form::kTransposed, target.precision, workspace);
-}
+      walk_({branch, {}, x, derivatives_, z, nullptr, tangent}, target, workspace) {}
 
 template <class T>
-cudaError_t LinearizedBranch<T>::launch(const Context& context) const {
-  cudaError_t error = forward_.launch(context);
-  if (transposed_ && error == cudaSuccess) error = transposed_->launch(context);
-  return error == cudaSuccess ? walk_.launch(context) : error;
-}
-
-template <class T>
-Chain<T> LinearizedBranch<T>::chain() const {
+Chain<T> LinearizedBranch<T>::chain(bool transpose) const {
   Chain<T> chain{};
   chain.branch = branch_;
-  chain.weights = (transposed_ ? *transposed_ : forward_).buffers();
   chain.derivatives = derivatives_;
-  chain.transpose = transposed_.has_value();
+  chain.transpose = transpose;
   return chain;
 }
 

@@ -1,6 +1,6 @@
 // Forward walks, power chains and inverses of a branch, each resident or layer by layer: the only place that asks the
 // plan (plan/plan.h) which precision and which way to take. All are descriptions: made once for a call, with their
-// scratch in its workspace, then launched.
+// packed weights and scratch in its workspace, then launched.
 #pragma once
 
 #include <optional>
@@ -38,6 +38,7 @@ class ForwardWalk {
  private:
   Forward<T> forward_;
   ResidentPlan plan_;
+  PackedWeights<T> weights_;
   std::optional<LayeredForward<T>> layered_;
 };
 
@@ -51,6 +52,7 @@ class PowerChain {
  private:
   Chain<T> chain_;
   ResidentPlan plan_;
+  PackedWeights<T> weights_;
   int probes_at_once_;
   std::optional<LayeredChain<T>> layered_;
 };
@@ -65,29 +67,26 @@ class InverseWalk {
  private:
   Inverse<T> inverse_;
   ResidentPlan plan_;
+  PackedWeights<T> weights_;
   ResidentHistory<T> history_;
   std::optional<LayeredInverse<T>> layered_;
 };
 
-// A branch linearized at a batch of points, to run chains on: its derivatives D_i at x, and the packed weights of
-// chains in one direction.
+// A branch linearized at a batch of points, to run chains on: its derivatives D_i at x.
 template <class T>
 class LinearizedBranch {
  public:
   // z, [B, d], gets x + g(x); or null. `tangent` may be without v.
-  LinearizedBranch(const Branch<T>& branch, const T* x, T* z, bool transpose, const Tangent<T>& tangent,
-                   const Target& target, Workspace& workspace);
+  LinearizedBranch(const Branch<T>& branch, const T* x, T* z, const Tangent<T>& tangent, const Target& target,
+                   Workspace& workspace);
 
-  // Packs the weights and takes the derivatives.
-  cudaError_t launch(const Context& context) const;
+  cudaError_t launch(const Context& context) const { return walk_.launch(context); }
 
-  // A chain on this branch: what to start from and what to write is left to the caller.
-  Chain<T> chain() const;
+  // A chain of J^T (`transpose`) or J: what to start from and what to write is left to the caller.
+  Chain<T> chain(bool transpose) const;
 
  private:
   Branch<T> branch_;
-  PackedWeights<T> forward_;
-  std::optional<PackedWeights<T>> transposed_;
   std::vector<Buffer<T>> derivatives_;
   ForwardWalk<T> walk_;
 };

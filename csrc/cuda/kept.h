@@ -1,6 +1,6 @@
 // What the forward pass of a training step leaves for its backward pass, so that neither the branch nor the tangents
-// are walked again: rows of a_i, h_i, t_i and D_i t_i of every inner stage. Those of the first stage follow from x and
-// v.
+// are walked again: rows of a_i, h_i, t_i and D_i t_i of every inner stage, h_i and D_i t_i as operands. Those of the
+// first stage follow from x and v.
 //
 // The stated rule: a call keeps all of that if it is at most 1 / kKeptShare of the card's memory, else nothing. Every
 // block of a model keeps until its backward pass: 64 blocks, each at the limit, hold a quarter of the memory. What is
@@ -26,26 +26,32 @@ struct KeptRows {
 template <class T>
 struct Kept {
   std::vector<KeptRows<T>> stages;  // [L], nothing for stage 0
-  // Elements of all of it, one buffer after the other. The size tells the layout: rows of a less exact precision are
-  // padded at least as much, buffer by buffer, so two precisions of the same size have the same rows.
+  // Elements of all of it, one buffer after the other, and one or two more for TF32 or bf16: rows take whole vectors of
+  // four elements, so the size tells the precision.
   int64_t size = 0;
+  T* tail = nullptr;  // these more elements, which nobody reads
 
   // In `memory`, on 16 bytes; null: only the size is wanted.
   Kept(const Branch<T>& branch, Precision precision, T* memory) : stages(branch.stages) {
     for (int i = 1; i < branch.stages; ++i) {
       const Stage<T>& stage = branch.stage[i];
       const int64_t count = rows_size(branch, stage.in_channels, precision);
-      auto take = [&] {
+      auto take = [&](int64_t elements) {
         T* rows = memory ? memory + size : nullptr;
-        size += count;
+        size += elements;
         return rows;
       };
-      if (stage.activation != Activation::kIdentity) stages[i].a = take();
-      stages[i].h = take();
-      if (!piecewise_linear(stage.activation)) stages[i].t = take();
-      stages[i].scaled = take();
+      if (stage.activation != Activation::kIdentity) stages[i].a = take(count);
+      stages[i].h = take(operand_size(count, precision));
+      if (!piecewise_linear(stage.activation)) stages[i].t = take(count);
+      stages[i].scaled = take(operand_size(count, precision));
     }
+    if (size == 0) return;
+    if (memory) tail = memory + size;
+    size += tail_size(precision);
   }
+
+  static int tail_size(Precision precision) { return static_cast<int>(precision); }
 };
 
 template <class T>

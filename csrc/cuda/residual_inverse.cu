@@ -9,9 +9,8 @@ template <class T>
 Operation residual_inverse(const Branch<T>& branch, const ResidualInverseOperands<T>& op, const Target& wanted) {
   const Target target = at_cheapest_precision(branch, kInverseWalk, wanted);
   Workspace workspace;
-  PackedWeights<T> weights(branch, Form::kForward, target.precision, workspace);
-  InverseWalk<T> walk({branch, weights.buffers(), op}, target, workspace);
-  return Operation(target, workspace, std::move(weights), std::move(walk));
+  InverseWalk<T> walk({branch, {}, op}, target, workspace);
+  return Operation(target, workspace, std::move(walk));
 }
 
 template Operation residual_inverse(const Branch<float>&, const ResidualInverseOperands<float>&, const Target&);

@@ -42,6 +42,17 @@ struct MeanOverProbes {
   }
 };
 
+// Of what is kept, the elements that nobody reads.
+template <class T>
+struct ClearTail {
+  T* tail;
+  int count;
+
+  cudaError_t launch(const Context& context) const {
+    return tail && count > 0 ? cudaMemsetAsync(tail, 0, sizeof(T) * count, context.stream) : cudaSuccess;
+  }
+};
+
 }  // namespace
 
 template <class T>
@@ -49,13 +60,14 @@ Operation residual_logdet(const Branch<T>& branch, const ResidualLogdetOperands<
   const Target target = at_cheapest_precision(branch, request_of(op), wanted);
   Workspace workspace;
   Tangent<T> tangent{};
+  const Kept<T> kept(branch, target.precision, op.kept);
   if (op.kept) {
     tangent.v = op.probe;
-    tangent.kept = Kept<T>(branch, target.precision, op.kept).stages;
+    tangent.kept = kept.stages;
     tangent.product = workspace.take<T>(rows_size(branch, branch.stage[0].in_channels, target.precision));
   }
-  LinearizedBranch<T> linearized(branch, op.x, op.z, true, tangent, target, workspace);
-  Chain<T> chain = linearized.chain();
+  LinearizedBranch<T> linearized(branch, op.x, op.z, tangent, target, workspace);
+  Chain<T> chain = linearized.chain(true);
   chain.tangent = tangent.product;
   chain.probes = op.probes;
   chain.probe = op.probe;
@@ -63,7 +75,8 @@ Operation residual_logdet(const Branch<T>& branch, const ResidualLogdetOperands<
   if (op.probes > 1) chain.values = workspace.take<T>(chain.items());
   const MeanOverProbes<T> mean{chain.values, op.probes, branch.batch, op.series.value};
   PowerChain<T> power(chain, target, workspace);
-  return Operation(target, workspace, std::move(linearized), std::move(power), mean);
+  const ClearTail<T> tail{kept.tail, Kept<T>::tail_size(target.precision)};
+  return Operation(target, workspace, tail, std::move(linearized), std::move(power), mean);
 }
 
 template <class T>
@@ -78,8 +91,8 @@ Operation jacobian_powers(const Branch<T>& branch, const JacobianPowersOperands<
   const WalkRequest request{op.transpose ? WalkKind::kTransposed : WalkKind::kTangent, 1, op.count, false, false};
   const Target target = at_cheapest_precision(branch, request, wanted);
   Workspace workspace;
-  LinearizedBranch<T> linearized(branch, op.x, nullptr, op.transpose, {}, target, workspace);
-  Chain<T> chain = linearized.chain();
+  LinearizedBranch<T> linearized(branch, op.x, nullptr, {}, target, workspace);
+  Chain<T> chain = linearized.chain(op.transpose);
   chain.probes = 1;
   chain.probe = op.start;
   chain.series.terms = op.count;

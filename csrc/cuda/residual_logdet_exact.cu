@@ -10,8 +10,8 @@ Operation jacobian(const Branch<T>& branch, const JacobianOperands<T>& op, const
   const int rows = static_cast<int>(branch.in_size());
   const Target target = at_cheapest_precision(branch, {WalkKind::kTransposed, rows, 1, false, false}, wanted);
   Workspace workspace;
-  LinearizedBranch<T> linearized(branch, op.x, nullptr, true, {}, target, workspace);
-  Chain<T> chain = linearized.chain();
+  LinearizedBranch<T> linearized(branch, op.x, nullptr, {}, target, workspace);
+  Chain<T> chain = linearized.chain(true);
   chain.probes = rows;
   chain.series.terms = 1;
   chain.powers = op.jacobian;

@@ -6,7 +6,17 @@ import torch
 
 from iresnet_fast.reference.branch import linear, linear_transpose
 
-from .resident import FLOOR_EPS, ROUNDING, ChainCase, Choice, branch_struct, call, pack_rows, pack_weight
+from .resident import (
+    FLOOR_EPS,
+    ROUNDING,
+    ChainCase,
+    Choice,
+    branch_struct,
+    call,
+    pack_operands,
+    pack_rows,
+    pack_weight,
+)
 
 IDENTITY, TANH = 0, 4
 
@@ -98,7 +108,9 @@ def run(emulator, problem, dtype, transpose=True, sums=True, neumann=True, power
     """
     shape, m, n = problem.shape, problem.probes, problem.terms
     cast = lambda t: None if t is None else place(t.to(dtype).contiguous())  # noqa: E731
-    weights = [place(pack_weight(w.to(dtype), transpose, precision)) for w in problem.weights]
+    choice = choice or Choice()
+    pack = pack_operands if choice.layered else pack_weight
+    weights = [place(pack(w.to(dtype), transpose, precision)) for w in problem.weights]
     derivatives = [None if d is None else place(pack_rows(d.to(dtype), precision)) for d in problem.derivatives]
     probe = None if problem.unit_probes else cast(problem.probe)
     coefficients = cast(problem.coefficients)
@@ -115,7 +127,7 @@ def run(emulator, problem, dtype, transpose=True, sums=True, neumann=True, power
         f"derivative {i}": d for i, d in enumerate(derivatives)
     }
     given |= {"probe": probe, "coefficients": coefficients, "tail": tail}
-    case = ChainCase(choice := choice or Choice())
+    case = ChainCase(choice)
     case.transpose, case.probes, case.first_unit, case.terms = transpose, m, problem.first_unit, n
     case.per_sample, case.relative, case.tolerance = coefficients.dim() == 2, relative, tolerance
     for i, (w, d) in enumerate(zip(weights, derivatives, strict=True)):

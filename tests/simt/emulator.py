@@ -20,7 +20,7 @@ from .builder import SHIM, build, original
 
 ORDERS = ("forward", "reverse", "random")
 # An access in these files is counted for the line that calls them.
-WRAPPERS = {f"{SHIM}/simt.h", "csrc/cuda/device/device.cuh", "csrc/cuda/device/mma.cuh"}
+WRAPPERS = {f"{SHIM}/simt.h", *(f"csrc/cuda/device/{name}.cuh" for name in ("device", "mma", "operand"))}
 
 
 class SimtError(RuntimeError):

@@ -8,8 +8,8 @@ import torch
 
 from .emulator import Buffer
 from .operands import SCALARS, Branch, Stage, Target, _address
+from .rounding import BF16, FULL, TF32, stored
 
-FULL, TF32, BF16 = range(3)
 DEPTH = {FULL: 4, TF32: 8, BF16: 16}
 MAX_STAGES = 16
 FLOOR_EPS = {torch.float32: 4.0, torch.float64: 32.0}  # as in comparison.py
@@ -95,12 +95,23 @@ def pack_rows(x, precision):
 
 
 def pack_weight(weight, transpose, precision):
-    """The packed form of csrc/cuda/device/pack.h."""
+    """The packed form of csrc/cuda/device/pack.h, as resident walks take it: values."""
+    return _packed(weight, transpose, precision, lambda n: -(-n // 4) * 4 if precision == FULL else 8 * (-(-n // 8) | 1))
+
+
+def pack_operands(weight, transpose, precision):
+    """The packed form of csrc/cuda/device/pack.h, as layered walks take it: rounded, in TF32 by quads of k."""
+    if precision == BF16:
+        return stored(_packed(weight, transpose, precision, lambda n: -(-n // 16) * 16), precision)
+    packed = stored(pack_weight(weight, transpose, precision), precision)
+    return packed.reshape(-1, 4, packed.shape[-1]).transpose(1, 2).contiguous() if precision == TF32 else packed
+
+
+def _packed(weight, transpose, precision, pitch):
     w = weight if weight.dim() == 4 else weight[:, :, None, None]
     w = w.flip(2, 3).permute(2, 3, 0, 1) if transpose else w.permute(2, 3, 1, 0)  # [tap, tap, K, N]
     K, N = w.shape[2:]
-    columns = -(-N // 4) * 4 if precision == FULL else 8 * (-(-N // 8) | 1)
-    return torch.nn.functional.pad(w, (0, columns - N, 0, pad_channels(K, precision) - K)).contiguous()
+    return torch.nn.functional.pad(w, (0, pitch(N) - N, 0, pad_channels(K, precision) - K)).contiguous()
 
 
 def branch_struct(shape, activations, weights, biases=None, betas=None):

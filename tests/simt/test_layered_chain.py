@@ -3,12 +3,14 @@ import torch
 from comparison import assert_within_rounding
 from problems import DTYPES, LIPSCHITZ, Case, make, named
 
+from iresnet_fast import reference
 from iresnet_fast.reference.branch import linearize, stacked_linear, vector_jacobian_product
 from iresnet_fast.reference.series import over_events, sample_dot, sample_norm, signed_coefficients, tail_factors
 
 from . import chain_cases, operands, resident
 from .branches import CASES, FEW, IMAGES, PRECISIONS, TENSOR, probes_of, run
 from .resident import Shape
+from .rounding import rounded
 
 ROUNDING = {"tf32": 2.0**-11, "bf16": 2.0**-8}
 # Fills whole tiles: rows of more than one block, columns of more than one tile.
@@ -172,6 +174,32 @@ def test_tensor_cores_round_only_operands(emulator, precision, case):
         assert (a - exact).abs().max() <= 2 * n_products * ROUNDING[precision] * max(1.0, exact.abs().max())
 
 
+@pytest.mark.parametrize(
+    "case", **named([Case("dense", (37,), batch=140), Case("image", (5, 6, 7), kernels=(3,), batch=3, probes=2)])
+)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_only_operands_of_products_are_rounded(emulator, precision, case):
+    """Of a linear stage they are known: weights, v and x. What is read besides is exact: v, w_1 and J v."""
+    problem = make(case._replace(activations=("identity",), terms=2), torch.float32)
+    target = {"card": "single", "precision": PRECISIONS[precision]}
+    z, _, neumann, *_ = chain(emulator, problem, **target)
+    one_term = problem._replace(coefficients=problem.coefficients[:1].contiguous())
+    _, value, _, norms, _ = chain(emulator, one_term, **target)
+    powers_of = [powers(emulator, one_term, transpose, **target)[0] for transpose in (False, True)]
+    twins = (linear_twin(problem, precision, dtype) for dtype in (torch.float32, torch.float64))
+    assert_within_rounding(case, [z, neumann, value, norms, *powers_of], *twins)
+
+
+def linear_twin(problem, precision, dtype):
+    """Return z, the Neumann vector of two terms, value and norm of one, and J v and J^T v of the first probe."""
+    w, x, v = (rounded(t, PRECISIONS[precision]).to(dtype) for t in (problem.weights[0], problem.x, probes_of(problem)))
+    exact, c = probes_of(problem).to(dtype), signed_coefficients(problem.coefficients).to(dtype).flatten()
+    pulled, ndim = vector_jacobian_product(v, [w], [None]), problem.x.dim() - 1
+    z = problem.x.to(dtype) + reference.branch(x, [w], [problem.biases[0].to(dtype)], problem.activations)
+    value, norm = c[0] * sample_dot(pulled, exact, ndim), sample_norm(pulled, ndim)
+    return z, c[0] * exact + c[1] * pulled, value, norm, stacked_linear(v[:1], w)[0], pulled[0]
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_memory_is_used_well(checker, precision):
     with checker.counting() as counters:
@@ -183,8 +211,12 @@ def test_memory_is_used_well(checker, precision):
     for file in ("activate.cuh", "chain_step.cuh", "rows.cuh"):
         traffic = counters.total("write", "global", file)
         assert traffic.sectors * 32 == traffic.bytes > 0
-    # Shared memory: no conflict. A pass over the banks serves 128 bytes, and of reads one phase of 8 or 32 lanes.
-    stores = counters.total("write", "shared", "product_fetch.cuh") + counters.total("write", "shared", "stage_product")
-    assert stores.wavefronts * 128 == stores.bytes
+    # Shared memory: no conflict.
+    # A pass over the banks serves 128 bytes; lanes of a vector tile share what they read.
+    for file in ("product_fetch.cuh", "product.cuh"):
+        stores = counters.total("write", "shared", file)
+        assert stores.wavefronts * 128 == stores.bytes > 0
     loads = counters.total("read", "shared", "tile.cuh")
-    assert loads.wavefronts == loads.requests * (4 if precision == "full" else 1) > 0
+    assert loads.wavefronts == loads.requests * 4 > 0
+    sums = counters.total("read", "shared", "product.cuh")
+    assert sums.wavefronts * 128 == sums.bytes > 0

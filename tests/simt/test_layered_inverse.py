@@ -9,7 +9,7 @@ from undone import make_undone
 from iresnet_fast import reference
 
 from . import operands
-from .branches import CARDS, CASES, FEW, run
+from .branches import CARDS, CASES, FEW, PRECISIONS, run
 
 # Reachable in the dtype, by few iterations.
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-5}
@@ -80,6 +80,22 @@ def test_the_last_update_is_a_plain_one(emulator):
         want = expected(problem, UNDONE, most, True)
         assert torch.equal(got[1], want[1])
         torch.testing.assert_close(got[::2], want[::2], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("case", **named(FEW))
+@pytest.mark.parametrize(("precision", "eps"), [("tf32", 2.0**-11), ("bf16", 2.0**-8)])
+def test_tensor_cores_round_only_operands(emulator, precision, eps, case):
+    """Each stage rounds two operands of sums of size 1; what z is off by, x is by 1 / (1 - L) times as much.
+
+    The residual is what z is off by apart from that. It need not reach a limit below the rounding.
+    """
+    problem = make(case, torch.float32)
+    x, iterations, residual = inverse(emulator, problem, 1e-3, 60, card="single", precision=PRECISIONS[precision])
+    exact = expected(make(case), 1e-9, 1000)[0]
+    assert (iterations < 60).all()
+    rounding = 2 * (len(case.hidden) + 1) * eps * max(1.0, exact.abs().max().item())
+    assert residual.max() <= 1e-3 * (1.0 - LIPSCHITZ) + rounding
+    assert (x - exact).abs().max().item() <= (residual.max().item() + rounding) / (1.0 - LIPSCHITZ)
 
 
 @pytest.mark.parametrize("max_iterations", [0, 3])

@@ -11,11 +11,10 @@ from torch.nn.grad import conv2d_weight
 
 from .emulator import Buffer
 from .operands import SCALARS, Target
+from .rounding import BF16, FULL, TF32, rounded, stored
 
-FULL, TF32, BF16 = range(3)
 DEPTH = {FULL: 4, TF32: 8, BF16: 16}  # channels are padded to multiples of it
-# Error of a sum of K products of standard normal numbers, over sqrt(K): rounding of the sums, or of the operands.
-BOUNDS = {(torch.float32, FULL): 4e-6, (torch.float64, FULL): 8e-15, (torch.float32, TF32): 2e-3}
+BOUNDS = {torch.float32: 4e-6, torch.float64: 8e-15}  # of a sum of K products of normal numbers, over sqrt(K)
 
 
 class Case(NamedTuple):
@@ -45,6 +44,7 @@ CASES = [
     Case(3, 2, 5, (5, 9), (1, 3)),
     Case(3, 2, 5, (2, 3), (9, 9)),
     Case(2, 3, 7, (3, 4), (4, 4)),
+    Case(40, 24, 3, (5, 4), (3, 1)),
 ]
 
 
@@ -55,7 +55,7 @@ class Pair(Structure):
 class Problem(Structure):
     _fields_ = (
         *((name, c_int) for name in ("out_channels", "in_channels", "kernel", "height", "width")),
-        *((name, c_int) for name in ("left_pitch", "right_pitch")),
+        *((name, c_int) for name in ("left_pitch", "right_pitch", "precision")),
         ("pair", Pair * 2),
         ("slope_terms", c_void_p),
         ("slope_term_count", c_int64),
@@ -66,9 +66,9 @@ class Problem(Structure):
 
 
 def to_rows(x, precision):
-    """[items, channels, height, width] -> [rows, pitch], the pads zero."""
+    """[items, channels, height, width] -> operands, [rows, pitch], the pads zero."""
     rows = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
-    return pad(rows, (0, -x.shape[1] % DEPTH[precision])).contiguous()
+    return stored(pad(rows, (0, -x.shape[1] % DEPTH[precision])), precision).contiguous()
 
 
 def numbers(case, dtype):
@@ -88,7 +88,7 @@ def run(emulator, case, dtype, precision=FULL, bias=True, beta=True):
     shape = (case.out, case.inputs, case.kernel, case.kernel)
     result = terms.new_empty(torch.Size(shape).numel() + case.out * bias + beta)
     problem = Problem(
-        *(case.out, case.inputs, case.kernel, *case.image, rows[0][0].shape[1], rows[0][1].shape[1]),
+        *(case.out, case.inputs, case.kernel, *case.image, rows[0][0].shape[1], rows[0][1].shape[1], precision),
         (Pair * 2)(*(Pair(left.data_ptr(), right.data_ptr(), len(left)) for left, right in rows)),
         *(terms.data_ptr() if beta else None, len(terms) if beta else 0, None, 0),
         *(terms.data_ptr() if bias else None, parameter.data_ptr() if beta else None, result.data_ptr()),
@@ -106,9 +106,9 @@ def run(emulator, case, dtype, precision=FULL, bias=True, beta=True):
     return (parts[0].view(shape), *parts[1:]), splits.value
 
 
-def expected(case, dtype):
+def expected(case, dtype, precision=FULL):
     pairs, terms, parameter = numbers(case, dtype)
-    pairs = [(left.double(), right.double()) for left, right in pairs]
+    pairs = [tuple(rounded(x, precision).double() for x in pair) for pair in pairs]
     weight = sum(
         conv2d_weight(right, (case.out, case.inputs, case.kernel, case.kernel), left, padding=case.kernel // 2)
         for left, right in pairs
@@ -119,8 +119,8 @@ def expected(case, dtype):
 
 def assert_close(case, got, dtype, precision):
     products = sum(case.images) * case.image[0] * case.image[1]
-    for a, exact in zip(got, expected(case, dtype), strict=True):
-        bound = BOUNDS[dtype, min(precision, TF32)] * max(products, len(exact.view(-1))) ** 0.5
+    for a, exact in zip(got, expected(case, dtype, precision), strict=True):
+        bound = BOUNDS[dtype] * max(products, len(exact.view(-1))) ** 0.5
         assert (a.double() - exact).abs().max().item() <= bound
 
 
@@ -151,7 +151,7 @@ def test_rows_are_shared_out_when_there_are_many(emulator):
     assert_close(case, got, torch.float32, FULL)
 
 
-@pytest.mark.parametrize("precision", [FULL, TF32])
+@pytest.mark.parametrize("precision", [FULL, TF32, BF16])
 @pytest.mark.parametrize("channels", [(64, 128), (32, 64), (16, 128), (128, 16)])  # exactly one tile of each shape
 def test_memory_traffic_is_the_least_possible(checker, channels, precision):
     """Operands are read once, in whole sectors, and no access of the main loop meets a bank twice."""
@@ -159,7 +159,7 @@ def test_memory_traffic_is_the_least_possible(checker, channels, precision):
     with checker.counting() as counters:
         run(checker, case, torch.float32, precision, beta=False)
     operands = counters.total("read", "global", "weight_gradient.cu")
-    assert operands.bytes == sum(channels) * sum(case.images) * 4
+    assert operands.bytes == sum(channels) * sum(case.images) * (2 if precision == BF16 else 4)
     assert operands.sectors == operands.bytes / 32
     copies = [t for (name, kind, space), t in counters.lines.items() if (kind, space) == ("write", "shared")]
     copies = [t for t in copies if t.bytes == 512 * t.requests]  # by 16 bytes

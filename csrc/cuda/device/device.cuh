@@ -97,12 +97,35 @@ __device__ __forceinline__ void store16(T* p, const Vector<T>& value) {
 }
 #endif
 
+// 8 bytes: 2 floats, or 4 Bf16.
+#ifdef SIMT_EMULATED
+inline void store8(void* p, unsigned first, unsigned second) {
+  typedef unsigned Pair __attribute__((vector_size(8), may_alias));
+  *static_cast<Pair*>(p) = Pair{first, second};
+}
+#else
+__device__ __forceinline__ void store8(void* p, unsigned first, unsigned second) {
+  *static_cast<uint2*>(p) = make_uint2(first, second);
+}
+#endif
+
 template <class T>
 __device__ __forceinline__ Vector<T> zero16() {
   Vector<T> v;
 #pragma unroll
   for (int i = 0; i < kVector<T>; ++i) v[i] = T(0);
   return v;
+}
+
+// The row that group number `group` of LANES neighbouring threads copies to, 16 bytes each, among rows PITCH bytes
+// apart in shared memory. The eight threads that a store takes at once meet no bank twice: where their rows would
+// overlap, they are so many rows apart that they lie LANES pieces of 16 bytes apart.
+template <int LANES, int PITCH>
+__device__ __forceinline__ int copied_row(int group) {
+  static_assert(LANES == 1 || LANES % 2 == 0 && PITCH % 16 == 0);
+  constexpr int kPieces = PITCH / 16, kStep = kPieces & -kPieces;
+  constexpr int kTogether = LANES < 8 ? 8 / LANES : 1, kApart = LANES > kStep && LANES < 8 ? LANES / kStep : 1;
+  return group / (kTogether * kApart) * (kTogether * kApart) + group % kTogether * kApart + group / kTogether % kApart;
 }
 
 // Copies `count` elements to shared memory without passing through registers; both pointers 16-byte aligned, count a

@@ -5,6 +5,10 @@
 //   TF32 16 x 8 x 8:   a = A(g, t), A(g + 8, t), A(g, t + 4), A(g + 8, t + 4);  b = B(t, g), B(t + 4, g)
 //   BF16 16 x 8 x 16:  a = A(g, 2t..), A(g + 8, 2t..), A(g, 2t + 8..), A(g + 8, 2t + 8..);  b = B(2t.., g), B(2t + 8..,
 //   g)
+//
+// load_matrices gives a warp four 8 x 8 matrices of 16-bit elements from shared memory, of which every lane passes the
+// address of one row: lane l that of row l % 8 of matrix l / 8, 16 bytes on 16 bytes. Word m of a lane is M(g, 2t..) of
+// matrix m, or transposed M(2t, g) and M(2t + 1, g). The first is also a matrix of 8 x 4 words of 32 bits: M(g, t).
 #pragma once
 
 #include "cuda/device/device.cuh"
@@ -43,6 +47,24 @@ inline void emulate_mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&
     }
   }
 }
+// Inlined, so that the loads are counted for the line that calls.
+template <class Word>
+__forceinline__ void emulate_load_matrices(unsigned (&to)[4], const void* row, Word word) {
+  typedef unsigned Row __attribute__((vector_size(16), may_alias));
+  const Row mine = *static_cast<const Row*>(row);
+  Row all[32];
+  simt::gather(&mine, sizeof mine, all, __FILE__, __LINE__);
+  for (int m = 0; m < 4; ++m) to[m] = word(all + 8 * m, simt::lane() / 4, simt::lane() % 4);
+}
+__forceinline__ void load_matrices(unsigned (&to)[4], const void* row) {
+  emulate_load_matrices(to, row, [](const auto* rows, int g, int t) { return rows[g][t]; });
+}
+__forceinline__ void load_matrices_transposed(unsigned (&to)[4], const void* row) {
+  emulate_load_matrices(to, row, [](const auto* rows, int g, int t) {
+    auto element = [&](int i) { return rows[i][g / 2] >> (g % 2 * 16) & 0xffffu; };
+    return element(2 * t) | element(2 * t + 1) << 16;
+  });
+}
 inline void mma_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
   struct {
     int lane(int k) const { return k % 4; }
@@ -59,7 +81,10 @@ inline void mma_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[
   } get;
   emulate_mma<16>(d, a, b, get);
 }
-#elif !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+#else
+__device__ __forceinline__ unsigned bits_of(float x) { return __float_as_uint(x); }
+__device__ __forceinline__ float float_of(unsigned x) { return __uint_as_float(x); }
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 __device__ __forceinline__ unsigned to_tf32(float x) {
   unsigned r;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(r) : "f"(x));
@@ -69,6 +94,16 @@ __device__ __forceinline__ unsigned to_bf16_pair(float low, float high) {
   unsigned r;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
   return r;
+}
+__device__ __forceinline__ void load_matrices(unsigned (&to)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(row))));
+}
+__device__ __forceinline__ void load_matrices_transposed(unsigned (&to)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(static_cast<unsigned>(__cvta_generic_to_shared(row))));
 }
 __device__ __forceinline__ void mma_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
   asm volatile(
@@ -82,11 +117,14 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], const unsigned (&a)[4], 
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
-#else  // sm_75 has neither format
+#else  // sm_75 has neither format, and so no use for the loads
 __device__ __forceinline__ unsigned to_tf32(float) { return 0; }
 __device__ __forceinline__ unsigned to_bf16_pair(float, float) { return 0; }
+__device__ __forceinline__ void load_matrices(unsigned (&)[4], const void*) { __trap(); }
+__device__ __forceinline__ void load_matrices_transposed(unsigned (&)[4], const void*) { __trap(); }
 __device__ __forceinline__ void mma_tf32(float (&)[4], const unsigned (&)[4], const unsigned (&)[2]) { __trap(); }
 __device__ __forceinline__ void mma_bf16(float (&)[4], const unsigned (&)[4], const unsigned (&)[2]) { __trap(); }
+#endif
 #endif
 
 }  // namespace irf::cuda

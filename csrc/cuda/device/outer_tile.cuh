@@ -5,7 +5,7 @@
 // row(i).
 #pragma once
 
-#include "cuda/device/mma.cuh"
+#include "cuda/device/tensor_tile.cuh"
 
 namespace irf::cuda {
 
@@ -14,6 +14,7 @@ namespace irf::cuda {
 template <class T, int ROW_LANES>
 struct OuterTile {
   using Element = T;
+  using Operand = T;
   static constexpr int kWidth = kVector<T>, kThreadRows = 2 * kWidth, kGroups = 2;
   static constexpr int kRowLanes = ROW_LANES, kColumnLanes = kWarp / ROW_LANES;
   static constexpr int kRows = kThreadRows * kRowLanes, kColumns = kGroups * kWidth * kColumnLanes;
@@ -49,38 +50,56 @@ struct OuterTile {
   }
 };
 
-// Tensor-core tile of FRAGMENT_ROWS x FRAGMENT_COLUMNS fragments of 16 x 8, operands rounded to TF32 as they leave
-// shared memory. The pitch is 8 * odd: the four rows of a fragment load then lie in different banks.
-template <int FRAGMENT_ROWS, int FRAGMENT_COLUMNS>
-struct TensorOuterTile {
-  using Element = float;
-  static constexpr int kWidth = 2, kThreadRows = 2 * FRAGMENT_ROWS, kGroups = FRAGMENT_COLUMNS;
-  static constexpr int kRows = 16 * FRAGMENT_ROWS, kColumns = 8 * FRAGMENT_COLUMNS;
-
-  float sum[FRAGMENT_ROWS][FRAGMENT_COLUMNS][4];
-
-  static __device__ __forceinline__ int row(int i) { return i * 8 + static_cast<int>(threadIdx.x) % kWarp / 4; }
-  static __device__ __forceinline__ int column(int g) { return g * 8 + static_cast<int>(threadIdx.x) % 4 * 2; }
-  __device__ __forceinline__ float* at(int i, int g) { return &sum[i / 2][g][i % 2 * 2]; }
+// Tensor-core tile of operands already rounded. The pitch is 8 * odd elements, so that the rows of one load lie in
+// different banks: four of TF32, whose words are loaded one by one, or eight of bf16, transposed as they are loaded.
+template <Precision PRECISION, int FRAGMENT_ROWS, int FRAGMENT_COLUMNS>
+struct FragmentOuterTile : FragmentSums<PRECISION, FRAGMENT_ROWS, FRAGMENT_COLUMNS> {
+  using Sums = FragmentSums<PRECISION, FRAGMENT_ROWS, FRAGMENT_COLUMNS>;
+  using Operand = typename Sums::Operand;
 
   template <int DEPTH>
-  __device__ __forceinline__ void multiply(const float* a, const float* b, int pitch) {
-    const int lane = static_cast<int>(threadIdx.x) % kWarp;
-    a += lane % 4 * pitch + lane / 4;
-    b += lane % 4 * pitch + lane / 4;
+  __device__ __forceinline__ void multiply(const Operand* a, const Operand* b, int pitch) {
+    const int lane = lane_index();
+    if constexpr (PRECISION == Precision::kBf16) {
+      a += (lane / 16 * 8 + lane % 8) * pitch + lane / 8 % 2 * 8;
+      b += lane % 16 * pitch + lane / 16 * 8;
+    } else {
+      a += lane % 4 * pitch + lane / 4;
+      b += lane % 4 * pitch + lane / 4;
+    }
 #pragma unroll 1
-    for (int r = 0; r < DEPTH; r += 8) {
+    for (int r = 0; r < DEPTH; r += Sums::kDepth, a += Sums::kDepth * pitch, b += Sums::kDepth * pitch) {
       unsigned left[FRAGMENT_ROWS][4];
 #pragma unroll
-      for (int i = 0; i < FRAGMENT_ROWS; ++i)
+      for (int i = 0; i < FRAGMENT_ROWS; ++i) load_left(left[i], a + 16 * i, pitch);
 #pragma unroll
-        for (int e = 0; e < 4; ++e) left[i][e] = to_tf32(a[(r + e / 2 * 4) * pitch + 16 * i + e % 2 * 8]);
-#pragma unroll
-      for (int j = 0; j < FRAGMENT_COLUMNS; ++j) {
-        const unsigned right[2] = {to_tf32(b[r * pitch + 8 * j]), to_tf32(b[(r + 4) * pitch + 8 * j])};
-#pragma unroll
-        for (int i = 0; i < FRAGMENT_ROWS; ++i) mma_tf32(sum[i][j], left[i], right);
+      for (int j = 0; j < FRAGMENT_COLUMNS; j += 2) {
+        unsigned right[4];
+        load_right(right, b + 8 * j, pitch);
+        Sums::add(left, j, {right[0], right[1]});
+        Sums::add(left, j + 1, {right[2], right[3]});
       }
+    }
+  }
+
+ private:
+  // A fragment of 16 rows.
+  static __device__ __forceinline__ void load_left(unsigned (&to)[4], const Operand* a, int pitch) {
+    if constexpr (PRECISION == Precision::kBf16) {
+      load_matrices_transposed(to, a);
+    } else {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) to[e] = bits_of(a[e / 2 * 4 * pitch + e % 2 * 8]);
+    }
+  }
+
+  // Two fragments of 8 columns.
+  static __device__ __forceinline__ void load_right(unsigned (&to)[4], const Operand* b, int pitch) {
+    if constexpr (PRECISION == Precision::kBf16) {
+      load_matrices_transposed(to, b);
+    } else {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) to[e] = bits_of(b[e % 2 * 4 * pitch + e / 2 * 8]);
     }
   }
 };

@@ -2,11 +2,18 @@
 // adjacent and padded with zeros to channel_pad. Weights are packed as flat rows tap * channel_pad(K) + k of
 // column_pitch(N) columns, pads zero: the forward form has K = in, N = out; the transposed form K = out, N = in and the
 // taps flipped. Plans use it on the host.
+//
+// What feeds products of a layered walk, rows and packed weights, are operands: values of the numbers' own type T in
+// full precision, floats rounded to TF32, or Bf16. They are rounded once, when they are stored (device/operand.cuh).
+// Buffers of operands are of type T* all the same, since the precision is known only at run time. Packed for TF32, four
+// flat rows are one, a column's four numbers side by side (adjacent_k). Resident walks have their state in full
+// precision and round what they load from it, so their weights are packed as values.
 #pragma once
 
 #include <cstdint>
 
 #include "cuda/device/card.h"
+#include "iresnet_fast/macros.h"
 #include "iresnet_fast/params.h"
 
 namespace irf::cuda {
@@ -27,16 +34,40 @@ int64_t rows_size(const Branch<T>& branch, int channels, Precision precision) {
   return branch.batch * branch.pixels() * channel_pad(channels, precision);
 }
 
-// Columns of a packed row. Tensor-core fragments want 8 * odd, so that the rows of one load lie in different banks.
-constexpr IRF_HOST_DEVICE int column_pitch(int columns, Precision precision) {
+enum class Packing { kValues, kOperands };
+
+// Flat rows of operands that are one row in memory. Tensor cores want adjacent k in one register, or the next:
+// bf16 is brought there by a transposing load, which 32 bits do not have.
+constexpr IRF_HOST_DEVICE int adjacent_k(Precision precision) { return precision == Precision::kTf32 ? 4 : 1; }
+
+// Where flat row `row` of packed operands has column `column`.
+constexpr IRF_HOST_DEVICE int64_t packed_at(int64_t row, int column, int pitch, Precision precision) {
+  const int adjacent = adjacent_k(precision);
+  return (row / adjacent * pitch + column) * adjacent + row % adjacent;
+}
+
+struct Bf16 {
+  uint16_t bits;  // the upper half of a float's
+};
+
+// Elements of T that `count` operands take; an even count where they are Bf16.
+constexpr IRF_HOST_DEVICE int64_t operand_size(int64_t count, Precision precision) {
+  return precision == Precision::kBf16 ? count / 2 : count;
+}
+
+// Columns of a packed row. Rows of bf16 are whole sectors of 32 bytes. Tensor cores fed from shared memory as it was
+// packed want 8 * odd, so that the rows of one load lie in different banks.
+constexpr IRF_HOST_DEVICE int column_pitch(int columns, Precision precision, Packing packing) {
   if (precision == Precision::kFull) return (columns + 3) / 4 * 4;
+  if (precision == Precision::kBf16 && packing == Packing::kOperands) return (columns + 15) / 16 * 16;
   const int groups = (columns + 7) / 8;
   return 8 * (groups + 1 - groups % 2);
 }
 
-// Elements of the packed weights of a kernel x kernel stage that reduces over K channels and yields N.
-constexpr IRF_HOST_DEVICE int64_t packed_size(int K, int N, int kernel, Precision precision) {
-  return int64_t(kernel) * kernel * channel_pad(K, precision) * column_pitch(N, precision);
+// Elements of T of the packed weights of a kernel x kernel stage that reduces over K channels and yields N.
+constexpr IRF_HOST_DEVICE int64_t packed_size(int K, int N, int kernel, Precision precision, Packing packing) {
+  const int64_t count = int64_t(kernel) * kernel * channel_pad(K, precision) * column_pitch(N, precision, packing);
+  return packing == Packing::kOperands ? operand_size(count, precision) : count;
 }
 
 }  // namespace irf::cuda

@@ -1,4 +1,4 @@
-#include "cuda/device/device.cuh"
+#include "cuda/device/operand.cuh"
 #include "cuda/device/pack_weights.h"
 
 namespace irf::cuda {
@@ -10,7 +10,7 @@ constexpr int kTile = 32, kTileRows = 8;
 template <class T>
 struct PackStage {
   const T* weight;  // [out][in][taps]
-  T* packed;        // [tap][k][pitch]
+  T* packed;        // flat rows tap * depth + k of pitch columns
   int out, in, taps;
   int depth, pitch;
   int first_block, column_tiles;
@@ -21,6 +21,7 @@ struct PackStages {
   PackStage<T> stage[kStagesAtOnce];
   int count;
   bool transposed;
+  Precision rounding;  // of operands; kFull: none
 };
 
 // A block packs 32 k x 32 columns of all taps: the strided reads of one tap bring the next taps into the cache. They
@@ -47,8 +48,8 @@ __global__ void __launch_bounds__(kTile* kTileRows, 1) pack_kernel(const PackSta
     for (int row = first_row; row < kTile; row += kTileRows) {
       const int k = first_k + row, column = first_column + lane;
       if (k < stage.depth && column < stage.pitch)
-        stage.packed[(int64_t(tap) * stage.depth + k) * stage.pitch + column] =
-            stages.transposed ? tile[row][lane] : tile[lane][row];
+        store_operand(stage.packed, packed_at(int64_t(tap) * stage.depth + k, column, stage.pitch, stages.rounding),
+                      stages.transposed ? tile[row][lane] : tile[lane][row], stages.rounding);
     }
     __syncthreads();
   }
@@ -61,6 +62,7 @@ cudaError_t PackedWeights<T>::launch(const Context& context) const {
   const Precision precision = context.precision;
   PackStages<T> stages;
   stages.transposed = form_ == Form::kTransposed;
+  stages.rounding = packing_ == Packing::kOperands ? precision : Precision::kFull;
   for (int first = 0; first < branch_.stages; first += kStagesAtOnce) {
     stages.count = branch_.stages - first < kStagesAtOnce ? branch_.stages - first : kStagesAtOnce;
     int blocks = 0;
@@ -73,7 +75,7 @@ cudaError_t PackedWeights<T>::launch(const Context& context) const {
       to.in = from.in_channels;
       to.taps = from.kernel * from.kernel;
       to.depth = channel_pad(stages.transposed ? to.out : to.in, precision);
-      to.pitch = column_pitch(stages.transposed ? to.in : to.out, precision);
+      to.pitch = column_pitch(stages.transposed ? to.in : to.out, precision, packing_);
       to.first_block = blocks;
       to.column_tiles = ceil_div(to.pitch, kTile);
       blocks += ceil_div(to.depth, kTile) * to.column_tiles;

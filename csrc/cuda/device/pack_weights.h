@@ -14,13 +14,14 @@ enum class Form { kForward, kTransposed };
 template <class T>
 class PackedWeights {
  public:
-  PackedWeights(const Branch<T>& branch, Form form, Precision precision, Workspace& workspace)
-      : branch_(branch), form_(form), packed_(branch.stages) {
+  PackedWeights(const Branch<T>& branch, Form form, Precision precision, Packing packing, Workspace& workspace)
+      : branch_(branch), form_(form), packing_(packing), packed_(branch.stages) {
     for (int i = 0; i < branch.stages; ++i) {
       const Stage<T>& stage = branch.stage[i];
-      packed_[i] = workspace.take<T>(form == Form::kForward
-                                         ? packed_size(stage.in_channels, stage.out_channels, stage.kernel, precision)
-                                         : packed_size(stage.out_channels, stage.in_channels, stage.kernel, precision));
+      const bool forward = form == Form::kForward;
+      const int K = forward ? stage.in_channels : stage.out_channels;
+      const int N = forward ? stage.out_channels : stage.in_channels;
+      packed_[i] = workspace.take<T>(packed_size(K, N, stage.kernel, precision, packing));
     }
   }
 
@@ -32,6 +33,7 @@ class PackedWeights {
  private:
   Branch<T> branch_;
   Form form_;
+  Packing packing_;
   std::vector<Buffer<T>> packed_;  // [L]
 };
 

@@ -3,10 +3,13 @@
 // lie in different banks); B[k] at b + k * pitch, columns adjacent.
 //
 // Both kinds of tile offer the same view of their accumulators: kThreadRows rows and kGroups groups of kWidth adjacent
-// columns a thread; at(i, g) points to the group in row row(i) from column column(g) on.
+// columns a thread; at(i, g) points to the group in row row(i) from column column(g) on. Of A a thread wants the
+// offsets of the kLoadRows rows load_row(i). Rows of B are to be kPadding elements longer than a tile, rows of sums in
+// shared memory kSumPadding: accesses then meet no bank twice.
 #pragma once
 
 #include "cuda/device/mma.cuh"
+#include "cuda/device/pack.h"
 
 namespace irf::cuda {
 
@@ -17,9 +20,11 @@ constexpr int kAllColumns = 1 << 30;
 template <class T, int ROWS, int COLUMNS, int ROW_LANES>
 struct SimtTile {
   using Element = T;
-  static constexpr int kWidth = kVector<T>;
+  using Operand = T;
+  static constexpr Precision kPrecision = Precision::kFull;
+  static constexpr int kWidth = kVector<T>, kPadding = 0, kSumPadding = 0;
   static constexpr int kRowLanes = ROW_LANES, kColumnLanes = kWarp / ROW_LANES;
-  static constexpr int kThreadRows = ROWS, kGroups = COLUMNS / kWidth;
+  static constexpr int kThreadRows = ROWS, kLoadRows = ROWS, kGroups = COLUMNS / kWidth;
   static constexpr int kRows = ROWS * kRowLanes, kColumns = COLUMNS * kColumnLanes;
   static constexpr int kDepth = 4;  // k advances by so much
   // Short steps share their addresses. (A single row is bound by its loads anyway.)
@@ -31,6 +36,7 @@ struct SimtTile {
   static __device__ __forceinline__ int row(int i) {
     return i * kRowLanes + static_cast<int>(threadIdx.x) % kWarp / kColumnLanes;
   }
+  static __device__ __forceinline__ int load_row(int i) { return row(i); }
   static __device__ __forceinline__ int column(int g) {
     return (g * kColumnLanes + static_cast<int>(threadIdx.x) % kColumnLanes) * kWidth;
   }
@@ -43,7 +49,12 @@ struct SimtTile {
       for (int j = 0; j < COLUMNS; ++j) sum[i][j] = T(0);
   }
 
-  // `depth` is a multiple of kDepth. Columns from `limit` (a multiple of kWidth) on read column 0 instead: their sums
+  // `depth` is a multiple of kDepth.
+  __device__ __forceinline__ void multiply(const T* a, const int (&offset)[ROWS], const T* b, int pitch, int depth) {
+    multiply(a, offset, b, pitch, kAllColumns, depth);
+  }
+
+  // Columns from `limit` (a multiple of kWidth) on read column 0 instead: their sums
   // are never used.
   __device__ __forceinline__ void multiply(const T* a, const int (&offset)[ROWS], const T* b, int pitch, int limit,
                                            int depth) {
@@ -76,10 +87,10 @@ struct SimtTile {
   }
 };
 
-// Tensor-core tile of FRAGMENT_ROWS x FRAGMENT_COLUMNS fragments of 16 x 8. Operands are rounded as they leave shared
-// memory. B's pitch is 8 * odd, so that its fragment loads are free of conflicts like A's. Which k of memory
-// plays which k of the instruction does not matter as long as A and B agree: bf16 pairs k with k + 4, so that its loads
-// are those of TF32.
+// Tensor-core tile of resident walks, whose state is in full precision: FRAGMENT_ROWS x FRAGMENT_COLUMNS fragments of
+// 16 x 8, operands rounded as they leave shared memory. B's pitch is 8 * odd, so that its fragment loads are free of
+// conflicts like A's. Which k of memory plays which k of the instruction does not matter as long as A and B agree: bf16
+// pairs k with k + 4, so that its loads are those of TF32.
 template <Precision PRECISION, int FRAGMENT_ROWS, int FRAGMENT_COLUMNS>
 struct TensorTile {
   using Element = float;

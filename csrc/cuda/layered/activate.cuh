@@ -2,6 +2,7 @@
 // An epilogue of layered/product.cuh and of layered/rows.cuh.
 #pragma once
 
+#include "cuda/device/operand.cuh"
 #include "cuda/layered/product.cuh"
 #include "cuda/layered/stage_rows.h"
 
@@ -16,6 +17,7 @@ struct Activate {
   Activation activation;
   const T* beta;
   StageRows<T*> rows;
+  Precision precision;  // of h
   T slope;
 
   __device__ void begin() { slope = slope_of(beta); }
@@ -39,7 +41,7 @@ struct Activate {
       h[i] = real ? value.h : T(0);
       d[i] = real ? value.d : T(0);
     }
-    if (rows.h) store16(rows.h + at, h);
+    if (rows.h) store_operands(rows.h, at, h, precision);
     if (rows.d) store16(rows.d + at, d);
   }
 };
@@ -54,6 +56,7 @@ Activate<T> activation_of(const Branch<T>& branch, int i, Precision precision, c
           stage.activation,
           stage.beta,
           rows,
+          precision,
           T(1)};
 }
 

@@ -84,11 +84,12 @@ class BackwardLaunch {
   Linearized<T> linearized(int i, int repeat) const {
     const RowsLayout rows = layout(i, repeat);
     Linearized<T> epilogue{};
-    epilogue.a = stage(i).a ? stage(i).a : stage(i).h;  // the identity
+    epilogue.a = stage(i).a;
     epilogue.activation = branch_.stage[i].activation;
     epilogue.beta = branch_.stage[i].beta;
     epilogue.pitch = rows.pitch;
     epilogue.rows = rows.items * rows.pixels;
+    epilogue.precision = precision_;
     return epilogue;
   }
 
@@ -145,7 +146,7 @@ cudaError_t BackwardLaunch<T>::cotangents() const {
   if (op_.pairs == 0) return cudaSuccess;
   const RowsLayout output = layout(stages_, op_.pairs);
   const WeightedEvents<T> scaled{op_.cotangents, op_.weight, output.size(), branch_.batch, static_cast<T>(op_.pairs)};
-  cudaError_t error = to_rows<T>(output, scaled, StoreRows<T>{r_[stages_], output.pitch}, context_.stream);
+  cudaError_t error = to_rows<T>(output, scaled, StoreRows<T>{r_[stages_], output.pitch, precision_}, context_.stream);
   for (int i = stages_ - 1; i >= 0 && error == cudaSuccess; --i) {
     if (i == 0 && (straight(branch_, 0) || !wants_backward(0))) break;
     Linearized<T> epilogue = linearized(i, op_.pairs);
@@ -162,12 +163,15 @@ cudaError_t BackwardLaunch<T>::cotangents() const {
 template <class T>
 cudaError_t BackwardLaunch<T>::backward() const {
   const RowsLayout output = layout(stages_), input = layout(0);
-  cudaError_t error = op_.grad ? to_rows<T>(output, Events<T>{op_.grad, output.size()},
-                                            StoreRows<T>{s_[stages_], output.pitch}, context_.stream)
-                               : cudaMemsetAsync(s_[stages_], 0, sizeof(T) * output.row_elements(), context_.stream);
+  cudaError_t error = op_.grad
+                          ? to_rows<T>(output, Events<T>{op_.grad, output.size()},
+                                       StoreRows<T>{s_[stages_], output.pitch, precision_}, context_.stream)
+                          : cudaMemsetAsync(s_[stages_], 0, sizeof(T) * operand_size(output.row_elements(), precision_),
+                                            context_.stream);
   for (int i = stages_ - 1; i >= 0 && wants_backward(i) && error == cudaSuccess; --i) {
     Linearized<T> epilogue = linearized(i, 1);
     epilogue.scaled = s_[i];
+    if (i == 0) epilogue.precision = Precision::kFull;  // the gradient of x
     epilogue.terms = terms_[i];
     if (curved_[i]) {
       epilogue.added = curved_[i];
@@ -191,7 +195,7 @@ cudaError_t BackwardLaunch<T>::parameters() const {
     gradient.pair[1].right = p_[i];
     gradient.slope_terms = terms_[i];
     gradient.partial = context_.memory[described_.partials[i]];
-    const cudaError_t error = weight_gradient(gradient, precision_, context_.stream);
+    const cudaError_t error = weight_gradient(gradient, context_.stream);
     if (error != cudaSuccess) return error;
   }
   return gather_gradients(branch_, gradients.data(), op_.grad_parameters, context_.stream);
@@ -205,7 +209,7 @@ LayeredBackward<T>::LayeredBackward(const Branch<T>& branch_, const BranchBackwa
     : branch(branch_),
       op(op_),
       recall(op.kept && op.pairs <= 1 && kept_size(branch, target.precision) == op.kept_size),
-      transposed(branch, Form::kTransposed, target.precision, workspace),
+      transposed(branch, Form::kTransposed, target.precision, Packing::kOperands, workspace),
       stages(branch.stages),
       t(branch.stages),
       p(branch.stages),
@@ -215,7 +219,7 @@ LayeredBackward<T>::LayeredBackward(const Branch<T>& branch_, const BranchBackwa
       terms(branch.stages),
       gradients(branch.stages),
       partials(branch.stages) {
-  if (!recall) forward.emplace(branch, Form::kForward, target.precision, workspace);
+  if (!recall) forward.emplace(branch, Form::kForward, target.precision, Packing::kOperands, workspace);
   take_rows(target.precision, workspace);
   take_gradients(target, workspace);
   share_sums(branch, op.pairs, target, workspace);
@@ -226,9 +230,9 @@ void LayeredBackward<T>::take_rows(Precision precision, Workspace& workspace) {
   const bool pairs = op.pairs > 0;
   const Kept<T> kept(branch, precision, const_cast<T*>(op.kept));  // only read
   for (int i = 0; i <= branch.stages; ++i) {
-    const int64_t size = layout_of(branch, i, precision).row_elements();
-    if (i > 0 || op.grad_x) s[i] = workspace.take<T>(size);
-    if (i > 0 && pairs) r[i] = workspace.take<T>(size * op.pairs);
+    const int64_t size = layout_of(branch, i, precision).row_elements(), operands = operand_size(size, precision);
+    if (i > 0 || op.grad_x) s[i] = workspace.take<T>(i > 0 ? operands : size);
+    if (i > 0 && pairs) r[i] = workspace.take<T>(operands * op.pairs);
     if (i == branch.stages) break;
     if (pairs && !straight(branch, i)) curved[i] = workspace.take<T>(size * op.pairs);
     if (recall && i > 0) {
@@ -237,8 +241,8 @@ void LayeredBackward<T>::take_rows(Precision precision, Workspace& workspace) {
       continue;
     }
     if (branch.stage[i].activation != Activation::kIdentity) stages[i].a = workspace.take<T>(size);
-    stages[i].h = workspace.take<T>(size);
-    if (pairs) p[i] = workspace.take<T>(size * op.pairs);
+    stages[i].h = workspace.take<T>(operands);
+    if (pairs) p[i] = workspace.take<T>(operands * op.pairs);
     t[i] = curved[i];
   }
 }
@@ -256,6 +260,7 @@ void LayeredBackward<T>::take_gradients(const Target& target, Workspace& workspa
     gradient.width = branch.dense() ? 1 : branch.width;
     gradient.left_pitch = channel_pad(stage.out_channels, target.precision);
     gradient.right_pitch = channel_pad(stage.in_channels, target.precision);
+    gradient.precision = target.precision;
     gradient.pair[0].rows = rows;
     gradient.pair[1].rows = rows * op.pairs;
     if (stage.beta) {

@@ -64,7 +64,7 @@ class ChainLaunch {
       y_[i] = memory[scratch.y[i]];
     }
     start_ = memory[scratch.start];
-    power_ = memory[scratch.power];
+    w_ = memory[scratch.w];
     if (!chain.series.value) return;
     const StageProduct<T> product = last_product(chain, context.precision);
     sums_ = ItemSums<T, 2>(memory[scratch.partials], product, plan_of(product, context).epilogue_columns);
@@ -106,7 +106,9 @@ class ChainLaunch {
     ChainStep<T> entry{};
     entry.pitch = events_.pitch;
     entry.d = chain_.transpose ? nullptr : derivative(0);
-    entry.out = start_;
+    if (series()) entry.result = start_;
+    entry.out = state_ = states_[1];
+    entry.precision = context_.precision;
     if (series()) set_neumann(entry, 0);
     const cudaError_t error =
         chain_.probe ? to_rows<T>(events_, Events<T>{chain_.probe, events_.size()}, entry, context_.stream)
@@ -121,30 +123,29 @@ class ChainLaunch {
   cudaError_t term(int k) {
     const int stages = chain_.branch.stages;
     const bool last_term = k == chain_.series.terms;
-    const T* from = k == 1 ? start_ : state_;
-    if (last_term && chain_.tangent) return shortcut(from);
+    if (last_term && chain_.tangent) return shortcut(k == 1 ? start_ : w_);
     for (int i = 0; i < stages; ++i) {
       const bool last = i == stages - 1;
       const int stage = chain_.transpose ? stages - 1 - i : i;
       const T* packed = context_.memory[chain_.weights[stage]];
       StageProduct<T> product =
-          product_of(chain_.branch, stage, chain_.transpose, context_.precision, packed, from, chain_.items());
-      // The rows of a block left out are still read by its neighbours, so they must have been written once; with one
-      // stage it takes two terms to write both states.
-      product.active = stages > 1 || k > 2 ? active_ : nullptr;
+          product_of(chain_.branch, stage, chain_.transpose, context_.precision, packed, state_, chain_.items());
+      product.active = active_;  // of the first term all items are
       ChainStep<T> step{};
       step.pitch = product.columns;
       step.d = derivative(chain_.transpose ? stage : (i + 1) % stages);
-      step.out = from == states_[0] ? states_[1] : states_[0];
-      if (last && chain_.powers && !chain_.transpose) step.product = power_;
+      step.precision = context_.precision;
+      if (last && chain_.powers) (chain_.transpose ? step.result : step.product) = w_;
+      // The last product that a term is computed with; a shortcut reads w_{n-1} itself.
+      const bool shortcut_next = chain_.tangent && k + 1 == chain_.series.terms;
+      if (last && shortcut_next) step.result = w_;
+      if (!last || !(last_term || shortcut_next)) step.out = state_ = state_ == states_[0] ? states_[1] : states_[0];
       if (last && series()) {
         step.v = start_;
         step.sums = sums_;
         step.active = last_;
         if (!last_term) set_neumann(step, k);
       }
-      from = state_ = step.out;
-      if (last && last_term && !(chain_.powers && chain_.transpose)) step.out = nullptr;
       const cudaError_t error = launch_product(product, step, context_);
       if (error != cudaSuccess) return error;
     }
@@ -164,21 +165,21 @@ class ChainLaunch {
     if (!chain_.powers) return cudaGetLastError();
     const StorePower<T> store{chain_.powers + (k - 1) * chain_.power_stride, events_.samples, chain_.probe_stride,
                               chain_.sample_stride};
-    const LoadRows<T> power{chain_.transpose ? state_ : power_, events_.pitch};
+    const LoadRows<T> power{w_, events_.pitch};
     return from_rows<T>(events_, power, store, context_.stream);
   }
 
   const Chain<T>& chain_;
   const Context& context_;
   const RowsLayout events_;
-  T *start_, *states_[2], *y_[2], *power_;  // as in LayeredChain
+  T *start_, *states_[2], *y_[2], *w_;  // as in LayeredChain
   // Of a series; else none.
   LayeredSeries<T> series_{};
   ItemSums<T, 2> sums_{};
   int* last_ = nullptr;
   const int* active_ = nullptr;  // null: every item takes every product
   unsigned* stopped_ = nullptr;
-  T* state_ = nullptr;  // the newest product
+  T* state_ = nullptr;  // the operand of the next product
 };
 
 }  // namespace
@@ -191,10 +192,10 @@ LayeredChain<T>::LayeredChain(const Chain<T>& chain, const Target& target, Works
   int64_t largest = 0;
   for (int i = 0; i < chain.branch.stages; ++i)
     largest = std::max(largest, int64_t(channel_pad(chain.branch.stage[i].in_channels, target.precision)));
-  start = workspace.take<T>(size);
-  for (Buffer<T>& s : state) s = workspace.take<T>(items * events.pixels * largest);
-  if (chain.powers && !chain.transpose) power = workspace.take<T>(size);
+  for (Buffer<T>& s : state) s = workspace.take<T>(operand_size(items * events.pixels * largest, target.precision));
+  w = workspace.take<T>(size);
   if (!chain.series.value) return;
+  start = workspace.take<T>(size);
   const StageProduct<T> product = last_product(chain, target.precision);
   const int columns = plan_of(product, target).epilogue_columns;
   partials = workspace.take<T>(ItemSums<T, 2>::size(product, columns));

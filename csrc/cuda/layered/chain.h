@@ -15,9 +15,9 @@ struct LayeredChain {
   cudaError_t launch(const Chain<T>& chain, const Context& context) const;
 
   // Scratch, rows unless said otherwise; none where the chain has no use for it.
-  Buffer<T> start;           // v, or D_0 v for powers of J
-  Buffer<T> state[2];        // between stages
-  Buffer<T> power;           // w_k, for powers of J
+  Buffer<T> start;           // v, for a series
+  Buffer<T> state[2];        // operands, from one product to the next
+  Buffer<T> w;               // w_k where it is asked for itself
   Buffer<T> y[2];            // Neumann vectors: after term k the newest is y[k % 2]
   Buffer<T> partials;        // per row and tile of columns: <w_k, v>, |w_k|^2
   Buffer<T> limit;           // [items]: stop at |w_k| tail_k <= limit

@@ -1,6 +1,7 @@
 // The epilogue of every product of a layered power chain.
 #pragma once
 
+#include "cuda/device/operand.cuh"
 #include "cuda/layered/item_sums.cuh"
 
 namespace irf::cuda {
@@ -16,10 +17,12 @@ struct ChainStep {
   static constexpr int kUnroll = 2;
 
   int pitch;
-  const T* d;  // or null: times 1
-  T* product;  // the product before d, or null
-  T* out;      // or null
-  const T* v;  // or null: no sums
+  const T* d;           // or null: times 1
+  T* product;           // the product before d, or null
+  T* result;            // and after it, or null
+  T* out;               // the same as operands, or null
+  Precision precision;  // of these
+  const T* v;           // or null: no sums
   ItemSums<T, 2> sums;
   T* y;               // or null
   const T* y_before;  // or null: 0
@@ -54,7 +57,8 @@ struct ChainStep {
 #pragma unroll
         for (int e = 0; e < kVector<T>; ++e) w[e] *= ahead.d[e];
       }
-      if (out) store16(out + at, w);
+      if (result) store16(result + at, w);
+      if (out) store_operands(out, at, w, precision);
       if (v) {
 #pragma unroll
         for (int e = 0; e < kVector<T>; ++e) {

@@ -16,6 +16,7 @@ LayeredForward<T>::LayeredForward(const Forward<T>& forward, const Target& targe
   int64_t size = 0;
   for (int i = 0; i < branch.stages; ++i)
     size = std::max(size, rows_size(branch, branch.stage[i].in_channels, target.precision));
+  size = operand_size(size, target.precision);
   // The rows of h that nobody keeps.
   const Buffer<T> h[2] = {workspace.take<T>(size), branch.stages > 1 ? workspace.take<T>(size) : Buffer<T>()};
   for (int i = 0; i < branch.stages; ++i) {

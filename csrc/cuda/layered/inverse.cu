@@ -49,8 +49,8 @@ class InverseLaunch {
   }
 
   cudaError_t run() {
-    cudaError_t error =
-        to_rows<T>(events_, Events<T>{op_.z, events_.size()}, StoreRows<T>{state_.z, events_.pitch}, context_.stream);
+    cudaError_t error = to_rows<T>(events_, Events<T>{op_.z, events_.size()},
+                                   StoreRows<T>{state_.z, events_.pitch, Precision::kFull}, context_.stream);
     if (error == cudaSuccess)
       error = in_pieces(op_.max_iterations, branch_.batch, state_.stopped, context_,
                         [this](int64_t iteration) { return iterate(iteration); });
@@ -100,6 +100,7 @@ LayeredInverse<T>::LayeredInverse(const Inverse<T>& inverse, const Target& targe
   int64_t largest = 0;
   for (int i = 0; i < branch.stages; ++i)
     largest = std::max(largest, rows_of(branch, branch.stage[i].in_channels, precision).row_elements());
+  largest = operand_size(largest, precision);
   const Buffer<T> h[] = {workspace.take<T>(largest), workspace.take<T>(largest)};
   for (int i = 0; i < branch.stages; ++i) stages[i].h = h[i % 2];
   const StageProduct<T> product = last_product<T>(branch, precision, nullptr, nullptr);

@@ -2,11 +2,12 @@
 // a_i itself (one buffer to read instead of three). An epilogue of layered/product.cuh and of layered/rows.cuh; with v
 // the product,
 //   value  <- v                       tangents t_i
-//   scaled <- D_i v + sum of added    D_i t_i, cotangents r_i, the ordinary backward s_i
+//   scaled <- D_i v + sum of added    D_i t_i, cotangents r_i, the ordinary backward s_i: operands
 //   curved <- E_i t v                 what the cotangents of a pair add to s_i; may lie in the place of its tangent t
 //   terms  <- sum over a row of v d h / d slope, or of v t d D / d slope where t is given
 #pragma once
 
+#include "cuda/device/operand.cuh"
 #include "cuda/layered/product.cuh"
 
 namespace irf::cuda {
@@ -15,13 +16,14 @@ template <class T>
 struct Linearized {
   static constexpr int kUnroll = 1;  // the code of every activation, once
 
-  const T* a;  // [samples * pixels][pitch]
+  const T* a;  // [samples * pixels][pitch]; null for an identity, which is as steep everywhere
   Activation activation;
   const T* beta;
   int pitch;
   int64_t rows;
   // Each may be null.
   T *value, *scaled, *curved;  // [rows][pitch]
+  Precision precision;         // of `scaled`
   const T* t;                  // [rows][pitch]; given with `curved`
   T* terms;                    // [column tiles][rows]
   const T* added;              // [addends][rows][pitch]
@@ -35,7 +37,7 @@ struct Linearized {
     T term = T(0);
     if (inside) {
       const int64_t at = place.row * pitch + column;
-      const Vector<T> point = load16(a + place.sample_row() * pitch + column);
+      const Vector<T> point = a ? load16(a + place.sample_row() * pitch + column) : zero16<T>();
       Vector<T> d, e;
 #pragma unroll
       for (int i = 0; i < kVector<T>; ++i) {
@@ -53,7 +55,7 @@ struct Linearized {
 #pragma unroll
           for (int i = 0; i < kVector<T>; ++i) d[i] += more[i];
         }
-        store16(scaled + at, d);
+        store_operands(scaled, at, d, precision);
       }
       if (t || terms) {
         const Vector<T> tangent = t ? load16(t + at) : zero16<T>();

@@ -42,7 +42,8 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     stage_product_kernel(const StageProduct<typename Shape::T> product, Epilogue epilogue) {
   using T = typename Shape::T;
   using Tile = typename Shape::Tile;
-  __shared__ __align__(16) T memory[Shape::kBuffers * Shape::kBufferSize];
+  using Operand = typename Shape::Operand;
+  __shared__ __align__(16) Operand memory[Shape::kBuffers * Shape::kBufferSize];
 
   const int column_tiles = ceil_div(product.columns, Shape::kColumns);
   const int first_column = static_cast<int>(blockIdx.x) % column_tiles * Shape::kColumns;
@@ -56,31 +57,31 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     __pipeline_commit();
   }
   const int warp_row = static_cast<int>(threadIdx.x) / kWarp * Tile::kRows;
-  int offset[Tile::kThreadRows];
+  int offset[Tile::kLoadRows];
 #pragma unroll
-  for (int i = 0; i < Tile::kThreadRows; ++i) offset[i] = (warp_row + Tile::row(i)) * Shape::kPitchA;
+  for (int i = 0; i < Tile::kLoadRows; ++i) offset[i] = (warp_row + Tile::load_row(i)) * Shape::kPitchA;
   Tile tile;
   tile.clear();
-  T *full = memory, *empty = memory + (Shape::kBuffers - 1) * Shape::kBufferSize;
-  T* const end = memory + Shape::kBuffers * Shape::kBufferSize;
+  Operand *full = memory, *empty = memory + (Shape::kBuffers - 1) * Shape::kBufferSize;
+  Operand* const end = memory + Shape::kBuffers * Shape::kBufferSize;
   for (int left = fetch.length(); left > 0; left -= Shape::kStep) {
     __pipeline_wait_prior(Shape::kBuffers - 2);
     __syncthreads();  // the step has arrived for all, and all are done with the buffer to be filled
     fetch.next(empty);
     __pipeline_commit();
-    tile.multiply(full, offset, full + Shape::kRows * Shape::kPitchA, Shape::kPitchB, kAllColumns,
+    tile.multiply(full, offset, full + Shape::kRows * Shape::kPitchA, Shape::kPitchB,
                   left < Shape::kStep ? left : Shape::kStep);
     full = full + Shape::kBufferSize == end ? memory : full + Shape::kBufferSize;
     empty = empty + Shape::kBufferSize == end ? memory : empty + Shape::kBufferSize;
   }
 
   __syncthreads();  // the pipeline's memory is free; from here on every warp minds its own rows
-  T* mine = memory + warp_row * Shape::kPitchB;
+  T* mine = reinterpret_cast<T*>(memory) + warp_row * Shape::kPitchSums;
 #pragma unroll
   for (int i = 0; i < Tile::kThreadRows; ++i)
 #pragma unroll
     for (int g = 0; g < Tile::kGroups; ++g)
-      store_group<Tile>(mine + Tile::row(i) * Shape::kPitchB + Tile::column(g), tile.at(i, g));
+      store_group<Tile>(mine + Tile::row(i) * Shape::kPitchSums + Tile::column(g), tile.at(i, g));
   __syncwarp();
   constexpr int kRowsAtOnce = kWarp / Shape::kLanes, kUnroll = Epilogue::kUnroll;
   static_assert(Tile::kRows % (kRowsAtOnce * kUnroll) == 0, "whole rounds of rows");
@@ -102,7 +103,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u)
       row[u].template apply<Shape::kLanes>(epilogue, place[u], column, place[u].row < rows && column < product.columns,
-                                           load16(mine + (i + u * kRowsAtOnce) * Shape::kPitchB + lane_column));
+                                           load16(mine + (i + u * kRowsAtOnce) * Shape::kPitchSums + lane_column));
   }
 }
 
@@ -117,7 +118,7 @@ void launch_stage_product(const StageProduct<typename Tile::Element>& product, c
                                                                                                            epilogue);
 }
 
-// Instantiates six kernels for an epilogue: three FFMA tiles, two of tensor cores, one of double.
+// Instantiates eight kernels for an epilogue: three FFMA tiles, four of tensor cores, one of double.
 template <class T, class Epilogue>
 cudaError_t launch_tiles(const StageProduct<T>& product, const Epilogue& epilogue, const ProductPlan& plan,
                          Precision precision, cudaStream_t stream) {
@@ -125,9 +126,15 @@ cudaError_t launch_tiles(const StageProduct<T>& product, const Epilogue& epilogu
   if constexpr (sizeof(T) == 8) {
     launch_stage_product<SimtTile<double, 8, 4, 4>>(product, epilogue, splits, stream);
   } else if (precision == Precision::kTf32) {
-    launch_stage_product<TensorTile<Precision::kTf32, 2, 8>>(product, epilogue, splits, stream);
+    if (plan.columns == 16)
+      launch_stage_product<FragmentTile<Precision::kTf32, 2, 2>>(product, epilogue, splits, stream);
+    else
+      launch_stage_product<FragmentTile<Precision::kTf32, 2, 8>>(product, epilogue, splits, stream);
   } else if (precision == Precision::kBf16) {
-    launch_stage_product<TensorTile<Precision::kBf16, 2, 8>>(product, epilogue, splits, stream);
+    if (plan.columns == 16)
+      launch_stage_product<FragmentTile<Precision::kBf16, 2, 2>>(product, epilogue, splits, stream);
+    else
+      launch_stage_product<FragmentTile<Precision::kBf16, 2, 8>>(product, epilogue, splits, stream);
   } else if (plan.columns == 16) {
     launch_stage_product<SimtTile<float, 4, 4, 8>>(product, epilogue, splits, stream);
   } else if (plan.columns == 32) {
@@ -150,7 +157,7 @@ StageProduct<T> product_of(const Branch<T>& branch, int i, bool transposed, Prec
   product.a = a;
   product.b = packed;
   product.depth = channel_pad(K, precision);
-  product.pitch = column_pitch(N, precision);
+  product.pitch = column_pitch(N, precision, Packing::kOperands);
   product.columns = channel_pad(N, precision);
   product.kernel = stage.kernel;
   product.height = branch.dense() ? 1 : branch.height;

@@ -3,6 +3,7 @@
 // whatever the shape: a dense sample is an image of one pixel.
 #pragma once
 
+#include "cuda/device/operand.cuh"
 #include "cuda/layered/product.cuh"
 
 namespace irf::cuda {
@@ -169,16 +170,17 @@ struct StoreEvents {
   }
 };
 
-// An epilogue that only stores.
+// An epilogue that only stores, as operands of a precision.
 template <class T>
 struct StoreRows {
   static constexpr int kUnroll = 2;
   T* rows;
   int pitch;
+  Precision precision;
   __device__ void begin() {}
   template <int LANES>
   __device__ __forceinline__ void apply(const RowPlace& place, int column, bool inside, const Vector<T>& v) {
-    if (inside) store16(rows + place.row * pitch + column, v);
+    if (inside) store_operands(rows, place.row * pitch + column, v, precision);
   }
 };
 

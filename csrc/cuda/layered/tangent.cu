@@ -22,6 +22,7 @@ cudaError_t LayeredTangent<T>::launch(const Forward<T>& forward, const Context& 
   start.pitch = events.pitch;
   start.d = memory[forward.derivatives[0]];
   start.out = memory[entry_];
+  start.precision = context.precision;
   cudaError_t error = to_rows<T>(events, Events<T>{tangent.v, events.size()}, start, context.stream);
   const T* from = start.out;
   for (int i = 0; i < branch.stages && error == cudaSuccess; ++i) {
@@ -32,7 +33,11 @@ cudaError_t LayeredTangent<T>::launch(const Forward<T>& forward, const Context& 
     step.pitch = product.columns;
     step.d = last ? nullptr : memory[forward.derivatives[i + 1]];
     step.product = last ? nullptr : tangent.kept[i + 1].t;
-    from = step.out = last ? memory[tangent.product] : tangent.kept[i + 1].scaled;
+    if (last)
+      step.result = memory[tangent.product];
+    else
+      from = step.out = tangent.kept[i + 1].scaled;
+    step.precision = context.precision;
     error = launch_product(product, step, context);
   }
   return error;

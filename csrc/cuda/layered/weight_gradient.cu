@@ -11,17 +11,18 @@ namespace {
 // The shapes: wide (the whole block is one tile), and three for narrow stages, whose warps share the rows.
 enum { kWide, kNarrow, kFewRows, kFewColumns, kShapes };
 
-template <class T, bool TENSOR, int SHAPE>
+template <class T, Precision PRECISION, int SHAPE>
 struct TileOf {
+  static constexpr int kFragmentRows = SHAPE == kFewRows ? 1 : SHAPE == kFewColumns ? 8 : 2;
+  using Type = FragmentOuterTile<PRECISION, kFragmentRows, 16 / kFragmentRows>;
+};
+template <class T, int SHAPE>
+struct TileOf<T, Precision::kFull, SHAPE> {
   using Type = OuterTile<T, SHAPE == kFewRows ? 2 : SHAPE == kFewColumns ? 16 : 4>;
 };
-template <int SHAPE>
-struct TileOf<float, true, SHAPE> {
-  static constexpr int kFragmentRows = SHAPE == kFewRows ? 1 : SHAPE == kFewColumns ? 8 : 2;
-  using Type = TensorOuterTile<kFragmentRows, 16 / kFragmentRows>;
-};
-template <class T, bool TENSOR, int SHAPE>
-using ShapeOf = GradientShape<typename TileOf<T, TENSOR, SHAPE>::Type, SHAPE == kWide ? 2 : 1, SHAPE == kWide ? 2 : 1>;
+template <class T, Precision PRECISION, int SHAPE>
+using ShapeOf =
+    GradientShape<typename TileOf<T, PRECISION, SHAPE>::Type, SHAPE == kWide ? 2 : 1, SHAPE == kWide ? 2 : 1>;
 
 // The shape that computes least in vain, and of those the earliest.
 template <class T>
@@ -37,7 +38,7 @@ struct Plan {
   }
   template <int SHAPE>
   void consider(const WeightGradient<T>& op) {
-    using Shape = ShapeOf<T, false, SHAPE>;  // tensor-core tiles of float32 are as large
+    using Shape = ShapeOf<T, Precision::kFull, SHAPE>;  // tensor-core tiles of float32 are as large
     const int rows = ceil_div(op.out_channels, Shape::kRows), columns = ceil_div(op.partial_columns(), Shape::kColumns);
     const int64_t computed = int64_t(rows) * Shape::kRows * columns * Shape::kColumns;
     if (computed < area) *this = Plan(SHAPE, rows, columns, Shape::kDepth, computed);
@@ -48,24 +49,24 @@ struct Plan {
       : shape(shape_), row_tiles(row_tiles_), column_tiles(column_tiles_), depth(depth_), area(area_) {}
 };
 
-template <class T, bool TENSOR, int SHAPE>
+template <class T, Precision PRECISION, int SHAPE>
 void launch(const WeightGradient<T>& op, const Plan<T>& plan, cudaStream_t stream) {
   const dim3 grid(plan.column_tiles, plan.row_tiles, op.splits);
-  using Shape = ShapeOf<T, TENSOR, SHAPE>;
+  using Shape = ShapeOf<T, PRECISION, SHAPE>;
   weight_gradient_kernel<Shape><<<grid, Shape::kThreads, 0, stream>>>(op);
 }
 
-template <class T, bool TENSOR>
+template <class T, Precision PRECISION>
 void launch(const WeightGradient<T>& op, const Plan<T>& plan, cudaStream_t stream) {
   switch (plan.shape) {
     case kWide:
-      return launch<T, TENSOR, kWide>(op, plan, stream);
+      return launch<T, PRECISION, kWide>(op, plan, stream);
     case kNarrow:
-      return launch<T, TENSOR, kNarrow>(op, plan, stream);
+      return launch<T, PRECISION, kNarrow>(op, plan, stream);
     case kFewRows:
-      return launch<T, TENSOR, kFewRows>(op, plan, stream);
+      return launch<T, PRECISION, kFewRows>(op, plan, stream);
     default:
-      return launch<T, TENSOR, kFewColumns>(op, plan, stream);
+      return launch<T, PRECISION, kFewColumns>(op, plan, stream);
   }
 }
 
@@ -83,19 +84,19 @@ int weight_gradient_splits(const WeightGradient<T>& op, const Card& card) {
 }
 
 template <class T>
-cudaError_t weight_gradient(const WeightGradient<T>& op, Precision precision, cudaStream_t stream) {
+cudaError_t weight_gradient(const WeightGradient<T>& op, cudaStream_t stream) {
   const Plan<T> plan(op);
-  // bfloat16 operands would not be faster: loads from shared memory, not the instruction, limit the tensor-core tile.
-  if (std::is_same_v<T, float> && precision != Precision::kFull)
-    launch<T, std::is_same_v<T, float>>(op, plan, stream);
-  else
-    launch<T, false>(op, plan, stream);
+  if constexpr (std::is_same_v<T, float>) {
+    if (op.precision == Precision::kTf32) launch<T, Precision::kTf32>(op, plan, stream);
+    if (op.precision == Precision::kBf16) launch<T, Precision::kBf16>(op, plan, stream);
+  }
+  if (op.precision == Precision::kFull) launch<T, Precision::kFull>(op, plan, stream);
   return cudaPeekAtLastError();
 }
 
 template int weight_gradient_splits(const WeightGradient<float>&, const Card&);
 template int weight_gradient_splits(const WeightGradient<double>&, const Card&);
-template cudaError_t weight_gradient(const WeightGradient<float>&, Precision, cudaStream_t);
-template cudaError_t weight_gradient(const WeightGradient<double>&, Precision, cudaStream_t);
+template cudaError_t weight_gradient(const WeightGradient<float>&, cudaStream_t);
+template cudaError_t weight_gradient(const WeightGradient<double>&, cudaStream_t);
 
 }  // namespace irf::cuda

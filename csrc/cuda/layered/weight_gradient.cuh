@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cuda/device/block_sum.cuh"
+#include "cuda/device/operand.cuh"
 #include "cuda/device/outer_tile.cuh"
 #include "cuda/layered/weight_gradient.h"
 
@@ -14,21 +15,25 @@ template <class TILE, int ROW_WARPS, int COLUMN_WARPS>
 struct GradientShape {
   using Tile = TILE;
   using Element = typename Tile::Element;
+  using Operand = typename Tile::Operand;
   static constexpr int kThreads = 128, kWarps = kThreads / kWarp;
   static constexpr int kColumnWarps = COLUMN_WARPS, kTileWarps = ROW_WARPS * COLUMN_WARPS;
   static constexpr int kDepthWarps = kWarps / kTileWarps;
   static constexpr int kRows = ROW_WARPS * Tile::kRows, kColumns = COLUMN_WARPS * Tile::kColumns;
-  static constexpr int kWarpDepth = kDepthWarps > 1 ? 8 : 16, kDepth = kDepthWarps * kWarpDepth;
-  // A staged row: left, then right. 8 * odd words, which tensor-core tiles and the GradientLoader ask for.
-  static constexpr int kPitch = kRows + kColumns + 32 / static_cast<int>(sizeof(Element));
+  static constexpr int kWarpDepth = (kDepthWarps > 1 ? 8 : 16) * (sizeof(Operand) < 4 ? 2 : 1);
+  static constexpr int kDepth = kDepthWarps * kWarpDepth;
+  // A staged row: left, then right. 32 bytes more, or 8 Bf16: the pitch that tensor-core tiles ask for.
+  static constexpr int kPitch = kRows + kColumns + (sizeof(Operand) == 8 ? 4 : 8);
+  static constexpr int kPitchBytes = kPitch * static_cast<int>(sizeof(Operand));
   static constexpr int kAccumulators = Tile::kThreadRows * Tile::kGroups * Tile::kWidth;
   // Who copies: so many neighbouring threads a row, so many vectors each.
   static constexpr int kRowThreads = kThreads / kDepth;
-  static constexpr int kLeftVectors = ceil_div(kRows / kVector<Element>, kRowThreads);
-  static constexpr int kRightVectors = ceil_div(kColumns / kVector<Element>, kRowThreads);
+  static constexpr int kLeftVectors = ceil_div(kRows / kVector<Operand>, kRowThreads);
+  static constexpr int kRightVectors = ceil_div(kColumns / kVector<Operand>, kRowThreads);
   static constexpr int kBlocks = kRightVectors > 4 ? 2 : 3;  // a multiprocessor: more registers for more addresses
-  static_assert((kDepthWarps - 1) * kWarp * kAccumulators <= 2 * kDepth * kPitch, "sums are exchanged in the stages");
-  static_assert(kPitch * sizeof(Element) % 64 == 32 && kRowThreads >= 4, "stores to a stage would meet in a bank");
+  static_assert((kDepthWarps - 1) * kWarp * kAccumulators * static_cast<int>(sizeof(Element)) <=
+                    2 * kDepth * kPitchBytes,
+                "sums are exchanged in the stages");
   static_assert(kRows <= kThreads, "a thread sums one column of the bias");
 };
 
@@ -36,14 +41,16 @@ struct GradientShape {
 template <class Shape>
 struct GradientLoader {
   using T = typename Shape::Element;
-  static constexpr int kWidth = kVector<T>;
+  using Operand = typename Shape::Operand;
+  static constexpr int kWidth = kVector<Operand>;
 
   const WeightGradient<T>& op;
   const int lane = static_cast<int>(threadIdx.x) % Shape::kRowThreads;
-  const int chunk_row = row_of(static_cast<int>(threadIdx.x) / Shape::kRowThreads);
+  const int chunk_row =
+      copied_row<Shape::kRowThreads, Shape::kPitchBytes>(static_cast<int>(threadIdx.x) / Shape::kRowThreads);
   unsigned tap[Shape::kRightVectors];  // y << 16 | x, counted from the upper left one
   int offset[Shape::kRightVectors];
-  const T *left, *right;
+  const Operand *left, *right;
   int64_t rows_left;
   int y, x;  // of the pixel under the upper left tap
   const int step_y = Shape::kDepth / op.width % op.height, step_x = Shape::kDepth % op.width;  // to the next chunk
@@ -63,22 +70,22 @@ struct GradientLoader {
   // Go to a chunk of a pair.
   __device__ __forceinline__ void seek(const RowPair<T>& pair, int64_t chunk) {
     const int64_t row = chunk * Shape::kDepth + chunk_row;
-    left = pair.left + row * op.left_pitch + blockIdx.y * Shape::kRows;
-    right = pair.right + row * op.right_pitch;
+    left = operands(pair.left) + row * op.left_pitch + blockIdx.y * Shape::kRows;
+    right = operands(pair.right) + row * op.right_pitch;
     rows_left = pair.rows - row;
     x = static_cast<int>(row % op.width) - op.kernel / 2;
     y = static_cast<int>(row / op.width % op.height) - op.kernel / 2;
   }
 
   // Copy this thread's part of the chunk and go to the next one.
-  __device__ __forceinline__ void fetch(T* stage) {
-    T* to = stage + chunk_row * Shape::kPitch;
+  __device__ __forceinline__ void fetch(Operand* stage) {
+    Operand* to = stage + chunk_row * Shape::kPitch;
 #pragma unroll
     for (int i = 0; i < Shape::kLeftVectors; ++i) {
       const int column = (lane + i * Shape::kRowThreads) * kWidth;
       if (Shape::kRows % (Shape::kRowThreads * kWidth) != 0 && column >= Shape::kRows) break;
       const bool inside = rows_left > 0 && static_cast<int>(blockIdx.y) * Shape::kRows + column < op.out_channels;
-      copy(to + column, inside ? left + column : op.pair[0].left, inside);
+      copy(to + column, inside ? left + column : operands(op.pair[0].left), inside);
     }
 #pragma unroll
     for (int i = 0; i < Shape::kRightVectors; ++i) {
@@ -86,7 +93,7 @@ struct GradientLoader {
       if (Shape::kColumns % (Shape::kRowThreads * kWidth) != 0 && column >= Shape::kColumns) break;
       const bool inside = rows_left > 0 && y + (tap[i] >> 16) < static_cast<unsigned>(op.height) &&
                           x + (tap[i] & 0xffff) < static_cast<unsigned>(op.width);
-      copy(to + Shape::kRows + column, inside ? right + offset[i] : op.pair[0].right, inside);
+      copy(to + Shape::kRows + column, inside ? right + offset[i] : operands(op.pair[0].right), inside);
     }
     left += Shape::kDepth * op.left_pitch;
     right += Shape::kDepth * op.right_pitch;
@@ -97,12 +104,9 @@ struct GradientLoader {
     if (y >= op.height - op.kernel / 2) y -= op.height;
   }
 
-  // Where four threads make a row, the eight of one store phase take rows two apart: these lie in different banks.
-  static __device__ __forceinline__ int row_of(int group) {
-    return Shape::kRowThreads >= 8 ? group : (group & ~3) | (group & 1) << 1 | (group >> 1 & 1);
-  }
+  static __device__ const Operand* operands(const T* rows) { return reinterpret_cast<const Operand*>(rows); }
 
-  static __device__ __forceinline__ void copy(T* shared, const T* global, bool inside) {
+  static __device__ __forceinline__ void copy(Operand* shared, const Operand* global, bool inside) {
     __pipeline_memcpy_async(shared, global, 16, inside ? 0 : 16);
   }
 };
@@ -168,7 +172,9 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     weight_gradient_kernel(const __grid_constant__ WeightGradient<typename Shape::Element> op) {
   using Tile = typename Shape::Tile;
   using T = typename Shape::Element;
-  __shared__ __align__(16) T stages[2 * Shape::kDepth * Shape::kPitch];
+  using Operand = typename Shape::Operand;
+  __shared__ __align__(16) Operand stages[2 * Shape::kDepth * Shape::kPitch];
+  T* const sums = reinterpret_cast<T*>(stages);  // in the same place, after all products
   const int thread = threadIdx.x, lane = thread % kWarp, warp = thread / kWarp;
   const int depth_warp = warp / Shape::kTileWarps;
   const int row = warp % Shape::kTileWarps / Shape::kColumnWarps * Tile::kRows;
@@ -178,7 +184,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
   for_each_sum(tile, [](int, T& sum) { sum = T(0); });
   T bias = T(0);
   GradientLoader<Shape> loader(op);
-  T* stage = stages;
+  Operand* stage = stages;
   // The chunks of both pairs are one sequence, of which this split has an equal share.
   const int64_t chunks[2] = {ceil_div(op.pair[0].rows, int64_t(Shape::kDepth)),
                              ceil_div(op.pair[1].rows, int64_t(Shape::kDepth))};
@@ -194,34 +200,33 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocks)
     __pipeline_commit();
 #pragma unroll 1
     for (int remaining = static_cast<int>(end - begin); remaining > 0; --remaining) {
-      T* const other = stage == stages ? stages + Shape::kDepth * Shape::kPitch : stages;
+      Operand* const other = stage == stages ? stages + Shape::kDepth * Shape::kPitch : stages;
       __pipeline_wait_prior(0);
       __syncthreads();  // this chunk is here, and nobody reads the other stage any more
       if (remaining > 1) loader.fetch(other);
       __pipeline_commit();
-      const T* const mine = stage + depth_warp * Shape::kWarpDepth * Shape::kPitch;
+      const Operand* const mine = stage + depth_warp * Shape::kWarpDepth * Shape::kPitch;
       tile.template multiply<Shape::kWarpDepth>(mine + row, mine + Shape::kRows + column, Shape::kPitch);
       if (p == 0 && blockIdx.x == 0)
         for (int r = thread / Shape::kRows; r < Shape::kDepth; r += Shape::kThreads / Shape::kRows)
-          bias += stage[r * Shape::kPitch + thread % Shape::kRows];
+          bias += value_of(stage[r * Shape::kPitch + thread % Shape::kRows]);
       stage = other;
     }
   }
 
   T* const partial = op.partial + blockIdx.z * op.partial_size();
   if (blockIdx.x == 0)
-    store_small_sums<Shape>(op, bias, stages, partial + int64_t(op.partial_columns()) * op.out_channels);
+    store_small_sums<Shape>(op, bias, sums, partial + int64_t(op.partial_columns()) * op.out_channels);
   if constexpr (Shape::kDepthWarps > 1) {  // warps with the same tile add up
     constexpr int kTileSums = kWarp * Shape::kAccumulators;
     __syncthreads();
     if (depth_warp > 0)
-      for_each_sum(tile,
-                   [&](int i, T& sum) { stages[(warp - Shape::kTileWarps) * kTileSums + i * kWarp + lane] = sum; });
+      for_each_sum(tile, [&](int i, T& sum) { sums[(warp - Shape::kTileWarps) * kTileSums + i * kWarp + lane] = sum; });
     __syncthreads();
     if (depth_warp > 0) return;
 #pragma unroll 1
     for (int other = warp; other < Shape::kWarps - Shape::kTileWarps; other += Shape::kTileWarps)
-      for_each_sum(tile, [&](int i, T& sum) { sum += stages[other * kTileSums + i * kWarp + lane]; });
+      for_each_sum(tile, [&](int i, T& sum) { sum += sums[other * kTileSums + i * kWarp + lane]; });
   }
   store_tile(op, tile, static_cast<int>(blockIdx.y) * Shape::kRows + row,
              static_cast<int>(blockIdx.x) * Shape::kColumns + column, partial);

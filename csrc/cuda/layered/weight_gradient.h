@@ -8,11 +8,12 @@
 #pragma once
 
 #include "cuda/device/context.h"
+#include "cuda/device/pack.h"
 #include "iresnet_fast/params.h"
 
 namespace irf::cuda {
 
-// The gradient is summed over all pairs; the bias over the first only.
+// Operands of a pair. The gradient is summed over all pairs; the bias over the first only.
 template <class T>
 struct RowPair {
   const T* left;   // [rows][left_pitch]
@@ -25,6 +26,7 @@ struct WeightGradient {
   int out_channels, in_channels, kernel;
   int height, width;  // 1 x 1 for a dense stage
   int left_pitch, right_pitch;
+  Precision precision;  // of the operands
   RowPair<T> pair[2];
   const T* slope_terms;  // [slope_term_count]
   int64_t slope_term_count;
@@ -35,8 +37,8 @@ struct WeightGradient {
 
   // Channels of one tap, so many that 16-byte accesses never straddle two taps.
   IRF_HOST_DEVICE int tap_columns() const {
-    constexpr int kVector = 16 / static_cast<int>(sizeof(T));
-    return (in_channels + kVector - 1) / kVector * kVector;
+    const int piece = 16 / static_cast<int>(precision == Precision::kBf16 ? sizeof(Bf16) : sizeof(T));
+    return (in_channels + piece - 1) / piece * piece;
   }
   IRF_HOST_DEVICE int partial_columns() const { return kernel * kernel * tap_columns(); }
   IRF_HOST_DEVICE int64_t partial_size() const {  // in whole cache lines
@@ -49,7 +51,7 @@ template <class T>
 int weight_gradient_splits(const WeightGradient<T>&, const Card&);
 
 template <class T>
-cudaError_t weight_gradient(const WeightGradient<T>&, Precision, cudaStream_t);
+cudaError_t weight_gradient(const WeightGradient<T>&, cudaStream_t);
 
 // Adds up the splits of every stage into the packed result of branch_backward: per stage weight, bias and beta if any.
 template <class T>

@@ -27,7 +27,7 @@ void list_products(const BranchShape& shape, const WalkRequest& request, Precisi
     stage.K_padded = channel_pad(K, precision);
     stage.N_padded = channel_pad(N, precision);
     stage.flat_rows = stage.kernel * stage.kernel * stage.K_padded;
-    stage.column_pitch = column_pitch(N, precision);
+    stage.column_pitch = column_pitch(N, precision, Packing::kValues);
     stage.chunk = stage.flat_rows;
     const int activation = transposed ? i : i + 1;  // whose derivatives the epilogue multiplies by
     stage.scaled = chain && activation < shape.stages && !shape.identity[activation];

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cuda/device/anderson.cuh"
+#include "cuda/device/operand.cuh"
 #include "cuda/resident/forward.h"
 #include "cuda/resident/product.cuh"
 #include "cuda/resident/tangent.cuh"
@@ -124,7 +125,7 @@ __device__ __forceinline__ void activate(const ForwardArguments<T>& p, const Blo
       d[e] = real ? value.d : T(0);
     }
     store16(at, h);
-    if (after) store16(after + place, h);
+    if (after) store_operands(after, place, h, p.plan.precision);
     if (derivative) store16(derivative + place, d);
   });
 }

@@ -1,6 +1,7 @@
 // The tangents of a resident training step, stage by stage in the state that the forward walk has left.
 #pragma once
 
+#include "cuda/device/operand.cuh"
 #include "cuda/kept.h"
 #include "cuda/resident/block.cuh"
 
@@ -25,7 +26,7 @@ __device__ __forceinline__ void scale_tangent(const Block<T>& block, const Share
       for (int e = 0; e < kVector<T>; ++e) t[e] *= d[e];
       store16(at, t);
     }
-    if (kept.scaled) store16(kept.scaled + place, t);
+    if (kept.scaled) store_operands(kept.scaled, place, t, block.plan.precision);
   });
 }
 

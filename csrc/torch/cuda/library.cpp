@@ -4,10 +4,11 @@
 
 #include <array>
 
+#include "cuda/device/pack.h"
+
 namespace irf::binding {
 namespace {
 
-using torch::headeronly::MemoryFormat;
 using torch::stable::detail::from;
 using torch::stable::detail::to;
 
@@ -32,12 +33,17 @@ bool cudnn_takes(const Tensor& like) {
   return to<bool>(stack[0]);
 }
 
-const Tensor& CudnnProducts::weight_of(const cuda::LibraryProduct& p) {
-  const auto known = weights_.find(p.b);
-  if (known != weights_.end()) return known->second;
-  const int64_t tap = int64_t(p.depth) * p.pitch;
-  const Tensor packed = view(p.b, {p.columns, p.depth, p.kernel, p.kernel}, {1, p.pitch, p.kernel * tap, tap}, like_);
-  return weights_.emplace(p.b, torch::stable::contiguous(packed, MemoryFormat::ChannelsLast)).first->second;
+Tensor CudnnProducts::weight_of(const cuda::LibraryProduct& p) {
+  const int64_t taps = int64_t(p.kernel) * p.kernel;
+  auto known = weights_.find(p.b);
+  if (known == weights_.end()) {
+    const int adjacent = cuda::adjacent_k(p.allow_tf32 ? cuda::Precision::kTf32 : cuda::Precision::kFull);
+    const Tensor packed = view(p.b, {p.columns, taps, p.depth / adjacent, adjacent},
+                               {adjacent, int64_t(p.depth) * p.pitch, int64_t(p.pitch) * adjacent, 1}, like_);
+    known = weights_.emplace(p.b, torch::stable::contiguous(packed)).first;  // [column][tap][k]: channels last
+  }
+  return view(data<float>(known->second), {p.columns, p.depth, p.kernel, p.kernel},
+              {taps * p.depth, 1, int64_t(p.kernel) * p.depth, p.depth}, like_);
 }
 
 cudaError_t CudnnProducts::multiply(const cuda::LibraryProduct& p, float* sums) {

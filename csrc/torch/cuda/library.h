@@ -18,7 +18,7 @@ class CudnnProducts : public cuda::LibraryProducts {
   cudaError_t multiply(const cuda::LibraryProduct& product, float* sums) override;
 
  private:
-  const Tensor& weight_of(const cuda::LibraryProduct& product);
+  Tensor weight_of(const cuda::LibraryProduct& product);
 
   const Tensor like_;
   // By the address of the packed weights: torch's operator wants them in another order, which is made once a call.

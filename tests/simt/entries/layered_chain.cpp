@@ -27,7 +27,7 @@ using InverseOf = WalkOf<Inverse<T>, LayeredInverse, T>;
 template <class T>
 Operation layered_branch(const Branch<T>& branch, const BranchOperands<T>& op, const Target& target) {
   Workspace workspace;
-  const PackedWeights<T> weights(branch, Form::kForward, target.precision, workspace);
+  const PackedWeights<T> weights(branch, Form::kForward, target.precision, Packing::kOperands, workspace);
   const Forward<T> forward{branch, weights.buffers(), op.x, {}, nullptr, op.g, {}};
   const ForwardOf<T> walk{forward, LayeredForward<T>(forward, target, workspace)};
   return Operation(target, workspace, weights, walk);
@@ -37,7 +37,7 @@ template <class T>
 Operation layered_residual_inverse(const Branch<T>& branch, const ResidualInverseOperands<T>& op,
                                    const Target& target) {
   Workspace workspace;
-  const PackedWeights<T> weights(branch, Form::kForward, target.precision, workspace);
+  const PackedWeights<T> weights(branch, Form::kForward, target.precision, Packing::kOperands, workspace);
   const Inverse<T> inverse{branch, weights.buffers(), op};
   const InverseOf<T> walk{inverse, LayeredInverse<T>(inverse, target, workspace)};
   return Operation(target, workspace, weights, walk);
@@ -48,8 +48,8 @@ template <class T>
 Operation linearized(Chain<T> chain, const T* x, T* z, const Target& target) {
   const Branch<T>& branch = chain.branch;
   Workspace workspace;
-  const PackedWeights<T> forward_weights(branch, Form::kForward, target.precision, workspace);
-  const PackedWeights<T> transposed(branch, Form::kTransposed, target.precision, workspace);
+  const PackedWeights<T> forward_weights(branch, Form::kForward, target.precision, Packing::kOperands, workspace);
+  const PackedWeights<T> transposed(branch, Form::kTransposed, target.precision, Packing::kOperands, workspace);
   for (int i = 0; i < branch.stages; ++i) {
     const Stage<T>& stage = branch.stage[i];
     const bool identity = stage.activation == Activation::kIdentity;

@@ -23,7 +23,7 @@ struct Run {
   cudaError_t launch(const irf::cuda::Context& context) const {
     irf::cuda::WeightGradient<T> here = gradient;
     here.partial = context.memory[partial];
-    const cudaError_t error = irf::cuda::weight_gradient(here, context.precision, context.stream);
+    const cudaError_t error = irf::cuda::weight_gradient(here, context.stream);
     return error == cudaSuccess ? irf::cuda::gather_gradients(branch, &here, result, context.stream) : error;
   }
 };

@@ -29,6 +29,33 @@ def weight_gradients() -> Iterator[Mutant]:
     yield Mutant(*group, "if (out + Tile::row(i) >= op.out_channels) continue;")
     yield Mutant(*group, "if (at >= op.partial_columns()) continue;")
     yield Mutant(*group, "loader.fetch(other);", "loader.fetch(stage);")
+    tensor = (*group[:3], "test_matches_torch and dtype1-1 or dtype2-2 or traffic")
+    yield Mutant("device/operand.cuh", *tensor[1:], "unsigned(operand.bits) << 16", "unsigned(operand.bits) << 15")
+    yield Mutant(*tensor, "(sizeof(Operand) == 8 ? 4 : 8)", "(sizeof(Operand) == 8 ? 4 : 16)")
+    yield Mutant(
+        "layered/weight_gradient.h",
+        *tensor[1:],
+        "precision == Precision::kBf16 ? sizeof(Bf16) : sizeof(T)",
+        "sizeof(T)",
+    )
+    yield Mutant(
+        "device/outer_tile.cuh",
+        *tensor[1:],
+        "(lane / 16 * 8 + lane % 8) * pitch + lane / 8 % 2 * 8",
+        "lane % 16 * pitch + lane / 16 * 8",
+    )
+    yield Mutant(
+        "device/outer_tile.cuh", *tensor[1:], "a[e / 2 * 4 * pitch + e % 2 * 8]", "a[e % 2 * 4 * pitch + e / 2 * 8]"
+    )
+    yield Mutant(
+        "device/outer_tile.cuh", *tensor[1:], "b[e % 2 * 4 * pitch + e / 2 * 8]", "b[e / 2 * 4 * pitch + e % 2 * 8]"
+    )
+    yield Mutant(
+        "device/device.cuh",
+        *tensor[1:],
+        "group % kTogether * kApart + group / kTogether % kApart",
+        "group % (kTogether * kApart)",
+    )
     group = ("layered/gather_gradients.cu", "layered/gather_gradients.cu", *group[2:])
     yield Mutant(*group, "  __syncthreads();\n")
     yield Mutant(*group, "if (in < partial.in_channels) stage.weight", "stage.weight")
@@ -66,7 +93,6 @@ def backward() -> Iterator[Mutant]:
     yield Mutant(*group, "kept(branch, precision, const_cast", "kept(branch, Precision::kFull, const_cast")
     group = ("branch_backward.cu", "branch_backward.cu", *group[2:])
     yield Mutant(*group, "if (precision <= wanted.precision && kept_size", "if (kept_size")
-    yield Mutant(*group, "if (!op.kept || kept_size(branch, cheapest.precision) == op.kept_size) return cheapest;")
     yield Mutant(*group, "return {cheapest.card, precision};", "return cheapest;")
     yield Mutant(
         *group, "at_kept_precision(branch, op, cheapest, wanted)", "at_kept_precision(branch, op, wanted, wanted)"
@@ -77,10 +103,10 @@ def kept() -> Iterator[Mutant]:
     """Return mutants of what a training step keeps: how much, where, and at which precision."""
     group = ("kept.h", "residual_logdet.cu", "test_kept.py", "two-terms or images or at_most")
     yield Mutant("device/pack.h", *group[1:], "branch.batch * branch.pixels() *", "branch.batch *")
-    yield Mutant(*group, "        size += count;\n")
+    yield Mutant(*group, "        size += elements;\n")
     yield Mutant(*group, "if (stage.activation != Activation::kIdentity) stages[i].a", "stages[i].a")
     yield Mutant(*group, "if (!piecewise_linear(stage.activation)) stages[i].t", "stages[i].t")
-    yield Mutant(*group, "if (!piecewise_linear(stage.activation)) stages[i].t = take();")
+    yield Mutant(*group, "if (!piecewise_linear(stage.activation)) stages[i].t = take(count);")
     yield Mutant(*group, "for (int i = 1; i < branch.stages; ++i) {", "for (int i = 0; i < branch.stages; ++i) {")
     yield Mutant(*group, "kKeptShare = 256", "kKeptShare = 128")
     group = (*group[:3], "tensor_cores or cheapest_precision")
@@ -90,7 +116,8 @@ def kept() -> Iterator[Mutant]:
         "rows_size(branch, stage.in_channels, Precision::kFull)",
     )
     group = ("residual_logdet.cu", *group[1:])
-    yield Mutant(*group, "Kept<T>(branch, target.precision, op.kept)", "Kept<T>(branch, Precision::kFull, op.kept)")
+    yield Mutant(*group[:3], "each_precision", "Kept<T>::tail_size(target.precision)", "0")
+    yield Mutant(*group, "kept(branch, target.precision, op.kept)", "kept(branch, Precision::kFull, op.kept)")
     yield Mutant(*group, "size = kept_size(branch, target.precision)", "size = kept_size(branch, wanted.precision)")
     group = (*group[:3], "test_the_norm_is")
     yield Mutant(*group, "  chain.tangent = tangent.product;\n")

@@ -26,15 +26,15 @@ def plans() -> Iterator[Mutant]:
 
 
 def tiles() -> Iterator[Mutant]:
-    """Return mutants of how wide a tile a layered product takes."""
-    group = ("plan/product_columns.h", "layered/chain.cu", "test_layered_chain.py", "test_series and wide")
-    yield Mutant(*group, "if (element_bytes == 8) return 32;", "if (element_bytes == 8) return 64;")
-    group = ("plan/product_columns.h", "layered/forward.cu", "test_layered_branch.py", "tiles or too_narrow")
-    yield Mutant(*group, "precision != Precision::kFull && columns > 16", "precision != Precision::kFull")
-    yield Mutant(*group, "(rows + kProductRows - 1) / kProductRows", "rows / kProductRows")
-    yield Mutant(*group, "(columns + choice.columns - 1) / choice.columns", "columns / choice.columns")
-    yield Mutant(*group, "(blocks + card.multiprocessors - 1) / card.multiprocessors", "blocks")
-    yield Mutant(*group, "if (cost < best_cost) best_cost = cost,", "if (cost < best_cost)")
+    """Return mutants of how a layered product runs."""
+    group = ("plan/product.cpp", "plan/product.cpp", "test_layered_branch.py", "tiles")
+    yield Mutant(*group, "std::max(blocks * issue, rounds * (issue + step.exposed_latency))", "issue")
+    yield Mutant(*group, "ceil_div(columns, step.columns)", "ceil_div(columns, 64)")
+    yield Mutant(*group, "if (cost < least) best = plan, least = cost;", "best = plan, least = cost;")
+    group = (*group[:2], "test_layered_product.py", "test_forward_and_series and dtype0")
+    yield Mutant(*group, "shape.kernel * shape.kernel * columns : columns;", "columns : columns;")
+    yield Mutant(*group, "plan.gathered() ? plan.splits * shape.rows *", "plan.gathered() ? shape.rows *")
+    yield Mutant(*group, "    if (plan.gathered()) plan.gather = model.gather(plan);\n")
 
 
 def shared_memory() -> Iterator[Mutant]:

@@ -33,11 +33,11 @@ def products() -> Iterator[Mutant]:
     yield Mutant(*group, "row < rows_left ? pixel / product.width - reach : kOutside", "pixel / product.width - reach")
     yield Mutant(*group, "static_cast<unsigned>(x_[i] + tap_x_) < static_cast<unsigned>(product_.width)", "true")
     yield Mutant(*group, "from, 16, inside ? 0 : 16);", "from, 16, 0);")
-    yield Mutant(*group, "row < Shape::kStep && b_row_ + i < total_", "row < Shape::kStep")
-    yield Mutant(*group, "b_inside_ = column < product.pitch;", "b_inside_ = true;")
+    yield Mutant(*group, "row < Shape::kRowsB && (b_row_ + i) * Shape::kAdjacent < end_", "row < Shape::kRowsB")
+    yield Mutant(*group, "b_inside_ = tap < product.taps && tap_column < product.pitch;", "b_inside_ = true;")
     yield Mutant(*group, "from_ += int64_t(product_.width - product_.kernel) * product_.depth;")
     group = ("layered/row_place.cuh", *series)
-    yield Mutant(*group, "sample(item_ < samples ? item_ : item_ % samples)", "sample(item_)")
+    yield Mutant(*group, "item_ < samples ? item_ : item_ % samples", "item_")
     yield Mutant(*group, "    place.sample -= place.sample >= samples_ ? samples_ : 0;\n")
     yield Mutant(*group, "carry ? place.pixels : 0;", "0;")
     group = ("layered/item_sums.cuh", *series)
@@ -74,6 +74,72 @@ def _decisions(stops: tuple[str, str, str], ends: tuple[str, str, str]) -> Itera
         "!(series.tail && norm * series.tail[k - 1] <= series.limit[item])",
         "(!series.tail || norm * series.tail[k - 1] > series.limit[item])",
     )
+
+
+def gathered() -> Iterator[Mutant]:
+    """Return mutants of products that leave sums in memory, and of the kernel that gathers them."""
+    series = ("layered/chain.cu", "test_layered_product.py", "test_forward_and_series and dtype0 and (few or wider)")
+    group = ("layered/gather.cuh", *series)
+    yield Mutant(*group, "row < rows && column < product.columns", "column < product.columns")
+    yield Mutant(*group, "row < rows && column < product.columns", "row < rows")
+    stops = (*series[:2], "items_that_have_stopped")
+    yield Mutant("layered/gather.cuh", *stops, "(!product.active || product.active[place.item])", "true")
+    yield Mutant(*group, "      from += (product.width - sums.kernel) * sums.pitch;\n")
+    yield Mutant(*group, "from += sums.pitch + product.columns;", "from += sums.pitch;")
+    yield Mutant(*group, "static_cast<unsigned>(x + j) < static_cast<unsigned>(product.width)", "true")
+    yield Mutant(*group, "static_cast<unsigned>(y + i) < static_cast<unsigned>(product.height)", "true")
+    yield Mutant(*group, "item % static_cast<unsigned>(product.samples)", "item")
+    splits = (*series[:2], "test_forward_and_series and split")
+    yield Mutant("layered/gather.cuh", *splits, "    split += int64_t(rows) * sums.pitch;\n")
+    yield Mutant("layered/gather.cuh", *splits, "s < sums.splits", "s < 1")
+    group = ("layered/product_fetch.cuh", "layered/sums.cu", *splits[1:])
+    yield Mutant(*group, "const int first = split * steps / splits * Shape::kStep;", "const int first = 0;")
+    yield Mutant(*group, "end_ = min(all, (split + 1) * steps / splits * Shape::kStep);", "end_ = all;")
+    yield Mutant(*group[:3], series[2], "int64_t(tap) * (product.depth / Shape::kAdjacent)", "int64_t(0)")
+    group = ("layered/sums.cu", *group[1:])
+    yield Mutant(*group, "sums += blockIdx.y * split_stride;")
+    yield Mutant(*group[:3], series[2], "all_taps.columns = sums.pitch;")
+    group = ("layered/sums.h", *series)
+    yield Mutant(*group, "workspace.share(", "static_cast<void>(")
+    group = ("layered/sums.h", *series[:2], "test_forward_and_series and dtype0 and beyond")
+    yield Mutant(*group, "{branch.batch, probes * branch.batch}", "{branch.batch, branch.batch}")
+
+
+def operands() -> Iterator[Mutant]:
+    """Return mutants of rounded operands, and of the fragments that tensor cores take."""
+    once = ("layered/chain.cu", "test_layered_chain.py", "only_operands and (tf32 or bf16)")
+    group = ("device/operand.cuh", *once)
+    yield Mutant(*group, "values[e] = float_of(to_tf32(values[e]));", ";")
+    yield Mutant(*group, "to_bf16_pair(values[2], values[3])", "to_bf16_pair(values[3], values[2])")
+    group = ("device/operand.cuh", "device/pack_weights.cu", *once[1:])
+    yield Mutant(*group, "value = float_of(to_tf32(value));", ";")
+    yield Mutant("device/pack.h", *group[1:], "row / adjacent * pitch + column", "row / adjacent * pitch")
+    yield Mutant("device/pack.h", *group[1:], "* adjacent + row % adjacent;", "* adjacent;")
+    yield Mutant(
+        "device/pack_weights.cu",
+        *group[1:],
+        "packing_ == Packing::kOperands ? precision : Precision::kFull",
+        "Precision::kFull",
+    )
+    group = ("layered/chain.cu", *once)
+    yield Mutant(*group, "if (series()) entry.result = start_;", "if (series()) entry.out = start_;")
+    yield Mutant(*group, "(chain_.transpose ? step.result : step.product) = w_", "step.product = w_")
+    yield Mutant(*group, "    entry.precision = context_.precision;\n")
+    group = ("device/tensor_tile.cuh", *once)
+    yield Mutant(*group, "a += lane / 16 * kVector<Operand>;")
+    yield Mutant(*group, "16 * i + lane_index() % 16", "16 * i + lane_index() % 8")
+    yield Mutant(*group, "lane % 16 * pitch + lane / 16 * 8;", "lane % 16 * pitch;")
+    yield Mutant(*group, "lane / 8 % 2 * pitch + (lane / 16", "(lane / 16")
+    yield Mutant(*group, "(lane / 16 * 8 + lane % 8) * kAdjacent", "lane % 8 * kAdjacent")
+    yield Mutant(
+        *group, "Sums::add(left, j + 1, {right[2], right[3]});", "Sums::add(left, j + 1, {right[0], right[1]});"
+    )
+    traffic = (*once[:2], "memory_is_used_well and (tf32 or bf16)")
+    yield Mutant("layered/product_fetch.cuh", *traffic, "kPitchA = kStep + kChunk", "kPitchA = kStep + 2 * kChunk")
+    yield Mutant(
+        "device/tensor_tile.cuh", *traffic, "kBf16 ? 8 : 0, kSumPadding = 8", "kBf16 ? 16 : 0, kSumPadding = 8"
+    )
+    yield Mutant("device/tensor_tile.cuh", *traffic, "kSumPadding = 8", "kSumPadding = 16")
 
 
 def rows() -> Iterator[Mutant]:
@@ -193,8 +259,12 @@ def tangents() -> Iterator[Mutant]:
     yield Mutant(
         *group, "series_, w, context_.memory[chain_.tangent],", "series_, start_, context_.memory[chain_.tangent],"
     )
-    yield Mutant(*group, "return shortcut(from);", "return shortcut(from == states_[0] ? states_[1] : from);")
-    yield Mutant(*group[:3], "test_the_norm_is", "if (last_term && chain_.tangent) return shortcut(from);")
+    yield Mutant(*group, "k == 1 ? start_ : w_", "w_")
+    yield Mutant(*group, "k == 1 ? start_ : w_", "start_")
+    yield Mutant(*group, "      if (last && shortcut_next) step.result = w_;\n")
+    yield Mutant(
+        *group[:3], "test_the_norm_is", "if (last_term && chain_.tangent) return shortcut(k == 1 ? start_ : w_);"
+    )
     group = ("layered/forward.cu", "layered/forward.cu", *step)
     yield Mutant(*group, "    stage.a = forward.tangent.kept[i].a;\n")
     yield Mutant(*group, "stage.h = forward.tangent.kept[i].h;", "stage.h = forward.tangent.kept[i].scaled;")

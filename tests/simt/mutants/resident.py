@@ -138,7 +138,11 @@ def tangents() -> Iterator[Mutant]:
     yield Mutant(*group, "store16(kept.t + place, t);", "store16(kept.t + place, load16(derivative + place));")
     yield Mutant(*group, "    if (derivative) {", "    if (false) {")
     yield Mutant(*group, "      store16(at, t);\n")
-    yield Mutant(*group, "store16(kept.scaled + place, t);", "store16(kept.scaled + place, load16(kept.h + place));")
+    yield Mutant(
+        *group,
+        "kept.scaled, place, t, block.plan.precision",
+        "kept.scaled, place, load16(kept.h + place), block.plan.precision",
+    )
     yield Mutant(
         *group,
         "rows.global(row)) * stage.K_padded + channel;\n    Vector<T> t",
