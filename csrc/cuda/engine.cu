@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <utility>
 
 #include "cuda/engine.h"
 #include "cuda/layered/sums.h"
@@ -30,7 +31,7 @@ int probes_at_once(const Chain<T>& chain, const Target& target) {
   return static_cast<int>(std::clamp<int64_t>(kScratchBytes / bytes_per_probe, 1, chain.probes));
 }
 
-// Unit probes `first` and so many that follow.
+// `probes` of the unit probes from number `first` on, or as many as there are.
 template <class T>
 Chain<T> part_of(const Chain<T>& chain, int first, int probes) {
   Chain<T> part = chain;
@@ -70,12 +71,12 @@ Target at_cheapest_layered_precision(const Branch<T>& branch, const WalkRequest&
 }
 
 template <class T>
-ForwardWalk<T>::ForwardWalk(const Forward<T>& forward, const Target& target, Workspace& workspace)
-    : forward_(forward),
-      plan_(plan_for(forward.branch, {WalkKind::kForward, 1, forward.tangent.v ? 2 : 1, false, false}, target)),
-      weights_(pack_for(forward.branch, Form::kForward, plan_, target, workspace)) {
+ForwardWalk<T>::ForwardWalk(Forward<T> forward, const Target& target, Workspace& workspace)
+    : forward_(std::move(forward)),
+      plan_(plan_for(forward_.branch, {WalkKind::kForward, 1, forward_.tangent.v ? 2 : 1, false, false}, target)),
+      weights_(pack_for(forward_.branch, Form::kForward, plan_, target, workspace)) {
   forward_.weights = weights_.buffers();
-  if (!plan_.resident) layered_.emplace(forward, target, workspace);
+  if (!plan_.resident) layered_.emplace(forward_, target, workspace);
 }
 
 template <class T>
@@ -87,16 +88,17 @@ cudaError_t ForwardWalk<T>::launch(const Context& context) const {
 }
 
 template <class T>
-PowerChain<T>::PowerChain(const Chain<T>& chain, const Target& target, Workspace& workspace)
-    : chain_(chain),
-      plan_(plan_for(chain.branch, request_of(chain), target)),
-      weights_(pack_for(chain.branch, chain.transpose ? Form::kTransposed : Form::kForward, plan_, target, workspace)),
-      probes_at_once_(chain.probes) {
+PowerChain<T>::PowerChain(Chain<T> chain, const Target& target, Workspace& workspace)
+    : chain_(std::move(chain)),
+      plan_(plan_for(chain_.branch, request_of(chain_), target)),
+      weights_(
+          pack_for(chain_.branch, chain_.transpose ? Form::kTransposed : Form::kForward, plan_, target, workspace)),
+      probes_at_once_(chain_.probes) {
   chain_.weights = weights_.buffers();
   if (plan_.resident) return;
-  probes_at_once_ = probes_at_once(chain, target);
-  layered_.emplace(part_of(chain, 0, probes_at_once_), target, workspace);
-  share_sums(chain.branch, chain.probes % probes_at_once_, target, workspace);  // of the last part
+  probes_at_once_ = probes_at_once(chain_, target);
+  layered_.emplace(part_of(chain_, 0, probes_at_once_), target, workspace);
+  share_sums(chain_.branch, chain_.probes % probes_at_once_, target, workspace);  // of the last part
 }
 
 template <class T>
@@ -110,14 +112,14 @@ cudaError_t PowerChain<T>::launch(const Context& context) const {
 }
 
 template <class T>
-InverseWalk<T>::InverseWalk(const Inverse<T>& inverse, const Target& target, Workspace& workspace)
-    : inverse_(inverse),
-      plan_(plan_for(inverse.branch, kInverseWalk, target)),
-      weights_(pack_for(inverse.branch, Form::kForward, plan_, target, workspace)) {
+InverseWalk<T>::InverseWalk(Inverse<T> inverse, const Target& target, Workspace& workspace)
+    : inverse_(std::move(inverse)),
+      plan_(plan_for(inverse_.branch, kInverseWalk, target)),
+      weights_(pack_for(inverse_.branch, Form::kForward, plan_, target, workspace)) {
   inverse_.weights = weights_.buffers();
   if (!plan_.resident)
-    layered_.emplace(inverse, target, workspace);
-  else if (inverse.operands.lipschitz > T(0))
+    layered_.emplace(inverse_, target, workspace);
+  else if (inverse_.operands.lipschitz > T(0))
     history_ = ResidentHistory<T>(plan_, workspace);
 }
 

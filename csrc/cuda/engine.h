@@ -1,6 +1,6 @@
-// Forward walks, power chains and inverses of a branch, each resident or layer by layer: the only place that asks the
-// plan (plan/plan.h) which precision and which way to take. All are descriptions: made once for a call, with their
-// packed weights and scratch in its workspace, then launched.
+// Forward walks, power chains and inverses of a branch, each resident or layer by layer. This is the only place that
+// asks the plan (plan/plan.h) for a precision and a way. All of them are descriptions: they are made once for a call,
+// take room for packed weights and scratch from its workspace, and are then launched.
 #pragma once
 
 #include <optional>
@@ -18,9 +18,10 @@
 
 namespace irf::cuda {
 
-constexpr WalkRequest kInverseWalk{WalkKind::kInverse, 1, 20, false, false};  // 20 iterations are expected
+constexpr int kExpectedIterations = 20;  // of an inverse
+constexpr WalkRequest kInverseWalk{WalkKind::kInverse, 1, kExpectedIterations, false, false};
 
-// `target` at the precision at which a walk is cheapest: a chain counts with the forward walk that linearizes its
+// `target` at the precision at which a walk is cheapest. A chain counts with the forward walk that linearizes its
 // branch.
 template <class T>
 Target at_cheapest_precision(const Branch<T>& branch, const WalkRequest& request, const Target& target);
@@ -31,7 +32,7 @@ Target at_cheapest_layered_precision(const Branch<T>& branch, const WalkRequest&
 template <class T>
 class ForwardWalk {
  public:
-  ForwardWalk(const Forward<T>& forward, const Target& target, Workspace& workspace);
+  ForwardWalk(Forward<T> forward, const Target& target, Workspace& workspace);
 
   cudaError_t launch(const Context& context) const;
 
@@ -45,7 +46,7 @@ class ForwardWalk {
 template <class T>
 class PowerChain {
  public:
-  PowerChain(const Chain<T>& chain, const Target& target, Workspace& workspace);
+  PowerChain(Chain<T> chain, const Target& target, Workspace& workspace);
 
   cudaError_t launch(const Context& context) const;
 
@@ -60,7 +61,7 @@ class PowerChain {
 template <class T>
 class InverseWalk {
  public:
-  InverseWalk(const Inverse<T>& inverse, const Target& target, Workspace& workspace);
+  InverseWalk(Inverse<T> inverse, const Target& target, Workspace& workspace);
 
   cudaError_t launch(const Context& context) const;
 

@@ -1,11 +1,11 @@
-// Every op, as csrc/torch and the tests call it: a function that describes one call and launches nothing. Its
-// Operation says how much workspace it wants and then puts kernels on a stream: no allocation, no synchronisation, no
-// read-back, so a call can be captured in a CUDA graph. The exception is what ends early after many launches, and only
-// where the launch is given a Progress (device/progress.h).
+// Every op, as csrc/torch and the tests call it: a function that describes one call and launches nothing. The Operation
+// it returns says how much workspace the call wants, and puts its kernels on a stream. A launch neither allocates nor
+// waits nor reads anything back, so a call can be captured in a CUDA graph. The exception is what ends early after many
+// launches, and only where it is given a Progress (device/progress.h).
 //
-// Pointers inside the operands are device pointers, which a description never reads through. The structs themselves are
-// copied; the arrays of stages and layers that they name live on the host, until the launch. Templates are defined for
-// float and double.
+// Pointers inside the operands are device pointers, through which a description never looks. The structs themselves are
+// copied. The arrays of stages and layers that they name are host memory and must live until the launch. Templates are
+// defined for float and double.
 #pragma once
 
 #include <functional>
@@ -19,8 +19,8 @@ namespace irf::cuda {
 
 class Operation {
  public:
-  // Parts are descriptions for `target`, with a `cudaError_t launch(const Context&) const` each, that have their
-  // scratch in `workspace`. They are launched in this order.
+  // Every part is a description for `target` that has its scratch in `workspace`, and has a method
+  // `cudaError_t launch(const Context&) const`. Parts are launched in this order, until one fails.
   template <class... Parts>
   Operation(const Target& target, const Workspace& workspace, Parts... parts)
       : target_(target),

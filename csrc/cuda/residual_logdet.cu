@@ -74,7 +74,7 @@ Operation residual_logdet(const Branch<T>& branch, const ResidualLogdetOperands<
   chain.series = op.series;
   if (op.probes > 1) chain.values = workspace.take<T>(chain.items());
   const MeanOverProbes<T> mean{chain.values, op.probes, branch.batch, op.series.value};
-  PowerChain<T> power(chain, target, workspace);
+  PowerChain<T> power(std::move(chain), target, workspace);
   const ClearTail<T> tail{kept.tail, Kept<T>::tail_size(target.precision)};
   return Operation(target, workspace, tail, std::move(linearized), std::move(power), mean);
 }
@@ -99,7 +99,7 @@ Operation jacobian_powers(const Branch<T>& branch, const JacobianPowersOperands<
   chain.powers = op.powers;
   chain.sample_stride = branch.in_size();
   chain.power_stride = branch.batch * branch.in_size();
-  PowerChain<T> power(chain, target, workspace);
+  PowerChain<T> power(std::move(chain), target, workspace);
   return Operation(target, workspace, std::move(linearized), std::move(power));
 }
 

@@ -17,7 +17,7 @@ Operation jacobian(const Branch<T>& branch, const JacobianOperands<T>& op, const
   chain.powers = op.jacobian;
   chain.probe_stride = branch.in_size();
   chain.sample_stride = branch.in_size() * branch.in_size();
-  PowerChain<T> power(chain, target, workspace);
+  PowerChain<T> power(std::move(chain), target, workspace);
   return Operation(target, workspace, std::move(linearized), std::move(power));
 }
 

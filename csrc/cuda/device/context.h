@@ -1,4 +1,4 @@
-// What a call is described for, and what its launch adds.
+// What a call is described for, and what its launch knows.
 #pragma once
 
 #ifndef SIMT_EMULATED
@@ -15,7 +15,7 @@ class Progress;
 
 struct Target {
   Card card;
-  Precision precision;
+  Precision precision;  // of an op's operands: the least exact one that will do; of a walk: the one it runs at
 };
 
 struct Context : Target {
