@@ -28,22 +28,21 @@ struct SeriesState {
 // The series of one probe on one tile whose derivatives are frozen. `v` holds the probe, `y` takes the Neumann vector
 // (or null). With J v at hand (`jv`, or null) the last term is <w_{n-1}, J v>, and w_n is never computed.
 template <class T>
-void series_chain(Walk<T>& walk, const ResidualLogdetOperands<T>& op, int64_t first, int samples, const T* v,
-                  const T* jv, T* y, SeriesState<T>& state) {
+void series_chain(Walk<T>& walk, const Series<T>& series, int64_t first, int samples, const T* v, const T* jv, T* y,
+                  SeriesState<T>& state) {
   const Layout<T>& layout = walk.layout;
   const int channels = walk.prepared.branch.stage[0].in_channels;
-  auto coefficients = [&](int s) { return op.coefficients + (op.per_sample ? (first + s) * op.terms : 0); };
-  auto q = [&](int s, int k) { return coefficients(s)[k - 1]; };
+  auto q = [&](int s, int k) { return series.coefficients_of(first + s)[k - 1]; };
 
   std::memcpy(walk.state[0], v, sizeof(T) * layout.size(channels));
   sample_sums(layout, v, v, channels, state.dot, state.square);
   int terms = 0;
   for (int s = 0; s < layout.slots(); ++s) {
     const bool real = s < samples;
-    state.last[s] = real ? last_term(coefficients(s), op.terms) : 0;
+    state.last[s] = real ? last_term(series.coefficients_of(first + s), series.terms) : 0;
     if (state.last[s] > terms) terms = state.last[s];
     const T length = __builtin_sqrt(state.square[s]);
-    state.limit[s] = op.relative ? op.tolerance * length : op.tolerance / length;
+    state.limit[s] = series.relative ? series.tolerance * length : series.tolerance / length;
     state.norm[s] = length;
     state.value[s] = T(0);
     state.terms[s] = 0;
@@ -65,7 +64,7 @@ void series_chain(Walk<T>& walk, const ResidualLogdetOperands<T>& op, int64_t fi
       state.value[s] += (k % 2 ? q(s, k) : -q(s, k)) / static_cast<T>(k) * state.dot[s];
       state.norm[s] = __builtin_sqrt(state.square[s]);
       state.terms[s] = k;
-      if (k == state.last[s] || (op.tail && state.norm[s] * op.tail[k - 1] <= state.limit[s])) {
+      if (k == state.last[s] || (series.tail && state.norm[s] * series.tail[k - 1] <= state.limit[s])) {
         state.active[s] = false;
         continue;
       }
@@ -97,7 +96,7 @@ void residual_logdet(const Branch<T>& branch, const ResidualLogdetOperands<T>& o
   for (int i = 0; i < prepared.chunks; ++i) {
     states[i] = new (workspace.take<char>(sizeof(SeriesState<T>))) SeriesState<T>(layout.slots(), workspace);
     v[i] = prepared.take(channels, workspace);
-    y[i] = op.neumann ? prepared.take(channels, workspace) : nullptr;
+    y[i] = op.series.neumann ? prepared.take(channels, workspace) : nullptr;
     jv[i] = op.kept ? prepared.take(channels, workspace) : nullptr;
     t[i] = workspace.take<T*>(branch.stages);
   }
@@ -121,13 +120,14 @@ void residual_logdet(const Branch<T>& branch, const ResidualLogdetOperands<T>& o
           walk.jvp(t[chunk]);
           std::memcpy(jv[chunk], walk.state[0], sizeof(T) * layout.size(channels));
         }
-        series_chain(walk, op, first, samples, v[chunk], jv[chunk], y[chunk], state);
+        series_chain(walk, op.series, first, samples, v[chunk], jv[chunk], y[chunk], state);
         for (int s = 0; s < samples; ++s) {
-          op.value[first + s] = (probe ? op.value[first + s] : T(0)) + state.value[s] / static_cast<T>(op.probes);
-          op.norms[row + s] = state.norm[s];
-          op.terms_used[row + s] = state.terms[s];
+          op.series.value[first + s] =
+              (probe ? op.series.value[first + s] : T(0)) + state.value[s] / static_cast<T>(op.probes);
+          op.series.norms[row + s] = state.norm[s];
+          op.series.terms_used[row + s] = state.terms[s];
         }
-        if (op.neumann) store_events(layout, y[chunk], samples, channels, op.neumann + row * size);
+        if (op.series.neumann) store_events(layout, y[chunk], samples, channels, op.series.neumann + row * size);
       }
     });
   });

@@ -15,18 +15,9 @@ struct Chain {
   int probes;      // m
   const T* probe;  // v, [m, B, d]; null: probe j is the unit vector first_unit + j
   int64_t first_unit;
-  int terms;  // n >= 0
 
-  // The series of J^T; null value: not wanted. As in ResidualLogdetOperands.
-  const T* coefficients;
-  bool per_sample;
-  const T* tail;
-  T tolerance;
-  bool relative;
-  T* value;             // [m, B]
-  T* neumann;           // [m, B, d] or null
-  T* norms;             // [m, B]
-  int64_t* terms_used;  // [m, B]
+  // The series of J^T, its value one per probe, [m, B]. Null value: only its terms count, for powers.
+  Series<T> series;
 
   // w_k of (probe j, sample b) goes to powers + (k - 1) * power_stride + j * probe_stride + b * sample_stride, in the
   // layout of x; or null.

@@ -36,8 +36,8 @@ cudaError_t PlannedForward<T>::run() const {
 
 template <class T>
 ResidentPlan plan_chain(const Chain<T>& chain, const Context& context) {
-  const WalkRequest request{chain.transpose ? WalkKind::kTransposed : WalkKind::kTangent, chain.probes, chain.terms,
-                            chain.value != nullptr, chain.neumann != nullptr};
+  const WalkRequest request{chain.transpose ? WalkKind::kTransposed : WalkKind::kTangent, chain.probes,
+                            chain.series.terms, chain.series.value != nullptr, chain.series.neumann != nullptr};
   return plan_walk(shape_of(chain.branch), request, context.precision, sizeof(T), context.card);
 }
 

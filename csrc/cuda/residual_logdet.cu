@@ -22,7 +22,7 @@ __global__ void __launch_bounds__(kMeanThreads)
 // it costs as much as the term.
 template <class T>
 WalkRequest request_of(const ResidualLogdetOperands<T>& op) {
-  return {WalkKind::kTransposed, op.probes, op.terms, true, op.neumann != nullptr};
+  return {WalkKind::kTransposed, op.probes, op.series.terms, true, op.series.neumann != nullptr};
 }
 
 template <class T>
@@ -39,16 +39,8 @@ cudaError_t run(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, Co
   chain.tangent = tangent.product;
   chain.probes = op.probes;
   chain.probe = op.probe;
-  chain.terms = op.terms;
-  chain.coefficients = op.coefficients;
-  chain.per_sample = op.per_sample;
-  chain.tail = op.tail;
-  chain.tolerance = op.tolerance;
-  chain.relative = op.relative;
-  chain.value = op.probes == 1 ? op.value : carver.take<T>(chain.items());
-  chain.neumann = op.neumann;
-  chain.norms = op.norms;
-  chain.terms_used = op.terms_used;
+  chain.series = op.series;
+  if (op.probes > 1) chain.series.value = carver.take<T>(chain.items());
   const PlannedChain<T> planned(chain, context, carver);
   if (carver.counting()) return cudaSuccess;
   cudaError_t error = frozen.freeze();
@@ -56,7 +48,7 @@ cudaError_t run(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, Co
   if (error != cudaSuccess || op.probes == 1 || branch.batch == 0) return error;
   const unsigned blocks = static_cast<unsigned>(ceil_div(branch.batch, int64_t(kMeanThreads)));
   mean_over_probes_kernel<T>
-      <<<blocks, kMeanThreads, 0, context.stream>>>(chain.value, op.probes, branch.batch, op.value);
+      <<<blocks, kMeanThreads, 0, context.stream>>>(chain.series.value, op.probes, branch.batch, op.series.value);
   return cudaGetLastError();
 }
 
@@ -68,7 +60,7 @@ cudaError_t run(const Branch<T>& branch, const JacobianPowersOperands<T>& op, Co
   Chain<T> chain = frozen.chain();
   chain.probes = 1;
   chain.probe = op.start;
-  chain.terms = op.count;
+  chain.series.terms = op.count;
   chain.powers = op.powers;
   chain.sample_stride = branch.in_size();
   chain.power_stride = branch.batch * branch.in_size();

@@ -38,7 +38,7 @@ cudaError_t run(const Branch<T>& branch, const JacobianOperands<T>& op, Context 
   const Frozen<T> frozen(branch, op.x, nullptr, true, {}, context, carver);
   Chain<T> chain = frozen.chain();
   chain.probes = rows;
-  chain.terms = 1;
+  chain.series.terms = 1;
   chain.powers = op.jacobian;
   chain.probe_stride = branch.in_size();
   chain.sample_stride = branch.in_size() * branch.in_size();

@@ -44,21 +44,21 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> residual_logdet(
                   " probes; pass keep=False.");
   with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {
     const OnDevice<T> device(x, precision);
-    ResidualLogdetOperands<T> operands{data<T>(arguments.x()),
-                                       static_cast<int>(probes),
-                                       data<T>(v),
-                                       static_cast<int>(terms),
-                                       data<T>(q),
-                                       per_sample,
-                                       data<T>(t),
-                                       static_cast<T>(tolerance),
-                                       relative,
-                                       mutable_data<T>(z),
-                                       mutable_data<T>(value),
-                                       neumann ? mutable_data<T>(y) : nullptr,
-                                       mutable_data<T>(norms),
-                                       mutable_data<int64_t>(used),
-                                       nullptr};
+    ResidualLogdetOperands<T> operands{.x = data<T>(arguments.x()),
+                                       .probes = static_cast<int>(probes),
+                                       .probe = data<T>(v),
+                                       .series = {.terms = static_cast<int>(terms),
+                                                  .coefficients = data<T>(q),
+                                                  .per_sample = per_sample,
+                                                  .tail = data<T>(t),
+                                                  .tolerance = static_cast<T>(tolerance),
+                                                  .relative = relative,
+                                                  .value = mutable_data<T>(value),
+                                                  .neumann = neumann ? mutable_data<T>(y) : nullptr,
+                                                  .norms = mutable_data<T>(norms),
+                                                  .terms_used = mutable_data<int64_t>(used)},
+                                       .z = mutable_data<T>(z),
+                                       .kept = nullptr};
     if (keep) kept = device.kept(branch, operands, x);
     if (kept.numel() > 0) operands.kept = mutable_data<T>(kept);
     device.residual_logdet(branch, operands);

@@ -92,11 +92,17 @@ void check_branch(const std::string& name, const BranchCase& c) {
       Numbers<int64_t> used(m * batch, -1);
       irf::ResidualLogdetOperands<T> op{};
       op.x = x.data(), op.probes = int(m), op.probe = v.data();
-      op.terms = terms, op.coefficients = coefficients.data(), op.per_sample = c.per_sample;
-      op.tail = stop ? tail.data() : nullptr, op.tolerance = T(0.3), op.relative = stop;
-      op.value = only_value.data(), op.norms = norms.data(), op.terms_used = used.data();
+      op.series = {.terms = terms,
+                   .coefficients = coefficients.data(),
+                   .per_sample = c.per_sample,
+                   .tail = stop ? tail.data() : nullptr,
+                   .tolerance = T(0.3),
+                   .relative = stop,
+                   .value = only_value.data(),
+                   .norms = norms.data(),
+                   .terms_used = used.data()};
       kernels.residual_logdet(branch, op, parallel);
-      op.z = z.data(), op.value = value.data(), op.neumann = neumann.data();
+      op.z = z.data(), op.series.value = value.data(), op.series.neumann = neumann.data();
       kernels.residual_logdet(branch, op, parallel);
       expect(only_value == value, where, "the value depends on what else is asked for");
       for (int64_t i = 0; i < all; ++i) expect(near<T>(z[i], x[i] + g[i], 1), where, "z is not x + g(x)");
@@ -112,8 +118,13 @@ void check_branch(const std::string& name, const BranchCase& c) {
     Numbers<int64_t> used(batch, -1);
     irf::ResidualLogdetOperands<T> step{};
     step.x = x.data(), step.probes = 1, step.probe = v.data();
-    step.terms = terms, step.coefficients = coefficients.data(), step.per_sample = c.per_sample;
-    step.value = value.data(), step.neumann = neumann.data(), step.norms = norms.data(), step.terms_used = used.data();
+    step.series = {.terms = terms,
+                   .coefficients = coefficients.data(),
+                   .per_sample = c.per_sample,
+                   .value = value.data(),
+                   .neumann = neumann.data(),
+                   .norms = norms.data(),
+                   .terms_used = used.data()};
     step.kept = kept.data();
     kernels.residual_logdet(branch, step, parallel);
     std::vector<Numbers<T>> gradients;

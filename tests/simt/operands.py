@@ -47,13 +47,14 @@ class Target(Structure):
     _fields_ = (("card", c_char_p), ("precision", c_int))
 
 
-# Names ending in * are pointers, in # counts of 64 bits, in ? flags, in = numbers of the element type; others int.
+# Names ending in * are pointers, in # counts of 64 bits, in ? flags, in = numbers of the element type, in & other
+# structs of this table; others int.
 _FIELDS = {
     "branch": "x* g*",
     "branch_backward": "x* grad* pairs tangents* cotangents* weight* residual? grad_x* grad_parameters* kept* "
     "kept_size#",
-    "residual_logdet": "x* probes probe* terms coefficients* per_sample? tail* tolerance= relative? z* value* neumann* "
-    "norms* terms_used* kept*",
+    "series": "terms coefficients* per_sample? tail* tolerance= relative? value* neumann* norms* terms_used*",
+    "residual_logdet": "x* probes probe* series& z* kept*",
     "jacobian_powers": "x* start* count transpose? powers*",
     "jacobian": "x* jacobian*",
     "residual_inverse": "z* residual_limit= max_iterations# captured_iterations# lipschitz= x* iterations* residual*",
@@ -68,8 +69,16 @@ _FIELDS = {
 @cache
 def _struct(op, scalar):
     types = {"*": c_void_p, "#": c_int64, "?": c_bool, "=": scalar}
-    fields = [(name.rstrip("*#?="), types.get(name[-1], c_int)) for name in _FIELDS[op].split()]
-    return type(op, (Structure,), {"_fields_": fields})
+    fields, inner = [], []  # the fields of an inner struct are also attributes of the outer one
+    for name in _FIELDS[op].split():
+        kind = types.get(name[-1], c_int)
+        name = name.rstrip("*#?=")
+        if name.endswith("&"):
+            name = name.rstrip("&")
+            inner.append(name)
+            kind = _struct(name, scalar)
+        fields.append((name, kind))
+    return type(op, (Structure,), {"_anonymous_": inner, "_fields_": fields})
 
 
 def branch(emulator, x, weights, biases, betas, activations, variant="branch", **target):
@@ -260,7 +269,7 @@ def _invoke(emulator, op, leading, dtype, target, given, made, plain):
     arrays = {n: (c_void_p * len(v))(*v) for n, v in values.items() if isinstance(v, list)}
     values |= {n: ctypes.addressof(array) for n, array in arrays.items()}
     struct = _struct(op.removeprefix("layered_"), scalar)
-    operands = struct(**{n: values[n] for n, _ in struct._fields_ if n in values})
+    operands = struct(**{n: value for n, value in values.items() if hasattr(struct, n)})
     size = c_size_t(ctypes.sizeof(operands))
     emulator.call(f"{op}_{name}", *leading, pointer(operands), size, _target(target), buffers=buffers)
 

@@ -8,27 +8,21 @@
 namespace irf::cuda {
 namespace {
 
-// Per-item state of the series.
+// A series and the state of its items.
 template <class T>
-struct Series {
+struct SeriesState : Series<T> {
   int64_t items, samples;
-  int terms;
-  const T *coefficients, *tail;
-  bool per_sample, relative;
-  T tolerance;
-  T *value, *norms, *limit;
-  int64_t* terms_used;
+  T* limit;           // [items] of the norm of a term times its tail
   int* last;          // [items] the term an item ends with at the latest; 0: it has stopped
   unsigned* stopped;  // how many items have; or null
 
-  __device__ __forceinline__ const T* q(int64_t item) const {
-    return coefficients + (per_sample ? item % samples * terms : 0);
-  }
+  __device__ __forceinline__ const T* q(int64_t item) const { return this->coefficients_of(item % samples); }
 };
 
 // Before the first term: |v| sets the limit, and is the norm of an empty series.
 template <class T>
-__global__ void __launch_bounds__(kItemThreads) start_series_kernel(const Series<T> series, const T* v, int64_t size) {
+__global__ void __launch_bounds__(kItemThreads)
+    start_series_kernel(const SeriesState<T> series, const T* v, int64_t size) {
   const int64_t item = int64_t(blockIdx.x) * (kItemThreads / kWarp) + threadIdx.x / kWarp;
   if (item >= series.items) return;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -52,7 +46,7 @@ __global__ void __launch_bounds__(kItemThreads) start_series_kernel(const Series
 // After term k: adds up the items' sums and decides which of them go on.
 template <class T>
 __global__ void __launch_bounds__(kItemThreads)
-    finish_term_kernel(const Series<T> series, const ItemSums<T, 2> sums, int k) {
+    finish_term_kernel(const SeriesState<T> series, const ItemSums<T, 2> sums, int k) {
   int64_t item;
   T values[2];
   if (!sums.gather(item, values) || !series.last[item]) return;
@@ -69,7 +63,7 @@ __global__ void __launch_bounds__(kItemThreads)
 // The last term of one probe, from w_{n-1} and J v.
 template <class T>
 __global__ void __launch_bounds__(kItemThreads)
-    shortcut_kernel(const Series<T> series, const T* w, const T* tangent, int64_t size) {
+    shortcut_kernel(const SeriesState<T> series, const T* w, const T* tangent, int64_t size) {
   const int64_t item = int64_t(blockIdx.x) * (kItemThreads / kWarp) + threadIdx.x / kWarp;
   if (item >= series.items || !series.last[item]) return;
   const int lane = static_cast<int>(threadIdx.x) % kWarp, n = series.terms;
@@ -143,42 +137,36 @@ class LayeredChain {
     // Asking costs a load before every tile, and pays only where items stop early. In a capture they do: it may hold
     // more terms than a roulette draws.
     const bool captured = !context.progress;
-    active_ = series() && (chain.tail || chain.per_sample || captured) ? scratch.last : nullptr;
-    stopped_ = series() && chain.tail ? watched(scratch.stopped, chain.terms - 1, context) : nullptr;
+    active_ = series() && (chain.series.tail || chain.series.per_sample || captured) ? scratch.last : nullptr;
+    stopped_ = series() && chain.series.tail ? watched(scratch.stopped, chain.series.terms - 1, context) : nullptr;
   }
 
   cudaError_t run() {
     cudaError_t error = start();
     if (error == cudaSuccess)
-      error = in_pieces(chain_.terms - 1, chain_.items(), stopped_, context_,
+      error = in_pieces(chain_.series.terms - 1, chain_.items(), stopped_, context_,
                         [this](int64_t step) { return term(static_cast<int>(step) + 1); });
-    if (!chain_.neumann || error != cudaSuccess) return error;
-    const NeumannRows<T> y{scratch_.y[0], scratch_.y[1], events_.pitch, chain_.terms_used};
-    return from_rows<T>(events_, y, StoreEvents<T>{nullptr, chain_.neumann, events_.size()}, context_.stream);
+    if (!chain_.series.neumann || error != cudaSuccess) return error;
+    const NeumannRows<T> y{scratch_.y[0], scratch_.y[1], events_.pitch, chain_.series.terms_used};
+    return from_rows<T>(events_, y, StoreEvents<T>{nullptr, chain_.series.neumann, events_.size()}, context_.stream);
   }
 
  private:
-  bool series() const { return chain_.value != nullptr; }
+  bool series() const { return chain_.series.value != nullptr; }
   const T* derivative(int stage) const { return chain_.derivatives[stage]; }
 
   // q_{k + 1}, signed, for y after term k.
   void set_neumann(ChainStep<T>& step, int k) const {
-    if (!chain_.neumann) return;
+    if (!chain_.series.neumann) return;
     step.y = scratch_.y[k % 2];
     step.y_before = k > 0 ? scratch_.y[(k - 1) % 2] : nullptr;
-    step.q = k < chain_.terms ? chain_.coefficients + k : nullptr;
-    step.q_stride = chain_.per_sample ? chain_.terms : 0;
+    step.q = k < chain_.series.terms ? chain_.series.coefficients + k : nullptr;
+    step.q_stride = chain_.series.per_sample ? chain_.series.terms : 0;
     step.sign = k % 2 ? T(-1) : T(1);
   }
 
-  Series<T> series_state() const {
-    return {chain_.items(),  chain_.branch.batch,
-            chain_.terms,    chain_.coefficients,
-            chain_.tail,     chain_.per_sample,
-            chain_.relative, chain_.tolerance,
-            chain_.value,    chain_.norms,
-            scratch_.limit,  chain_.terms_used,
-            scratch_.last,   stopped_};
+  SeriesState<T> series_state() const {
+    return {chain_.series, chain_.items(), chain_.branch.batch, scratch_.limit, scratch_.last, stopped_};
   }
 
   cudaError_t start() {
@@ -199,7 +187,7 @@ class LayeredChain {
 
   cudaError_t term(int k) {
     const int stages = chain_.branch.stages;
-    const bool last_term = k == chain_.terms;
+    const bool last_term = k == chain_.series.terms;
     const T* from = k == 1 ? scratch_.start : state_;
     if (last_term && chain_.tangent) return shortcut(from);
     for (int i = 0; i < stages; ++i) {
@@ -266,17 +254,17 @@ LayeredChainScratch<T>::LayeredChainScratch(const Chain<T>& chain, Precision pre
   int64_t largest = 0;
   for (int i = 0; i < chain.branch.stages; ++i)
     largest = std::max(largest, int64_t(channel_pad(chain.branch.stage[i].in_channels, precision)));
-  const bool series = chain.value != nullptr;
+  const bool series = chain.series.value != nullptr;
   const StageProduct<T> product = last_product(chain, precision);
   start = carver.take<T>(size);
   for (T*& s : state) s = carver.take<T>(items * events.pixels * largest);
   power = chain.powers && !chain.transpose ? carver.take<T>(size) : nullptr;
-  for (T*& buffer : y) buffer = series && chain.neumann ? carver.take<T>(size) : nullptr;
+  for (T*& buffer : y) buffer = series && chain.series.neumann ? carver.take<T>(size) : nullptr;
   partials =
       series ? carver.take<T>(ItemSums<T, 2>::size(product, product_columns(product, precision, card))) : nullptr;
-  limit = series && chain.tail ? carver.take<T>(items) : nullptr;
+  limit = series && chain.series.tail ? carver.take<T>(items) : nullptr;
   last = series ? carver.take<int>(items) : nullptr;
-  stopped = series && chain.tail ? carver.take<unsigned>(1) : nullptr;
+  stopped = series && chain.series.tail ? carver.take<unsigned>(1) : nullptr;
 }
 
 template <class T>

@@ -16,12 +16,7 @@ struct ChainArguments {
   const T* entry;                   // rows that the state is multiplied by before the first product, or null
   int64_t batch, items, first_unit;
   const T* probe;
-  int terms;
-  bool per_sample, relative;
-  const T *coefficients, *tail;
-  T tolerance;
-  T *value, *neumann, *norms;
-  int64_t* terms_used;
+  Series<T> series;
   T* powers;
   int64_t power_stride, probe_stride, sample_stride;
   const T* tangent;  // rows of J v, or null
@@ -35,21 +30,16 @@ struct ChainArguments {
         items(chain.items()),
         first_unit(chain.first_unit),
         probe(chain.probe),
-        terms(chain.terms),
-        per_sample(chain.value && chain.per_sample),
-        relative(chain.relative),
-        coefficients(chain.coefficients),
-        tail(chain.value ? chain.tail : nullptr),
-        tolerance(chain.tolerance),
-        value(chain.value),
-        neumann(chain.neumann),
-        norms(chain.norms),
-        terms_used(chain.terms_used),
+        series(chain.series),
         powers(chain.powers),
         power_stride(chain.power_stride),
         probe_stride(chain.probe_stride),
         sample_stride(chain.sample_stride),
         tangent(chain.tangent) {
+    if (!series.value) {  // a chain of powers takes all its terms
+      series.per_sample = false;
+      series.tail = nullptr;
+    }
     const int stages = chain.branch.stages;
     for (int i = 0; i < stages; ++i) {
       weight[i] = chain.weights[chain.transpose ? stages - 1 - i : i];
@@ -61,38 +51,37 @@ struct ChainArguments {
   }
 };
 
-// The series of an item, in the registers of each of its threads.
+// The series of an item as far as it has come, in the registers of each of its threads.
 template <class T>
-struct Series {
+struct SeriesState {
   T value, norm, limit, coefficient;
   int terms, last;  // taken; the most that may be
   bool active;
 
   // w_0 = v with `square` = |v|^2. `shared_last`: the last term where all samples have the same coefficients.
-  __device__ __forceinline__ void start(const ChainArguments<T>& p, bool real, int64_t sample, int shared_last,
-                                        T square) {
+  __device__ __forceinline__ void start(const Series<T>& series, bool real, int64_t sample, int shared_last, T square) {
     value = T(0);
     norm = sqrt(square);
-    limit = p.relative ? p.tolerance * norm : p.tolerance / norm;
+    limit = series.relative ? series.tolerance * norm : series.tolerance / norm;
     terms = 0;
-    last = p.per_sample && real ? last_term(p.coefficients + sample * p.terms, p.terms) : shared_last;
+    last = series.per_sample && real ? last_term(series.coefficients_of(sample), series.terms) : shared_last;
     active = real && last > 0;
-    coefficient = active ? q(p, sample, 1) : T(0);
+    coefficient = active ? q(series, sample, 1) : T(0);
   }
 
   // Term k: `dot` = <w_k, v>, `square` = |w_k|^2.
-  __device__ __forceinline__ void add(const ChainArguments<T>& p, int64_t sample, int k, T dot, T square) {
+  __device__ __forceinline__ void add(const Series<T>& series, int64_t sample, int k, T dot, T square) {
     if (!active) return;
-    value += (k % 2 ? q(p, sample, k) : -q(p, sample, k)) / static_cast<T>(k) * dot;
+    value += (k % 2 ? q(series, sample, k) : -q(series, sample, k)) / static_cast<T>(k) * dot;
     norm = sqrt(square);
     terms = k;
-    active = k < last && !(p.tail && norm * __ldg(p.tail + k - 1) <= limit);
-    if (active) coefficient = k % 2 ? -q(p, sample, k + 1) : q(p, sample, k + 1);
+    active = k < last && !(series.tail && norm * __ldg(series.tail + k - 1) <= limit);
+    if (active) coefficient = k % 2 ? -q(series, sample, k + 1) : q(series, sample, k + 1);
   }
 
  private:
-  static __device__ __forceinline__ T q(const ChainArguments<T>& p, int64_t sample, int k) {
-    return __ldg(p.coefficients + (p.per_sample ? sample * p.terms : 0) + k - 1);
+  static __device__ __forceinline__ T q(const Series<T>& series, int64_t sample, int k) {
+    return __ldg(series.coefficients_of(sample) + k - 1);
   }
 };
 
@@ -168,13 +157,13 @@ struct TermPass {
   const Group& group;
   int64_t sample;
   int terms;
-  Series<T> series;
+  SeriesState<T> state;
 
   __device__ __forceinline__ void operator()(int k) {
     const ResidentPlan& plan = p.plan;
     const Rows rows = block.rows();
     const T* v = block.shared + plan.first_vector;
-    T* y = p.neumann ? block.shared + plan.second_vector : nullptr;
+    T* y = p.series.neumann ? block.shared + plan.second_vector : nullptr;
     const bool shortcut = p.tangent && k > 0 && k == terms;
     T sums[2] = {T(0), T(0)};  // <w_k, v>, |w_k|^2
     const bool mine = share.slot < group.count;
@@ -192,16 +181,16 @@ struct TermPass {
       });
     share.sum(block.shared + plan.sums, sums);
     if (k == 0)
-      series.start(p, mine, sample, terms, sums[1]);
+      state.start(p.series, mine, sample, terms, sums[1]);
     else
-      series.add(p, sample, k, sums[0], sums[1]);
-    if (!y || !(k == 0 ? mine : series.active)) return;
+      state.add(p.series, sample, k, sums[0], sums[1]);
+    if (!y || !(k == 0 ? mine : state.active)) return;
     share.for_each_vector<T>(plan, plan.event_pitch, [&](int row, int channel) {
       const Vector<T> w = load16(block.state() + rows.state(row) + channel);
       T* at = y + row * plan.event_pitch + channel;
       Vector<T> sum = k == 0 ? zero16<T>() : load16(at);
 #pragma unroll
-      for (int e = 0; e < kVector<T>; ++e) sum[e] += series.coefficient * w[e];
+      for (int e = 0; e < kVector<T>; ++e) sum[e] += state.coefficient * w[e];
       store16(at, sum);
     });
   }
@@ -209,20 +198,20 @@ struct TermPass {
 
 template <class T>
 __device__ __forceinline__ void store_results(const ChainArguments<T>& p, const Block<T>& block, const Group& group,
-                                              const Share& share, const Series<T>& series) {
+                                              const Share& share, const SeriesState<T>& state) {
   if (share.slot < group.count && share.index == 0) {
     const int64_t item = group.first + share.slot;
-    p.value[item] = series.value;
-    p.norms[item] = series.norm;
-    p.terms_used[item] = series.terms;
+    p.series.value[item] = state.value;
+    p.series.norms[item] = state.norm;
+    p.series.terms_used[item] = state.terms;
   }
-  if (!p.neumann) return;
+  if (!p.series.neumann) return;
   __syncthreads();  // y is complete
   const ResidentPlan& plan = p.plan;
   const int size = plan.event_channels * plan.pixels;
   const T* y = block.shared + plan.second_vector;
   block.for_each_element(group, plan.event_channels, [&](int slot, int index, int row, int channel) {
-    p.neumann[(group.first + slot) * size + index] = y[row * plan.event_pitch + channel];
+    p.series.neumann[(group.first + slot) * size + index] = y[row * plan.event_pitch + channel];
   });
 }
 
@@ -234,7 +223,8 @@ __global__ void __launch_bounds__(kMaxThreads, 1) resident_chain_kernel(const __
   const Block<T> block{plan, shared};
   const Share share(plan);
 
-  const int terms = p.value && !p.per_sample ? last_term(p.coefficients, p.terms) : p.terms;
+  const Series<T>& series = p.series;
+  const int terms = series.value && !series.per_sample ? last_term(series.coefficients, series.terms) : series.terms;
   block.clear_state();
   WeightFeed<T> feed(plan, shared, p.weight);
   for (int64_t g = blockIdx.x; g < plan.groups; g += gridDim.x) {
@@ -248,7 +238,7 @@ __global__ void __launch_bounds__(kMaxThreads, 1) resident_chain_kernel(const __
     __syncthreads();
 
     TermPass<T> pass{p, block, share, group, share.slot < group.count ? group.sample(share.slot) : 0, terms, {}};
-    if (p.value) pass(0);
+    if (series.value) pass(0);
     for (int k = 1; k <= terms; ++k) {
       if (p.entry) {
         __syncthreads();
@@ -258,10 +248,10 @@ __global__ void __launch_bounds__(kMaxThreads, 1) resident_chain_kernel(const __
       for (int i = 0; i < products; ++i) any_product_stage<Tiles>(block, feed, i, scale_of(p, shared, i));
       __syncthreads();
       if (p.powers) store_power(p, block, group, k);
-      if (p.value) pass(k);
-      if ((p.tail || p.per_sample) && !__syncthreads_or(pass.series.active)) break;
+      if (series.value) pass(k);
+      if ((series.tail || series.per_sample) && !__syncthreads_or(pass.state.active)) break;
     }
-    if (p.value) store_results(p, block, group, share, pass.series);
+    if (series.value) store_results(p, block, group, share, pass.state);
   }
   __pipeline_wait_prior(0);  // a chunk fetched ahead of need
 }

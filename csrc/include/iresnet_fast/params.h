@@ -69,22 +69,34 @@ IRF_HOST_DEVICE IRF_ALWAYS_INLINE int last_term(const T* q, int n) {
   return n;
 }
 
+// The power series sum_k (-1)^(k+1) q_k / k <w_k, v> of log|det(I + J)| along w_k = (J^T)^k v for every probe v: when
+// it ends, and where its results go.
+template <class T>
+struct Series {
+  int terms = 0;                    // n
+  const T* coefficients = nullptr;  // q_k, [n] or [B, n]; a sample's series ends with its last one that is not zero
+  bool per_sample = false;          // coefficients are [B, n]
+  const T* tail = nullptr;          // [n]: a sample stops after term k if |w_k| tail_k <= its tolerance; null: never
+  T tolerance = T(0);               // relative: tolerance * |v|, else tolerance / |v|
+  bool relative = false;
+  T* value = nullptr;             // [B], the mean over probes
+  T* neumann = nullptr;           // [m, B, d] sum_k (-1)^k q_{k+1} w_k, or null
+  T* norms = nullptr;             // [m, B] |w_k| of the last term used
+  int64_t* terms_used = nullptr;  // [m, B]
+
+  // q_1 .. q_n of a sample.
+  IRF_HOST_DEVICE IRF_ALWAYS_INLINE const T* coefficients_of(int64_t sample) const {
+    return coefficients + (per_sample ? sample * terms : 0);
+  }
+};
+
 template <class T>
 struct ResidualLogdetOperands {
-  const T* x;             // [B, d]
-  int probes;             // m
-  const T* probe;         // [m, B, d]
-  int terms;              // n
-  const T* coefficients;  // q_k, [n] or [B, n]; a sample's series ends with its last one that is not zero
-  bool per_sample;        // coefficients are [B, n]
-  const T* tail;          // [n]: stop a sample after term k when |w_k| tail_k <= its tolerance; null: never
-  T tolerance;            // relative: tolerance * |v|, else tolerance / |v|
-  bool relative;
-  T* z;                 // [B, d] x + g(x), or null
-  T* value;             // [B] mean over probes
-  T* neumann;           // [m, B, d] sum_k (-1)^k q_{k+1} w_k, or null
-  T* norms;             // [m, B] |w_k| of the last term used
-  int64_t* terms_used;  // [m, B]
+  const T* x;      // [B, d]
+  int probes;      // m
+  const T* probe;  // [m, B, d]
+  Series<T> series;
+  T* z;  // [B, d] x + g(x), or null
   // [kept_size] what branch_backward would compute again (then m = 1, no stop, and norms hold |w_{n-1}|), or null.
   T* kept;
 };

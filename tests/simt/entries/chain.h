@@ -23,11 +23,27 @@ struct ChainCase : ResidentCase {
       packed[i] = in(weights[i]);
       rows[i] = in(derivatives[i]);
     }
-    run(irf::cuda::Chain<T>{branch,       packed,       rows,          transpose != 0,   int(probes),
-                            in(probe),    first_unit,   int(terms),    in(coefficients), per_sample != 0,
-                            in(tail),     T(tolerance), relative != 0, in(value),        in(neumann),
-                            in(norms),    terms_used,   in(powers),    power_stride,     probe_stride,
-                            sample_stride});
+    run(irf::cuda::Chain<T>{.branch = branch,
+                            .weights = packed,
+                            .derivatives = rows,
+                            .transpose = transpose != 0,
+                            .probes = int(probes),
+                            .probe = in(probe),
+                            .first_unit = first_unit,
+                            .series = {.terms = int(terms),
+                                       .coefficients = in(coefficients),
+                                       .per_sample = per_sample != 0,
+                                       .tail = in(tail),
+                                       .tolerance = T(tolerance),
+                                       .relative = relative != 0,
+                                       .value = in(value),
+                                       .neumann = in(neumann),
+                                       .norms = in(norms),
+                                       .terms_used = terms_used},
+                            .powers = in(powers),
+                            .power_stride = power_stride,
+                            .probe_stride = probe_stride,
+                            .sample_stride = sample_stride});
   }
 };
 

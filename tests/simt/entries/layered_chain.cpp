@@ -55,16 +55,7 @@ cudaError_t run(const Branch<T>& branch, const ResidualLogdetOperands<T>& op, co
   chain.transpose = true;
   chain.probes = op.probes;
   chain.probe = op.probe;
-  chain.terms = op.terms;
-  chain.coefficients = op.coefficients;
-  chain.per_sample = op.per_sample;
-  chain.tail = op.tail;
-  chain.tolerance = op.tolerance;
-  chain.relative = op.relative;
-  chain.value = op.value;
-  chain.neumann = op.neumann;
-  chain.norms = op.norms;
-  chain.terms_used = op.terms_used;
+  chain.series = op.series;
   return run(chain, op.x, op.z, context, carver);
 }
 
@@ -75,7 +66,7 @@ cudaError_t run(const Branch<T>& branch, const JacobianPowersOperands<T>& op, co
   chain.transpose = op.transpose;
   chain.probes = 1;
   chain.probe = op.start;
-  chain.terms = op.count;
+  chain.series.terms = op.count;
   chain.powers = op.powers;
   chain.power_stride = branch.batch * branch.in_size();
   chain.sample_stride = branch.in_size();
@@ -89,7 +80,7 @@ cudaError_t run(const Branch<T>& branch, const JacobianOperands<T>& op, const Co
   chain.branch = branch;
   chain.transpose = true;
   chain.probes = static_cast<int>(branch.in_size());
-  chain.terms = 1;
+  chain.series.terms = 1;
   chain.powers = op.jacobian;
   chain.probe_stride = branch.in_size();
   chain.sample_stride = branch.in_size() * branch.in_size();

@@ -60,8 +60,8 @@ def products() -> Iterator[Mutant]:
     yield Mutant("layered/chain.cu", *ends, " || captured)", ")")
     yield Mutant("layered/chain.cu", *ends, "item >= series.items || !series.last[item]", "item >= series.items")
     yield Mutant("layered/chain.cu", *ends, "k < series.last[item] && ")
-    yield Mutant("layered/chain.cu", *ends, "per_sample ? item % samples * terms : 0", "0")
-    yield Mutant("layered/chain.cu", *ends, "item % samples * terms", "item * terms")
+    yield Mutant("layered/chain.cu", *ends, "coefficients_of(item % samples)", "coefficients_of(0)")
+    yield Mutant("layered/chain.cu", *ends, "coefficients_of(item % samples)", "coefficients_of(item)")
     yield Mutant(
         "layered/chain.cu",
         *stops[:2],
@@ -156,7 +156,11 @@ def pieces() -> Iterator[Mutant]:
     yield Mutant(*group, "  if (series.stopped) atomicAdd(series.stopped, 1u);\n")
     yield Mutant(*group, "atomicAdd(series.stopped, 1u)", "atomicAdd(series.stopped, 2u)")
     yield Mutant(*group, "  series.last[item] = 0;\n")
-    yield Mutant(*group, "in_pieces(chain_.terms - 1, chain_.items(),", "in_pieces(chain_.terms - 1, chain_.probes,")
+    yield Mutant(
+        *group,
+        "in_pieces(chain_.series.terms - 1, chain_.items(),",
+        "in_pieces(chain_.series.terms - 1, chain_.probes,",
+    )
     entry = ("layered_chain.cpp", *inverse[1:])
     yield Mutant("device/progress.h", *entry, "    const OutsideCaptures outside;\n    cudaError_t", "    cudaError_t")
     yield Mutant("device/progress_pool.h", *entry, "    idle_[device].push_back(std::move(progress));\n")

@@ -57,16 +57,18 @@ def chain() -> Iterator[Mutant]:
         "resident/chain.cuh", *_TANGENT, "        __syncthreads();\n        if (share.slot", "        if (share.slot"
     )
     yield Mutant(*group, "      __syncthreads();\n      if (p.powers)", "      if (p.powers)")
-    yield Mutant("resident/chain.cuh", *_STOPS, "!__syncthreads_or(pass.series.active)", "!pass.series.active")
+    yield Mutant("resident/chain.cuh", *_STOPS, "!__syncthreads_or(pass.state.active)", "!pass.state.active")
     yield Mutant(*group, "active = k < last && ", "active = ")
-    yield Mutant("resident/chain.cuh", *_ENDS, "last_term(p.coefficients, p.terms) : p.terms;", "p.terms : p.terms;")
-    yield Mutant("resident/chain.cuh", *_ENDS, "(p.tail || p.per_sample) && ", "p.tail && ")
+    yield Mutant(
+        "resident/chain.cuh", *_ENDS, "last_term(series.coefficients, series.terms) : series", "series.terms : series"
+    )
+    yield Mutant("resident/chain.cuh", *_ENDS, "(series.tail || series.per_sample) && ", "series.tail && ")
     nan = ("resident/chain.cu", "test_resident_chain.py", "test_nan_stays")
     yield Mutant(
         "resident/chain.cuh",
         *nan,
-        "!(p.tail && norm * __ldg(p.tail + k - 1) <= limit)",
-        "(!p.tail || norm * __ldg(p.tail + k - 1) > limit)",
+        "!(series.tail && norm * __ldg(series.tail + k - 1) <= limit)",
+        "(!series.tail || norm * __ldg(series.tail + k - 1) > limit)",
     )
     yield Mutant(*group, "    if (mine)\n")
     yield Mutant(*group, "share.slot < group.count && share.index == 0", "share.index == 0")
@@ -150,5 +152,7 @@ def tangents() -> Iterator[Mutant]:
     yield Mutant(*group, "p.tangent && k > 0 && k == terms;", "p.tangent && k > 0;")
     yield Mutant(*group, "p.tangent && k == terms ? 0 : plan.stages", "plan.stages")
     yield Mutant(*group, "p.tangent + int64_t(rows.global(row))", "p.tangent + int64_t(rows.local(row))")
-    yield Mutant(*group, "value += (k % 2 ? q(p, sample, k) : -q(p, sample, k))", "value += q(p, sample, k)")
+    yield Mutant(
+        *group, "value += (k % 2 ? q(series, sample, k) : -q(series, sample, k))", "value += q(series, sample, k)"
+    )
     yield Mutant(*group[:3], "test_the_norm_is", "sums[1] += w[e] * w[e];", "sums[1] += u[e] * u[e];")

@@ -129,13 +129,13 @@ void branch_ops(const Shape& shape, const Card& card, Precision precision) {
   logdet.x = x;
   logdet.probes = 1;
   logdet.probe = memory.numbers<T>(event);
-  logdet.terms = 3;
-  logdet.coefficients = memory.copied(std::vector<T>(3, T(1)));
+  logdet.series.terms = 3;
+  logdet.series.coefficients = memory.copied(std::vector<T>(3, T(1)));
   logdet.z = memory.result<T>(event);
-  logdet.value = memory.result<T>(batch);
-  logdet.neumann = memory.result<T>(event);
-  logdet.norms = memory.result<T>(batch);
-  logdet.terms_used = memory.result<int64_t>(batch);
+  logdet.series.value = memory.result<T>(batch);
+  logdet.series.neumann = memory.result<T>(event);
+  logdet.series.norms = memory.result<T>(batch);
+  logdet.series.terms_used = memory.result<int64_t>(batch);
   const auto series = [&](const char* what) {
     run(
         what, memory, card, precision,
@@ -143,11 +143,11 @@ void branch_ops(const Shape& shape, const Card& card, Precision precision) {
         [&](const Context& context) { return irf::cuda::residual_logdet(branch, logdet, context); });
   };
   series("residual_logdet");
-  logdet.tail = memory.copied(std::vector<T>(3, T(1)));
-  logdet.tolerance = T(0.3);
-  logdet.relative = true;
+  logdet.series.tail = memory.copied(std::vector<T>(3, T(1)));
+  logdet.series.tolerance = T(0.3);
+  logdet.series.relative = true;
   series("residual_logdet with a stop");
-  logdet.tail = nullptr;
+  logdet.series.tail = nullptr;
   const int64_t kept_size = irf::cuda::residual_logdet_kept(branch, logdet, card, precision);
   if (kept_size) logdet.kept = memory.result<T>(kept_size);
   series("residual_logdet that keeps");
