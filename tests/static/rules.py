@@ -13,7 +13,7 @@ INSPECTED = (80, 90)  # architectures whose inner loops are held to a share of p
 
 # Kernels made of register tiles, and the least share of FFMA in their innermost loops. Kernel size makes no difference:
 # a 1 x 1 stage runs the same loop as a tap of a larger one.
-LOOPS = ((r"(Simt|Outer)Tile<float|(Dense|Image)Tiles<float", 0.80),)
+LOOPS = ((r"(Simt|Outer)Tile<float|FmaTiles<float", 0.80),)
 
 # Pattern of "file: label", what its code must contain, from which architecture on.
 # LDGSTS: copies to shared memory that bypass registers; HMMA: tensor cores.

@@ -55,8 +55,8 @@ void lay_out_state(const BranchShape& shape, int element_bytes, ResidentPlan& pl
   // Idle lanes are worth it where they cost no tile, or few.
   const int tile = tile_shape(plan.family, TileKind::kNarrow, element_bytes).rows, lines = plan.items * plan.height;
   const int rounded = round_up(plan.width, 8);
-  const bool free = ceil_div(lines * rounded, tile) == ceil_div(lines * plan.width, tile);
-  plan.lane_width = radius > 0 && (free || 2 * rounded <= 3 * plan.width) ? rounded : plan.width;
+  const bool free = tile > 0 && ceil_div(lines * rounded, tile) == ceil_div(lines * plan.width, tile);
+  plan.lane_width = tile > 0 && radius > 0 && (free || 2 * rounded <= 3 * plan.width) ? rounded : plan.width;
   plan.positions += plan.lane_width - plan.width;  // that idle lanes read
 }
 
@@ -69,7 +69,7 @@ bool choose_tile(ResidentPlan& plan, StagePlan& stage, int most_splits, int elem
   for (const TileKind kind : {TileKind::kWide, TileKind::kMid, TileKind::kNarrow}) {
     const TileShape tile = tile_shape(plan.family, kind, element_bytes);
     const bool narrow = kind == TileKind::kNarrow;
-    if (narrow && stage.N > 8) continue;
+    if (tile.rows == 0 || (narrow && stage.N > 8)) continue;
     const int rows = plan.items * plan.height * (narrow ? plan.lane_width : plan.width);
     stage.tile = kind;
     stage.row_tiles = ceil_div(rows, tile.rows);

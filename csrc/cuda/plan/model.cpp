@@ -23,15 +23,10 @@ struct Cost {
   double issue, wavefronts;  // of a warp
 };
 
-bool on_tensor_cores(const ResidentPlan& plan, const StagePlan& stage) {
-  return plan.precision != Precision::kFull && stage.tile != TileKind::kNarrow;
-}
-
 // A warp's tile advancing by the depth of its precision.
-Cost unit_cost(const ResidentPlan& plan, const StagePlan& stage, const TileShape& shape, int element_bytes,
-               const ModelConstants& model) {
+Cost unit_cost(const ResidentPlan& plan, const TileShape& shape, int element_bytes, const ModelConstants& model) {
   const double depth = depth_of(plan.precision);
-  if (on_tensor_cores(plan, stage)) {
+  if (plan.precision != Precision::kFull) {
     const double rows = shape.rows / 16.0, columns = shape.columns / 8.0;  // fragments
     const double words = (4 * rows + 2 * columns), loads = words * (plan.precision == Precision::kBf16 ? 2 : 1);
     return {model.mma_cycles * rows * columns + model.fragment_cycles * words + loads, loads};
@@ -54,7 +49,7 @@ double stage_cycles(const ResidentPlan& plan, const StagePlan& stage, int blocks
   const double busy = blocks * stage.row_tiles * stage.column_tiles * stage.splits;
   const double taps = stage.kernel * stage.kernel, chunks = ceil_div(stage.flat_rows, stage.chunk);
   const double units = ceil_div(stage.flat_rows / double(depth_of(plan.precision)), stage.splits);
-  const Cost unit = unit_cost(plan, stage, shape, element_bytes, model);
+  const Cost unit = unit_cost(plan, shape, element_bytes, model);
   const double per_scheduler = ceil_div(busy, kSchedulers);
   const double starts = model.start_cycles * (std::min(units, ceil_div(taps, stage.splits)) + chunks);
   const double issue = std::max(per_scheduler * unit.issue, unit.issue + model.shared_latency_cycles);

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "cuda/device/pack.h"
+#include "cuda/plan/tiles.h"
 #include "iresnet_fast/params.h"
 
 namespace irf::cuda {
@@ -58,18 +59,6 @@ struct WalkRequest {
   bool neumann;    // a chain: so is the Neumann vector
 };
 constexpr WalkRequest kForwardWalk{WalkKind::kForward, 1, 1, false, false};
-
-// Tiles of one kernel instance (resident/block.cuh: DenseTiles, ImageTiles, TensorTiles). The number is the rows a
-// thread owns (images) or the items of a block (dense).
-enum class Family : int { kDense4, kDense8, kDense16, kDense32, kImage7, kImage8, kTensorDense, kTensorImage };
-enum class TileKind : int { kWide, kMid, kNarrow };
-
-struct TileShape {
-  int rows, columns;               // of the warp's tile
-  int thread_rows, groups, width;  // of a thread: rows, groups of adjacent columns, columns of a group
-};
-
-TileShape tile_shape(Family family, TileKind kind, int element_bytes);
 
 // A product in the order of execution: reduces over K channels, yields N. Offsets of shared memory count elements from
 // its start.

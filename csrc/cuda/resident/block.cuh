@@ -1,54 +1,12 @@
 // Resident walks: one block takes a group of items through every stage, and the state never leaves shared memory. Here:
-// the tiles of each kernel instance, the state and its tables, events in and out, sums over items. The products are in
+// the state and its tables, events in and out, sums over items. The products are in
 // resident/product.cuh; where everything lies comes from the plan (plan/plan.h).
 #pragma once
 
-#include "cuda/device/tile.cuh"
-#include "cuda/plan/plan.h"
+#include "cuda/resident/tiles.cuh"
 
 namespace irf::cuda {
 namespace {
-
-// ---- Tiles of a kernel instance; tile_shape() in plan/plan.cpp knows the same numbers ----
-
-template <class T, int ITEMS>
-struct DenseTiles {
-  using Element = T;
-  using Wide = SimtTile<T, ITEMS == 4 ? 4 : 8, ITEMS <= 8 ? 4 : 8, ITEMS == 16 ? 2 : ITEMS == 32 ? 4 : 1>;
-  using Mid = Wide;
-  using Narrow = SimtTile<T, 1, 4, ITEMS>;
-};
-template <>
-struct DenseTiles<double, 16> {
-  using Element = double;
-  using Wide = SimtTile<double, 4, 4, 4>;
-  using Mid = Wide;
-  using Narrow = SimtTile<double, 1, 4, 16>;
-};
-
-template <class T, int ROWS>
-struct ImageTiles {
-  using Element = T;
-  using Wide = SimtTile<T, ROWS, 8, 4>;
-  using Mid = SimtTile<T, ROWS, 4, 4>;
-  using Narrow = SimtTile<T, ROWS, 4, 32>;
-};
-template <>
-struct ImageTiles<double, 8> {
-  using Element = double;
-  using Wide = SimtTile<double, 8, 4, 4>;
-  using Mid = Wide;
-  using Narrow = SimtTile<double, 8, 4, 32>;
-};
-
-// Narrow products have too few columns for the tensor cores.
-template <Precision PRECISION, int NARROW_ROWS>
-struct TensorTiles {
-  using Element = float;
-  using Wide = TensorTile<PRECISION, 2, 8>;
-  using Mid = TensorTile<PRECISION, 2, 4>;
-  using Narrow = SimtTile<float, NARROW_ROWS, 4, 32>;
-};
 
 // ---- The state and its tables ----
 

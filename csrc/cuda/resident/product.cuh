@@ -1,8 +1,6 @@
 // The products of a resident walk: weights that lie in shared memory or pass through it, and one stage, state to state.
 #pragma once
 
-#include <type_traits>
-
 #include "cuda/resident/block.cuh"
 
 namespace irf::cuda {
@@ -252,16 +250,17 @@ __device__ __forceinline__ void product_stage(const Block<T>& block, const Rows&
 template <class Tiles, class T, class Epilogue>
 __device__ __forceinline__ void any_product_stage(const Block<T>& block, WeightFeed<T>& feed, int index,
                                                   const Epilogue& epilogue) {
-  switch (block.plan.stage[index].tile) {
-    case TileKind::kNarrow:
-      return product_stage<typename Tiles::Narrow>(block, block.lane_rows(), feed, index, epilogue);
-    case TileKind::kMid:
-      if constexpr (!std::is_same_v<typename Tiles::Mid, typename Tiles::Wide>)
-        return product_stage<typename Tiles::Mid>(block, block.rows(), feed, index, epilogue);
-      [[fallthrough]];
-    case TileKind::kWide:
-      return product_stage<typename Tiles::Wide>(block, block.rows(), feed, index, epilogue);
+  const TileKind kind = block.plan.stage[index].tile;
+  if constexpr (Tiles::kHasNarrow) {
+    using Narrow = typename Tiles::template Tile<TileKind::kNarrow>;
+    if (kind == TileKind::kNarrow) return product_stage<Narrow>(block, block.lane_rows(), feed, index, epilogue);
   }
+  if constexpr (Tiles::kHasMid) {
+    using Mid = typename Tiles::template Tile<TileKind::kMid>;
+    if (kind == TileKind::kMid) return product_stage<Mid>(block, block.rows(), feed, index, epilogue);
+  }
+  using Wide = typename Tiles::template Tile<TileKind::kWide>;
+  product_stage<Wide>(block, block.rows(), feed, index, epilogue);
 }
 
 }  // namespace
