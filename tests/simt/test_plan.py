@@ -146,6 +146,17 @@ def test_mnist_is_resident(card):
     assert all(s.weight != NOT_SHARED for s in p.stage[:3])
 
 
+def test_the_example_of_the_kernels_comments():
+    """resident/block.cuh counts the pixel (1, 3) of the item in slot 1: 14 x 14 images, kernels of 3 x 3."""
+    p, _, _ = plan(mnist(264), "h100", choice=Choice(items=2))
+    slot, y, x = 1, 1, 3
+    assert slot * p.pixels + y * p.width + x == 213
+    assert (p.origin, p.image_positions, p.row_positions) == (16, 225, 15)
+    assert p.origin + slot * p.image_positions + y * p.row_positions + x == 259
+    assert p.lane_width == 16
+    assert (slot * p.height + y) * p.lane_width + x == 243
+
+
 def dense(channels, hidden, batch):
     return Shape((channels, hidden, channels), batch)
 

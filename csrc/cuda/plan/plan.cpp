@@ -59,14 +59,20 @@ ResidentPlan plan_resident(const BranchShape& shape, const WalkRequest& request,
     for (int threads : {128, 256})
       for (int splits : {8, 4, 2, 1})
         for (int chunk : {128, 32})
-          for (int weights : {kAll, kSome, kNone})
-            for (int derivatives : {kAll, kSome, kNone}) {
+          for (InShared weights : {kAll, kSome, kNone})
+            for (InShared derivatives : {kAll, kSome, kNone}) {
               if (choice.threads && threads != choice.threads) continue;
               if (choice.weights_shared >= 0 && weights != (choice.weights_shared ? kAll : kNone)) continue;
               if (choice.derivatives_shared >= 0 && derivatives != (choice.derivatives_shared ? kAll : kNone)) continue;
               if (weights == kAll && chunk != 128) continue;  // no chunks
-              const Way way{family, items, threads, splits, chunk, weights, derivatives};
-              const ResidentPlan plan = make_plan(shape, request, precision, element_bytes, card, way);
+              const PlanCandidate candidate{.family = family,
+                                            .items = items,
+                                            .threads = threads,
+                                            .most_splits = splits,
+                                            .chunk = chunk,
+                                            .weights = weights,
+                                            .derivatives = derivatives};
+              const ResidentPlan plan = make_plan(shape, request, precision, element_bytes, card, candidate);
               if (plan.resident && (!best.resident || plan.microseconds < best.microseconds)) best = plan;
             }
   });
@@ -108,8 +114,8 @@ Precision cheapest_precision(const BranchShape& shape, const WalkRequest& reques
                              const Card& card) {
   const bool chain = request.kind == WalkKind::kTransposed || request.kind == WalkKind::kTangent;
   return cheapest(shape, usable_precision(wanted, element_bytes, card), [&](Precision precision) {
-    const double freeze = chain ? plan_walk(shape, kForwardWalk, precision, element_bytes, card).microseconds : 0;
-    return freeze + plan_walk(shape, request, precision, element_bytes, card).microseconds;
+    const double forward = chain ? plan_walk(shape, kForwardWalk, precision, element_bytes, card).microseconds : 0;
+    return forward + plan_walk(shape, request, precision, element_bytes, card).microseconds;
   });
 }
 

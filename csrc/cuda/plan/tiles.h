@@ -43,6 +43,7 @@ struct FamilyTiles {
   }
 };
 
+// Family, bytes of an element, dense, on tensor cores, least and most items; the wide, the middle and the narrow tile.
 constexpr FamilyTiles kFamilyTiles[] = {
     {Family::kDense4, 4, true, false, 4, 4, fma_tile(4, 4, 4, 1), {}, fma_tile(4, 1, 4, 4)},
     {Family::kDense8, 4, true, false, 8, 8, fma_tile(4, 8, 4, 1), {}, fma_tile(4, 1, 4, 8)},
