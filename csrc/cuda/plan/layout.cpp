@@ -60,7 +60,7 @@ void lay_out_state(const BranchShape& shape, int element_bytes, ResidentPlan& pl
   plan.positions += plan.lane_width - plan.width;  // that idle lanes read
 }
 
-// The cheapest tile of a product that leaves a warp for each; false if there is none.
+// Chooses the cheapest tile of which a product has no more than there are warps; false if there is none.
 bool choose_tile(ResidentPlan& plan, StagePlan& stage, int most_splits, int element_bytes,
                  const ModelConstants& model) {
   const int warps = plan.threads / 32;
@@ -153,7 +153,7 @@ void take_derivatives(const PlanCandidate& candidate, bool entry, SharedMemory& 
   plan.entry = take(entry, plan.event_pitch);
 }
 
-// Tables of rows, exchange of partial sums: as large as the largest stage needs.
+// The tables of rows and the exchange of partial sums, as large as the largest stage needs.
 void take_tables(int element_bytes, SharedMemory& shared, ResidentPlan& plan) {
   int exchange = 0;
   plan.padded_rows = plan.items * plan.pixels;

@@ -16,7 +16,7 @@
 namespace irf::cuda {
 
 constexpr int kMaxStages = 16;
-constexpr int kMaxThreads = 256;  // of a block; each may use 255 registers
+constexpr int kMaxThreads = 256;  // per block; each may use 255 registers
 
 struct BranchShape {
   int stages;

@@ -26,7 +26,7 @@ struct ResidentForward {
 template <class T>
 cudaError_t resident_forward(const ResidentForward<T>& forward, const ResidentPlan& plan, const Context& context);
 
-// Device memory of an accelerated inverse: what a thread knows of its item, and the history of all items under way.
+// Device memory of an accelerated inverse: what each thread knows of its item, and the history of all items under way.
 template <class T>
 struct ResidentHistory {
   AndersonState<T>* state;
