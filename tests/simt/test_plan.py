@@ -148,7 +148,7 @@ def test_mnist_is_resident(card):
 
 def test_the_example_of_the_kernels_comments():
     """resident/block.cuh counts the pixel (1, 3) of the item in slot 1: 14 x 14 images, kernels of 3 x 3."""
-    p, _, _ = plan(mnist(264), "h100", choice=Choice(items=2))
+    p, _, _ = plan(Shape((4, 8, 8, 4), 264, (3, 1, 3), (14, 14)), "h100", choice=Choice(items=2))
     slot, y, x = 1, 1, 3
     assert slot * p.pixels + y * p.width + x == 213
     assert (p.origin, p.image_positions, p.row_positions) == (16, 225, 15)
