@@ -146,6 +146,62 @@ def test_mnist_is_resident(card):
     assert all(s.weight != NOT_SHARED for s in p.stage[:3])
 
 
+def test_the_example_of_the_kernels_comments():
+    """resident/block.cuh counts the pixel (1, 3) of the item in slot 1: 14 x 14 images, kernels of 3 x 3."""
+    p, _, _ = plan(Shape((4, 8, 8, 4), 264, (3, 1, 3), (14, 14)), "h100", choice=Choice(items=2))
+    slot, y, x = 1, 1, 3
+    assert slot * p.pixels + y * p.width + x == 213
+    assert (p.origin, p.image_positions, p.row_positions) == (16, 225, 15)
+    assert p.origin + slot * p.image_positions + y * p.row_positions + x == 259
+    assert p.lane_width == 16
+    assert (slot * p.height + y) * p.lane_width + x == 243
+
+
+def dense(channels, hidden, batch):
+    return Shape((channels, hidden, channels), batch)
+
+
+def image(channels, hidden, side, batch):
+    return Shape((channels, hidden, hidden, channels), batch, (3, 1, 3), (side, side))
+
+
+# For every family of tiles, branches that no other way runs as fast: card, precision and the tiles of the products.
+CHOSEN = {
+    "dense 4": [(toy(5), "h100", FULL, 4, {WIDE, NARROW})],
+    "dense 8": [(toy(1000), "h100", FULL, 4, {WIDE, NARROW})],
+    "dense 16": [
+        (dense(6, 512, 1000), "rtx3090", FULL, 4, {WIDE, NARROW}),
+        (toy(100), "h100", FULL, 8, {WIDE, NARROW}),
+    ],
+    "dense 32": [(dense(2, 16, 10000), "t4", FULL, 4, {WIDE, NARROW})],
+    "image 7": [(mnist(264), "h100", FULL, 4, {MID, NARROW}), (image(4, 64, 7, 64), "t4", FULL, 4, {WIDE, NARROW})],
+    "image 8": [
+        (image(1, 16, 16, 64), "h100", FULL, 4, {MID, NARROW}),
+        (image(1, 64, 16, 64), "h100", FULL, 4, {WIDE, NARROW}),
+        (image(12, 32, 4, 64), "h100", FULL, 8, {WIDE}),
+    ],
+    "tensor dense": [
+        (dense(43, 64, 10000), "h100", TF32, 4, {WIDE}),
+        (dense(21, 64, 10000), "a100", BF16, 4, {WIDE, MID}),
+    ],
+    "tensor image": [
+        (image(12, 128, 8, 64), "a100", BF16, 4, {WIDE, MID}),
+        (image(192, 32, 4, 128), "a100", TF32, 4, {WIDE, MID}),
+    ],
+}
+
+
+@pytest.mark.parametrize("family", CHOSEN)
+def test_every_family_and_every_tile_is_chosen_for_some_branch(family):
+    """What the model never chooses would be a kernel that nobody runs."""
+    for shape, card, precision, size, tiles in CHOSEN[family]:
+        p, layered, text = plan(shape, card, precision=precision, element_bytes=size)
+        assert p.resident, (shape, layered)
+        assert f"tiles of family {family}\n" in text, shape
+        assert p.precision == precision
+        assert {stage.tile for stage in p.stage[: p.stages]} == tiles, shape
+
+
 @pytest.mark.parametrize("card", CARDS)
 @pytest.mark.parametrize("kind", range(4))
 def test_wide_images_are_layered(card, kind):

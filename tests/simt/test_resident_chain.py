@@ -193,6 +193,6 @@ def test_on_chip_every_byte_is_read_once(checker, case):
 @named([DENSE[3], IMAGES[0], IMAGES[1]])
 def test_contiguous_operands_are_read_in_whole_sectors(checker, case):
     counters, _ = traffic(checker, case, 1)
-    for line in ("device.cuh", "resident_product.cuh"):  # asynchronous copies, derivatives in the epilogue
+    for line in ("device.cuh", "resident/product.cuh"):  # asynchronous copies, derivatives in the epilogue
         part = counters.total("read", "global", line)
         assert 32 * part.sectors <= 1.1 * part.bytes

@@ -8,15 +8,8 @@ from pathlib import Path
 
 from cubins import ARCHITECTURES
 from occupancy import build, occupancy
-from sass import Kernel
+from sass import FAMILIES, Kernel
 from toolkit import INCLUDES, ROOT, run
-
-# In the order of Family in plan.h.
-FAMILIES = (
-    *(f"DenseTiles<float, {n}>" for n in (4, 8, 16, 32)),
-    *(f"ImageTiles<float, {n}>" for n in (7, 8)),
-    *(f"TensorTiles<full, {n}>" for n in (1, 8)),
-)
 
 
 def planned_rows(kernels: Sequence[Kernel]) -> list[list[str]]:
@@ -42,11 +35,12 @@ def planned_rows(kernels: Sequence[Kernel]) -> list[list[str]]:
                 layered.append(f"sm_{arch}")
                 continue
             family, threads, blocks, shared = plan
-            label = f"resident_chain_kernel<{FAMILIES[family]}, float>"
+            tiles = f"FmaTiles<float, {FAMILIES[family]}>"  # chains are planned at full precision
+            label = f"resident_chain_kernel<{tiles}, float>"
             kernel = next(k for k in kernels if k.arch == arch and k.label == label)
             (fits,) = occupancy([(kernel, threads, shared)])
             figures = (threads, blocks, shared, fits.blocks)
-            rows.append([case.name, f"sm_{arch}", f"`{FAMILIES[family]}`", *map(str, figures), f"{fits.share:.0%}"])
+            rows.append([case.name, f"sm_{arch}", f"`{tiles}`", *map(str, figures), f"{fits.share:.0%}"])
         if layered:
             rows.append([case.name, " ".join(layered), "layer by layer", *[""] * 5])
     return rows

@@ -14,7 +14,7 @@ INSPECTED = (80, 90)  # architectures whose inner loops are held to a share of p
 # Kernels made of register tiles, and the least share of FFMA or HMMA in their innermost loops. Kernel size makes no
 # difference: a 1 x 1 stage runs the same loop as a tap of a larger one. An HMMA does the work of 32 or 64 FFMA.
 LOOPS = (
-    (r"(Simt|Outer)Tile<float|(Dense|Image)Tiles<float", 0.80),
+    (r"(Simt|Outer)Tile<float|FmaTiles<float", 0.80),
     (r"stage_product_kernel<.*FragmentTile<\w+, 2, 8>", 0.50),
     (r"stage_product_kernel<.*FragmentTile<\w+, 2, 2>", 0.25),
     (r"weight_gradient_kernel<.*FragmentOuterTile<tf32, 2, 8>, 2, 2>", 0.34),

@@ -17,11 +17,14 @@ _RESOURCES = re.compile(
 )
 _BOUNDS = re.compile(r"EIATTR_MAX_THREADS\s+Format:\s+EIFMT_SVAL\s+Value:\s+0x([0-9a-f]+)")
 _MEMORY = ("LDG", "STG", "LDS", "STS", "LDL", "STL", "LDGSTS")
+# In the order of Family in plan/tiles.h.
+FAMILIES = ("dense 4", "dense 8", "dense 16", "dense 32", "image 7", "image 8", "tensor dense", "tensor image")
 _SHORT = (
     (r"\(anonymous namespace\)::|\birf::cuda::|\birf::|^void ", ""),
     (r"\(Precision\)0", "full"),
     (r"\(Precision\)1", "tf32"),
     (r"\(Precision\)2", "bf16"),
+    *((rf"\(Family\){i}", name) for i, name in enumerate(FAMILIES)),
     (r"\(\w+\)(?=\d)", ""),  # other enumerators keep their number
     (r"\s+(?=>)", ""),
 )

@@ -174,7 +174,7 @@ class ChainLaunch {
   const RowsLayout events_;
   T *start_, *states_[2], *y_[2], *w_;  // as in LayeredChain
   // Of a series; else none.
-  LayeredSeries<T> series_{};
+  SeriesState<T> series_{};
   ItemSums<T, 2> sums_{};
   int* last_ = nullptr;
   const int* active_ = nullptr;  // null: every item takes every product

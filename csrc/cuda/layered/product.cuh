@@ -5,6 +5,7 @@
 // memory to an epilogue, which sees rows as whole 16-byte vectors and so reads and writes global memory coalesced.
 #pragma once
 
+#include "cuda/device/group.cuh"
 #include "cuda/device/pack.h"
 #include "cuda/layered/epilogue_row.cuh"
 #include "cuda/layered/product_fetch.cuh"
@@ -22,19 +23,6 @@ __device__ __forceinline__ bool any_active(const StageProduct<T>& product, int64
   int active = 0;
   for (int64_t i = first_row / product.pixels() + threadIdx.x; i <= last; i += blockDim.x) active |= product.active[i];
   return __syncthreads_or(active);
-}
-
-template <class Tile>
-__device__ __forceinline__ void store_group(typename Tile::Element* to, const typename Tile::Element* sums) {
-  using T = typename Tile::Element;
-  if constexpr (Tile::kWidth == kVector<T>) {
-    Vector<T> group;
-#pragma unroll
-    for (int e = 0; e < kVector<T>; ++e) group[e] = sums[e];
-    store16(to, group);
-  } else {
-    *reinterpret_cast<float2*>(to) = make_float2(sums[0], sums[1]);
-  }
 }
 
 template <class Shape, class Epilogue>
@@ -81,7 +69,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
   for (int i = 0; i < Tile::kThreadRows; ++i)
 #pragma unroll
     for (int g = 0; g < Tile::kGroups; ++g)
-      store_group<Tile>(mine + Tile::row(i) * Shape::kPitchSums + Tile::column(g), tile.at(i, g));
+      store_group<Tile::kWidth>(mine + Tile::row(i) * Shape::kPitchSums + Tile::column(g), tile.at(i, g));
   __syncwarp();
   constexpr int kRowsAtOnce = kWarp / Shape::kLanes, kUnroll = Epilogue::kUnroll;
   static_assert(Tile::kRows % (kRowsAtOnce * kUnroll) == 0, "whole rounds of rows");

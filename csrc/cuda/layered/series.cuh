@@ -9,7 +9,7 @@ namespace {
 
 // A series and the state of its items.
 template <class T>
-struct LayeredSeries : Series<T> {
+struct SeriesState : Series<T> {
   int64_t items, samples;
   T* limit;           // [items]: stop at |w_k| tail_k <= limit
   int* last;          // [items] the term an item ends with at the latest; 0: it has stopped
@@ -21,7 +21,7 @@ struct LayeredSeries : Series<T> {
 // Before the first term: |v| sets the limit, and is the norm of an empty series.
 template <class T>
 __global__ void __launch_bounds__(kItemThreads)
-    start_series_kernel(const LayeredSeries<T> series, const T* v, int64_t size) {
+    start_series_kernel(const SeriesState<T> series, const T* v, int64_t size) {
   const int64_t item = int64_t(blockIdx.x) * (kItemThreads / kWarp) + threadIdx.x / kWarp;
   if (item >= series.items) return;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kItemThreads)
 // After term k: adds up the items' sums and decides which of them go on.
 template <class T>
 __global__ void __launch_bounds__(kItemThreads)
-    finish_term_kernel(const LayeredSeries<T> series, const ItemSums<T, 2> sums, int k) {
+    finish_term_kernel(const SeriesState<T> series, const ItemSums<T, 2> sums, int k) {
   int64_t item;
   T values[2];
   if (!sums.gather(item, values) || !series.last[item]) return;
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kItemThreads)
 // The last term of one probe, from w_{n-1} and J v.
 template <class T>
 __global__ void __launch_bounds__(kItemThreads)
-    shortcut_kernel(const LayeredSeries<T> series, const T* w, const T* tangent, int64_t size) {
+    shortcut_kernel(const SeriesState<T> series, const T* w, const T* tangent, int64_t size) {
   const int64_t item = int64_t(blockIdx.x) * (kItemThreads / kWarp) + threadIdx.x / kWarp;
   if (item >= series.items || !series.last[item]) return;
   const int lane = static_cast<int>(threadIdx.x) % kWarp, n = series.terms;

@@ -18,16 +18,16 @@ struct ModelConstants {
   double barrier_cycles;          // of a barrier of a block
   // A resident product.
   double step_cycles;      // of a warp per step of an FMA tile, besides FMA and loads: loop and addresses
-  double mma_cycles;       // of a warp for a fragment product of 16 x 8 on the tensor cores
-  double fragment_cycles;  // of a warp to round a word of its fragments to the tensor cores' type
+  double mma_cycles;       // of a warp per fragment product of 16 x 8 on the tensor cores
+  double fragment_cycles;  // of a warp per word of its fragments that it rounds to the tensor cores' type
   double start_cycles;     // of a warp at the first step of a tap or of a streamed chunk
-  double store_cycles;     // of a warp for the epilogue of one 16-byte vector a thread
+  double store_cycles;     // of a warp for the epilogue of one 16-byte vector per thread
   double exchange_cycles;  // of a warp to give one such vector of partial sums to another warp
-  double product_cycles;   // once a product
+  double product_cycles;   // once per product
   // A resident walk.
-  double element_cycles;        // of a thread for an element of its events at the end of every repeat
-  double setup_cycles;          // once a group of items
-  double element_setup_cycles;  // of a thread for an element of its events, once a group
+  double element_cycles;        // of a thread per element of its events, at the end of every repeat
+  double setup_cycles;          // once per group of items
+  double element_setup_cycles;  // of a thread per element of its events, once per group
   // A layered product.
   double layered_slot_cycles;     // of a scheduler per issue slot of its inner loop
   double layered_mma_cycles;      // of a scheduler per fragment product of 16 x 8

@@ -34,8 +34,8 @@ void list_products(const BranchShape& shape, const WalkRequest& request, Precisi
   }
 }
 
-// Positions of the state: images one below the other, with `radius` rows of zeros between them and as many zeros right
-// of each row, which are also what lies left of the next.
+// Positions of the state (resident/block.cuh has an example): images one below the other, with `radius` lines of zeros
+// between them and as many zeros right of each line, which are also the zeros left of the next line.
 void lay_out_state(const BranchShape& shape, int element_bytes, ResidentPlan& plan) {
   const bool dense = shape.height == 0;
   int radius = 0, widest = 0;
@@ -55,12 +55,12 @@ void lay_out_state(const BranchShape& shape, int element_bytes, ResidentPlan& pl
   // Idle lanes are worth it where they cost no tile, or few.
   const int tile = tile_shape(plan.family, TileKind::kNarrow, element_bytes).rows, lines = plan.items * plan.height;
   const int rounded = round_up(plan.width, 8);
-  const bool free = ceil_div(lines * rounded, tile) == ceil_div(lines * plan.width, tile);
-  plan.lane_width = radius > 0 && (free || 2 * rounded <= 3 * plan.width) ? rounded : plan.width;
+  const bool free = tile > 0 && ceil_div(lines * rounded, tile) == ceil_div(lines * plan.width, tile);
+  plan.lane_width = tile > 0 && radius > 0 && (free || 2 * rounded <= 3 * plan.width) ? rounded : plan.width;
   plan.positions += plan.lane_width - plan.width;  // that idle lanes read
 }
 
-// The cheapest tile of a product that leaves a warp for each; false if there is none.
+// Chooses the cheapest tile of which a product has no more than there are warps; false if there is none.
 bool choose_tile(ResidentPlan& plan, StagePlan& stage, int most_splits, int element_bytes,
                  const ModelConstants& model) {
   const int warps = plan.threads / 32;
@@ -69,7 +69,7 @@ bool choose_tile(ResidentPlan& plan, StagePlan& stage, int most_splits, int elem
   for (const TileKind kind : {TileKind::kWide, TileKind::kMid, TileKind::kNarrow}) {
     const TileShape tile = tile_shape(plan.family, kind, element_bytes);
     const bool narrow = kind == TileKind::kNarrow;
-    if (narrow && stage.N > 8) continue;
+    if (tile.rows == 0 || (narrow && stage.N > 8)) continue;
     const int rows = plan.items * plan.height * (narrow ? plan.lane_width : plan.width);
     stage.tile = kind;
     stage.row_tiles = ceil_div(rows, tile.rows);
@@ -113,16 +113,16 @@ class SharedMemory {
   bool overflown_ = false;
 };
 
-void take_weights(const Way& way, SharedMemory& shared, ResidentPlan& plan) {
+void take_weights(const PlanCandidate& candidate, SharedMemory& shared, ResidentPlan& plan) {
   int streamed_pitch = 0, streamed_rows = 0;
   auto reserve = [&] {  // room for the two buffers, should the stage at hand be streamed
-    return 2 * int64_t(way.chunk) * streamed_pitch;
+    return 2 * int64_t(candidate.chunk) * streamed_pitch;
   };
   for (int i = 0; i < plan.stages; ++i) streamed_pitch = std::max(streamed_pitch, plan.stage[i].column_pitch);
   for (int i = 0; i < plan.stages; ++i) {
     StagePlan& stage = plan.stage[i];
     const int64_t size = int64_t(stage.flat_rows) * stage.column_pitch;
-    const bool keep = way.weights == kAll || (way.weights == kSome && shared.fits(size + reserve()));
+    const bool keep = candidate.weights == kAll || (candidate.weights == kSome && shared.fits(size + reserve()));
     stage.weight = keep ? shared.take(size) : kNotShared;
     stage.chunk = stage.flat_rows;
   }
@@ -132,7 +132,7 @@ void take_weights(const Way& way, SharedMemory& shared, ResidentPlan& plan) {
     streamed_pitch = std::max(streamed_pitch, plan.stage[i].column_pitch);
     streamed_rows = std::max(streamed_rows, plan.stage[i].flat_rows);
   }
-  plan.stream_size = std::min(way.chunk, streamed_rows) * streamed_pitch;
+  plan.stream_size = std::min(candidate.chunk, streamed_rows) * streamed_pitch;
   plan.stream = shared.take(2 * int64_t(plan.stream_size));
   for (int i = 0; i < plan.stages; ++i) {
     StagePlan& stage = plan.stage[i];
@@ -142,17 +142,18 @@ void take_weights(const Way& way, SharedMemory& shared, ResidentPlan& plan) {
   }
 }
 
-void take_derivatives(const Way& way, bool entry, SharedMemory& shared, ResidentPlan& plan) {
+void take_derivatives(const PlanCandidate& candidate, bool entry, SharedMemory& shared, ResidentPlan& plan) {
   const int64_t rows = int64_t(plan.items) * plan.pixels;
   auto take = [&](bool exists, int pitch) {
-    const bool keep = exists && (way.derivatives == kAll || (way.derivatives == kSome && shared.fits(rows * pitch)));
+    const bool keep =
+        exists && (candidate.derivatives == kAll || (candidate.derivatives == kSome && shared.fits(rows * pitch)));
     return keep ? shared.take(rows * pitch) : kNotShared;
   };
   for (int i = 0; i < plan.stages; ++i) plan.stage[i].derivative = take(plan.stage[i].scaled, plan.stage[i].N_padded);
   plan.entry = take(entry, plan.event_pitch);
 }
 
-// Tables of rows, exchange of partial sums: as large as the largest stage needs.
+// The tables of rows and the exchange of partial sums, as large as the largest stage needs.
 void take_tables(int element_bytes, SharedMemory& shared, ResidentPlan& plan) {
   int exchange = 0;
   plan.padded_rows = plan.items * plan.pixels;
@@ -179,16 +180,16 @@ void take_tables(int element_bytes, SharedMemory& shared, ResidentPlan& plan) {
 }  // namespace
 
 ResidentPlan make_plan(const BranchShape& shape, const WalkRequest& request, Precision precision, int element_bytes,
-                       const Card& card, const Way& way) {
+                       const Card& card, const PlanCandidate& candidate) {
   const ModelConstants& model = model_constants(card.architecture);
   const bool inverse = request.kind == WalkKind::kInverse, forward = inverse || request.kind == WalkKind::kForward;
   ResidentPlan plan{};
-  plan.family = way.family;
+  plan.family = candidate.family;
   plan.precision = precision;
-  plan.threads = way.threads;
-  plan.items = way.items;
-  plan.groups = (request.probes * shape.batch + way.items - 1) / way.items;
-  plan.blocks_per_multiprocessor = kMaxThreads / way.threads;
+  plan.threads = candidate.threads;
+  plan.items = candidate.items;
+  plan.groups = (request.probes * shape.batch + candidate.items - 1) / candidate.items;
+  plan.blocks_per_multiprocessor = kMaxThreads / candidate.threads;
   plan.event_channels = shape.channels[0];
   plan.event_pitch = channel_pad(shape.channels[0], precision);
   list_products(shape, request, precision, plan);
@@ -204,11 +205,11 @@ ResidentPlan make_plan(const BranchShape& shape, const WalkRequest& request, Pre
   for (int i = 0; i < plan.stages; ++i) plan.stage[i].bias = shared.take(forward ? plan.stage[i].N_padded : 0);
   if (shared.overflown()) return plan;
   for (int i = 0; i < plan.stages; ++i)
-    if (!choose_tile(plan, plan.stage[i], way.most_splits, element_bytes, model)) return plan;
+    if (!choose_tile(plan, plan.stage[i], candidate.most_splits, element_bytes, model)) return plan;
   take_tables(element_bytes, shared, plan);
-  take_weights(way, shared, plan);
+  take_weights(candidate, shared, plan);
   const bool entry = request.kind == WalkKind::kTangent && !shape.identity[0];
-  take_derivatives(way, entry, shared, plan);
+  take_derivatives(candidate, entry, shared, plan);
   if (shared.overflown()) return plan;
 
   plan.resident = true;

@@ -9,8 +9,8 @@ namespace irf::cuda {
 namespace {
 
 // Facts of the hardware and of the kernels.
-constexpr double kSchedulers = 4;        // of a multiprocessor, each with one instruction of a warp a cycle
-constexpr double kVectorWavefronts = 4;  // of shared memory, for 16 bytes each lane
+constexpr double kSchedulers = 4;        // of a multiprocessor, each issues one instruction of a warp per cycle
+constexpr double kVectorWavefronts = 4;  // of shared memory, for 16 bytes per lane
 constexpr double kRepeatBarriers = 3;    // between the last product of a repeat and the next
 
 double ceil_div(double n, double m) { return std::ceil(n / m); }
@@ -23,15 +23,10 @@ struct Cost {
   double issue, wavefronts;  // of a warp
 };
 
-bool on_tensor_cores(const ResidentPlan& plan, const StagePlan& stage) {
-  return plan.precision != Precision::kFull && stage.tile != TileKind::kNarrow;
-}
-
-// A warp's tile advancing by the depth of its precision.
-Cost unit_cost(const ResidentPlan& plan, const StagePlan& stage, const TileShape& shape, int element_bytes,
-               const ModelConstants& model) {
+// What it costs a warp's tile to advance by the depth of its precision.
+Cost unit_cost(const ResidentPlan& plan, const TileShape& shape, int element_bytes, const ModelConstants& model) {
   const double depth = depth_of(plan.precision);
-  if (on_tensor_cores(plan, stage)) {
+  if (plan.precision != Precision::kFull) {
     const double rows = shape.rows / 16.0, columns = shape.columns / 8.0;  // fragments
     const double words = (4 * rows + 2 * columns), loads = words * (plan.precision == Precision::kBf16 ? 2 : 1);
     return {model.mma_cycles * rows * columns + model.fragment_cycles * words + loads, loads};
@@ -54,13 +49,14 @@ double stage_cycles(const ResidentPlan& plan, const StagePlan& stage, int blocks
   const double busy = blocks * stage.row_tiles * stage.column_tiles * stage.splits;
   const double taps = stage.kernel * stage.kernel, chunks = ceil_div(stage.flat_rows, stage.chunk);
   const double units = ceil_div(stage.flat_rows / double(depth_of(plan.precision)), stage.splits);
-  const Cost unit = unit_cost(plan, stage, shape, element_bytes, model);
+  const Cost unit = unit_cost(plan, shape, element_bytes, model);
   const double per_scheduler = ceil_div(busy, kSchedulers);
   const double starts = model.start_cycles * (std::min(units, ceil_div(taps, stage.splits)) + chunks);
   const double issue = std::max(per_scheduler * unit.issue, unit.issue + model.shared_latency_cycles);
   double cycles = std::max(units * issue + per_scheduler * starts, busy * units * unit.wavefronts);
   double bytes = stage.weight == kNotShared ? blocks * stage_bytes(stage, element_bytes) : 0;
-  // Every split keeps its share of the vectors of sums, and gives the others away: one store and one load each.
+  // Every split finishes an equal part of its vectors of sums and gives the others away, at one store and one load
+  // each.
   const double vectors = shape.thread_rows * shape.groups;
   const double kept = vectors / stage.splits, given = vectors - kept;
   cycles += per_scheduler * (model.store_cycles * kept + model.exchange_cycles * given) +

@@ -8,14 +8,14 @@
 
 namespace irf::cuda {
 
-// Cycles of one product for a block whose multiprocessor runs `blocks` of them at once.
+// Cycles of one product of `blocks` blocks that a multiprocessor runs at once.
 double stage_cycles(const ResidentPlan&, const StagePlan&, int blocks, int element_bytes, const ModelConstants&);
 
-// Of the whole launch: rounds of groups, each with its setup and its repeats.
+// Microseconds of the whole launch: rounds of groups, each with its setup and its repeats.
 double resident_microseconds(const ResidentPlan&, const WalkRequest&, int element_bytes, const Card&,
                              const ModelConstants&);
 
-// Of the layered way, one launch per product, with a precision that is usable.
+// Microseconds of the layered way, one launch per product, with a precision that is usable.
 double layered_microseconds(const BranchShape&, const WalkRequest&, Precision, int element_bytes, const Card&,
                             const ModelConstants&);
 

@@ -10,37 +10,13 @@
 namespace irf::cuda {
 namespace {
 
-bool is_dense(Family family) { return family <= Family::kDense32 || family == Family::kTensorDense; }
-
-TileShape simt_tile(int element_bytes, int rows, int columns, int row_lanes) {
-  const int width = 16 / element_bytes;
-  return {rows * row_lanes, columns * (32 / row_lanes), rows, columns / width, width};
-}
-TileShape tensor_tile(int fragment_rows, int fragment_columns) {
-  return {16 * fragment_rows, 8 * fragment_columns, 2 * fragment_rows, fragment_columns, 2};
-}
-
-// Families of tiles for a branch, and how many items a block of each may own.
+// The families of tiles for a branch, and how many items a block of each may own: visit(family, items).
 template <class Visit>
 void for_each_family(const BranchShape& shape, Precision precision, int element_bytes, Visit visit) {
-  const bool dense = shape.height == 0;
-  if (precision != Precision::kFull) {
-    if (dense)
-      for (int items : {32, 64}) visit(Family::kTensorDense, items);
-    else
-      for (int items = 1; items <= 32; items *= 2) visit(Family::kTensorImage, items);
-  } else if (dense && element_bytes == 8) {
-    for (int items : {16, 32, 64}) visit(Family::kDense16, items);
-  } else if (dense) {
-    visit(Family::kDense4, 4);
-    visit(Family::kDense8, 8);
-    visit(Family::kDense16, 16);
-    for (int items : {32, 64}) visit(Family::kDense32, items);
-  } else {
-    for (int items = 1; items <= 32; items *= 2) {
-      if (element_bytes == 4) visit(Family::kImage7, items);
-      visit(Family::kImage8, items);
-    }
+  const bool dense = shape.height == 0, tensor_cores = precision != Precision::kFull;
+  for (const FamilyTiles& row : kFamilyTiles) {
+    if (row.element_bytes != element_bytes || row.dense != dense || row.tensor_cores != tensor_cores) continue;
+    for (int items = row.least_items; items <= row.most_items; items *= 2) visit(row.family, items);
   }
 }
 
@@ -68,32 +44,6 @@ Precision cheapest(const BranchShape& shape, Precision least, Cost cost) {
 
 }  // namespace
 
-TileShape tile_shape(Family family, TileKind kind, int element_bytes) {
-  const bool wide = kind == TileKind::kWide, narrow = kind == TileKind::kNarrow;
-  if (family == Family::kTensorDense || family == Family::kTensorImage) {
-    if (narrow) return simt_tile(4, family == Family::kTensorDense ? 1 : 8, 4, 32);
-    return tensor_tile(2, wide ? 8 : 4);
-  }
-  if (element_bytes == 8) {
-    if (is_dense(family)) return narrow ? simt_tile(8, 1, 4, 16) : simt_tile(8, 4, 4, 4);
-    return narrow ? simt_tile(8, 8, 4, 32) : simt_tile(8, 8, 4, 4);
-  }
-  switch (family) {
-    case Family::kDense4:
-      return narrow ? simt_tile(4, 1, 4, 4) : simt_tile(4, 4, 4, 1);
-    case Family::kDense8:
-      return narrow ? simt_tile(4, 1, 4, 8) : simt_tile(4, 8, 4, 1);
-    case Family::kDense16:
-      return narrow ? simt_tile(4, 1, 4, 16) : simt_tile(4, 8, 8, 2);
-    case Family::kDense32:
-      return narrow ? simt_tile(4, 1, 4, 32) : simt_tile(4, 8, 8, 4);
-    default: {
-      const int rows = family == Family::kImage7 ? 7 : 8;
-      return narrow ? simt_tile(4, rows, 4, 32) : simt_tile(4, rows, wide ? 8 : 4, 4);
-    }
-  }
-}
-
 Precision usable_precision(Precision wanted, int element_bytes, const Card& card) {
   return element_bytes == 8 || card.architecture < 80 ? Precision::kFull : wanted;
 }
@@ -109,14 +59,20 @@ ResidentPlan plan_resident(const BranchShape& shape, const WalkRequest& request,
     for (int threads : {128, 256})
       for (int splits : {8, 4, 2, 1})
         for (int chunk : {128, 32})
-          for (int weights : {kAll, kSome, kNone})
-            for (int derivatives : {kAll, kSome, kNone}) {
+          for (InShared weights : {kAll, kSome, kNone})
+            for (InShared derivatives : {kAll, kSome, kNone}) {
               if (choice.threads && threads != choice.threads) continue;
               if (choice.weights_shared >= 0 && weights != (choice.weights_shared ? kAll : kNone)) continue;
               if (choice.derivatives_shared >= 0 && derivatives != (choice.derivatives_shared ? kAll : kNone)) continue;
               if (weights == kAll && chunk != 128) continue;  // no chunks
-              const Way way{family, items, threads, splits, chunk, weights, derivatives};
-              const ResidentPlan plan = make_plan(shape, request, precision, element_bytes, card, way);
+              const PlanCandidate candidate{.family = family,
+                                            .items = items,
+                                            .threads = threads,
+                                            .most_splits = splits,
+                                            .chunk = chunk,
+                                            .weights = weights,
+                                            .derivatives = derivatives};
+              const ResidentPlan plan = make_plan(shape, request, precision, element_bytes, card, candidate);
               if (plan.resident && (!best.resident || plan.microseconds < best.microseconds)) best = plan;
             }
   });
@@ -158,8 +114,8 @@ Precision cheapest_precision(const BranchShape& shape, const WalkRequest& reques
                              const Card& card) {
   const bool chain = request.kind == WalkKind::kTransposed || request.kind == WalkKind::kTangent;
   return cheapest(shape, usable_precision(wanted, element_bytes, card), [&](Precision precision) {
-    const double freeze = chain ? plan_walk(shape, kForwardWalk, precision, element_bytes, card).microseconds : 0;
-    return freeze + plan_walk(shape, request, precision, element_bytes, card).microseconds;
+    const double forward = chain ? plan_walk(shape, kForwardWalk, precision, element_bytes, card).microseconds : 0;
+    return forward + plan_walk(shape, request, precision, element_bytes, card).microseconds;
   });
 }
 

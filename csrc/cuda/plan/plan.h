@@ -1,9 +1,9 @@
 // Which kernels run a branch and how they use the card: pure functions of sizes and card. Plain C++, no CUDA header, so
 // that plans are tested and printed (`python -m iresnet_fast plan`) on any machine; kernels only read the result.
 //
-// Resident: a block owns a group of items for the whole walk (resident/block.cuh). An item is one event of one probe;
-// items are numbered probe * batch + sample. Layered: one launch per product, for branches that do not fit a
-// multiprocessor.
+// Resident: a block owns a group of items for the whole walk. What an item, a group and a slot are, and how rows and
+// positions are counted, is said with an example in resident/block.cuh. Layered: one launch per product, for branches
+// that do not fit a multiprocessor.
 #pragma once
 
 #include <cstdint>
@@ -11,12 +11,13 @@
 
 #include "cuda/device/pack.h"
 #include "cuda/plan/product.h"
+#include "cuda/plan/tiles.h"
 #include "iresnet_fast/params.h"
 
 namespace irf::cuda {
 
 constexpr int kMaxStages = 16;
-constexpr int kMaxThreads = 256;  // of a block; each may use 255 registers
+constexpr int kMaxThreads = 256;  // per block; each may use 255 registers
 
 struct BranchShape {
   int stages;
@@ -68,30 +69,20 @@ inline ProductShape product_shape(const BranchShape& shape, const WalkRequest& r
           request.probes * shape.batch * pixels};
 }
 
-// Tiles of one kernel instance (resident/block.cuh: DenseTiles, ImageTiles, TensorTiles). The number is the rows a
-// thread owns (images) or the items of a block (dense).
-enum class Family : int { kDense4, kDense8, kDense16, kDense32, kImage7, kImage8, kTensorDense, kTensorImage };
-enum class TileKind : int { kWide, kMid, kNarrow };
-
-struct TileShape {
-  int rows, columns;               // of the warp's tile
-  int thread_rows, groups, width;  // of a thread: rows, groups of adjacent columns, columns of a group
-};
-
-TileShape tile_shape(Family family, TileKind kind, int element_bytes);
-
-// A product in the order of execution: reduces over K channels, yields N. Offsets of shared memory count elements from
-// its start.
+// One product of a walk: it reduces over K channels and yields N. Offsets in shared memory count elements from its
+// start.
 struct StagePlan {
   int K, N, kernel;
   int K_padded, N_padded;       // channel_pad
   int flat_rows, column_pitch;  // of the packed weights
   TileKind tile;
-  int row_tiles, column_tiles, splits;  // one warp each: row_tiles * column_tiles * splits <= warps
-  int chunk;                            // flat rows that are in shared memory at once
-  int weight;                           // offset, or kNotShared: streamed in chunks
-  bool scaled;                          // the epilogue multiplies by derivatives
-  int derivative;                       // their offset, or kNotShared
+  // A warp computes one of `splits` equal parts of the reduction of one tile: row_tiles * column_tiles * splits <=
+  // warps.
+  int row_tiles, column_tiles, splits;
+  int chunk;       // flat rows that are in shared memory at once
+  int weight;      // offset, or kNotShared: streamed in chunks
+  bool scaled;     // the epilogue multiplies by derivatives
+  int derivative;  // their offset, or kNotShared
   int bias;
 };
 constexpr int kNotShared = -1;
@@ -101,15 +92,17 @@ struct ResidentPlan {
   Precision precision;  // that weights and rows are to be packed for
   Family family;
   int threads, items, blocks, blocks_per_multiprocessor;
-  int64_t groups;  // shared out over the blocks
+  int64_t groups;  // block b takes the groups b, b + blocks, b + 2 * blocks, ..
   int stages;
   StagePlan stage[kMaxStages];
-  // The state: position = origin + slot * image_positions + y * row_positions + x, an element at position * pitch +
-  // channel. Positions between the pixels are the zero padding of rows and images, shared by neighbours.
+  // The state: pixel (y, x) of the item in `slot` has the position origin + slot * image_positions + y * row_positions
+  // + x, and its channel c is the element position * pitch + c. Positions between the pixels hold the zero padding,
+  // which neighbours share.
   int height, width, pixels;
   int origin, row_positions, image_positions, positions, pitch;
-  // Rows of a stage, padded to whole tiles: every pixel of every item. For narrow tiles an image row counts as
-  // `lane_width` rows: the idle lanes keep their loads free of bank conflicts.
+  // Rows of the largest product, with those that fill its last tile: one per pixel of an item. For narrow tiles a line
+  // of an image counts as `lane_width` rows, of which those past its width are idle: they keep loads free of bank
+  // conflicts.
   int padded_rows, lane_width, padded_lane_rows;
   int event_channels, event_pitch;  // of w and x: channels, and the same padded
   // Offsets in shared memory.
@@ -131,7 +124,7 @@ Precision usable_precision(Precision wanted, int element_bytes, const Card&);
 
 // The precision at which an op is cheapest among those at least as exact as `wanted`: tensor cores are slower than FMA
 // where their tiles are too large or padding too wide. Ops pack weights and rows for it, once for all their walks, so a
-// chain counts with the forward walk that freezes its branch.
+// chain counts with the forward walk that finds its derivatives.
 Precision cheapest_precision(const BranchShape&, const WalkRequest&, Precision wanted, int element_bytes, const Card&);
 // The same for a walk that is always layered.
 Precision cheapest_layered_precision(const BranchShape&, const WalkRequest&, Precision wanted, int element_bytes,

@@ -49,8 +49,9 @@ std::string describe_plan(const ResidentPlan& plan, const Card& card, int elemen
         plan.resident ? "resident" : "layered", plan.microseconds);
   if (!plan.resident) return text;
   const double rounds = double(plan.groups) / plan.blocks;
-  print(text, "%d items a block, %d threads, %d blocks (%d a multiprocessor), %lld groups in %.1f rounds\n", plan.items,
-        plan.threads, plan.blocks, plan.blocks_per_multiprocessor, static_cast<long long>(plan.groups), rounds);
+  print(text, "%d items per block, %d threads, %d blocks (%d per multiprocessor), %lld groups in %.1f rounds\n",
+        plan.items, plan.threads, plan.blocks, plan.blocks_per_multiprocessor, static_cast<long long>(plan.groups),
+        rounds);
   print(text, "tiles of family %s\n", name_of(plan.family));
   text += shared_memory(plan, element_bytes);
   print(text, "%5s %6s %6s %7s  %-10s %-14s %6s  %-10s %s\n", "stage", "in", "out", "kernel", "tile", "tiles", "splits",

@@ -4,22 +4,8 @@ namespace irf::cuda {
 
 template <>
 cudaError_t resident_chain(const Chain<float>& chain, const ResidentPlan& plan, const Context& context) {
-  switch (plan.family) {
-    case Family::kDense4:
-      return launch_chain<DenseTiles<float, 4>>(chain, plan, context);
-    case Family::kDense8:
-      return launch_chain<DenseTiles<float, 8>>(chain, plan, context);
-    case Family::kDense16:
-      return launch_chain<DenseTiles<float, 16>>(chain, plan, context);
-    case Family::kDense32:
-      return launch_chain<DenseTiles<float, 32>>(chain, plan, context);
-    case Family::kImage7:
-      return launch_chain<ImageTiles<float, 7>>(chain, plan, context);
-    case Family::kImage8:
-      return launch_chain<ImageTiles<float, 8>>(chain, plan, context);
-    default:
-      return resident_chain_tensor(chain, plan, context);
-  }
+  if (plan.precision != Precision::kFull) return resident_chain_tensor(chain, plan, context);
+  return with_float_tiles(plan, [&](auto tiles) { return launch_chain<decltype(tiles)>(chain, plan, context); });
 }
 
 }  // namespace irf::cuda

@@ -7,13 +7,13 @@
 namespace irf::cuda {
 namespace {
 
-// A chain for the device, its operands in order of execution.
+// A chain, with everything that the kernel reads and writes. Lists are by product, in order of execution.
 template <class T>
 struct ChainArguments {
   ResidentPlan plan;
-  const T* weight[kMaxStages];
-  const T* derivative[kMaxStages];  // rows that the product is multiplied by; null: ones
-  const T* entry;                   // rows that the state is multiplied by before the first product, or null
+  const T* weight[kMaxStages] = {};
+  const T* derivative[kMaxStages] = {};  // rows that the product is multiplied by; null: ones
+  const T* entry = nullptr;              // rows that w is multiplied by before the first product of J; or null: none
   int64_t batch, items, first_unit;
   const T* probe;
   Series<T> series;
@@ -23,9 +23,6 @@ struct ChainArguments {
 
   ChainArguments(const Chain<T>& chain, const ResidentPlan& plan_, const Memory& memory)
       : plan(plan_),
-        weight{},
-        derivative{},
-        entry(chain.transpose ? nullptr : memory[chain.derivatives[0]]),
         batch(chain.branch.batch),
         items(chain.items()),
         first_unit(chain.first_unit),
@@ -42,23 +39,31 @@ struct ChainArguments {
     }
     const int stages = chain.branch.stages;
     for (int i = 0; i < stages; ++i) {
-      weight[i] = memory[chain.weights[chain.transpose ? stages - 1 - i : i]];
+      const int stage = chain.transpose ? stages - 1 - i : i;
+      weight[i] = memory[chain.weights[stage]];
+      // J^T = D_0 A_0^T .. D_{L-1} A_{L-1}^T: after the product with A_i^T comes D_i.
+      // J = A_{L-1} D_{L-1} .. A_0 D_0: after the product with A_i comes D_{i+1}, and D_0 comes before all.
       if (chain.transpose)
-        derivative[i] = memory[chain.derivatives[stages - 1 - i]];
+        derivative[i] = memory[chain.derivatives[stage]];
       else if (i + 1 < stages)
         derivative[i] = memory[chain.derivatives[i + 1]];
     }
+    if (!chain.transpose) entry = memory[chain.derivatives[0]];
   }
 };
 
 // The series of an item as far as it has come, in the registers of each of its threads.
 template <class T>
 struct SeriesState {
-  T value, norm, limit, coefficient;
-  int terms, last;  // taken; the most that may be
-  bool active;
+  T value;        // of the terms taken
+  T norm;         // |w_k| of the last of them
+  T limit;        // the item stops where |w_k| tail_k is not above it
+  T coefficient;  // of w_k in the Neumann vector
+  int terms;      // taken
+  int last;       // the term that the series ends with at the latest
+  bool active;    // the item takes the next term
 
-  // w_0 = v with `square` = |v|^2. `shared_last`: the last term where all samples have the same coefficients.
+  // Begins with w_0 = v, `square` = |v|^2. `shared_last` is the last term where all samples have the same coefficients.
   __device__ __forceinline__ void start(const Series<T>& series, bool real, int64_t sample, int shared_last, T square) {
     value = T(0);
     norm = sqrt(square);
@@ -69,7 +74,7 @@ struct SeriesState {
     coefficient = active ? q(series, sample, 1) : T(0);
   }
 
-  // Term k: `dot` = <w_k, v>, `square` = |w_k|^2.
+  // Adds term k, from `dot` = <w_k, v> and `square` = |w_k|^2, and decides whether the item takes another.
   __device__ __forceinline__ void add(const Series<T>& series, int64_t sample, int k, T dot, T square) {
     if (!active) return;
     value += (k % 2 ? q(series, sample, k) : -q(series, sample, k)) / static_cast<T>(k) * dot;
@@ -85,16 +90,17 @@ struct SeriesState {
   }
 };
 
-// The rows that product `index` is multiplied by.
+// The epilogue of product `index`.
 template <class T>
 __device__ __forceinline__ ScaleByRows<T> scale_of(const ChainArguments<T>& p, T* shared, int index) {
   const StagePlan& stage = p.plan.stage[index];
   return {stage.derivative != kNotShared ? shared + stage.derivative : nullptr, p.derivative[index], stage.N_padded};
 }
 
+// Copies the derivatives of the group to their places in shared memory. The caller waits.
 template <class T>
 __device__ __forceinline__ void load_derivatives(const ChainArguments<T>& p, const Block<T>& block,
-                                                 const Group& group) {
+                                                 const ItemGroup& group) {
   const ResidentPlan& plan = p.plan;
   for (int i = 0; i < plan.stages; ++i)
     if (plan.stage[i].derivative != kNotShared)
@@ -105,10 +111,11 @@ __device__ __forceinline__ void load_derivatives(const ChainArguments<T>& p, con
   __pipeline_commit();
 }
 
+// state <- w_0, the probe. A series also keeps it in shared memory, as v.
 template <class T>
-__device__ __forceinline__ void load_probe(const ChainArguments<T>& p, const Block<T>& block, const Group& group) {
+__device__ __forceinline__ void load_probe(const ChainArguments<T>& p, const Block<T>& block, const ItemGroup& group) {
   const ResidentPlan& plan = p.plan;
-  const Rows rows = block.rows();
+  const RowTable rows = block.rows();
   T* v = plan.first_vector != kNotShared ? block.shared + plan.first_vector : nullptr;
   const int size = plan.event_channels * plan.pixels;
   block.for_each_element(group, plan.event_pitch, [&](int slot, int index, int row, int channel) {
@@ -121,13 +128,14 @@ __device__ __forceinline__ void load_probe(const ChainArguments<T>& p, const Blo
   });
 }
 
-// state <- D_0 state, before the first product of J.
+// state <- D_0 state, before the first product of J. (J^T has D_0 in its last epilogue.)
 template <class T>
-__device__ __forceinline__ void scale_entry(const ChainArguments<T>& p, const Block<T>& block, const Share& share) {
+__device__ __forceinline__ void scale_entry(const ChainArguments<T>& p, const Block<T>& block,
+                                            const ItemThreads& threads) {
   const ResidentPlan& plan = p.plan;
-  const Rows rows = block.rows();
+  const RowTable rows = block.rows();
   const ScaleByRows<T> scale{plan.entry != kNotShared ? block.shared + plan.entry : nullptr, p.entry, plan.event_pitch};
-  share.for_each_vector<T>(plan, plan.event_pitch, [&](int row, int channel) {
+  threads.for_each_vector<T>(plan, plan.event_pitch, [&](int row, int channel) {
     T* at = block.state() + rows.state(row) + channel;
     Vector<T> w = load16(at), d;
     scale.load(d.at, rows, row, channel);
@@ -137,38 +145,40 @@ __device__ __forceinline__ void scale_entry(const ChainArguments<T>& p, const Bl
   });
 }
 
+// Stores w_k, which the state holds, in torch's layout.
 template <class T>
-__device__ __forceinline__ void store_power(const ChainArguments<T>& p, const Block<T>& block, const Group& group,
+__device__ __forceinline__ void store_power(const ChainArguments<T>& p, const Block<T>& block, const ItemGroup& group,
                                             int k) {
-  const Rows rows = block.rows();
+  const RowTable rows = block.rows();
   block.for_each_element(group, p.plan.event_channels, [&](int slot, int index, int row, int channel) {
     p.powers[(k - 1) * p.power_stride + group.probe(slot) * p.probe_stride + group.sample(slot) * p.sample_stride +
              index] = block.state()[rows.state(row) + channel];
   });
 }
 
-// What a thread does with its share of w_k, k = 0 .. terms; with J v at hand of w_{n-1} twice, the last time as w_n,
-// n = terms.
+// What the threads of an item do with w_k for k = 0 .. terms, while the state holds it: they take its sums into the
+// series and add it to the Neumann vector. With J v at hand, the last term is made of w_{n-1} and J v (n = terms): the
+// pass of k = n then sees w_{n-1} a second time.
 template <class T>
 struct TermPass {
   const ChainArguments<T>& p;
   const Block<T>& block;
-  const Share& share;
-  const Group& group;
+  const ItemThreads& threads;
+  const ItemGroup& group;
   int64_t sample;
   int terms;
   SeriesState<T> state;
 
   __device__ __forceinline__ void operator()(int k) {
     const ResidentPlan& plan = p.plan;
-    const Rows rows = block.rows();
+    const RowTable rows = block.rows();
     const T* v = block.shared + plan.first_vector;
     T* y = p.series.neumann ? block.shared + plan.second_vector : nullptr;
     const bool shortcut = p.tangent && k > 0 && k == terms;
     T sums[2] = {T(0), T(0)};  // <w_k, v>, |w_k|^2
-    const bool mine = share.slot < group.count;
+    const bool mine = threads.slot < group.count;
     if (mine)
-      share.for_each_vector<T>(plan, plan.event_pitch, [&](int row, int channel) {
+      threads.for_each_vector<T>(plan, plan.event_pitch, [&](int row, int channel) {
         const Vector<T> w = load16(block.state() + rows.state(row) + channel);
         const Vector<T> u = shortcut
                                 ? load16_readonly(p.tangent + int64_t(rows.global(row)) * plan.event_pitch + channel)
@@ -179,13 +189,13 @@ struct TermPass {
           sums[1] += w[e] * w[e];
         }
       });
-    share.sum(block.shared + plan.sums, sums);
+    threads.sum(block.shared + plan.sums, sums);
     if (k == 0)
       state.start(p.series, mine, sample, terms, sums[1]);
     else
       state.add(p.series, sample, k, sums[0], sums[1]);
     if (!y || !(k == 0 ? mine : state.active)) return;
-    share.for_each_vector<T>(plan, plan.event_pitch, [&](int row, int channel) {
+    threads.for_each_vector<T>(plan, plan.event_pitch, [&](int row, int channel) {
       const Vector<T> w = load16(block.state() + rows.state(row) + channel);
       T* at = y + row * plan.event_pitch + channel;
       Vector<T> sum = k == 0 ? zero16<T>() : load16(at);
@@ -196,11 +206,12 @@ struct TermPass {
   }
 };
 
+// Stores what the series of the group have come to.
 template <class T>
-__device__ __forceinline__ void store_results(const ChainArguments<T>& p, const Block<T>& block, const Group& group,
-                                              const Share& share, const SeriesState<T>& state) {
-  if (share.slot < group.count && share.index == 0) {
-    const int64_t item = group.first + share.slot;
+__device__ __forceinline__ void store_results(const ChainArguments<T>& p, const Block<T>& block, const ItemGroup& group,
+                                              const ItemThreads& threads, const SeriesState<T>& state) {
+  if (threads.slot < group.count && threads.index == 0) {
+    const int64_t item = group.first + threads.slot;
     p.series.value[item] = state.value;
     p.series.norms[item] = state.norm;
     p.series.terms_used[item] = state.terms;
@@ -215,20 +226,21 @@ __device__ __forceinline__ void store_results(const ChainArguments<T>& p, const 
   });
 }
 
+// Group by group: every item's whole chain. A group ends when all its items have stopped.
 template <class Tiles, class T = typename Tiles::Element>
 __global__ void __launch_bounds__(kMaxThreads, 1) resident_chain_kernel(const __grid_constant__ ChainArguments<T> p) {
   extern __shared__ __align__(16) unsigned char raw_shared[];
   T* shared = reinterpret_cast<T*>(raw_shared);
   const ResidentPlan& plan = p.plan;
   const Block<T> block{plan, shared};
-  const Share share(plan);
+  const ItemThreads threads(plan);
 
   const Series<T>& series = p.series;
   const int terms = series.value && !series.per_sample ? last_term(series.coefficients, series.terms) : series.terms;
   block.clear_state();
-  WeightFeed<T> feed(plan, shared, p.weight);
+  WeightStream<T> stream(plan, shared, p.weight);
   for (int64_t g = blockIdx.x; g < plan.groups; g += gridDim.x) {
-    const Group group(g, plan.items, p.items, p.batch);
+    const ItemGroup group(g, plan.items, p.items, p.batch);
     __syncthreads();  // the previous group needs nothing in shared memory any more
     block.fill_rows(group);
     load_derivatives(p, block, group);
@@ -237,21 +249,21 @@ __global__ void __launch_bounds__(kMaxThreads, 1) resident_chain_kernel(const __
     __pipeline_wait_prior(0);
     __syncthreads();
 
-    TermPass<T> pass{p, block, share, group, share.slot < group.count ? group.sample(share.slot) : 0, terms, {}};
+    TermPass<T> pass{p, block, threads, group, threads.slot < group.count ? group.sample(threads.slot) : 0, terms, {}};
     if (series.value) pass(0);
     for (int k = 1; k <= terms; ++k) {
       if (p.entry) {
         __syncthreads();
-        if (share.slot < group.count) scale_entry(p, block, share);
+        if (threads.slot < group.count) scale_entry(p, block, threads);
       }
       const int products = p.tangent && k == terms ? 0 : plan.stages;
-      for (int i = 0; i < products; ++i) any_product_stage<Tiles>(block, feed, i, scale_of(p, shared, i));
+      for (int i = 0; i < products; ++i) any_product_stage<Tiles>(block, stream, i, scale_of(p, shared, i));
       __syncthreads();
       if (p.powers) store_power(p, block, group, k);
       if (series.value) pass(k);
       if ((series.tail || series.per_sample) && !__syncthreads_or(pass.state.active)) break;
     }
-    if (series.value) store_results(p, block, group, share, pass.state);
+    if (series.value) store_results(p, block, group, threads, pass.state);
   }
   __pipeline_wait_prior(0);  // a chunk fetched ahead of need
 }
@@ -266,7 +278,7 @@ cudaError_t launch_chain(const Chain<T>& chain, const ResidentPlan& plan, const 
 
 }  // namespace
 
-// In resident/chain_tensor.cu: families on tensor cores.
+// Families on tensor cores are in resident/chain_tensor.cu.
 cudaError_t resident_chain_tensor(const Chain<float>& chain, const ResidentPlan& plan, const Context& context);
 
 }  // namespace irf::cuda

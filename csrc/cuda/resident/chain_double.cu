@@ -4,8 +4,7 @@ namespace irf::cuda {
 
 template <>
 cudaError_t resident_chain(const Chain<double>& chain, const ResidentPlan& plan, const Context& context) {
-  return plan.family == Family::kDense16 ? launch_chain<DenseTiles<double, 16>>(chain, plan, context)
-                                         : launch_chain<ImageTiles<double, 8>>(chain, plan, context);
+  return with_double_tiles(plan, [&](auto tiles) { return launch_chain<decltype(tiles)>(chain, plan, context); });
 }
 
 }  // namespace irf::cuda

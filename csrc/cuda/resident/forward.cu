@@ -4,22 +4,8 @@ namespace irf::cuda {
 
 template <>
 cudaError_t launch_resident_forward(const ForwardArguments<float>& p, const Context& context) {
-  switch (p.plan.family) {
-    case Family::kDense4:
-      return launch_forward<DenseTiles<float, 4>>(p, context);
-    case Family::kDense8:
-      return launch_forward<DenseTiles<float, 8>>(p, context);
-    case Family::kDense16:
-      return launch_forward<DenseTiles<float, 16>>(p, context);
-    case Family::kDense32:
-      return launch_forward<DenseTiles<float, 32>>(p, context);
-    case Family::kImage7:
-      return launch_forward<ImageTiles<float, 7>>(p, context);
-    case Family::kImage8:
-      return launch_forward<ImageTiles<float, 8>>(p, context);
-    default:
-      return launch_resident_forward_tensor(p, context);
-  }
+  if (p.plan.precision != Precision::kFull) return launch_resident_forward_tensor(p, context);
+  return with_float_tiles(p.plan, [&](auto tiles) { return launch_forward<decltype(tiles)>(p, context); });
 }
 
 template <class T>

@@ -15,7 +15,7 @@ namespace irf::cuda {
 template <class T>
 cudaError_t resident_forward(const Forward<T>& forward, const ResidentPlan& plan, const Context& context);
 
-// Scratch of an accelerated inverse: what a thread knows of its item, and the history of all items under way.
+// Device memory of an accelerated inverse: what each thread knows of its item, and the history of all items under way.
 template <class T>
 struct ResidentHistory {
   Buffer<AndersonState<T>> state;

@@ -4,8 +4,7 @@ namespace irf::cuda {
 
 template <>
 cudaError_t launch_resident_forward(const ForwardArguments<double>& p, const Context& context) {
-  return p.plan.family == Family::kDense16 ? launch_forward<DenseTiles<double, 16>>(p, context)
-                                           : launch_forward<ImageTiles<double, 8>>(p, context);
+  return with_double_tiles(p.plan, [&](auto tiles) { return launch_forward<decltype(tiles)>(p, context); });
 }
 
 }  // namespace irf::cuda

@@ -8,14 +8,14 @@
 namespace irf::cuda {
 namespace {
 
-// state, t_i <- D_i t_i, and both to global memory if wanted. `derivative`: rows of D_i that this thread wrote itself,
-// vector by vector; null: ones.
+// state <- D_i t_i, where the state holds t_i. Also stores both in global memory where they are wanted. `derivative`
+// are the rows of D_i, of which this thread reads only what it has written itself; null: ones.
 template <class T>
-__device__ __forceinline__ void scale_tangent(const Block<T>& block, const Share& share, int i, const T* derivative,
-                                              const KeptRows<T>& kept) {
+__device__ __forceinline__ void scale_tangent(const Block<T>& block, const ItemThreads& threads, int i,
+                                              const T* derivative, const KeptRows<T>& kept) {
   const StagePlan& stage = block.plan.stage[i];
-  const Rows rows = block.rows();
-  share.for_each_vector<T>(block.plan, stage.K_padded, [&](int row, int channel) {
+  const RowTable rows = block.rows();
+  threads.for_each_vector<T>(block.plan, stage.K_padded, [&](int row, int channel) {
     T* at = block.state() + rows.state(row) + channel;
     const int64_t place = static_cast<int64_t>(rows.global(row)) * stage.K_padded + channel;
     Vector<T> t = load16(at);
@@ -30,12 +30,12 @@ __device__ __forceinline__ void scale_tangent(const Block<T>& block, const Share
   });
 }
 
-// J v, which the state holds, to rows of the batch.
+// Stores J v, which the state holds, as rows of the batch.
 template <class T>
-__device__ __forceinline__ void store_tangent(const Block<T>& block, const Share& share, T* product) {
+__device__ __forceinline__ void store_tangent(const Block<T>& block, const ItemThreads& threads, T* product) {
   const int pitch = block.plan.event_pitch;
-  const Rows rows = block.rows();
-  share.for_each_vector<T>(block.plan, pitch, [&](int row, int channel) {
+  const RowTable rows = block.rows();
+  threads.for_each_vector<T>(block.plan, pitch, [&](int row, int channel) {
     store16(product + static_cast<int64_t>(rows.global(row)) * pitch + channel,
             load16(block.state() + rows.state(row) + channel));
   });

@@ -16,20 +16,21 @@ _STOPS = ("resident/chain.cu", "test_resident_chain.py", "test_items_stop and (p
 
 def products() -> Iterator[Mutant]:
     """Return mutants of the products that forward walks and chains share."""
-    group = ("resident/product.cuh", *_DOUBLE)
+    group = ("resident/weights.cuh", *_DOUBLE)
     yield Mutant(*group, "      __syncthreads();\n      return shared_ + resident;", "      return shared_ + resident;")
     yield Mutant(*group, "    __pipeline_wait_prior(0);\n")
     yield Mutant(*group, "    __syncthreads();  // the chunk is complete", "    // the chunk is complete")
+    yield Mutant(*group, "plan_.stream + buffer_ * plan_.stream_size", "plan_.stream")
+    yield Mutant(*group, "left < stage.chunk ? left : stage.chunk;\n    copy", "stage.chunk;\n    copy")
+    group = ("resident/product.cuh", *_DOUBLE)
     yield Mutant(
         *group, "  __syncthreads();  // nobody reads the state any more", "  // nobody reads the state any more"
     )
-    yield Mutant(*group, "plan_.stream + buffer_ * plan_.stream_size", "plan_.stream")
-    yield Mutant(*group, "left < stage.chunk ? left : stage.chunk;\n    copy", "stage.chunk;\n    copy")
     yield Mutant(*group, "const int depth = K - k < end - flat ? K - k : end - flat;", "const int depth = end - flat;")
     yield Mutant(*group, "if (++dx > radius) dx = -radius, ++dy;", "++dx;")
     yield Mutant(*group, "if (column >= stage.N_padded) continue;")
     yield Mutant(*group, "offset[i] = at >= 0 ? at : ~at;", "offset[i] = at;")
-    yield Mutant(*group, "partial(split - (split > owner(i)), i, g), v);", "partial(split, i, g), v);")
+    yield Mutant(*group, "at(task.split - (task.split > task.owner(i)), i, g)", "at(task.split, i, g)")
     group = ("resident/block.cuh", *_DOUBLE)
     yield Mutant(
         *group,
@@ -54,7 +55,10 @@ def chain() -> Iterator[Mutant]:
     yield Mutant(*group, "    __pipeline_wait_prior(0);\n    __syncthreads();\n", "    __syncthreads();\n")
     yield Mutant(*group, "    __pipeline_wait_prior(0);\n    __syncthreads();\n", "    __pipeline_wait_prior(0);\n")
     yield Mutant(
-        "resident/chain.cuh", *_TANGENT, "        __syncthreads();\n        if (share.slot", "        if (share.slot"
+        "resident/chain.cuh",
+        *_TANGENT,
+        "        __syncthreads();\n        if (threads.slot",
+        "        if (threads.slot",
     )
     yield Mutant(*group, "      __syncthreads();\n      if (p.powers)", "      if (p.powers)")
     yield Mutant("resident/chain.cuh", *_STOPS, "!__syncthreads_or(pass.state.active)", "!pass.state.active")
@@ -71,7 +75,7 @@ def chain() -> Iterator[Mutant]:
         "(!series.tail || norm * __ldg(series.tail + k - 1) > limit)",
     )
     yield Mutant(*group, "    if (mine)\n")
-    yield Mutant(*group, "share.slot < group.count && share.index == 0", "share.index == 0")
+    yield Mutant(*group, "threads.slot < group.count && threads.index == 0", "threads.index == 0")
 
 
 def forward() -> Iterator[Mutant]:
@@ -97,10 +101,15 @@ def forward() -> Iterator[Mutant]:
         "rows.global(row)) * stage.K_padded + channel;\n    Vector<T> h",
         "rows.local(row)) * stage.K_padded + channel;\n    Vector<T> h",
     )
-    yield Mutant("resident/forward.cuh", *inverse, "    if (item.active) {  // a frozen step may be NaN", "    {")
-    yield Mutant("resident/forward.cuh", *inverse, "|| evaluation == p.max_iterations)", ")")
+    yield Mutant(
+        "resident/inverse.cuh",
+        *inverse,
+        "    if (item.active) {  // the step of an item that has stopped may be NaN",
+        "    {",
+    )
+    yield Mutant("resident/inverse.cuh", *inverse, "|| evaluation == p.max_iterations)", ")")
     undone = ("resident/forward_double.cu", "test_resident_forward.py", "undone or (accelerated_inverse and float64)")
-    group = ("resident/forward.cuh", *undone)
+    group = ("resident/inverse.cuh", *undone)
     yield Mutant(*group, "__syncthreads_or(anderson.tried)", "anderson.tried")
     yield Mutant(*group, "      sums[i + 1] = pair[1];\n      __syncthreads();\n", "      sums[i + 1] = pair[1];\n")
     yield Mutant(*group, "        now = load16(history.x(1) + at - first);\n")
@@ -112,10 +121,10 @@ def forward() -> Iterator[Mutant]:
     )
     yield Mutant(*group, "    *kept = anderson;\n")
     yield Mutant(
-        "resident/forward.cuh",
+        "resident/inverse.cuh",
         *inverse,
-        "if (share.slot < group.count && share.index == 0) {",
-        "if (share.index == 0) {",
+        "if (threads.slot < group.count && threads.index == 0) {",
+        "if (threads.index == 0) {",
     )
 
 
@@ -127,8 +136,8 @@ def tangents() -> Iterator[Mutant]:
     yield Mutant(*group, "p.v);\n        __syncthreads();\n        continue;", "p.v);\n        continue;")
     yield Mutant(*group, "tangent ? nullptr : shared", "shared")
     yield Mutant(*group, "load_events(p, block, group, p.v);", "load_events(p, block, group, p.x);")
-    yield Mutant(*group, "share, i, p.derivative[i], p.kept[i]", "share, i, p.derivative[0], p.kept[i]")
-    yield Mutant(*group, "share, i, p.derivative[i], p.kept[i]", "share, i, p.derivative[i], p.kept[1]")
+    yield Mutant(*group, "threads, i, p.derivative[i], p.kept[i]", "threads, i, p.derivative[0], p.kept[i]")
+    yield Mutant(*group, "threads, i, p.derivative[i], p.kept[i]", "threads, i, p.derivative[i], p.kept[1]")
     yield Mutant(*group, "*before = p.kept[i].a, *after = p.kept[i].h;", "*before = p.kept[i].h, *after = p.kept[i].a;")
     yield Mutant(*group, "if (p.v && real)", "if (p.v)")
     some_idle = ("test_kept.py", "test_step_matches and images and single and dtype1")
