@@ -52,7 +52,7 @@ def main() -> None:
         plans, times = measure(run, gpu, card, start)
         fitted = judge(run, plans, times, start, facts)
     if fitted.finished:
-        values = ", ".join(f"{value:.4g}" for value in fitted.constants.values())
+        values = ", ".join(f".{name} = {value:.4g}" for name, value in fitted.constants.items())
         run.record("row", text=f"{{{architecture}, {{{values}}}}},")
     else:
         run.record("left out", what="the rest of the fit, and a row made of it")
