@@ -142,15 +142,19 @@ cudaError_t launch_tiles(const StageProduct<T>& product, const Epilogue& epilogu
   return cudaGetLastError();
 }
 
-// Puts one product on the stream, as its plan says: one kernel, or sums and the kernel that gathers them.
+// Puts one product on the stream, as a plan says: one kernel, or sums and the kernel that gathers them.
 template <class T, class Epilogue>
-cudaError_t stage_product(const StageProduct<T>& product, const Epilogue& epilogue, const Context& context) {
-  if (product.rows() == 0) return cudaSuccess;
-  const ProductPlan plan = plan_of(product, context.precision, context.card);
+cudaError_t stage_product(const StageProduct<T>& product, const Epilogue& epilogue, const ProductPlan& plan,
+                          const Context& context) {
   if (!plan.gathered()) return launch_tiles(product, epilogue, plan, context.precision, context.stream);
   GatheredSums<T> sums;
   const cudaError_t error = put_sums(product, plan, context, sums);
   return error == cudaSuccess ? gather_sums(product, sums, plan, epilogue, context.stream) : error;
+}
+template <class T, class Epilogue>
+cudaError_t stage_product(const StageProduct<T>& product, const Epilogue& epilogue, const Context& context) {
+  if (product.rows() == 0) return cudaSuccess;
+  return stage_product(product, epilogue, plan_of(product, context.precision, context.card), context);
 }
 
 // The product of stage i of a branch, on all its samples or on `items` items of them: A_i h (forward form of the
