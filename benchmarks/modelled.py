@@ -159,11 +159,9 @@ def step_model(
     case: Case, mode: str, card: str, precision: str, model: CardModel, operations: Sequence[Operation]
 ) -> dict[str, Any]:
     """Return ours and torch's of a step, for the records."""
-    kernels = our_kernels(case, mode, card, precision)
+    kernels, merged = our_kernels(case, mode, card, precision), fused(operations)
     ours = sum(kernel.us for kernel in kernels)
-    plain, together = (
-        sum(model.operation_us(operation, precision) for operation in them) for them in (operations, fused(operations))
-    )
+    plain, together = (sum(model.operation_us(one, precision) for one in them) for them in (operations, merged))
     return {
         "modelled_launches": sum(kernel.launches for kernel in kernels),
         "modelled_slots": sum(kernel.slots for kernel in kernels),
@@ -173,7 +171,7 @@ def step_model(
         "torch_multiply_adds": sum(operation.multiply_adds for operation in operations),
         "torch_bytes": sum(operation.read + operation.written for operation in operations),
         "torch_modelled_us": plain,
-        "fused_launches": len(fused(operations)),
+        "fused_launches": len(merged),
         "fused_modelled_us": together,
         "modelled_ratio": plain / ours,
         "fused_ratio": together / ours,

@@ -82,3 +82,16 @@ def test_the_modelled_kernels_are_those_launched(case, card, precision, training
             assert kernel.blocks == launch.grid[0] * launch.grid[1] * launch.grid[2]
         assert kernel.microseconds > 0
         assert kernel.bytes > 0
+
+
+def test_where_a_library_is_faster_its_product_is_in_the_place_of_ours():
+    shape, card = Shape((1024, 1024), 64, (3,), (16, 16)), "h100"
+    ours, either = (kernel_costs(shape, [0], 2, False, card, TF32, libraries) for libraries in (False, True))
+    products = [kernel.name for kernel in ours if kernel.name in ("stage_product_kernel", "gather_sums_kernel")]
+    assert set(products) == {"stage_product_kernel"}
+    names = [kernel.name for kernel in either]
+    assert "stage_product_kernel" not in names
+    at = [i for i, name in enumerate(names) if name == "library product"]
+    assert len(at) == len(products)
+    assert all(names[i + 1] == "gather_sums_kernel" for i in at)
+    assert sum(kernel.microseconds for kernel in either) < sum(kernel.microseconds for kernel in ours)

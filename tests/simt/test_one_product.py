@@ -37,14 +37,20 @@ def test_each_route_matches_torch(emulator, product, precision):
     for route in (DIRECT, BY_TAPS) if product.kernel > 1 else (DIRECT,):
         got = packed.run(emulator, route, "h100")
         assert (got.double() - exact).abs().max().item() <= limit
-        gathered = any(launch.kernel.startswith("gather_sums") for launch in emulator.launches)
-        assert gathered or route == DIRECT
 
 
-def test_a_route_that_is_not_there_runs_nothing(emulator):
-    product = PRODUCTS[2]
+@pytest.mark.parametrize("route", [DIRECT, BY_TAPS], ids=["direct", "by taps"])
+def test_a_route_is_taken_that_the_plan_would_not_take(checker, route):
+    product = PRODUCTS[0]
+    Packed(product, product.tensors(torch.Generator()), FULL).run(checker, route, "h100")
+    kernels = [launch.kernel.partition("<")[0] for launch in checker.launches]
+    assert kernels == ["stage_product_kernel"] + (["gather_sums_kernel"] if route == BY_TAPS else [])
+
+
+def test_a_route_that_is_not_there_has_no_time(checker):
+    emulator, product = checker, PRODUCTS[2]
     assert modelled(emulator, product, BY_TAPS, "h100", FULL)[0] == 0
-    Packed(product, product.tensors(torch.Generator()), FULL)
+    assert not emulator.launches
     times = {route: modelled(emulator, product, route, "h100", FULL) for route in (DIRECT, LIBRARY)}
     assert all(us > 0 for us, _ in times.values())
     assert {fastest for _, fastest in times.values()} == {min(times, key=lambda route: times[route][0])}
