@@ -46,7 +46,12 @@ def emulate(problem: Problem, card: str) -> Work:
     return Work(kernels, packing + parts * (everything - packing))
 
 
-def least_bytes(problem: Problem) -> int:
-    """Return the bytes no implementation can avoid: operands read once, z and the log-determinant written once."""
+def least_bytes(problem: Problem, mode: str = "eval") -> int:
+    """Return the bytes no implementation can avoid: operands read once, z and the log-determinant written once.
+
+    In training also the gradients of these two read, and those of x and of all parameters written.
+    """
     tensors = [problem.x, problem.probe, *problem.weights, *problem.biases, problem.coefficients, problem.x]
+    if mode == "train":
+        tensors += [problem.grad_z, problem.grad_logdet, problem.x, *problem.weights, *problem.biases]
     return sum(tensor.numel() for tensor in tensors) * 4 + len(problem.x) * 4

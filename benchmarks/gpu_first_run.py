@@ -53,9 +53,10 @@ STEPS = (
     Step("simt", 40, "tests/simt with forced plans on the card"),
     Step("ceilings", 20, "rates of the card that no kernel exceeds"),
     Step("calibrate", 25, "resident plans and the layered way timed, the plan model fitted"),
-    Step("times", 88, "ours and the baselines: every case, precision, mode, in graphs and eagerly"),
+    Step("products", 18, "every route of the products of the layered way timed; rows of plan/measured.h"),
+    Step("times", 75, "ours and the baselines: every case, precision, mode, in graphs and eagerly"),
     Step("kernels", 20, "GPU time of every kernel of a step"),
-    Step("steps", 50, "spectral norms, inverses, whole training steps"),
+    Step("steps", 46, "spectral norms, inverses, whole training steps"),
     Step("sanitizer", 25, "compute-sanitizer: memory, races, initialisation, barriers"),
     Step("ncu", 20, "Nsight Compute: the main kernels"),
 )

@@ -5,13 +5,34 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+
+class Operation(NamedTuple):
+    """One operation that computes something."""
+
+    name: str
+    inputs: tuple[tuple[int, int], ...]  # memory and bytes of each tensor
+    outputs: tuple[tuple[int, int], ...]
+    multiply_adds: int  # of a product or a convolution, else 0
+    elements: int  # of its largest tensor
+
+    @property
+    def read(self) -> int:
+        """Bytes of its inputs."""
+        return sum(count for _, count in self.inputs)
+
+    @property
+    def written(self) -> int:
+        """Bytes of its outputs."""
+        return sum(count for _, count in self.outputs)
 
 
 @dataclass
@@ -32,27 +53,49 @@ def count(step: Callable[[], object]) -> Traffic:
 
     An operation is taken to read each input and write each output once, as if nothing stayed in a cache.
     """
-    with _Bytes() as seen:
+    with _Recorder() as seen:
         step()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         step()
-    return Traffic(_outermost(profiler.events(), seen.names), seen.bytes)
+    names = {operation.name for operation in seen.operations}
+    return Traffic(_outermost(profiler.events(), names), sum(o.read + o.written for o in seen.operations))
 
 
-class _Bytes(TorchDispatchMode):
+def trace(step: Callable[[], object]) -> list[Operation]:
+    """Return the operations of one call of `step` below autograd.
+
+    On the device "meta" nothing is computed, and no two tensors that live one after the other share their memory.
+    """
+    with _Recorder() as seen:
+        step()
+    return seen.operations
+
+
+class _Recorder(TorchDispatchMode):
     """Sees every operation below autograd."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.names: set[str] = set()
-        self.bytes = 0
+        self.operations: list[Operation] = []
+        self._alive: list[Tensor] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        result = function(*args, **kwargs)
         if not function.is_view:
-            self.names.add(function.name().partition(".")[0])
-            tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
-            self.bytes += sum(map(_bytes, tensors))
+            read, written = (
+                [leaf for leaf in tree_leaves(part) if isinstance(leaf, Tensor)] for part in ((args, kwargs), result)
+            )
+            flops = flop_registry.get(function.overloadpacket)
+            self.operations.append(
+                Operation(
+                    function.name().partition(".")[0],
+                    *(tuple((t.untyped_storage()._cdata, _bytes(t)) for t in part) for part in (read, written)),
+                    multiply_adds=flops(*args, **kwargs, out_val=result) // 2 if flops else 0,
+                    elements=max((t.numel() for t in (*read, *written)), default=0),
+                )
+            )
+            self._alive += [tensor for tensor in written if tensor.is_meta]
         return result
 
 

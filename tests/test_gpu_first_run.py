@@ -203,7 +203,7 @@ def test_the_dry_run_does_every_step(module, tmp_path):
     summary = done.stdout[done.stdout.index("\nendings\n") :]
     assert len(summary.strip().splitlines()) <= 100
     fitted = {record["name"] for record in records if record.get("origin") == "fitted"}
-    assert fitted >= {"launch_microseconds", "memory_bytes_per_cycle", "layered_step_cycles", "tf32_speedup"}
+    assert fitted >= {"launch_microseconds", "memory_bytes_per_cycle", "layered_slot_cycles", "layered_mma_cycles"}
     errors = [record for record in records if record["table"] == "errors"]
     assert {record["op"] for record in errors} >= {"branch", "branch_backward", "residual_inverse", "spectral_norm"}
     assert all(record["same_bits"] and record["error"] < 1e-4 for record in errors)

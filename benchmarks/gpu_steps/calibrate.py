@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from forced_plans import SHAPES, Forced, candidates, measured, modelled
 from gpu_report import read
+from known_cards import DRY_ARCHITECTURE, known_card
 from numpy.typing import NDArray
 from plan_fit import Constants, Fit, fit, within
 from step import ROOT, Run, first_line
@@ -22,8 +23,7 @@ from simt.emulator import SimtError, project_emulator
 from simt.gpu import Gpu, OnlyEmulated, this_gpu
 from simt.plans import constants_of
 
-CARDS = {75: "t4", 80: "a100", 86: "rtx3090", 89: "rtx4090", 90: "h100", 100: "b200", 120: "rtx5090"}
-DRY_ARCHITECTURE, DRY_SHAPES = 90, 6
+DRY_SHAPES = 6
 MEASURING = 0.55  # share of the time; the rest is the fit's
 # What is known and not fitted, and from where.
 SHEET = "data sheet"
@@ -35,10 +35,7 @@ def main() -> None:
     run = Run("calibrate")
     gpu = None if run.dry else this_gpu()
     architecture = DRY_ARCHITECTURE if gpu is None else gpu.architecture
-    card = CARDS.get(architecture)
-    if card is None:
-        sys.exit(f"calibrate: card.h knows no card of architecture {architecture}: add it there, and a row to "
-                 "plan/constants.cpp")  # fmt: skip
+    card = known_card("calibrate", architecture)
     if gpu is None:
         os.environ["SIMT_ONLY"] = "plan"
         library = project_emulator("fast")
@@ -52,7 +49,7 @@ def main() -> None:
         plans, times = measure(run, gpu, card, start)
         fitted = judge(run, plans, times, start, facts)
     if fitted.finished:
-        values = ", ".join(f"{value:.4g}" for value in fitted.constants.values())
+        values = ", ".join(f".{name} = {value:.4g}" for name, value in fitted.constants.items())
         run.record("row", text=f"{{{architecture}, {{{values}}}}},")
     else:
         run.record("left out", what="the rest of the fit, and a row made of it")

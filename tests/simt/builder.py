@@ -56,7 +56,10 @@ def build(kind, sources=None, name="kernels"):
 
 def unit_flags(kind, source):
     """Return the flags of a source: only kernels are checked."""
-    return KERNEL_FLAGS[kind] if source.suffix == ".cu" else "-O2"
+    if source.suffix != ".cu":
+        return "-O2"
+    own = f" -I{HERE}/entries" if source.parent == HERE / "entries" else ""  # a translated entry lies elsewhere
+    return KERNEL_FLAGS[kind] + own
 
 
 def original(path):
@@ -72,7 +75,8 @@ def _files(folder, pattern):
 
 
 def _project_sources(only):
-    files = sorted((*_files(KERNELS, "**/*.cu"), *_files(KERNELS, "**/*.cpp"), *_files(HERE / "entries", "*.cpp")))
+    patterns = [(folder, f"**/*.{kind}") for folder in (KERNELS, HERE / "entries") for kind in ("cu", "cpp")]
+    files = sorted(path for folder, pattern in patterns for path in _files(folder, pattern))
     names = set(only.split(",")) if only else None
     return [path for path in files if not names or {path.stem, path.parent.name} & names]
 

@@ -44,10 +44,13 @@ def build(architecture="native", target=LIBRARY):
     own = HERE / "on_gpu"
     host = ["-std=c++20", "-O2"]
     common = [f"-I{own}", "-Icsrc", "-Icsrc/include", "-lineinfo", "-Xcompiler=-fPIC,-fvisibility=hidden"]
-    mine = [own / "driver.cpp"] if target == DRIVER else [own / "python_api.cpp", *_files(HERE / "entries", "*.cpp")]
+    mine, kernels = [own / "driver.cpp"], _files(KERNELS, "**/*.cu")
+    if target == LIBRARY:
+        mine = [own / "python_api.cpp", *_files(HERE / "entries", "*.cpp")]
+        kernels += _files(HERE / "entries", "*.cu")
     flags = {str(source): [*host, *common] for source in (*mine, *_files(KERNELS, "**/*.cpp"))}
     flags |= {str(source): ["-std=c++17", "-O3", "-DNDEBUG", f"-arch={architecture}", *common]
-              for source in _files(KERNELS, "**/*.cu")}  # fmt: skip
+              for source in kernels}  # fmt: skip
     link = [f"-arch={architecture}", "-cudart=static", *([] if target == DRIVER else ["-shared"])]
     before = os.getcwd()
     os.chdir(ROOT)

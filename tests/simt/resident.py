@@ -96,7 +96,9 @@ def pack_rows(x, precision):
 
 def pack_weight(weight, transpose, precision):
     """The packed form of csrc/cuda/device/pack.h, as resident walks take it: values."""
-    return _packed(weight, transpose, precision, lambda n: -(-n // 4) * 4 if precision == FULL else 8 * (-(-n // 8) | 1))
+    return _packed(
+        weight, transpose, precision, lambda n: -(-n // 4) * 4 if precision == FULL else 8 * (-(-n // 8) | 1)
+    )
 
 
 def pack_operands(weight, transpose, precision):

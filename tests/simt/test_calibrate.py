@@ -14,8 +14,8 @@ from .resident import Shape
 
 WIDE = Shape((12, 512, 512, 12), 64, (3, 1, 3), (16, 16))
 BOTH = Shape((48, 128, 128, 48), 64, (3, 1, 3), (8, 8))
-NARROW = Shape((3, 16, 16, 3), 128, (3, 1, 3), (16, 16))  # no product has more than 16 columns
-LAYERED = ("memory_bytes_per_cycle", "layered_step_cycles", "layered_product_cycles", "tf32_speedup", "bf16_speedup")
+NARROW = Shape((3, 16, 16, 3), 128, (3, 1, 3), (16, 16))
+LAYERED = ("memory_bytes_per_cycle", "layered_slot_cycles", "layered_mma_cycles", "layered_product_cycles")
 
 
 @pytest.fixture
@@ -93,8 +93,8 @@ def test_the_fit_finds_the_constants_of_the_layered_way_again(module):
     shapes = module("forced_plans").SHAPES
     plans = [plan for plan in candidates(module, shapes) if plan.choice.layered or plan.shape == shapes[0]]
     table = constants_of("h100")
-    truth = table | {"launch_microseconds": 2.2, "memory_bytes_per_cycle": 9.0, "layered_step_cycles": 64.0}
-    truth |= {"layered_product_cycles": 2400.0, "tf32_speedup": 3.9, "bf16_speedup": 11.0}
+    truth = table | {"launch_microseconds": 2.2, "memory_bytes_per_cycle": 9.0, "layered_slot_cycles": 1.3}
+    truth |= {"layered_mma_cycles": 14.0, "layered_product_cycles": 2400.0}
     times = module("forced_plans").modelled(plans, truth)
     fitted = calibrate.judge(run, plans, times, table, calibrate.FACTS).constants
     for name in (*LAYERED, "launch_microseconds"):
@@ -104,15 +104,16 @@ def test_the_fit_finds_the_constants_of_the_layered_way_again(module):
 
 
 def test_what_no_timed_plan_depends_on_is_kept_and_said(module):
-    """Products of 16 columns are FFMA at every precision."""
+    """Exact products without libraries tell nothing of tensor cores, and the layered way nothing of the resident."""
     calibrate, run = module("calibrate"), Run()
-    plans = [plan for plan in candidates(module, [NARROW]) if plan.choice.layered]
-    assert [plan.precision for plan in plans] == ["float32", "tf32", "bf16"]
+    plans = [plan for plan in candidates(module, [NARROW, WIDE]) if plan.words == "layered"]
+    plans = [plan for plan in plans if plan.precision == "float32"]
     table = constants_of("h100")
-    times = module("forced_plans").modelled(plans, table | {"layered_step_cycles": 70.0})
+    times = module("forced_plans").modelled(plans, table | {"layered_slot_cycles": 1.3})
     facts = calibrate.FACTS | {"clock_megahertz": "measured by ceilings"}
     fitted = calibrate.judge(run, plans, times, table, facts).constants
-    for name in ("tf32_speedup", "bf16_speedup", "step_cycles", "mma_cycles"):
+    libraries = ("library_full_multiplies", "library_tf32_multiplies")
+    for name in ("layered_mma_cycles", *libraries, "step_cycles", "mma_cycles"):
         assert fitted[name] == table[name]
         assert run.origins()[name] == "not determined by these times"
     assert run.origins()["clock_megahertz"] == "measured by ceilings"

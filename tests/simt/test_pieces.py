@@ -41,7 +41,7 @@ def evaluations(emulator):
 
 def terms_enqueued(emulator):
     """Return how many terms the last series enqueued."""
-    return sum(launch.kernel.startswith("finish_term_kernel") for launch in emulator.launches)
+    return sum(launch.kernel.startswith("finish_terms_kernel") for launch in emulator.launches)
 
 
 def in_a_graph(emulator, *arguments):

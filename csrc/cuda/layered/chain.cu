@@ -7,6 +7,7 @@
 #include "cuda/layered/rows.cuh"
 #include "cuda/layered/series.cuh"
 #include "cuda/layered/sums.h"
+#include "cuda/layered/terms.h"
 
 namespace irf::cuda {
 namespace {
@@ -131,6 +132,7 @@ class ChainLaunch {
       StageProduct<T> product =
           product_of(chain_.branch, stage, chain_.transpose, context_.precision, packed, state_, chain_.items());
       product.active = active_;  // of the first term all items are
+      product.least = k;
       ChainStep<T> step{};
       step.pitch = product.columns;
       step.d = derivative(chain_.transpose ? stage : (i + 1) % stages);
@@ -144,6 +146,8 @@ class ChainLaunch {
         step.v = start_;
         step.sums = sums_;
         step.active = last_;
+        step.term = k;
+        if (!chain_.series.tail) step.sums = sums_.number((k - 1) % kTermsAtOnce);
         if (!last_term) set_neumann(step, k);
       }
       const cudaError_t error = launch_product(product, step, context_);
@@ -161,7 +165,10 @@ class ChainLaunch {
   }
 
   cudaError_t finish(int k) {
-    if (series()) finish_term_kernel<T><<<sums_.blocks(), kItemThreads, 0, context_.stream>>>(series_, sums_, k);
+    const int first = chain_.series.tail ? k : (k - 1) / kTermsAtOnce * kTermsAtOnce + 1;
+    const int walked = chain_.series.terms - (chain_.tangent ? 1 : 0);
+    if (series() && (chain_.series.tail || k % kTermsAtOnce == 0 || k == walked))
+      finish_terms_kernel<T><<<sums_.blocks(), kItemThreads, 0, context_.stream>>>(series_, sums_, first, k);
     if (!chain_.powers) return cudaGetLastError();
     const StorePower<T> store{chain_.powers + (k - 1) * chain_.power_stride, events_.samples, chain_.probe_stride,
                               chain_.sample_stride};
@@ -198,7 +205,8 @@ LayeredChain<T>::LayeredChain(const Chain<T>& chain, const Target& target, Works
   start = workspace.take<T>(size);
   const StageProduct<T> product = last_product(chain, target.precision);
   const int columns = plan_of(product, target).epilogue_columns;
-  partials = workspace.take<T>(ItemSums<T, 2>::size(product, columns));
+  const int at_once = chain.series.tail ? 1 : std::clamp(chain.series.terms, 1, kTermsAtOnce);
+  partials = workspace.take<T>(at_once * ItemSums<T, 2>::size(product, columns));
   last = workspace.take<int>(items);
   for (Buffer<T>& buffer : y)
     if (chain.series.neumann) buffer = workspace.take<T>(size);

@@ -19,7 +19,7 @@ struct LayeredChain {
   Buffer<T> state[2];        // operands, from one product to the next
   Buffer<T> w;               // w_k where it is asked for itself
   Buffer<T> y[2];            // Neumann vectors: after term k the newest is y[k % 2]
-  Buffer<T> partials;        // per row and tile of columns: <w_k, v>, |w_k|^2
+  Buffer<T> partials;        // per term at once, row and tile of columns: <w_k, v>, |w_k|^2
   Buffer<T> limit;           // [items]: stop at |w_k| tail_k <= limit
   Buffer<int> last;          // [items] the term an item ends with at the latest; 0: it has stopped
   Buffer<unsigned> stopped;  // how many of the items, for in_pieces

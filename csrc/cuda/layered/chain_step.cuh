@@ -30,6 +30,7 @@ struct ChainStep {
   int64_t q_stride;
   T sign;
   const int* active;  // or null: all
+  int term;           // items whose active number is below this keep their y
 
   __device__ void begin() {}
 
@@ -66,7 +67,7 @@ struct ChainStep {
           values[1] += w[e] * w[e];
         }
       }
-      if (y && (!active || active[place.item])) {
+      if (y && (!active || active[place.item] >= term)) {
         const T c = q ? sign * q[place.sample * q_stride] : T(0);
         Vector<T> sum;
 #pragma unroll

@@ -40,7 +40,8 @@ __global__ void __launch_bounds__(kGatherThreads, 6)
                        product.pixels());
   const int column = static_cast<int>(blockIdx.y) * kColumns + thread % LANES * kVector<T>;
   // What inactive items leave is not complete, and whole warps must take part in the epilogue.
-  const bool inside = row < rows && column < product.columns && (!product.active || product.active[place.item]);
+  const bool inside =
+      row < rows && column < product.columns && (!product.active || product.active[place.item] >= product.least);
   epilogue.begin();
   EpilogueRow<Epilogue> part;
   part.load(epilogue, place, column, inside);

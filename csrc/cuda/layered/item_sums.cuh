@@ -27,6 +27,13 @@ struct ItemSums {
     while (lanes < kWarp && 4 * lanes < count) lanes *= 2;
   }
 
+  // Where the sums number i of several lie, one set behind the other.
+  __host__ __device__ ItemSums number(int i) const {
+    ItemSums other = *this;
+    other.partials += i * items * count * VALUES;
+    return other;
+  }
+
   unsigned blocks() const { return static_cast<unsigned>(ceil_div(items * lanes, int64_t(kItemThreads))); }
 
   // In an epilogue: this vector's part of row `place`. Whole warps call.

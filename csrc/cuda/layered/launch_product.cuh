@@ -13,13 +13,16 @@ ProductPlan plan_of(const StageProduct<T>& product, const Target& target) {
 }
 
 template <class T, class Epilogue>
-cudaError_t launch_product(const StageProduct<T>& product, const Epilogue& epilogue, const Context& context) {
-  if (product.rows() == 0) return cudaSuccess;
-  const ProductPlan plan = plan_of(product, context);
+cudaError_t launch_product(const StageProduct<T>& product, const Epilogue& epilogue, const ProductPlan& plan,
+                           const Context& context) {
   if (!plan.gathered()) return launch_tiles(product, epilogue, plan, context.precision, context.stream);
   GatheredSums<T> sums;
   const cudaError_t error = put_sums(product, plan, context, sums);
   return error == cudaSuccess ? gather_sums(product, sums, plan, epilogue, context.stream) : error;
+}
+template <class T, class Epilogue>
+cudaError_t launch_product(const StageProduct<T>& product, const Epilogue& epilogue, const Context& context) {
+  return product.rows() == 0 ? cudaSuccess : launch_product(product, epilogue, plan_of(product, context), context);
 }
 
 }  // namespace irf::cuda

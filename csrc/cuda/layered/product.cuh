@@ -21,7 +21,8 @@ __device__ __forceinline__ bool any_active(const StageProduct<T>& product, int64
   const int64_t last_row = first_row + rows < product.rows() ? first_row + rows - 1 : product.rows() - 1;
   const int64_t last = last_row / product.pixels();
   int active = 0;
-  for (int64_t i = first_row / product.pixels() + threadIdx.x; i <= last; i += blockDim.x) active |= product.active[i];
+  for (int64_t i = first_row / product.pixels() + threadIdx.x; i <= last; i += blockDim.x)
+    active |= product.active[i] >= product.least;
   return __syncthreads_or(active);
 }
 

@@ -16,7 +16,8 @@ struct StageProduct {
   int kernel, height, width;  // dense: all 1
   int64_t items;              // images
   int64_t samples;            // item i belongs to sample i % samples
-  const int* active;          // [items]: blocks whose items are all 0 do nothing; or null
+  const int* active;          // [items]: blocks whose items are all below `least` do nothing; or null
+  int least = 1;
   // Taps side by side: B has so many taps of `depth` rows, and the result as many groups of columns / taps columns;
   // `kernel` is 1 then. Otherwise 1.
   int taps = 1;

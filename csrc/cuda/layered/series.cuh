@@ -1,4 +1,4 @@
-// The decisions of a layered power series: small kernels before its first term, after every term, and instead of the
+// The decisions of a layered power series: small kernels before its first term, after its terms, and instead of the
 // last one where J v is known.
 #pragma once
 
@@ -12,7 +12,7 @@ template <class T>
 struct SeriesState : Series<T> {
   int64_t items, samples;
   T* limit;           // [items]: stop at |w_k| tail_k <= limit
-  int* last;          // [items] the term an item ends with at the latest; 0: it has stopped
+  int* last;          // [items] the term an item ends with at the latest; 0: it has stopped before
   unsigned* stopped;  // how many items have; or null
 
   __device__ __forceinline__ const T* q(int64_t item) const { return this->coefficients_of(item % samples); }
@@ -42,21 +42,24 @@ __global__ void __launch_bounds__(kItemThreads)
   }
 }
 
-// After term k: adds up the items' sums and decides which of them go on.
+// After terms `first` to `end`, whose sums lie one behind the other: adds up the items' sums and decides which of them
+// go on. Where a series may stop, these are the same term.
 template <class T>
 __global__ void __launch_bounds__(kItemThreads)
-    finish_term_kernel(const SeriesState<T> series, const ItemSums<T, 2> sums, int k) {
-  int64_t item;
-  T values[2];
-  if (!sums.gather(item, values) || !series.last[item]) return;
-  const T q = series.q(item)[k - 1];
-  const T norm = sqrt(values[1]);
-  series.value[item] = (k == 1 ? T(0) : series.value[item]) + (k % 2 ? q : -q) / static_cast<T>(k) * values[0];
-  series.norms[item] = norm;
-  series.terms_used[item] = k;
-  if (k < series.last[item] && !(series.tail && norm * series.tail[k - 1] <= series.limit[item])) return;
-  series.last[item] = 0;
-  if (series.stopped) atomicAdd(series.stopped, 1u);
+    finish_terms_kernel(const SeriesState<T> series, const ItemSums<T, 2> sums, int first, int end) {
+  for (int k = first; k <= end; ++k) {
+    int64_t item;
+    T values[2];
+    if (!sums.number(k - first).gather(item, values) || series.last[item] < k) continue;
+    const T q = series.q(item)[k - 1];
+    const T norm = sqrt(values[1]);
+    series.value[item] = (k == 1 ? T(0) : series.value[item]) + (k % 2 ? q : -q) / static_cast<T>(k) * values[0];
+    series.norms[item] = norm;
+    series.terms_used[item] = k;
+    const bool stops = series.tail && norm * series.tail[k - 1] <= series.limit[item];
+    if (series.stopped && (stops || k == series.last[item])) atomicAdd(series.stopped, 1u);
+    if (stops) series.last[item] = 0;
+  }
 }
 
 // The last term of one probe, from w_{n-1} and J v.
@@ -64,7 +67,7 @@ template <class T>
 __global__ void __launch_bounds__(kItemThreads)
     shortcut_kernel(const SeriesState<T> series, const T* w, const T* tangent, int64_t size) {
   const int64_t item = int64_t(blockIdx.x) * (kItemThreads / kWarp) + threadIdx.x / kWarp;
-  if (item >= series.items || !series.last[item]) return;
+  if (item >= series.items || series.last[item] < series.terms) return;
   const int lane = static_cast<int>(threadIdx.x) % kWarp, n = series.terms;
   T dot = T(0), square = T(0);
   for (int64_t i = item * size + lane * kVector<T>; i < (item + 1) * size; i += kWarp * kVector<T>) {

@@ -15,7 +15,7 @@ struct MeasuredProduct {
   ProductRoute fastest;
 };
 
-// No card has been measured yet.
+// No card has been measured yet. With rows: std::array<MeasuredProduct, number of rows> and {{ rows }}.
 constexpr std::array<MeasuredProduct, 0> kMeasuredProducts = {};
 
 // A product of so many times more or fewer rows than a measured one runs like it.

@@ -41,30 +41,53 @@ double stage_bytes(const StagePlan& stage, int element_bytes) {
   return double(stage.flat_rows) * stage.column_pitch * element_bytes;
 }
 
+// What the warps of a multiprocessor do in one product.
+struct StageWork {
+  double busy, per_scheduler;  // warps
+  double units, chunks;        // advances of a warp's tile; parts of the weights that are streamed
+  double kept, given;          // vectors of sums: every split keeps its share, and gives the others away
+  double starts, stores;       // issue slots of a warp
+  Cost unit;
+};
+
+StageWork stage_work(const ResidentPlan& plan, const StagePlan& stage, int blocks, int element_bytes,
+                     const ModelConstants& model) {
+  const TileShape shape = tile_shape(plan.family, stage.tile, element_bytes);
+  StageWork work{};
+  work.busy = blocks * stage.row_tiles * stage.column_tiles * stage.splits;
+  work.per_scheduler = ceil_div(work.busy, kSchedulers);
+  work.units = ceil_div(stage.flat_rows / double(depth_of(plan.precision)), stage.splits);
+  work.chunks = ceil_div(stage.flat_rows, stage.chunk);
+  const double vectors = shape.thread_rows * shape.groups, taps = stage.kernel * stage.kernel;
+  work.kept = vectors / stage.splits;
+  work.given = vectors - work.kept;
+  work.starts = model.start_cycles * (std::min(work.units, ceil_div(taps, stage.splits)) + work.chunks);
+  work.stores = model.store_cycles * work.kept + model.exchange_cycles * work.given;
+  work.unit = unit_cost(plan, shape, element_bytes, model);
+  return work;
+}
+
 }  // namespace
+
+double stage_slots(const ResidentPlan& plan, const StagePlan& stage, int blocks, int element_bytes,
+                   const ModelConstants& model) {
+  const StageWork work = stage_work(plan, stage, blocks, element_bytes, model);
+  return work.per_scheduler * (work.units * work.unit.issue + work.starts + work.stores);
+}
 
 double stage_cycles(const ResidentPlan& plan, const StagePlan& stage, int blocks, int element_bytes,
                     const ModelConstants& model) {
-  const TileShape shape = tile_shape(plan.family, stage.tile, element_bytes);
-  const double busy = blocks * stage.row_tiles * stage.column_tiles * stage.splits;
-  const double taps = stage.kernel * stage.kernel, chunks = ceil_div(stage.flat_rows, stage.chunk);
-  const double units = ceil_div(stage.flat_rows / double(depth_of(plan.precision)), stage.splits);
-  const Cost unit = unit_cost(plan, shape, element_bytes, model);
-  const double per_scheduler = ceil_div(busy, kSchedulers);
-  const double starts = model.start_cycles * (std::min(units, ceil_div(taps, stage.splits)) + chunks);
-  const double issue = std::max(per_scheduler * unit.issue, unit.issue + model.shared_latency_cycles);
-  double cycles = std::max(units * issue + per_scheduler * starts, busy * units * unit.wavefronts);
+  const StageWork work = stage_work(plan, stage, blocks, element_bytes, model);
+  const double issue = std::max(work.per_scheduler * work.unit.issue, work.unit.issue + model.shared_latency_cycles);
+  double cycles =
+      std::max(work.units * issue + work.per_scheduler * work.starts, work.busy * work.units * work.unit.wavefronts);
+  // What is given takes one store and one load each.
+  cycles += work.per_scheduler * work.stores + kVectorWavefronts * work.busy * (work.kept + 2 * work.given);
   double bytes = stage.weight == kNotShared ? blocks * stage_bytes(stage, element_bytes) : 0;
-  // Every split finishes an equal part of its vectors of sums and gives the others away, at one store and one load
-  // each.
-  const double vectors = shape.thread_rows * shape.groups;
-  const double kept = vectors / stage.splits, given = vectors - kept;
-  cycles += per_scheduler * (model.store_cycles * kept + model.exchange_cycles * given) +
-            kVectorWavefronts * busy * (kept + 2 * given);
   if (stage.scaled && stage.derivative == kNotShared)
     bytes += double(blocks) * plan.items * plan.pixels * stage.N_padded * element_bytes;
   if (bytes > 0) cycles = std::max(cycles + model.load_latency_cycles, bytes / model.l2_bytes_per_cycle);
-  return cycles + (1 + chunks) * model.barrier_cycles + (stage.splits - 1) * model.shared_latency_cycles +
+  return cycles + (1 + work.chunks) * model.barrier_cycles + (stage.splits - 1) * model.shared_latency_cycles +
          model.product_cycles;
 }
 

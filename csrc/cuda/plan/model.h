@@ -8,6 +8,9 @@
 
 namespace irf::cuda {
 
+// Issue slots that one product takes of a scheduler whose multiprocessor runs `blocks` blocks at once.
+double stage_slots(const ResidentPlan&, const StagePlan&, int blocks, int element_bytes, const ModelConstants&);
+
 // Cycles of one product of `blocks` blocks that a multiprocessor runs at once.
 double stage_cycles(const ResidentPlan&, const StagePlan&, int blocks, int element_bytes, const ModelConstants&);
 

@@ -177,6 +177,11 @@ int64_t gathered_elements(const ProductPlan& plan, const ProductShape& shape, Pr
   return plan.gathered() ? plan.splits * shape.rows * gathered_columns(plan, shape, precision) : 0;
 }
 
+ProductPlan plan_route(const ProductShape& shape, ProductRoute route, Precision precision, int element_bytes,
+                       const Card& card) {
+  return fastest(shape, precision, element_bytes, card, model_constants(card.architecture), &route);
+}
+
 ProductPlan model_product(const ProductShape& shape, Precision precision, int element_bytes, const Card& card,
                           const ModelConstants& constants) {
   return fastest(shape, precision, element_bytes, card, constants, nullptr);

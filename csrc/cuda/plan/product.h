@@ -51,7 +51,10 @@ int64_t gathered_elements(const ProductPlan&, const ProductShape&, Precision);
 // The fastest plan, by what was measured on the card (plan/measured.h) where its product was, else by the model. Tensor
 // cores round to `precision`, which the card must have.
 ProductPlan plan_product(const ProductShape&, Precision, int element_bytes, const Card&);
-// The same by the model alone, with constants of the caller's; remembers nothing.
+// The fastest of one route by the model, for tests and timing; its `splits` are 0 if product or card have no such
+// route.
+ProductPlan plan_route(const ProductShape&, ProductRoute, Precision, int element_bytes, const Card&);
+// Of all routes by the model alone, with constants of the caller's; remembers nothing.
 ProductPlan model_product(const ProductShape&, Precision, int element_bytes, const Card&, const ModelConstants&);
 
 }  // namespace irf::cuda

@@ -47,7 +47,7 @@ def products() -> Iterator[Mutant]:
         *group[:3], "test_series and dtype1 and wide", "place.row * tiles + column / kColumns", "place.row * tiles"
     )
     group = ("layered/chain_step.cuh", *series)
-    yield Mutant("layered/chain_step.cuh", *stops, "if (y && (!active || active[place.item])) {", "if (y) {")
+    yield Mutant("layered/chain_step.cuh", *stops, "if (y && (!active || active[place.item] >= term)) {", "if (y) {")
     yield Mutant(*group, "    if (inside) {\n      if (product)", "    {\n      if (product)")
     yield Mutant(*group, "    if (!inside) return ahead;\n")
     yield Mutant(*group, "load16_readonly(d + place.sample_row() * pitch + column)", "load16_readonly(d + at)")
@@ -62,17 +62,20 @@ def _decisions(stops: tuple[str, str, str], ends: tuple[str, str, str]) -> Itera
     file = "layered/series.cuh"
     lane = "  const int lane = static_cast<int>(threadIdx.x) % kWarp;\n  T square"
     yield Mutant(file, *stops, f"  if (item >= series.items) return;\n{lane}", lane)
-    yield Mutant(file, *stops, "|| !series.last[item]) return;\n  const T q", ") return;\n  const T q")
-    yield Mutant(file, *ends, "item >= series.items || !series.last[item]", "item >= series.items")
-    yield Mutant(file, *ends, "k < series.last[item] && ")
+    yield Mutant(file, *stops, "|| series.last[item] < k) continue;", ") continue;")
+    yield Mutant(file, *ends, "item >= series.items || series.last[item] < series.terms", "item >= series.items")
+    yield Mutant(file, *ends, "sums.number(k - first)", "sums")
+    yield Mutant("layered/chain.cu", *ends, "(k - 1) % kTermsAtOnce", "0")
+    yield Mutant("layered/chain.cu", *ends, "product.least = k;")
+    yield Mutant("layered/chain.cu", *ends, "step.term = k;")
     yield Mutant(file, *ends, "coefficients_of(item % samples)", "coefficients_of(0)")
     yield Mutant(file, *ends, "coefficients_of(item % samples)", "coefficients_of(item)")
     yield Mutant(
         file,
         *stops[:2],
         "no_number",
-        "!(series.tail && norm * series.tail[k - 1] <= series.limit[item])",
-        "(!series.tail || norm * series.tail[k - 1] > series.limit[item])",
+        "series.tail && norm * series.tail[k - 1] <= series.limit[item]",
+        "series.tail && !(norm * series.tail[k - 1] > series.limit[item])",
     )
 
 
@@ -83,7 +86,9 @@ def gathered() -> Iterator[Mutant]:
     yield Mutant(*group, "row < rows && column < product.columns", "column < product.columns")
     yield Mutant(*group, "row < rows && column < product.columns", "row < rows")
     stops = (*series[:2], "items_that_have_stopped")
-    yield Mutant("layered/gather.cuh", *stops, "(!product.active || product.active[place.item])", "true")
+    yield Mutant(
+        "layered/gather.cuh", *stops, "(!product.active || product.active[place.item] >= product.least)", "true"
+    )
     yield Mutant(*group, "      from += (product.width - sums.kernel) * sums.pitch;\n")
     yield Mutant(*group, "from += sums.pitch + product.columns;", "from += sums.pitch;")
     yield Mutant(*group, "static_cast<unsigned>(x + j) < static_cast<unsigned>(product.width)", "true")
@@ -228,9 +233,11 @@ def pieces() -> Iterator[Mutant]:
     series = ("layered/chain.cu", "test_pieces.py", "series and dtype0")
     yield Mutant("device/progress.h", *series, "last >= 2 * kPiece", "last >= kPiece")
     group = ("layered/series.cuh", *series)
-    yield Mutant(*group, "  if (series.stopped) atomicAdd(series.stopped, 1u);\n")
+    yield Mutant(
+        *group, "    if (series.stopped && (stops || k == series.last[item])) atomicAdd(series.stopped, 1u);\n"
+    )
     yield Mutant(*group, "atomicAdd(series.stopped, 1u)", "atomicAdd(series.stopped, 2u)")
-    yield Mutant(*group, "  series.last[item] = 0;\n")
+    yield Mutant(*group, "    if (stops) series.last[item] = 0;\n")
     group = ("layered/chain.cu", *series)
     yield Mutant(
         *group,
