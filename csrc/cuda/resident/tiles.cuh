@@ -16,14 +16,14 @@ constexpr bool has_shape(TileShape shape) {
 }
 
 template <class T, Family FAMILY, TileKind KIND>
-struct FmaTile {
+struct FmaTileOf {
   static constexpr TileShape kShape = tile_shape(FAMILY, KIND, sizeof(T));
   using Type = SimtTile<T, kShape.thread_rows, kShape.groups * kShape.width, kShape.rows / kShape.thread_rows>;
   static_assert(has_shape<Type>(kShape), "the shape in plan/tiles.h");
 };
 
 template <Precision PRECISION, Family FAMILY, TileKind KIND>
-struct FragmentTile {
+struct TensorTileOf {
   static constexpr TileShape kShape = tile_shape(FAMILY, KIND, sizeof(float));
   using Type = TensorTile<PRECISION, kShape.rows / 16, kShape.columns / 8>;
   static_assert(has_shape<Type>(kShape), "the shape in plan/tiles.h");
@@ -36,7 +36,7 @@ struct FmaTiles {
   static constexpr bool kHasMid = tile_shape(FAMILY, TileKind::kMid, sizeof(T)).rows > 0;
   static constexpr bool kHasNarrow = tile_shape(FAMILY, TileKind::kNarrow, sizeof(T)).rows > 0;
   template <TileKind KIND>
-  using Tile = typename FmaTile<T, FAMILY, KIND>::Type;
+  using Tile = typename FmaTileOf<T, FAMILY, KIND>::Type;
 };
 
 template <Precision PRECISION, Family FAMILY>
@@ -45,7 +45,7 @@ struct TensorTiles {
   static constexpr bool kHasMid = tile_shape(FAMILY, TileKind::kMid, sizeof(float)).rows > 0;
   static constexpr bool kHasNarrow = tile_shape(FAMILY, TileKind::kNarrow, sizeof(float)).rows > 0;
   template <TileKind KIND>
-  using Tile = typename FragmentTile<PRECISION, FAMILY, KIND>::Type;
+  using Tile = typename TensorTileOf<PRECISION, FAMILY, KIND>::Type;
 };
 
 // Each calls launch(tiles) with the tiles of the plan's family. They are three, so that a source file compiles only one
