@@ -21,12 +21,6 @@ struct WeightedEvents {
   }
 };
 
-// Whether E_i is zero: then neither t_i nor what the cotangents add to s_i is needed.
-template <class T>
-bool straight(const Branch<T>& branch, int i) {
-  return piecewise_linear(branch.stage[i].activation);
-}
-
 // Rows of a_i, once per sample or once per pair of a sample.
 template <class T>
 RowsLayout layout_of(const Branch<T>& branch, int i, Precision precision, int repeat = 1) {
@@ -148,7 +142,7 @@ cudaError_t BackwardLaunch<T>::cotangents() const {
   const WeightedEvents<T> scaled{op_.cotangents, op_.weight, output.size(), branch_.batch, static_cast<T>(op_.pairs)};
   cudaError_t error = to_rows<T>(output, scaled, StoreRows<T>{r_[stages_], output.pitch, precision_}, context_.stream);
   for (int i = stages_ - 1; i >= 0 && error == cudaSuccess; --i) {
-    if (i == 0 && (straight(branch_, 0) || !wants_backward(0))) break;
+    if (i == 0 && (piecewise_linear(branch_.stage[0].activation) || !wants_backward(0))) break;
     Linearized<T> epilogue = linearized(i, op_.pairs);
     epilogue.scaled = r_[i];
     epilogue.t = t_[i];
@@ -234,7 +228,8 @@ void LayeredBackward<T>::take_rows(Precision precision, Workspace& workspace) {
     if (i > 0 || op.grad_x) s[i] = workspace.take<T>(i > 0 ? operands : size);
     if (i > 0 && pairs) r[i] = workspace.take<T>(operands * op.pairs);
     if (i == branch.stages) break;
-    if (pairs && !straight(branch, i)) curved[i] = workspace.take<T>(size * op.pairs);
+    // Where E_i is zero, neither t_i nor what the cotangents add to s_i is needed.
+    if (pairs && !piecewise_linear(branch.stage[i].activation)) curved[i] = workspace.take<T>(size * op.pairs);
     if (recall && i > 0) {
       stages[i] = {kept.stages[i].a, kept.stages[i].h, {}};
       if (pairs) t[i] = kept.stages[i].t, p[i] = kept.stages[i].scaled;

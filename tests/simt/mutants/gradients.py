@@ -80,7 +80,11 @@ def backward() -> Iterator[Mutant]:
     yield Mutant(*group, "p[i] = kept.stages[i].scaled;", "p[i] = kept.stages[i].h;")
     yield Mutant(*group, "{kept.stages[i].a, kept.stages[i].h, {}", "{kept.stages[i].h, kept.stages[i].h, {}")
     yield Mutant(*group, "{kept.stages[i].a, kept.stages[i].h, {}", "{kept.stages[i].a, kept.stages[i].a, {}")
-    yield Mutant(*group, "(straight(branch_, 0) || !wants_backward(0))", "(straight(branch_, 0) || wants_backward(0))")
+    yield Mutant(
+        *group,
+        "(piecewise_linear(branch_.stage[0].activation) || !wants_backward(0))",
+        "(piecewise_linear(branch_.stage[0].activation) || wants_backward(0))",
+    )
     group = (*group[:3], "test_what_is_kept_is_read")
     yield Mutant(
         *group,
