@@ -87,12 +87,13 @@ def backward() -> Iterator[Mutant]:
         "      if (pairs) t_[i] = kept.stages[i].t, p_",
         "      if (pairs) curved_[i] = t_[i] = kept.stages[i].t, p_",
     )
-    group = (*group[:3], "takes_the_precision or taken_at or computed_again")
+    group = (*group[:3], "takes_the_precision or computed_again")
     yield Mutant(*group, "op.pairs <= 1 && kept_size(branch, precision_) == op.kept_size)", "op.pairs <= 1)")
     yield Mutant(*group, "recall_(op.kept && op.pairs <= 1", "recall_(op.kept")
     yield Mutant(*group, "if (precision <= wanted && kept_size", "if (kept_size")
     yield Mutant(*group, "kept(branch, precision_, const_cast", "kept(branch, Precision::kFull, const_cast")
     yield Mutant(*group, "== op.kept_size) context.precision = precision;", "== op.kept_size) break;")
+    group = (*group[:2], "test_branch_backward.py", "slower_products_stay_exact")
     yield Mutant(
         *group, "at_cheapest_precision(branch, op, context), context.precision)", "context, context.precision)"
     )
