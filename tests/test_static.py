@@ -107,6 +107,14 @@ def test_complaints(complaints, name, expected):
 
 
 @needs_nvcc
+def test_operands_are_not_rounded_in_inner_loops(module, complaints, monkeypatch):
+    monkeypatch.setattr(module("rules"), "EXPECTED", ())
+    share, conversion = complaints("converting")[0]
+    assert "products, not 50%" in share
+    assert "an inner loop has F2FP" in conversion
+
+
+@needs_nvcc
 def test_a_spill_does_not_compile(module, tmp_path):
     (cubin,) = module("cubins").compile_all([STATIC / "planted" / "spilling.cu"], [80], tmp_path)
     assert cubin.failed

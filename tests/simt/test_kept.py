@@ -169,16 +169,6 @@ def test_what_was_kept_less_exactly_is_computed_again(kept_at):
     assert all(map(torch.equal, *bits))
 
 
-def test_rows_that_fit_every_precision_are_taken_at_the_cheapest():
-    """Sixteen columns are exact at every precision, and equally dear: the backward pass of bf16 is the exact one."""
-    case = Case("sixteen", (16,), (16, 16), batch=140, activations=("elu",), terms=2)
-    emulator = project_emulator("check")
-    *outputs, kept = walk(emulator, case, torch.float32)
-    bits = [pull_back(emulator, case, torch.float32, outputs[2], kept, precision=p) for p in (0, 1, 2)]
-    assert all(map(torch.equal, bits[0], bits[1]))
-    assert all(map(torch.equal, bits[0], bits[2]))
-
-
 def test_tangents_of_several_pairs_are_computed_again():
     """Those of one probe were kept."""
     emulator, problem = project_emulator("check"), make(CASES[3])

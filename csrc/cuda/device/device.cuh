@@ -122,7 +122,7 @@ __device__ __forceinline__ Vector<T> zero16() {
 // overlap, they are so many rows apart that they lie LANES pieces of 16 bytes apart.
 template <int LANES, int PITCH>
 __device__ __forceinline__ int copied_row(int group) {
-  static_assert(LANES == 1 || LANES % 2 == 0 && PITCH % 16 == 0);
+  static_assert(LANES > 0 && (8 % LANES == 0 || LANES % 8 == 0) && PITCH % 16 == 0);
   constexpr int kPieces = PITCH / 16, kStep = kPieces & -kPieces;
   constexpr int kTogether = LANES < 8 ? 8 / LANES : 1, kApart = LANES > kStep && LANES < 8 ? LANES / kStep : 1;
   return group / (kTogether * kApart) * (kTogether * kApart) + group % kTogether * kApart + group / kTogether % kApart;

@@ -36,8 +36,8 @@ int64_t rows_size(const Branch<T>& branch, int channels, Precision precision) {
 
 enum class Packing { kValues, kOperands };
 
-// Flat rows of operands that are one row in memory. Tensor cores want adjacent k in one register, or the next:
-// bf16 is brought there by a transposing load, which 32 bits do not have.
+// Flat rows of operands that are one row in memory. A load of fragments wants 16 bytes of one column: of bf16 it gets
+// eight k by transposing, which it cannot do with words of 32 bits, so a quad of TF32 lies side by side.
 constexpr IRF_HOST_DEVICE int adjacent_k(Precision precision) { return precision == Precision::kTf32 ? 4 : 1; }
 
 // Where flat row `row` of packed operands has column `column`.
@@ -55,8 +55,8 @@ constexpr IRF_HOST_DEVICE int64_t operand_size(int64_t count, Precision precisio
   return precision == Precision::kBf16 ? count / 2 : count;
 }
 
-// Columns of a packed row. Rows of bf16 are whole sectors of 32 bytes. Tensor cores fed from shared memory as it was
-// packed want 8 * odd, so that the rows of one load lie in different banks.
+// Columns of a packed row. Rows of bf16 operands are whole sectors of 32 bytes. The others that tensor cores take are
+// 8 * odd, so that rows which a resident walk copies to shared memory as they are lie in different banks.
 constexpr IRF_HOST_DEVICE int column_pitch(int columns, Precision precision, Packing packing) {
   if (precision == Precision::kFull) return (columns + 3) / 4 * 4;
   if (precision == Precision::kBf16 && packing == Packing::kOperands) return (columns + 15) / 16 * 16;

@@ -10,7 +10,7 @@ namespace irf::cuda {
 template <class T>
 struct StageProduct {
   const T* a;  // operands, [items * pixels][depth], depth = channel_pad(K)
-  const T* b;  // packed weights, operands as well, [kernel * kernel * depth][pitch], pitch = column_pitch(N)
+  const T* b;  // packed weights, kernel * kernel * depth flat rows of pitch = column_pitch(N) columns
   int depth, pitch;
   int columns;                // of the result: the pitch of its rows, channel_pad(N)
   int kernel, height, width;  // dense: all 1
@@ -36,13 +36,13 @@ struct BlockShape {
   static constexpr int kRows = 4 * Tile::kRows, kColumns = Tile::kColumns;
   static constexpr int kLanes = kColumns / kVector<T>;  // threads across a row of the result
   static constexpr int kChunks = 4;                     // 16-byte pieces of a row of A in a step
-  static constexpr int kChunk = kVector<Operand>;
-  static constexpr int kAdjacent = adjacent_k(Tile::kPrecision);  // k of a row of B
-  static constexpr int kLanesB = kColumns * kAdjacent / kChunk;   // threads across it
+  static constexpr int kChunk = kVector<Operand>;       // operands of a piece
   static constexpr int kStep = kChunks * kChunk;
   static constexpr int kBuffers = 3;
-  static constexpr int kPitchA = kStep + kChunk, kRowsB = kStep / kAdjacent,
-                       kPitchB = kColumns * kAdjacent + Tile::kPadding;
+  static constexpr int kPitchA = kStep + kChunk;
+  static constexpr int kAdjacent = adjacent_k(Tile::kPrecision);  // k of a row of B in memory
+  static constexpr int kRowsB = kStep / kAdjacent, kPitchB = kColumns * kAdjacent + Tile::kPadding;
+  static constexpr int kLanesB = kColumns * kAdjacent / kChunk;  // threads across such a row
   static constexpr int kBufferSize = kRows * kPitchA + kRowsB * kPitchB;
   static constexpr int kBytes = kBuffers * kBufferSize * static_cast<int>(sizeof(Operand));
   static constexpr int kPitchSums = kColumns + Tile::kSumPadding;

@@ -91,13 +91,14 @@ def backward() -> Iterator[Mutant]:
         "      if (pairs) t[i] = kept.stages[i].t, p",
         "      if (pairs) curved[i] = t[i] = kept.stages[i].t, p",
     )
-    group = (*group[:3], "takes_the_precision or taken_at or computed_again")
+    group = (*group[:3], "takes_the_precision or computed_again")
     yield Mutant(*group, "op.pairs <= 1 && kept_size(branch, target.precision) == op.kept_size)", "op.pairs <= 1)")
     yield Mutant(*group, "recall(op.kept && op.pairs <= 1", "recall(op.kept")
     yield Mutant(*group, "kept(branch, precision, const_cast", "kept(branch, Precision::kFull, const_cast")
     group = ("branch_backward.cu", "branch_backward.cu", *group[2:])
     yield Mutant(*group, "if (precision <= wanted.precision && kept_size", "if (kept_size")
     yield Mutant(*group, "return {cheapest.card, precision};", "return cheapest;")
+    group = (*group[:2], "test_branch_backward.py", "slower_products_stay_exact")
     yield Mutant(
         *group, "at_kept_precision(branch, op, cheapest, wanted)", "at_kept_precision(branch, op, wanted, wanted)"
     )
