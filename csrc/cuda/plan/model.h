@@ -11,9 +11,6 @@ namespace irf::cuda {
 // Issue slots that one product takes of a scheduler whose multiprocessor runs `blocks` blocks at once.
 double stage_slots(const ResidentPlan&, const StagePlan&, int blocks, int element_bytes, const ModelConstants&);
 
-// Issue slots that one product takes of a scheduler whose multiprocessor runs `blocks` blocks at once.
-double stage_slots(const ResidentPlan&, const StagePlan&, int blocks, int element_bytes, const ModelConstants&);
-
 // Cycles of one product for a block whose multiprocessor runs `blocks` of them at once.
 double stage_cycles(const ResidentPlan&, const StagePlan&, int blocks, int element_bytes, const ModelConstants&);
 
