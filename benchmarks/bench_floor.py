@@ -41,12 +41,12 @@ every kernel that the plans launch, packing of weights and conversions of rows i
 reads and writes beyond one buffer of rows each. *torch*: the operations of (iii), images channels last; left out are
 conversions of memory formats, operations on the coefficients alone, and all that an operation launches beyond one
 kernel, and its products run at the libraries' full rate whatever their shape. *Fused*: the same with all operations
-between two products in one launch, which no compiler betters. *Floor*: the larger of the multiply-adds at the card's
-full rate and of the bytes no implementation avoids (operands read once, results written once) at the full rate of its
-memory; with TF32, products at the tensor cores' rate. Counted: kernels, in the emulator's log of launches; for plain
-torch, operations that compute something, in torch's profiler on a CPU (on a GPU each is one kernel or more). Counted:
-MB, for ours all that threads ask of global memory (so also what a cache answers), for plain torch the inputs and
-outputs of every operation.
+between two products in one launch, which no compiler betters that leaves products to libraries. *Floor*: the larger
+of the multiply-adds at the card's full rate and of the bytes no implementation avoids (operands read once, results
+written once) at the full rate of its memory; with TF32, products at the tensor cores' rate. Counted: kernels, in the
+emulator's log of launches; for plain torch, operations that compute something, in torch's profiler on a CPU (on a GPU
+each is one kernel or more). Counted: MB, for ours all that threads ask of global memory (so also what a cache
+answers), for plain torch the inputs and outputs of every operation.
 """
 
 

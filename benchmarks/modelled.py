@@ -130,7 +130,8 @@ def torch_operations(case: Case, mode: str) -> list[Operation]:
 def fused(operations: Sequence[Operation]) -> list[Operation]:
     """Return what would be launched if all operations between two products were one.
 
-    It reads what was there before, once, and writes what is read later or is a result: no compiler does better.
+    It reads what was there before, once, and writes what is read later or is a result: no compiler does better that
+    leaves products to libraries.
     """
     launches: list[list[Operation]] = []
     for operation in operations:

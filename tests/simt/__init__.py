@@ -8,6 +8,7 @@
 | `shim/memory.cpp` | shared memory, copies; bounds, initialisation, races of every access; counters per source line |
 | `builder.py`, `emulator.py`, `shim/python_api.cpp` | compile it all, call it with tensors as device memory |
 | `entries/`, `operands.py` | every op of csrc/cuda/ops.h, as the raw op of csrc/library.cpp |
+| `plans.py`, `costs.py`, `one_product.py` | plans, modelled kernels of a step, a product by a chosen route |
 | `gpu.py`, `on_gpu/` | the same entries compiled by nvcc, for the same tests on a GPU; a program for NVIDIA's tools |
 | `kernels/`, `test_shim.py` | planted bugs, known traffic: the tests of the emulator itself |
 

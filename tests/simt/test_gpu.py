@@ -47,7 +47,8 @@ def test_what_only_the_emulator_knows_is_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("source", ["on_gpu/python_api.cpp", "on_gpu/driver.cpp", "entries/resident_chain.cpp"])
+@pytest.mark.parametrize("source", ["on_gpu/python_api.cpp", "on_gpu/driver.cpp", "entries/resident_chain.cpp",
+                                    "entries/one_product.cu"])  # fmt: skip
 def test_the_entries_compile_for_a_gpu(tmp_path, source):
     if shutil.which("nvcc") is None:
         pytest.skip("there is no nvcc")
