@@ -22,7 +22,8 @@ struct LogdetStep {
   bool training;  // with the Neumann vector and what is kept, then the gradients of x and of all parameters
 };
 
-// Of float32 numbers. Pointers in the branch are only compared with null.
+// Of float32 numbers, in full precision or TF32: for bf16 weight gradients count as in TF32. Pointers in the branch are
+// only compared with null.
 std::vector<LaunchedKernel> logdet_kernels(const Branch<float>& branch, const LogdetStep& step, Precision wanted,
                                            const Card& card);
 
