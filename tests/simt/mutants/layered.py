@@ -96,7 +96,7 @@ def operands() -> Iterator[Mutant]:
         *group, "Sums::add(left, j + 1, {right[2], right[3]});", "Sums::add(left, j + 1, {right[0], right[1]});"
     )
     traffic = (*once[:2], "memory_is_used_well and (tf32 or bf16)")
-    yield Mutant("layered/product_fetch.cuh", *traffic, "kPitchA = kStep + kChunk", "kPitchA = kStep + 2 * kChunk")
+    yield Mutant("layered/product_fetch.cuh", *traffic, "kPitchA = kStep + kChunk;", "kPitchA = kStep;")
     yield Mutant(
         "device/tensor_tile.cuh", *traffic, "kBf16 ? 8 : 0, kSumPadding = 8", "kBf16 ? 16 : 0, kSumPadding = 8"
     )
