@@ -84,7 +84,11 @@ def operands() -> Iterator[Mutant]:
     yield Mutant("device/pack_weights.cu", *group[1:], "stages.precision = precision;")
     group = ("layered/chain.cu", *once)
     yield Mutant(*group, "if (series()) entry.result = scratch_.start;", "if (series()) entry.out = scratch_.start;")
-    yield Mutant(*group, "(chain_.transpose ? step.result : step.product) = scratch_.w", "step.product = scratch_.w")
+    yield Mutant(
+        *(*group[:3], "test_powers_match"),
+        "(chain_.transpose ? step.result : step.product) = scratch_.w",
+        "step.product = scratch_.w",
+    )
     yield Mutant(*group, "    entry.precision = context_.precision;\n")
     group = ("device/tensor_tile.cuh", *once)
     yield Mutant(*group, "a += lane / 16 * kVector<Operand>;")
@@ -96,7 +100,6 @@ def operands() -> Iterator[Mutant]:
         *group, "Sums::add(left, j + 1, {right[2], right[3]});", "Sums::add(left, j + 1, {right[0], right[1]});"
     )
     traffic = (*once[:2], "memory_is_used_well and (tf32 or bf16)")
-    yield Mutant("layered/product_fetch.cuh", *traffic, "kPitchA = kStep + kChunk;", "kPitchA = kStep;")
     yield Mutant(
         "device/tensor_tile.cuh", *traffic, "kBf16 ? 8 : 0, kSumPadding = 8", "kBf16 ? 16 : 0, kSumPadding = 8"
     )
