@@ -20,7 +20,7 @@ from .builder import SHIM, build, original
 
 ORDERS = ("forward", "reverse", "random")
 # An access in these files is counted for the line that calls them.
-WRAPPERS = {f"{SHIM}/simt.h", *(f"csrc/cuda/device/{name}.cuh" for name in ("device", "mma", "operand"))}
+WRAPPERS = {f"{SHIM}/simt.h", *(f"csrc/cuda/device/{name}.cuh" for name in ("device", "group", "mma", "operand"))}
 
 
 class SimtError(RuntimeError):

@@ -128,7 +128,11 @@ def operands() -> Iterator[Mutant]:
     )
     group = ("layered/chain.cu", *once)
     yield Mutant(*group, "if (series()) entry.result = start_;", "if (series()) entry.out = start_;")
-    yield Mutant(*group, "(chain_.transpose ? step.result : step.product) = w_", "step.product = w_")
+    yield Mutant(
+        *(*group[:3], "test_powers_match"),
+        "(chain_.transpose ? step.result : step.product) = w_",
+        "step.product = w_",
+    )
     yield Mutant(*group, "    entry.precision = context_.precision;\n")
     group = ("device/tensor_tile.cuh", *once)
     yield Mutant(*group, "a += lane / 16 * kVector<Operand>;")
@@ -140,7 +144,6 @@ def operands() -> Iterator[Mutant]:
         *group, "Sums::add(left, j + 1, {right[2], right[3]});", "Sums::add(left, j + 1, {right[0], right[1]});"
     )
     traffic = (*once[:2], "memory_is_used_well and (tf32 or bf16)")
-    yield Mutant("layered/product_fetch.cuh", *traffic, "kPitchA = kStep + kChunk", "kPitchA = kStep + 2 * kChunk")
     yield Mutant(
         "device/tensor_tile.cuh", *traffic, "kBf16 ? 8 : 0, kSumPadding = 8", "kBf16 ? 16 : 0, kSumPadding = 8"
     )
