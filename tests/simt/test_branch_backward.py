@@ -123,9 +123,9 @@ def test_tensor_cores_round_their_operands_only(emulator, case, precision, eps):
 
 
 @pytest.mark.parametrize("precision", [TF32, BF16])
-def test_where_tensor_cores_are_slower_products_stay_exact(precision):
-    emulator = project_emulator("fast")
-    full, got = (by_kernel(emulator, CASES[2], REQUESTS["all"], torch.float32, precision=p) for p in (0, precision))
+def test_without_tensor_cores_products_stay_exact(precision):
+    emulator, request = project_emulator("fast"), REQUESTS["all"]
+    full, got = (by_kernel(emulator, CASES[2], request, torch.float32, card="t4", precision=p) for p in (0, precision))
     assert all(map(torch.equal, got, full))
 
 

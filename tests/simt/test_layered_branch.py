@@ -52,10 +52,10 @@ def test_nan_stays_in_its_sample(emulator, dtype):
     ("card", "batch", "columns", "tile"),
     [
         ("single", 128, 64, 64),  # one multiprocessor: a wide tile loads least for its products
-        ("single", 128, 20, 32),  # half of a tile of 64 would be for nothing
+        ("single", 128, 20, 16),  # most of a tile of 64 would be for nothing
         ("h100", 129, 64, 16),  # idle multiprocessors: the more tiles, the better
         ("h100/44", 128, 64, 32),  # three multiprocessors: two tiles of 32 at once, or two turns of 16
-        ("h100/44", 129, 64, 64),
+        ("h100/44", 129, 256, 64),
     ],
 )
 def test_a_product_takes_the_tiles_that_finish_first(checker, card, batch, columns, tile):
@@ -94,7 +94,7 @@ def test_operands_are_rounded_once(emulator, precision, case):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_operands_of_half_the_size_are_half_the_bytes(checker, precision):
-    """Rows of 64 channels and 64 x 64 weights: read once by one tile of columns, in whole sectors."""
+    """Rows of 64 channels are read once by each tile of columns, and 64 x 64 weights once, in whole sectors."""
     case = Case("square", (64,), batch=128, activations=("identity",))
     with checker.counting() as counters:
         branch(checker, make(case, torch.float32), card="single", precision=PRECISIONS[precision])
@@ -102,6 +102,7 @@ def test_operands_of_half_the_size_are_half_the_bytes(checker, precision):
     rows = counters.total("write", "global", "activate.cuh")
     assert rows.bytes == 128 * 64 * (size + 4)  # h, and g as it is
     read = counters.total("read", "global", "product_fetch.cuh")
-    assert read.bytes == (128 + 64) * 64 * size
+    (product,) = [launch for launch in checker.launches if launch.kernel.startswith("stage_product_kernel")]
+    assert read.bytes == (128 * product.grid[0] + 64) * 64 * size
     for traffic in (rows, read):
         assert traffic.sectors * 32 == traffic.bytes

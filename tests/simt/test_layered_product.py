@@ -53,7 +53,8 @@ def test_tensor_cores_round_only_operands(emulator, precision, case):
     test_layered_chain.test_tensor_cores_round_only_operands(emulator, precision, case)
     problem = make(case, torch.float32)
     chain(emulator, problem, card="h100", precision=PRECISIONS[precision])
-    assert routes(emulator)[0] > 0 or case is SPLIT
+    long_enough = precision == "tf32" or case.hidden[0] > 66 or case.kernels == (5, 5)  # bf16 halves the reduction
+    assert (routes(emulator)[0] > 0) == (long_enough and case is not SPLIT)
 
 
 @pytest.mark.parametrize("case", **named(BACKWARD))

@@ -229,7 +229,7 @@ def test_a_large_batch_of_one_item_plans_shares_out_evenly():
 
 def test_the_model_counts_with_the_tile_that_will_be_used():
     """On an idle card a layered product of 64 columns is four tiles side by side, each as fast as one of 16 columns."""
-    wide, narrow = (modelled(Shape((512, columns), 64), "h100", FORWARD)[1].layered for columns in (64, 16))
+    wide, narrow = (modelled(Shape((64, columns), 64), "h100", FORWARD)[1].layered for columns in (64, 16))
     assert wide == narrow
 
 
@@ -248,6 +248,10 @@ def test_constants_are_a_cards_own_and_can_be_given(shape):
     assert fast.resident == pytest.approx(slow.resident / 2)
 
 
+# Its products of 192 and 8 channels are those of a library, where there is one.
+WIDE_ENDS = Shape((8, 192, 192, 8), 1, (3, 1, 3), (6, 6))
+
+
 def test_every_constant_counts():
     """A constant that changes no time could not be fitted."""
     cases = [
@@ -257,13 +261,17 @@ def test_every_constant_counts():
         (large(64), TF32, 4, None),
         (large(64), BF16, 4, None),
         (Shape((4096, 4096), 4096), BF16, 4, None),
+        (WIDE_ENDS, FULL, 4, None),
+        (WIDE_ENDS, TF32, 4, None),
     ]
     known = constants_of("h100")
     counts = set()
     for shape, precision, size, choice in cases:
 
         def times(constants, shape=shape, precision=precision, size=size, choice=choice):
-            case = modelled(shape, "h100", TRANSPOSED, 1, 10, precision, size, choice, constants=constants)[1]
+            case = modelled(
+                shape, "h100 with libraries", TRANSPOSED, 1, 10, precision, size, choice, constants=constants
+            )[1]
             return case.resident, case.layered
 
         before = times(known)

@@ -48,14 +48,17 @@ struct ItemSums {
     for (int i = 0; i < VALUES; ++i) to[i] = values[i];
   }
 
-  // In a kernel of blocks() x kItemThreads threads: the sums of `item`, for one thread of it, which gets true.
-  __device__ __forceinline__ bool gather(int64_t& item, T (&values)[VALUES]) const {
+  // In a kernel of blocks() x kItemThreads threads: the sums of `item`, for one thread of it, which gets true. Those of
+  // items whose number in `active`, if given, is below `least` were not written, and are not read.
+  __device__ __forceinline__ bool gather(int64_t& item, T (&values)[VALUES], const int* active = nullptr,
+                                         int least = 0) const {
     const int64_t thread = int64_t(blockIdx.x) * kItemThreads + threadIdx.x;
     item = thread / lanes;
     const int lane = static_cast<int>(thread % lanes);
 #pragma unroll
     for (int i = 0; i < VALUES; ++i) values[i] = T(0);
-    if (item < items) {
+    const bool wanted = item < items && (!active || active[item] >= least);
+    if (wanted) {
       const T* from = partials + item * count * VALUES;
       for (int j = lane; j < count; j += lanes)
 #pragma unroll
@@ -63,7 +66,7 @@ struct ItemSums {
     }
 #pragma unroll
     for (int i = 0; i < VALUES; ++i) values[i] = sum_lanes(values[i], lanes);
-    return item < items && lane == 0;
+    return wanted && lane == 0;
   }
 };
 

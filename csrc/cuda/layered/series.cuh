@@ -50,7 +50,9 @@ __global__ void __launch_bounds__(kItemThreads)
   for (int k = first; k <= end; ++k) {
     int64_t item;
     T values[2];
-    if (!sums.number(k - first).gather(item, values) || series.last[item] < k) continue;
+    // A series that may stop writes the numbers of the last terms here, while other lanes would read them.
+    const int* active = series.tail ? nullptr : series.last;
+    if (!sums.number(k - first).gather(item, values, active, k) || series.last[item] < k) continue;
     const T q = series.q(item)[k - 1];
     const T norm = sqrt(values[1]);
     series.value[item] = (k == 1 ? T(0) : series.value[item]) + (k % 2 ? q : -q) / static_cast<T>(k) * values[0];

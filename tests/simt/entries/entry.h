@@ -6,6 +6,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 #include "cuda/device/progress_pool.h"
 #include "cuda/ops.h"
@@ -21,13 +22,20 @@ struct Target {
 // "single" has one multiprocessor: plans then use their largest tiles on small problems too. "h100/4" has a quarter of
 // an H100's: a quarter of a batch is planned on it as the whole batch on the whole card.
 // On "layered" nothing is ever resident; on "no memory", an H100 otherwise, nothing is kept for a backward pass. The
-// plan model has no row for the architecture of "between", which comes after that of an rtx3090.
+// plan model has no row for the architecture of "between", which comes after that of an rtx3090. Of "h100 with
+// libraries" only plans are asked: nothing here calls a library.
 inline irf::cuda::Card find_card(const std::string& name) {
   using irf::cuda::kGigabyte;
   if (name == "layered") return {"layered", 80, 108, 49152, 0, kGigabyte};
   if (name == "single") return {"single", 80, 1, 101376, 102400, kGigabyte};
   if (name == "no memory") return {"no memory", 90, 132, 232448, 233472, 0};
   if (name == "between") return {"between", 87, 16, 166912, 167936, kGigabyte};
+  constexpr std::string_view kLibraries = " with libraries";
+  if (name.size() > kLibraries.size() && name.substr(name.size() - kLibraries.size()) == kLibraries) {
+    irf::cuda::Card card = find_card(name.substr(0, name.size() - kLibraries.size()));
+    card.libraries = true;
+    return card;
+  }
   const size_t slash = name.find('/');
   for (irf::cuda::Card card : irf::cuda::kKnownCards) {
     if (name.substr(0, slash) != card.name) continue;

@@ -42,7 +42,7 @@ def products() -> Iterator[Mutant]:
     yield Mutant(*group, "carry ? place.pixels : 0;", "0;")
     group = ("layered/item_sums.cuh", *series)
     yield Mutant(*group, "if (!inside || column % kColumns != 0) return;", "if (column % kColumns != 0) return;")
-    yield Mutant(*group, "    if (item < items) {", "    {")
+    yield Mutant(*group, "    if (wanted) {", "    {")
     yield Mutant(
         *group[:3], "test_series and dtype1 and wide", "place.row * tiles + column / kColumns", "place.row * tiles"
     )
@@ -62,9 +62,10 @@ def _decisions(stops: tuple[str, str, str], ends: tuple[str, str, str]) -> Itera
     file = "layered/series.cuh"
     lane = "  const int lane = static_cast<int>(threadIdx.x) % kWarp;\n  T square"
     yield Mutant(file, *stops, f"  if (item >= series.items) return;\n{lane}", lane)
-    yield Mutant(file, *stops, "|| series.last[item] < k) continue;", ") continue;")
+    yield Mutant(file, *stops, "gather(item, values, active, k)", "gather(item, values)")
     yield Mutant(file, *ends, "item >= series.items || series.last[item] < series.terms", "item >= series.items")
     yield Mutant(file, *ends, "sums.number(k - first)", "sums")
+    yield Mutant(file, *stops, "|| series.last[item] < k) continue;", ") continue;")
     yield Mutant("layered/chain.cu", *ends, "(k - 1) % kTermsAtOnce", "0")
     yield Mutant("layered/chain.cu", *ends, "product.least = k;")
     yield Mutant("layered/chain.cu", *ends, "step.term = k;")
