@@ -1,5 +1,6 @@
 """The CUDA binding of csrc/torch on emulated kernels, by way of torch's dispatcher, through the tests for GPUs."""
 
+import os
 import subprocess
 import sys
 
@@ -79,7 +80,7 @@ def test_the_kernels_of_the_gpu_run():
 
 def test_products_of_libraries_give_the_same_numbers():
     """The binding calls torch's operator for cuDNN with the precision of the call, under autocast too."""
-    done = subprocess.run(
-        [sys.executable, "-m", "simt.library_products"], cwd=ROOT / "tests", capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", "simt.library_products"]
+    environment = os.environ | {"SIMT_CARD": "b200"}
+    done = subprocess.run(command, cwd=ROOT / "tests", env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

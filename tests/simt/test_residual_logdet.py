@@ -75,7 +75,7 @@ def test_samples_stop_alone(emulated_ops, card, case):
 def test_tensor_cores_round_only_operands(emulated_ops, card, precision, case):
     """Every product of the walk and of the chain rounds two operands; results are sums of terms of size 1.
 
-    Where tensor cores are the slower way, the bits are those of exact operands.
+    Where tensor cores are the slower way, as for what is resident and tiny, the bits are those of exact operands.
     """
 
     def logdet(package, p):
@@ -86,7 +86,7 @@ def test_tensor_cores_round_only_operands(emulated_ops, card, precision, case):
     full = logdet(ops, problem)
     emulated_ops(card, precision)
     got, expected = logdet(ops, problem), logdet(reference, make(case))
-    if case in (*TINY, WIDE):
+    if case is WIDE or (case in TINY and card == "h100"):
         assert torch.equal(got[0], full[0]) == (case is not WIDE)
     for a, oracle in zip(got, expected, strict=True):
         limit = 2 * (len(case.hidden) + 1) * case.terms * ROUNDING[precision] * max(1.0, oracle.abs().max().item())

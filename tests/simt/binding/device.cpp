@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 #include <stdexcept>
+#include <string>
 #include <string_view>
 
 #include "python_api.h"
@@ -15,10 +16,13 @@ namespace {
 // An allocation as torch's allocator for GPUs makes it: kernels may count on an address of 256 bytes.
 void* aligned(size_t bytes) { return std::aligned_alloc(256, (bytes + 256) / 256 * 256); }
 
+// That of SIMT_CARD, by its name in cuda/device/card.h, or an H100.
 const cuda::Card& card() {
+  const char* wanted = std::getenv("SIMT_CARD");
+  const std::string_view name = wanted ? wanted : "h100";
   for (const cuda::Card& known : cuda::kKnownCards)
-    if (std::string_view(known.name) == "h100") return known;
-  throw std::logic_error("the h100 is not known");
+    if (known.name == name) return known;
+  throw std::logic_error("no card is called " + std::string(name));
 }
 
 }  // namespace
