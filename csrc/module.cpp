@@ -67,13 +67,14 @@ void set_cpu_isa(const std::string& name) {
                         "), got '" + name + "'.");
 }
 
-// Architecture, multiprocessors, shared memory of a block and of a multiprocessor.
-using CardNumbers = std::tuple<int, int, int, int>;
+// Architecture, multiprocessors, shared memory of a block and of a multiprocessor, second-level cache.
+using CardNumbers = std::tuple<int, int, int, int, int64_t>;
 
 std::map<std::string, CardNumbers> known_cards() {
   std::map<std::string, CardNumbers> cards;
   for (const irf::cuda::Card& card : irf::cuda::kKnownCards)
-    cards[card.name] = {card.architecture, card.multiprocessors, card.shared_per_block, card.shared_per_multiprocessor};
+    cards[card.name] = {card.architecture, card.multiprocessors, card.shared_per_block, card.shared_per_multiprocessor,
+                        card.l2_bytes};
   return cards;
 }
 
@@ -92,12 +93,12 @@ std::string describe_plan(const std::vector<int>& channels, const std::vector<in
   shape.identity[0] = true;
   std::tie(shape.height, shape.width) = image;
   shape.batch = batch;
-  const auto [architecture, multiprocessors, per_block, per_multiprocessor] = card_numbers;
-  const Card card{card_name.c_str(), architecture, multiprocessors, per_block, per_multiprocessor, 0};
+  const auto [architecture, multiprocessors, per_block, per_multiprocessor, l2_bytes] = card_numbers;
+  const Card card{card_name.c_str(), architecture, multiprocessors, per_block, per_multiprocessor, 0, l2_bytes, true};
   const WalkRequest request{static_cast<WalkKind>(walk), probes, repeats, sums, neumann};
   const Precision chosen = cheapest_precision(shape, request, static_cast<Precision>(precision), element_bytes, card);
   const ResidentPlan plan = plan_walk(shape, request, chosen, element_bytes, card);
-  return describe_plan(plan, card, element_bytes);
+  return describe_walk(shape, request, plan, card, element_bytes);
 }
 
 }  // namespace

@@ -12,7 +12,8 @@ _TRANSPOSED, _TANGENT, _FORWARD, _INVERSE = range(4)
 _PRECISIONS = {"full": 0, "tf32": 1, "bf16": 2}
 _BYTES = {"float32": 4, "float64": 8}
 
-Card = tuple[int, int, int, int]  # architecture, multiprocessors, shared memory of a block and of a multiprocessor
+# Architecture, multiprocessors, shared memory of a block and of a multiprocessor, second-level cache.
+Card = tuple[int, int, int, int, int]
 
 
 class Branch(NamedTuple):
@@ -121,6 +122,7 @@ def _card(name: str) -> Card:
         gpu.multi_processor_count,
         gpu.shared_memory_per_block_optin,
         gpu.shared_memory_per_multiprocessor,
+        gpu.L2_cache_size,
     )
 
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cuda/layered/terms.h"
 #include "cuda/plan/product.h"
 
 namespace irf::cuda {
@@ -110,11 +111,12 @@ double resident_microseconds(const ResidentPlan& plan, const WalkRequest& reques
 
 double layered_microseconds(const BranchShape& shape, const WalkRequest& request, Precision precision,
                             int element_bytes, const Card& card, const ModelConstants& model) {
-  double microseconds = request.sums ? model.launch_microseconds : 0;
+  double microseconds = 0;
   for (int i = 0; i < shape.stages; ++i)
     microseconds +=
         model_product(product_shape(shape, request, i), precision, element_bytes, card, model).microseconds();
-  return request.repeats * microseconds;
+  const double finished = request.sums ? ceil_div(request.repeats, kTermsAtOnce) : 0;  // launches
+  return request.repeats * microseconds + finished * model.launch_microseconds;
 }
 
 }  // namespace irf::cuda

@@ -141,5 +141,7 @@ ResidentPlan plan_resident(const BranchShape&, const WalkRequest&, Precision, in
 
 // A small table: path, tiles, what lies in shared memory, modelled time.
 std::string describe_plan(const ResidentPlan&, const Card&, int element_bytes);
+// The same of a walk and its plan: where it is layered, why, and the route of every product.
+std::string describe_walk(const BranchShape&, const WalkRequest&, const ResidentPlan&, const Card&, int element_bytes);
 
 }  // namespace irf::cuda

@@ -16,6 +16,11 @@ const char* name_of(Precision precision) {
   return kNames[static_cast<int>(precision)];
 }
 
+const char* name_of(ProductRoute route) {
+  constexpr const char* kNames[] = {"direct", "by taps", "library"};
+  return kNames[static_cast<int>(route)];
+}
+
 template <class... Args>
 void print(std::string& to, const char* format, Args... args) {
   char line[200];
@@ -67,6 +72,28 @@ std::string describe_plan(const ResidentPlan& plan, const Card& card, int elemen
           !stage.scaled                    ? "none"
           : stage.derivative != kNotShared ? "shared"
                                            : "global");
+  }
+  return text;
+}
+
+std::string describe_walk(const BranchShape& shape, const WalkRequest& request, const ResidentPlan& plan,
+                          const Card& card, int element_bytes) {
+  std::string text = describe_plan(plan, card, element_bytes);
+  if (plan.resident) return text;
+  const ResidentPlan resident = plan_resident(shape, request, plan.precision, element_bytes, card);
+  if (resident.resident)
+    print(text, "a resident walk would take %.0f us modelled\n", resident.microseconds);
+  else
+    text += "no resident walk fits a multiprocessor\n";
+  print(text, "%5s %6s %6s %7s  %-8s %7s %6s %6s  %s\n", "stage", "in", "out", "kernel", "route", "columns", "splits",
+        "us", "chosen by");
+  for (int j = 0; j < shape.stages; ++j) {
+    const int i = request.kind == WalkKind::kTransposed ? shape.stages - 1 - j : j;
+    const ProductShape product = product_shape(shape, request, i);
+    const ProductPlan chosen = plan_product(product, plan.precision, element_bytes, card);
+    print(text, "%5d %6d %6d %7d  %-8s %7d %6d %6.1f  %s\n", j, product.K, product.N, product.kernel,
+          name_of(chosen.route), chosen.columns, chosen.splits, chosen.microseconds(),
+          chosen.measured ? "measurement" : "model");
   }
   return text;
 }

@@ -8,17 +8,15 @@
 //
 // A pixel of an item has a number in each of four orders. As an example take images of 14 x 14 and kernels of 3 x 3
 // (radius 1), and of the item in slot 1, which is of sample 5, the pixel in line y = 1 at x = 3:
-//   local row         slot * pixels + y * width + x = 196 + 14 + 3 = 213. By it, event vectors and derivatives in
-//   shared
-//                     memory are indexed.
-//   row of the batch  sample * pixels + y * width + x = 5 * 196 + 14 + 3 = 997. By it, derivatives and what is kept for
-//                     a backward pass are indexed in global memory.
+//   local row         slot * pixels + y * width + x = 196 + 14 + 3 = 213. It indexes event vectors and derivatives
+//                     in shared memory.
+//   row of the batch  sample * pixels + y * width + x = 5 * 196 + 14 + 3 = 997. It indexes derivatives and what is
+//                     kept for a backward pass in global memory.
 //   state position    origin + slot * image_positions + y * row_positions + x = 16 + 225 + 15 + 3 = 259. The state has
 //                     `radius` positions of zeros behind each line (row_positions = 15) and as many lines of zeros
 //                     behind each image (image_positions = 15 * 15), above the first one too (origin = 15 + 1): the
 //                     zero padding of a convolution. A tap (dy, dx) is so an offset of dy * row_positions + dx.
-//   lane row          (slot * height + y) * lane_width + x = (14 + 1) * 16 + 3 = 243. Narrow tiles count rows like
-//   this:
+//   lane row          (slot * height + y) * lane_width + x = (14 + 1) * 16 + 3 = 243. Narrow tiles count so:
 //                     lane_width is the width rounded up to 8 lanes, which keeps loads free of bank conflicts, and
 //                     rows 14 and 15 of each line are idle.
 // A dense sample is an image of one pixel: all four numbers but the row of the batch are its slot.
