@@ -62,7 +62,8 @@ def _decisions(stops: tuple[str, str, str], ends: tuple[str, str, str]) -> Itera
     file = "layered/series.cuh"
     lane = "  const int lane = static_cast<int>(threadIdx.x) % kWarp;\n  T square"
     yield Mutant(file, *stops, f"  if (item >= series.items) return;\n{lane}", lane)
-    yield Mutant(file, *stops, "gather(item, values, active, k)", "gather(item, values)")
+    own_last = (*ends[:2], "own_last and layered")
+    yield Mutant(file, *own_last, "gather(item, values, active, k)", "gather(item, values)")
     yield Mutant(file, *ends, "item >= series.items || series.last[item] < series.terms", "item >= series.items")
     yield Mutant(file, *ends, "sums.number(k - first)", "sums")
     yield Mutant(file, *stops, "|| series.last[item] < k) continue;", ") continue;")
@@ -86,15 +87,12 @@ def gathered() -> Iterator[Mutant]:
     group = ("layered/gather.cuh", *series)
     yield Mutant(*group, "row < rows && column < product.columns", "column < product.columns")
     yield Mutant(*group, "row < rows && column < product.columns", "row < rows")
-    stops = (*series[:2], "items_that_have_stopped")
-    yield Mutant(
-        "layered/gather.cuh", *stops, "(!product.active || product.active[place.item] >= product.least)", "true"
-    )
     yield Mutant(*group, "      from += (product.width - sums.kernel) * sums.pitch;\n")
     yield Mutant(*group, "from += sums.pitch + product.columns;", "from += sums.pitch;")
     yield Mutant(*group, "static_cast<unsigned>(x + j) < static_cast<unsigned>(product.width)", "true")
     yield Mutant(*group, "static_cast<unsigned>(y + i) < static_cast<unsigned>(product.height)", "true")
-    yield Mutant(*group, "item % static_cast<unsigned>(product.samples)", "item")
+    probes = (*group[:3], "test_forward_and_series and dtype0 and beyond")
+    yield Mutant(*probes, "item % static_cast<unsigned>(product.samples)", "item")
     splits = (*series[:2], "test_forward_and_series and split")
     yield Mutant("layered/gather.cuh", *splits, "    split += int64_t(rows) * sums.pitch;\n")
     yield Mutant("layered/gather.cuh", *splits, "s < sums.splits", "s < 1")
