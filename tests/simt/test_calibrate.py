@@ -107,6 +107,7 @@ def test_what_no_timed_plan_depends_on_is_kept_and_said(module):
     """Exact products without libraries tell nothing of tensor cores, and the layered way nothing of the resident."""
     calibrate, run = module("calibrate"), Run()
     plans = [plan for plan in candidates(module, [NARROW, WIDE]) if plan.words == "layered"]
+    assert [plan.precision for plan in plans] == 2 * ["float32", "tf32", "bf16"]
     plans = [plan for plan in plans if plan.precision == "float32"]
     table = constants_of("h100")
     times = module("forced_plans").modelled(plans, table | {"layered_slot_cycles": 1.3})

@@ -121,10 +121,10 @@ def test_what_is_kept_is_read_and_stays(case, card):
     torch.testing.assert_close(*alone, rtol=1e-12, atol=1e-12)
 
 
-def test_each_precision_keeps_rows_of_its_own():
+@pytest.mark.parametrize("card", RUNS_ON[:3])
+def test_each_precision_keeps_rows_of_its_own(card):
     sizes = [
-        walk(project_emulator("fast"), TENSOR, torch.float32, card="layered", precision=p)[-1].numel()
-        for p in (0, 1, 2)
+        walk(project_emulator("fast"), TENSOR, torch.float32, card=card, precision=p)[-1].numel() for p in (0, 1, 2)
     ]
     # Rows of a, h, t and D t; h and D t as operands, which bf16 halves. One or two elements more tell the precision.
     rows = TENSOR.batch * 9

@@ -82,6 +82,17 @@ def test_series_matches_reference(emulator, dtype, case):
     assert (got[4] == case.terms).all()
 
 
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_sums_of_terms_are_finished_sixteen_at_a_time(emulator, per_sample):
+    case = Case("many terms", (3, 4, 7), (5,), (3, 1), batch=3, activations=("tanh",), terms=19, probes=2)
+    problem = make(case._replace(per_sample=per_sample))
+    got, exact = chain(emulator, problem, card="h100"), series(problem)
+    finished = [launch for launch in emulator.launches if launch.kernel.startswith("finish_terms_kernel")]
+    assert len(finished) == 2
+    assert_within_rounding(case, got[:4], exact[:4], exact[:4])
+    assert (got[4] == case.terms).all()
+
+
 @pytest.mark.parametrize(("shape", "options"), PACKED, ids=str)
 @pytest.mark.parametrize("precision", [resident.FULL, resident.TF32, resident.BF16])
 def test_series_of_packed_operands(emulator, precision, shape, options):

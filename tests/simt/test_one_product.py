@@ -56,6 +56,14 @@ def test_a_route_that_is_not_there_has_no_time(checker):
     assert {fastest for _, fastest in times.values()} == {min(times, key=lambda route: times[route][0])}
 
 
+def test_sums_take_no_more_memory_than_rows(checker):
+    """A million rows of 512 channels take 2 GiB; by taps 12 channels leave less than that, and 192 would leave more."""
+    few, many = (Product(512, columns, 3, (16, 16), 4096) for columns in (12, 192))
+    assert modelled(checker, few, BY_TAPS, "h100", FULL)[0] > 0
+    assert modelled(checker, many, BY_TAPS, "h100", FULL)[0] == 0
+    assert modelled(checker, many._replace(items=16), BY_TAPS, "h100", FULL)[0] > 0
+
+
 @pytest.fixture
 def step(monkeypatch):
     """The step `products` of the first run on a GPU."""

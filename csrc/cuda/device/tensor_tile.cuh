@@ -1,6 +1,5 @@
-// Tensor-core tiles for operands that were rounded when they were stored (device/operand.cuh): FRAGMENT_ROWS x
-// FRAGMENT_COLUMNS fragments of 16 x 8. The inner loop loads fragments as the instruction wants them and converts
-// nothing.
+// Tensor-core tiles of FRAGMENT_ROWS x FRAGMENT_COLUMNS fragments of 16 x 8: one for operands that were rounded when
+// they were stored (device/operand.cuh), and one that rounds them itself.
 #pragma once
 
 #include "cuda/device/device.cuh"
@@ -56,7 +55,8 @@ struct FragmentSums {
   }
 };
 
-// Both operands of the product of device/tile.cuh by load_matrices: its matrices are 8 rows of A by 16 bytes, and of B
+// The tile of layered products: its inner loop loads fragments as the instruction wants them and converts nothing. Both
+// operands of the product of device/tile.cuh come by load_matrices: its matrices are 8 rows of A by 16 bytes, and of B
 // in bf16 8 k by 8 columns, transposed on the way, in TF32 8 columns by a quad of k, which packed weights have side by
 // side (adjacent_k). A's pitch is an odd number of 16 bytes, and so is B's in bf16.
 template <Precision PRECISION, int FRAGMENT_ROWS, int FRAGMENT_COLUMNS>
@@ -96,6 +96,44 @@ struct FragmentTile : FragmentSums<PRECISION, FRAGMENT_ROWS, FRAGMENT_COLUMNS> {
         Sums::add(left, j + 1, {right[2], right[3]});
       }
     }
+  }
+};
+
+// The tile of resident walks, whose state is in full precision: operands are rounded as they leave shared memory. B's
+// pitch is 8 * odd, so that its fragment loads are free of conflicts like A's. Which k of memory plays which k of the
+// instruction does not matter as long as A and B agree: bf16 pairs k with k + 4, so that its loads are those of TF32.
+template <Precision PRECISION, int FRAGMENT_ROWS, int FRAGMENT_COLUMNS>
+struct TensorTile : FragmentSums<PRECISION, FRAGMENT_ROWS, FRAGMENT_COLUMNS> {
+  using Sums = FragmentSums<PRECISION, FRAGMENT_ROWS, FRAGMENT_COLUMNS>;
+  static constexpr int kDepth = Sums::kDepth;
+
+  __device__ __forceinline__ void multiply(const float* a, const int (&offset)[Sums::kThreadRows], const float* b,
+                                           int pitch, int limit, int depth) {
+    const int lane = lane_index(), g = lane / 4, t = lane % 4;
+    a += t;
+    b += t * pitch;
+#pragma unroll 1
+    for (int k = 0; k < depth; k += kDepth) {
+      unsigned left[FRAGMENT_ROWS][4];
+#pragma unroll
+      for (int i = 0; i < FRAGMENT_ROWS; ++i)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) left[i][e] = operand(a + offset[2 * i + e % 2] + k, e / 2, 1);
+#pragma unroll
+      for (int j = 0; j < FRAGMENT_COLUMNS; ++j) {
+        const float* from = b + k * pitch + (8 * j + g < limit ? 8 * j + g : 0);
+        Sums::add(left, j, {operand(from, 0, pitch), operand(from, 1, pitch)});
+      }
+    }
+  }
+
+ private:
+  // Word `half` of a fragment from an operand whose k are `stride` apart.
+  static __device__ __forceinline__ unsigned operand(const float* p, int half, int stride) {
+    if constexpr (PRECISION == Precision::kBf16)
+      return to_bf16_pair(p[8 * half * stride], p[(8 * half + 4) * stride]);
+    else
+      return to_tf32(p[4 * half * stride]);
   }
 };
 

@@ -144,10 +144,9 @@ class ChainLaunch {
       if (!last || !(last_term || shortcut_next)) step.out = state_ = state_ == states_[0] ? states_[1] : states_[0];
       if (last && series()) {
         step.v = start_;
-        step.sums = sums_;
         step.active = last_;
         step.term = k;
-        if (!chain_.series.tail) step.sums = sums_.number((k - 1) % kTermsAtOnce);
+        step.sums = sums_.number(chain_.series.tail ? 0 : (k - 1) % kTermsAtOnce);
         if (!last_term) set_neumann(step, k);
       }
       const cudaError_t error = launch_product(product, step, context_);

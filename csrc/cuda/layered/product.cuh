@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     empty = empty + Shape::kBufferSize == end ? memory : empty + Shape::kBufferSize;
   }
 
-  __syncthreads();  // the pipeline's memory is free; from here on every warp minds its own rows
+  __syncthreads();  // the pipeline's memory is free; from here on every warp reads and writes its own rows only
   T* mine = reinterpret_cast<T*>(memory) + warp_row * Shape::kPitchSums;
 #pragma unroll
   for (int i = 0; i < Tile::kThreadRows; ++i)

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "cuda/layered/weight_gradient.cuh"
+#include "cuda/plan/gradient.h"
 
 namespace irf::cuda {
 namespace {
@@ -39,6 +40,10 @@ struct Plan {
   template <int SHAPE>
   void consider(const WeightGradient<T>& op) {
     using Shape = ShapeOf<T, Precision::kFull, SHAPE>;  // tensor-core tiles of float32 are as large
+    constexpr GradientBlock kBlock = kGradientBlocks[SHAPE];
+    static_assert(std::is_same_v<T, double> || (Shape::kRows == kBlock.rows && Shape::kColumns == kBlock.columns &&
+                                                Shape::kDepth == kBlock.depth),
+                  "what is counted with is what runs");
     const int rows = ceil_div(op.out_channels, Shape::kRows), columns = ceil_div(op.partial_columns(), Shape::kColumns);
     const int64_t computed = int64_t(rows) * Shape::kRows * columns * Shape::kColumns;
     if (computed < area) *this = Plan(SHAPE, rows, columns, Shape::kDepth, computed);
@@ -74,13 +79,12 @@ void launch(const WeightGradient<T>& op, const Plan<T>& plan, cudaStream_t strea
 
 template <class T>
 int weight_gradient_splits(const WeightGradient<T>& op, const Card& card) {
-  constexpr int kBlocksPerMultiprocessor = 2, kLeastChunks = 4;
   const Plan<T> plan(op);
   const int64_t chunks =
       ceil_div(op.pair[0].rows, int64_t(plan.depth)) + ceil_div(op.pair[1].rows, int64_t(plan.depth));
   const int64_t tiles = int64_t(plan.row_tiles) * plan.column_tiles;
-  const int64_t wanted = kBlocksPerMultiprocessor * card.multiprocessors / tiles;
-  return static_cast<int>(std::max<int64_t>(1, std::min(wanted, chunks / kLeastChunks)));
+  const int64_t wanted = kGradientBlocksAtOnce * card.multiprocessors / tiles;
+  return static_cast<int>(std::max<int64_t>(1, std::min(wanted, chunks / kLeastGradientChunks)));
 }
 
 template <class T>

@@ -6,6 +6,7 @@
 
 #include "cuda/kept.h"
 #include "cuda/layered/terms.h"
+#include "cuda/plan/gradient.h"
 #include "cuda/plan/model.h"
 #include "cuda/plan/plan.h"
 
@@ -17,21 +18,14 @@ constexpr int kStagesOfPack = 16, kStagesOfGather = 8;  // that one launch serve
 
 double ceil_div(double n, double m) { return std::ceil(n / m); }
 
-// A block of the weight gradient: its tile, the rows of a chunk, and what a warp issues per chunk, counted in sm_90
-// machine code: the loop over chunks with its copies, and the turns of its inner loop.
-struct GradientTile {
-  int rows, columns, depth;
+// What a warp of a block of kGradientBlocks issues per chunk, counted in sm_90 machine code: the loop over chunks with
+// its copies, and the turns of its inner loop.
+struct GradientWork {
   double multiplies, slots;                // FMA
   double tensor_multiplies, tensor_slots;  // the same products on tensor cores, operands rounded before
 };
-// In the order of layered/weight_gradient.cu, which takes the first of those that compute least in vain.
-constexpr GradientTile kGradientTiles[] = {
-    {64, 128, 16, 1024, 1280, 32, 261},
-    {32, 64, 32, 512, 724, 16, 211},
-    {16, 128, 32, 512, 781, 16, 275},
-    {128, 16, 32, 512, 743, 16, 238},
-};
-constexpr int kGradientBlocks = 2, kLeastChunks = 4;  // blocks a multiprocessor; chunks of a split
+constexpr GradientWork kGradientWork[] = {
+    {1024, 1280, 32, 261}, {512, 724, 16, 211}, {512, 781, 16, 275}, {512, 743, 16, 238}};
 
 // Lists the kernels of one precision; `microseconds` are those of plan/constants.h.
 class Listing {
@@ -187,27 +181,29 @@ class Listing {
   double weight_gradient(int i) {
     const Stage<float>& stage = branch_.stage[i];
     const double columns = stage.kernel * stage.kernel * ceil_div(stage.in_channels, kWide) * kWide;
-    const auto tiles = [&](const GradientTile& tile) {
-      return ceil_div(stage.out_channels, tile.rows) * ceil_div(columns, tile.columns);
+    const auto tiles = [&](const GradientBlock& block) {
+      return ceil_div(stage.out_channels, block.rows) * ceil_div(columns, block.columns);
     };
-    const GradientTile& tile = *std::min_element(std::begin(kGradientTiles), std::end(kGradientTiles),
-                                                 [&](const GradientTile& a, const GradientTile& b) {
-                                                   return tiles(a) * a.rows * a.columns < tiles(b) * b.rows * b.columns;
-                                                 });
+    const GradientBlock* chosen = std::min_element(
+        std::begin(kGradientBlocks), std::end(kGradientBlocks), [&](const GradientBlock& a, const GradientBlock& b) {
+          return tiles(a) * a.rows * a.columns < tiles(b) * b.rows * b.columns;
+        });
+    const GradientBlock& tile = *chosen;
+    const GradientWork& work = kGradientWork[chosen - kGradientBlocks];
     const double chunks = 2 * ceil_div(rows(), tile.depth);  // of both pairs of rows
-    const double wanted = std::floor(double(kGradientBlocks) * card_.multiprocessors / tiles(tile));
-    const double splits = std::max(1.0, std::min(wanted, std::floor(chunks / kLeastChunks)));
+    const double wanted = std::floor(double(kGradientBlocksAtOnce) * card_.multiprocessors / tiles(tile));
+    const double splits = std::max(1.0, std::min(wanted, std::floor(chunks / kLeastGradientChunks)));
     const double blocks = tiles(tile) * splits, here = ceil_div(blocks, card_.multiprocessors);
     const double partials = splits * ((columns + 1) * stage.out_channels + 1) * kBytes;
     const double bytes = 2 * (rows_bytes(i) + rows_bytes(i + 1)) + partials;
 
     const bool tensor = precision_ != Precision::kFull;
-    const double slots = tensor ? tile.tensor_slots : tile.slots;
+    const double slots = tensor ? work.tensor_slots : work.slots;
     const double issue =
-        std::max(slots * constants_.layered_slot_cycles, tensor ? tile.tensor_multiplies * constants_.layered_mma_cycles
-                                                                : tile.multiplies * constants_.float_fma_cycles);
+        std::max(slots * constants_.layered_slot_cycles, tensor ? work.tensor_multiplies * constants_.layered_mma_cycles
+                                                                : work.multiplies * constants_.float_fma_cycles);
     // A chunk is copied while the one before it is multiplied.
-    const double share = ceil_div(chunks, splits), rounds = ceil_div(here, kGradientBlocks);
+    const double share = ceil_div(chunks, splits), rounds = ceil_div(here, kGradientBlocksAtOnce);
     const double arrival = rounds * (std::max(issue, constants_.load_latency_cycles) + constants_.barrier_cycles);
     const double compute = (share * std::max(here * issue, arrival) + rounds * constants_.layered_product_cycles) /
                            constants_.clock_megahertz;

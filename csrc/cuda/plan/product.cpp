@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstdlib>
 #include <map>
 
 #include "cuda/device/pack.h"
@@ -31,6 +30,8 @@ constexpr int kStepBytes = 64;
 constexpr int kMostBlocks = 4;  // of a multiprocessor, by their static shared memory and registers
 constexpr int kMostSplits = 8;
 constexpr int kLeastSteps = 8;  // of a split: below, filling its pipeline costs more than it saves
+// Sums may always take this much, and beyond it no more than the wider of the rows that a product reads and writes.
+constexpr double kFreeSumsBytes = 64 << 20;
 
 double ceil_div(double n, double m) { return std::ceil(n / m); }
 
@@ -63,6 +64,7 @@ struct Model {
   double operand_bytes() const { return rows() * K() * irf::cuda::operand_bytes(precision, element_bytes); }
   // What an epilogue reads and writes besides the sums: one buffer of rows each.
   double epilogue_bytes() const { return 2 * rows() * N() * element_bytes; }
+  double widest_bytes() const { return rows() * std::max(K(), N()) * element_bytes; }
   double sums_bytes(const ProductPlan& plan) const {
     return double(gathered_elements(plan, shape, precision)) * element_bytes;
   }
@@ -138,6 +140,7 @@ ProductPlan fastest(const ProductShape& shape, Precision precision, int element_
     plan.route = route;
     plan.columns = step ? step->columns : 0;
     plan.splits = splits;
+    if (model.sums_bytes(plan) > std::max(kFreeSumsBytes, model.widest_bytes())) return;
     plan.epilogue_columns = plan.gathered() ? gathering_columns(model.N(), element_bytes) : plan.columns;
     plan.multiply = step ? model.multiply(plan, *step) : model.library(plan);
     if (plan.gathered()) plan.gather = model.gather(plan);
@@ -204,13 +207,12 @@ ProductPlan plan_product(const ProductShape& shape, Precision precision, int ele
   if (remembered.size() == kRemembered) remembered.clear();
   const ModelConstants& constants = model_constants(card.architecture);
   ProductPlan plan{};
-  const MeasuredProduct* measured = measured_product(shape, precision, element_bytes, card);
-  if (measured && (measured->fastest != ProductRoute::kLibrary || card.libraries)) {
+  if (const MeasuredProduct* measured = measured_product(shape, precision, element_bytes, card)) {
     plan = fastest(shape, precision, element_bytes, card, constants, &measured->fastest);
     plan.measured = true;
-  } else {
-    plan = fastest(shape, precision, element_bytes, card, constants, nullptr);
   }
+  if (plan.splits == 0)
+    plan = fastest(shape, precision, element_bytes, card, constants, nullptr);  // no such route here
   return remembered[key] = plan;
 }
 

@@ -2,6 +2,7 @@
 // instance.
 #pragma once
 
+#include "cuda/device/tensor_tile.cuh"
 #include "cuda/device/tile.cuh"
 #include "cuda/plan/plan.h"
 

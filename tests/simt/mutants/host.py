@@ -35,6 +35,8 @@ def tiles() -> Iterator[Mutant]:
     yield Mutant(*group, "shape.kernel * shape.kernel * columns : columns;", "columns : columns;")
     yield Mutant(*group, "plan.gathered() ? plan.splits * shape.rows *", "plan.gathered() ? shape.rows *")
     yield Mutant(*group, "    if (plan.gathered()) plan.gather = model.gather(plan);\n")
+    bound = "std::max(kFreeSumsBytes, model.widest_bytes())"
+    yield Mutant(*group[:2], "test_one_product.py", "sums_take", bound, "INFINITY")
 
 
 def shared_memory() -> Iterator[Mutant]:

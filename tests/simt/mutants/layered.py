@@ -16,7 +16,7 @@ def products() -> Iterator[Mutant]:
     yield Mutant(*group, "    __pipeline_wait_prior(Shape::kBuffers - 2);\n")
     yield Mutant(*group, "    __syncthreads();  // the step has arrived", "    // the step has arrived")
     yield Mutant(*group, "  __syncthreads();  // the pipeline's memory is free", "  // the pipeline's memory is free")
-    yield Mutant(*group[:3], "test_series and dtype0 and many", "  __syncwarp();\n")
+    yield Mutant(*group[:3], "test_series and dtype1 and (wide or above)", "  __syncwarp();\n")
     yield Mutant(
         *group,
         "apply<Shape::kLanes>(epilogue, place[u], column, place[u].row < rows &&",
