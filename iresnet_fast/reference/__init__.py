@@ -3,6 +3,7 @@
 from iresnet_fast.reference.branch import branch
 from iresnet_fast.reference.fingerprint import fingerprint
 from iresnet_fast.reference.lanczos_norm import LanczosNorms, lanczos_norm
+from iresnet_fast.reference.residual_flow import residual_flow
 from iresnet_fast.reference.residual_inverse import residual_inverse
 from iresnet_fast.reference.residual_logdet import LogdetInfo, residual_logdet
 from iresnet_fast.reference.residual_logdet_exact import residual_logdet_exact
@@ -16,6 +17,7 @@ __all__ = [
     "branch",
     "fingerprint",
     "lanczos_norm",
+    "residual_flow",
     "residual_inverse",
     "residual_logdet",
     "residual_logdet_exact",
