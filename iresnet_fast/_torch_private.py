@@ -258,6 +258,11 @@ def has_hooks(module: torch.nn.Module) -> bool:
     )
 
 
+def has_compiled_call(module: torch.nn.Module) -> bool:
+    """Whether `module.compile()` has replaced what a call of the module runs; no public function says so."""
+    return module._compiled_call_impl is not None
+
+
 def has_hooks_of_all_modules() -> bool:
     """Whether there are hooks of every module, as of torch.nn.modules.module.register_module_forward_hook."""
     return bool(

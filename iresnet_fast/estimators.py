@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -248,12 +250,26 @@ def draw_probe(x: Tensor, n_probes: int, kind: str, generator: torch.Generator |
     shape = x.shape if n_probes == 1 else (n_probes, *x.shape)
     if kind == "gaussian":
         return torch.randn(shape, dtype=x.dtype, device=x.device, **drawn_from(generator))
-    n = n_probes * x.numel()
+    return draw_signs([(n_probes * x.numel(), shape)], x, generator)[0]
+
+
+def draw_signs(
+    wanted: Sequence[tuple[int, Sequence[int]]], like: Tensor, generator: torch.Generator | None = None
+) -> list[Tensor]:
+    """Return tensors of random signs in one draw; on a CPU those that a draw for each would give.
+
+    Args:
+        wanted: numbers of entries and shapes.
+        like: for the dtype and device.
+        generator: None: torch's global one.
+    """
     # A random number for every 32 signs: each of its bits becomes the sign bit of a float32 one.
-    n_words, shifts = -(-n // 32), torch.arange(32, dtype=torch.int32, device=x.device)
-    words = torch.randint(_SIGN, -_SIGN, (n_words, 1), dtype=torch.int32, device=x.device, **drawn_from(generator))
-    signs = (words << shifts).bitwise_and_(_SIGN).bitwise_or_(_ONE)
-    return signs.view(torch.float32).flatten()[:n].view(shape).to(x.dtype)
+    n_words, shifts = [-(-n // 32) for n, _ in wanted], torch.arange(32, dtype=torch.int32, device=like.device)
+    size = (sum(n_words), 1)
+    words = torch.randint(_SIGN, -_SIGN, size, dtype=torch.int32, device=like.device, **drawn_from(generator))
+    signs = (words << shifts).bitwise_and_(_SIGN).bitwise_or_(_ONE).view(torch.float32).flatten().to(like.dtype)
+    starts = itertools.accumulate(n_words, initial=0)
+    return [signs[32 * start : 32 * start + n].view(shape) for start, (n, shape) in zip(starts, wanted, strict=False)]
 
 
 def _keys_of(x: Tensor, keys: Tensor | None) -> Tensor:

@@ -20,6 +20,7 @@ from ..reference.fixed_point import Settings
 from ..reference.implicit import Contraction, implicit_inverse
 from ..reference.series import sample_norm
 from ._call import Call
+from ._draws import draw
 from ._explicit import explicit_branch
 from ._fsdp import check_not_sharded
 from ._hooks import has_backward_hooks, without_backward_hooks
@@ -95,7 +96,7 @@ class _StagesPath(Path):
             return x + ops.branch(x, *stages, self.parameters), x.new_zeros(x.shape[0])
         if isinstance(estimator, Exact):
             return ops.residual_logdet_exact(x, *stages, self.parameters)
-        probe, coefficients = _draw(self.block, estimator, x, call)
+        probe, coefficients = draw(estimator, self.block.training, x, call)
         tol, lipschitz = _stopping(self.block, estimator)
         z, logdet, *_ = ops.residual_logdet(
             x, *stages, probe, coefficients, estimator.gradient, self.parameters, tol, lipschitz
@@ -180,7 +181,7 @@ class _ModulePath(Path):
             return x + self._g(x), x.new_zeros(x.shape[0])
         if isinstance(estimator, Exact):
             return functional.logdet_exact_of(self._g, x, self.tensors)
-        probe, coefficients = _draw(self.block, estimator, x, call)
+        probe, coefficients = draw(estimator, self.block.training, x, call)
         tol, lipschitz = _stopping(self.block, estimator)
         z, logdet, *_ = functional.logdet_of(
             self._g, x, probe, coefficients, estimator.gradient, self.tensors, tol, lipschitz
@@ -218,13 +219,6 @@ class _ModulePath(Path):
         gx: Tensor = self.block.branch(x, *self.extra)
         check_branch_output(gx, x, self.block.branch)
         return gx
-
-
-def _draw(
-    block: InvertibleResidualBlock, estimator: PowerSeries | RussianRoulette, x: Tensor, call: Call
-) -> tuple[Tensor, Tensor]:
-    """Return the probe and the coefficients of the series."""
-    return estimator.draw(x, True) if block.training else estimator.draw(x, False, keys=call.keys())
 
 
 def _stopping(

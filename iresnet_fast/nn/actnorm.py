@@ -111,7 +111,7 @@ class ActNorm(Transform):
 
     def _prepare(self, values: Tensor, inverse: bool) -> None:
         """See that the layer is initialised: from the values that come in if it is being trained, else warn."""
-        if self._is_known and (not is_eager() or self._known_flag is self.initialized):
+        if self._is_known if not is_eager() else self.is_known_to_be_initialized():
             return
         if not is_eager() or not may_read(self.initialized):
             raise RuntimeError(
@@ -139,6 +139,10 @@ class ActNorm(Transform):
                 RuntimeWarning,
                 stacklevel=3 if inverse else 5,  # the caller, behind forward and what calls it in torch
             )
+
+    def is_known_to_be_initialized(self) -> bool:
+        """Whether the flag has been read and was set, and no other one has been put in its place since."""
+        return self._is_known and self._known_flag is self.initialized
 
     def _know(self) -> None:
         """Read the flag, which waits for the device, and note which tensor it was: functional_call lends others."""

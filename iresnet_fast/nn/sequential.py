@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ._call import Call, DeferredInverse, Solution, Step, TakesCall, apply_part, invert_part, not_kept
+from ._call import Call, DeferredInverse, Solution, Step, TakesCall, invert_part, not_kept
+from ._run import forward_of
 from ._transform import output_shape, takes_context, total_logdet
 
 
@@ -58,11 +59,7 @@ class Sequential(TakesCall, nn.Sequential):
         """
         self._check_context(context)
         call = Call.given(call, x)
-        logdets = []
-        for i, module in enumerate(self):
-            x, logdet = apply_part(module, x, context, call.part(i))
-            logdets.append(logdet)
-        return x, total_logdet(logdets, x)
+        return forward_of(list(self), x, context, call)
 
     def inverse(self, z: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
         """Return x and the log-determinant [B] of the inverse, minus that of forward at x; else as in `forward`."""
