@@ -7,7 +7,7 @@ import pytest
 import timed_flows
 import torch
 
-from iresnet_fast import _library
+from iresnet_fast import _library, ops
 from iresnet_fast.nn._group import SpectralGroup
 
 
@@ -124,3 +124,16 @@ def module(monkeypatch):
     """Import a module of benchmarks/ by name, as its scripts do."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
     return importlib.import_module
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """The number of steps of every call of ops.residual_flow."""
+    counts, flow = [], ops.residual_flow
+
+    def count(x, steps, *others):
+        counts.append(len(steps))
+        return flow(x, steps, *others)
+
+    monkeypatch.setattr(ops, "residual_flow", count)
+    return counts
