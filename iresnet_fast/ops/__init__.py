@@ -8,6 +8,7 @@ from .branch import branch
 from .fingerprint import fingerprint
 from .inverse_error import inverse_error
 from .lanczos_norm import lanczos_norm
+from .residual_flow import residual_flow
 from .residual_inverse import residual_inverse
 from .residual_logdet import LogdetInfo, residual_logdet
 from .residual_logdet_exact import residual_logdet_exact
@@ -21,6 +22,7 @@ __all__ = [
     "fingerprint",
     "inverse_error",
     "lanczos_norm",
+    "residual_flow",
     "residual_inverse",
     "residual_logdet",
     "residual_logdet_exact",
