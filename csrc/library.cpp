@@ -28,6 +28,18 @@ STABLE_TORCH_LIBRARY(iresnet_fast, m) {
       "Tensor coefficients, Tensor? tail, float tolerance, bool relative, bool neumann, bool keep, int precision) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
+  // A chain of steps in one call (torch/flow_program.h): z, logdet [B], what the backward pass reads of the states
+  // (empty unless `save`), and for each series what it need not compute again (none unless `keep`).
+  m.def(
+      "residual_flow(Tensor x, Tensor[] tensors, Tensor[] draws, int[] program, bool save, bool keep) -> (Tensor, "
+      "Tensor, Tensor, Tensor[])");
+
+  // grad_x (empty unless `input_gradient`), packed parameter gradients (per step: bias, log_scale; or per stage weight,
+  // bias, beta). z: needed if the last step is a normalisation.
+  m.def(
+      "residual_flow_backward(Tensor x, Tensor? z, Tensor[] tensors, Tensor[] draws, int[] program, Tensor saved, "
+      "Tensor[] kept, Tensor? grad_z, Tensor? grad_logdet, bool input_gradient) -> (Tensor, Tensor)");
+
   // [n, B, d]: J^k start, or (J^T)^k start, k = 1 .. n
   m.def(
       "jacobian_powers(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations, Tensor start, "

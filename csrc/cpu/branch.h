@@ -22,7 +22,8 @@ void branch(const Branch<T>& branch, const BranchOperands<T>& op, const Parallel
       load_events(prepared.layout, op.x + first * branch.in_size(), samples, branch.stage[0].in_channels, walk.x);
       walk.template forward<Order::kValue>();
       store_events(prepared.layout, walk.g, samples, last.out_channels,
-                   op.g + first * last.out_channels * branch.pixels());
+                   op.g + first * last.out_channels * branch.pixels(),
+                   op.residual ? op.x + first * branch.in_size() : nullptr);
     });
   });
 }

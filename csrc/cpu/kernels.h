@@ -19,6 +19,10 @@ struct Kernels {
   void (*jacobian_powers)(const Branch<T>&, const JacobianPowersOperands<T>&, const Parallel&);
   void (*jacobian)(const Branch<T>&, const JacobianOperands<T>&, const Parallel&);
   void (*residual_inverse)(const Branch<T>&, const ResidualInverseOperands<T>&, const Parallel&);
+  void (*actnorm)(const ActNormOperands<T>&, const Parallel&);
+  void (*actnorm_backward)(const ActNormBackwardOperands<T>&, const Parallel&);
+  void (*rearrange)(const RearrangeOperands<T>&, const Parallel&);
+  void (*sum_rows)(const SumRowsOperands<T>&, const Parallel&);
 };
 
 // The kernels of the instruction set in use (cpu/isa.h).

@@ -2,15 +2,18 @@
 // IRF_ISA.
 #pragma once
 
+#include "cpu/actnorm.h"
 #include "cpu/branch.h"
 #include "cpu/fingerprint.h"
 #include "cpu/kernels.h"
 #include "cpu/lanczos_norm.h"
+#include "cpu/rearrange.h"
 #include "cpu/residual_inverse.h"
 #include "cpu/residual_logdet.h"
 #include "cpu/residual_logdet_exact.h"
 #include "cpu/spectral_norm.h"
 #include "cpu/spectral_normalize.h"
+#include "cpu/sum_rows.h"
 
 namespace irf {
 namespace IRF_ISA {
@@ -18,9 +21,10 @@ namespace {
 
 template <class T>
 constexpr Kernels<T> table() {
-  return {spectral_norm<T>, lanczos_norm<T>,    fingerprint<T>, spectral_normalize<T>, spectral_normalize_backward<T>,
-          branch<T>,        branch_backward<T>, kept_size<T>,   residual_logdet<T>,    jacobian_powers<T>,
-          jacobian<T>,      residual_inverse<T>};
+  return {spectral_norm<T>, lanczos_norm<T>,     fingerprint<T>, spectral_normalize<T>, spectral_normalize_backward<T>,
+          branch<T>,        branch_backward<T>,  kept_size<T>,   residual_logdet<T>,    jacobian_powers<T>,
+          jacobian<T>,      residual_inverse<T>, actnorm<T>,     actnorm_backward<T>,   rearrange<T>,
+          sum_rows<T>};
 }
 
 }  // namespace

@@ -12,7 +12,7 @@ Tensor branch(const Tensor& x, const Tensors& weights, const Tensors& biases, co
   Tensor g = make(arguments.event_sizes({arguments.batch()}, arguments.out_channels()), x);
   if (g.numel() == 0) return g;
   with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {
-    OnDevice<T>(x, precision).branch(branch, {data<T>(arguments.x()), mutable_data<T>(g)});
+    OnDevice<T>(x, precision).branch(branch, {data<T>(arguments.x()), mutable_data<T>(g), false});
   });
   return g;
 }

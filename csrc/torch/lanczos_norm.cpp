@@ -30,7 +30,7 @@ std::tuple<Tensor, Tensor, Tensor> lanczos_norm(const Tensors& weights, const Te
   Tensor iterations = make({layers}, like, ScalarType::Long);
   const int64_t u_total = total(arguments.us), v_total = total(arguments.vs);
   Tensor packed = make({u_total + v_total + total(hints)}, like);
-  with_type(like, [&]<class T>(T) {
+  with_type(like, "weights", [&]<class T>(T) {
     const std::vector<NormLayer<T>> layer = arguments.fill<T>();
     std::vector<const T*> hint;
     for (const Tensor& t : hints) hint.push_back(data<T>(t));

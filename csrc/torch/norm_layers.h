@@ -63,18 +63,6 @@ struct LayerArguments {
   }
 };
 
-// Calls body(T{}) with the element type of `t`.
-template <class Body>
-void with_type(const Tensor& t, const Body& body) {
-  check_device(t, "weights");
-  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float || t.scalar_type() == ScalarType::Double,
-                  "weights must be float32 or float64; convert them.");
-  if (t.scalar_type() == ScalarType::Float)
-    body(float{});
-  else
-    body(double{});
-}
-
 inline int64_t total(const Tensors& tensors) {
   int64_t sum = 0;
   for (const Tensor& t : tensors) sum += t.numel();

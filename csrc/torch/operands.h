@@ -57,6 +57,18 @@ inline void check_like(const Tensor& t, const Tensor& reference, int64_t numel, 
   STD_TORCH_CHECK(t.numel() == numel, name, " must have ", numel, " elements, got ", t.numel(), "; reshape it.");
 }
 
+// Calls body(T{}) with the element type of `t`.
+template <class Body>
+void with_type(const Tensor& t, const char* name, const Body& body) {
+  check_device(t, name);
+  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float || t.scalar_type() == ScalarType::Double, name,
+                  " must be float32 or float64; convert them.");
+  if (t.scalar_type() == ScalarType::Float)
+    body(float{});
+  else
+    body(double{});
+}
+
 // How exact the products of float32 numbers must be on a GPU.
 inline int checked_precision(int64_t precision) {
   STD_TORCH_CHECK(0 <= precision && precision <= 2, "precision must be 0 (full), 1 (TF32) or 2 (bf16), got ", precision,

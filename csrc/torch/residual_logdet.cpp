@@ -59,7 +59,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> residual_logdet(
                                                   .terms_used = mutable_data<int64_t>(used)},
                                        .z = mutable_data<T>(z),
                                        .kept = nullptr};
-    if (keep) kept = device.kept(branch, operands, x);
+    if (keep) kept = device.lasting(device.kept_size(branch, operands), x);
     if (kept.numel() > 0) operands.kept = mutable_data<T>(kept);
     device.residual_logdet(branch, operands);
   });

@@ -17,7 +17,7 @@ std::tuple<Tensor, Tensor, Tensor> spectral_norm(const Tensors& weights, const T
   Tensor sigma = make({layers}, like);
   Tensor iterations = make({layers}, like, ScalarType::Long);
   Tensor packed = make({total(arguments.us) + total(arguments.vs)}, like);
-  with_type(like, [&]<class T>(T) {
+  with_type(like, "weights", [&]<class T>(T) {
     const std::vector<NormLayer<T>> layer = arguments.fill<T>();
     T* start = mutable_data<T>(packed);
     const std::vector<T*> u = unpack(start, arguments.us), v = unpack(start + total(arguments.us), arguments.vs);

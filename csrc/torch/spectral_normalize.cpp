@@ -18,7 +18,7 @@ Tensor spectral_normalize(const Tensors& weights, const Tensor& sigmas, const Te
   check_like(sigma, kept[0], layers, "sigmas");
   check_like(coeff, kept[0], layers, "coeffs");
   Tensor packed = make({total(kept)}, kept[0]);
-  with_type(kept[0], [&]<class T>(T) {
+  with_type(kept[0], "weights", [&]<class T>(T) {
     std::vector<NormLayer<T>> layer;
     for (const Tensor& w : kept) {
       check_like(w, kept[0], w.numel(), "weights");
@@ -52,7 +52,7 @@ Tensor spectral_normalize_backward(const Tensors& grads, const Tensors& weights,
     check_like(upstream[i], like, weights[i].numel(), "grads");
   }
   Tensor packed = make({total(arguments.weights)}, like);
-  with_type(like, [&]<class T>(T) {
+  with_type(like, "weights", [&]<class T>(T) {
     const std::vector<NormLayer<T>> layer = arguments.fill<T>();
     std::vector<const T*> grad;
     for (const Tensor& g : upstream) grad.push_back(data<T>(g));

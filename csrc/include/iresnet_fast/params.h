@@ -41,8 +41,9 @@ struct Parallel {
 
 template <class T>
 struct BranchOperands {
-  const T* x;  // [B, d]
-  T* g;        // [B, d']
+  const T* x;     // [B, d]
+  T* g;           // [B, d']
+  bool residual;  // add x itself: g is x + g(x)
 };
 
 // Gradient of  <grad, g(x)> + sum_j sum_b weight_b / m <cotangent_j, J tangent_j>.
@@ -190,6 +191,60 @@ struct SpectralNormalizeOperands {
   const T* const* grad;  // backward: gradient of the normalised weights, per layer, or null
   bool through_sigma;
   T* const* result;  // forward: W / max(1, sigma / coeff); backward: gradient of W
+};
+
+// Numbers [B, C, pixels]; pixels is 1 for [B, C].
+struct ChannelSizes {
+  int64_t batch;
+  int channels;
+  int64_t pixels;
+
+  int64_t event_size() const { return channels * pixels; }
+};
+
+// z = (x + bias) * exp(log_scale) per channel.
+template <class T>
+struct ActNormOperands {
+  ChannelSizes sizes;
+  const T* x;          // [B, C, pixels]
+  const T* bias;       // [C]
+  const T* log_scale;  // [C]
+  T* z;                // [B, C, pixels]
+  T* logdet;           // [B]
+};
+
+// Gradient of <grad, z> + sum_b weight_b logdet_b.
+template <class T>
+struct ActNormBackwardOperands {
+  ChannelSizes sizes;
+  const T* z;          // [B, C, pixels], of the forward pass
+  const T* log_scale;  // [C]
+  const T* grad;       // [B, C, pixels]
+  const T* weight;     // [B], or null: zeros
+  T* grad_x;           // [B, C, pixels] or null
+  T* grad_bias;        // [C]
+  T* grad_log_scale;   // [C]
+};
+
+// z[b][i] = x[b][index[i]], or its transpose z[b][index[i]] = x[b][i]. `index` holds every number below d once; an
+// entry that is not below d is written as NaN, or skipped by the transpose.
+template <class T>
+struct RearrangeOperands {
+  int64_t batch;
+  int64_t event_size;    // d
+  const T* x;            // [B, d]
+  const int64_t* index;  // [d]
+  bool transpose;
+  T* z;  // [B, d]
+};
+
+// sum[b] = values[0][b] + values[1][b] + ..., in this order.
+template <class T>
+struct SumRowsOperands {
+  int rows;
+  int64_t columns;
+  const T* values;  // [rows, columns]
+  T* sum;           // [columns]
 };
 
 // The position of a word of 64 bits counts with this in a fingerprint: the golden ratio, odd.

@@ -12,16 +12,24 @@ namespace irf::binding {
 
 Parallel torch_parallel();
 
+// Checks that an index holds every number below its size once.
+void check_order(const int64_t* index, int64_t size);
+
 // One call of a kernel. Precision is for GPUs: products here are always full.
 template <class T>
 class OnDevice {
  public:
-  explicit OnDevice(const Tensor&, int64_t precision = 0) { checked_precision(precision); }
+  explicit OnDevice(const Tensor&, int64_t precision = 0) { use_precision(precision); }
 
-  // What branch_backward need not compute again.
-  Tensor kept(const Branch<T>& branch, const ResidualLogdetOperands<T>&, const Tensor& like) const {
-    return recycled(kernels_.kept_size(branch, parallel_), like);
+  // Of the products from now on.
+  void use_precision(int64_t precision) { checked_precision(precision); }
+
+  // How much there is that branch_backward need not compute again.
+  int64_t kept_size(const Branch<T>& branch, const ResidualLogdetOperands<T>&) const {
+    return kernels_.kept_size(branch, parallel_);
   }
+  // Memory that lasts until the backward pass.
+  Tensor lasting(int64_t numel, const Tensor& like) const { return recycled(numel, like); }
 
   void branch(const Branch<T>& b, const BranchOperands<T>& o) const { kernels_.branch(b, o, parallel_); }
   void branch_backward(const Branch<T>& b, const BranchBackwardOperands<T>& o) const {
@@ -37,6 +45,13 @@ class OnDevice {
   void residual_inverse(const Branch<T>& b, const ResidualInverseOperands<T>& o) const {
     kernels_.residual_inverse(b, o, parallel_);
   }
+  void actnorm(const ActNormOperands<T>& o) const { kernels_.actnorm(o, parallel_); }
+  void actnorm_backward(const ActNormBackwardOperands<T>& o) const { kernels_.actnorm_backward(o, parallel_); }
+  void rearrange(const RearrangeOperands<T>& o) const {
+    check_order(o.index, o.event_size);
+    kernels_.rearrange(o, parallel_);
+  }
+  void sum_rows(const SumRowsOperands<T>& o) const { kernels_.sum_rows(o, parallel_); }
   void spectral_norm(const SpectralNormOperands<T>& o) const { kernels_.spectral_norm(o, parallel_); }
   void lanczos_norm(const LanczosNormOperands<T>& o) const { kernels_.lanczos_norm(o, parallel_); }
   void fingerprint(const FingerprintOperands& o) const { kernels_.fingerprint(o, parallel_); }

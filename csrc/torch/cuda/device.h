@@ -36,14 +36,21 @@ class OnDevice {
  public:
   explicit OnDevice(const Tensor& like, int64_t precision = 0)
       : like_(like), gpu_(gpu_of(like)), target_{gpu_.card, cuda::Precision::kFull} {
+    use_precision(precision);
+  }
+
+  // Of the products from now on.
+  void use_precision(int64_t precision) {
     const auto checked = static_cast<cuda::Precision>(checked_precision(precision));
     if (std::is_same_v<T, float>) target_.precision = checked;
   }
 
-  // What branch_backward need not compute again, if the card has the memory for it.
-  Tensor kept(const Branch<T>& b, const ResidualLogdetOperands<T>& o, const Tensor& like) const {
-    return make({cuda::residual_logdet_kept(b, o, target_)}, like);
+  // How much there is that branch_backward need not compute again, if the card has the memory for it; else 0.
+  int64_t kept_size(const Branch<T>& b, const ResidualLogdetOperands<T>& o) const {
+    return cuda::residual_logdet_kept(b, o, target_);
   }
+  // Memory that lasts until the backward pass.
+  Tensor lasting(int64_t numel, const Tensor& like) const { return make({numel}, like); }
 
   void branch(const Branch<T>& b, const BranchOperands<T>& o) const { run("branch", cuda::branch(b, o, target_)); }
   void branch_backward(const Branch<T>& b, const BranchBackwardOperands<T>& o) const {
@@ -61,6 +68,12 @@ class OnDevice {
   void residual_inverse(const Branch<T>& b, const ResidualInverseOperands<T>& o) const {
     run_in_pieces("residual_inverse", cuda::residual_inverse(b, o, target_));
   }
+  void actnorm(const ActNormOperands<T>& o) const { run("actnorm", cuda::actnorm(o, target_)); }
+  void actnorm_backward(const ActNormBackwardOperands<T>& o) const {
+    run("actnorm_backward", cuda::actnorm_backward(o, target_));
+  }
+  void rearrange(const RearrangeOperands<T>& o) const { run("rearrange", cuda::rearrange(o, target_)); }
+  void sum_rows(const SumRowsOperands<T>& o) const { run("sum_rows", cuda::sum_rows(o, target_)); }
   void spectral_norm(const SpectralNormOperands<T>& o) const { run("spectral_norm", cuda::spectral_norm(o, target_)); }
   void lanczos_norm(const LanczosNormOperands<T>& o) const { run("lanczos_norm", cuda::lanczos_norm(o, target_)); }
   void fingerprint(const FingerprintOperands& o) const { run("fingerprint", cuda::fingerprint(o, target_)); }

@@ -1,0 +1,75 @@
+// A chain of steps as it comes from Python, checked: a list of numbers says what each step is, another one holds the
+// tensors of all of them, a third the draws of their series.
+#pragma once
+
+#include <optional>
+
+#include "torch/operands.h"
+
+namespace irf::binding {
+
+// Numbers of the list `program`: the kind of a step, then, of
+//   a normalisation: nothing;
+//   a rearrangement: how many dimensions the events of z have, and their sizes;
+//   a residual block: its log-determinant, the precision of its products, the number of stages L, L ids of activations.
+enum class StepKind : int64_t { kNormalize, kRearrange, kResidual, kCount };
+enum class Logdet : int64_t { kNone, kSeries, kCount };
+
+struct FlowStep {
+  StepKind kind;
+  ChannelSizes sizes;  // of what comes in
+  Tensors tensors;     // of a normalisation: bias, log_scale; of a rearrangement: index
+  int64_t parameters;  // where its gradients begin in the packed ones
+
+  // Of a residual block.
+  std::optional<BranchArguments> branch;
+  Logdet logdet = Logdet::kNone;
+  int64_t precision = 0;
+  std::optional<Tensor> probe, coefficients;  // [m, B, *event] or [B, *event]; [n] or [B, n]
+  int probes = 0, terms = 0;
+  bool per_sample = false;
+  int64_t neumann = 0;  // where its Neumann vectors [m, B, d] begin in what is saved
+
+  bool series() const { return logdet == Logdet::kSeries; }
+  bool has_logdet() const { return kind == StepKind::kNormalize || series(); }
+  bool has_parameters() const { return kind != StepKind::kRearrange; }
+};
+
+// State i is what comes into step i, [B, d]; the last one is z. Those that the backward pass reads are saved one after
+// the other, and the Neumann vectors of all series between them, each at a multiple of 256 bytes or more.
+class FlowProgram {
+ public:
+  FlowProgram(const Tensor& x, const Tensors& tensors, const Tensors& draws, const std::vector<int64_t>& program);
+
+  static constexpr int64_t kNotSaved = -1;
+
+  const Tensor& x() const { return x_; }  // contiguous
+  const std::vector<FlowStep>& steps() const { return steps_; }
+  int count() const { return static_cast<int>(steps_.size()); }
+  const std::vector<int64_t>& z_sizes() const { return z_sizes_; }
+  int64_t batch() const { return x_.size(0); }
+  int64_t state_size() const { return x_.numel(); }
+  int64_t event_size() const { return batch() == 0 ? 0 : x_.numel() / batch(); }
+  int64_t saved(int state) const { return saved_[state]; }  // where it begins, or kNotSaved
+  int64_t saved_size() const { return saved_size_; }
+  int64_t parameter_count() const { return parameter_count_; }
+  int logdets() const { return logdets_; }
+  int most_probes() const { return most_probes_; }
+  bool ends_with_normalize() const { return count() > 0 && steps_.back().kind == StepKind::kNormalize; }
+
+ private:
+  void add_normalize(FlowStep& step);
+  Tensor add_rearrange(FlowStep& step, const Tensor& state, std::vector<int64_t> event);
+  void add_residual(FlowStep& step, const Tensor& state, const Tensors& own, const std::vector<int64_t>& activations);
+  void add_draws(FlowStep& step, const Tensor& state, const Tensor& probe, const Tensor& coefficients);
+  void lay_out();
+
+  Tensor x_;
+  std::vector<FlowStep> steps_;
+  std::vector<int64_t> z_sizes_;
+  std::vector<int64_t> saved_;  // [steps + 1]
+  int64_t saved_size_ = 0, parameter_count_ = 0;
+  int logdets_ = 0, most_probes_ = 0;
+};
+
+}  // namespace irf::binding

@@ -1,0 +1,195 @@
+#include <torch/csrc/stable/library.h>
+
+#include "device.h"
+#include "torch/flow_program.h"
+
+namespace irf::binding {
+namespace {
+
+// Where the states of a forward pass are. A state that is not saved is in z or in the room for one more, in turns, so
+// that it never is where its step reads from.
+template <class T>
+class States {
+ public:
+  // `saved`: null where nothing is saved.
+  States(const FlowProgram& flow, T* saved, T* z, T* room) : flow_(flow), saved_(saved), z_(z), room_(room) {}
+
+  T* operator[](int i) const {
+    if (saved_ && flow_.saved(i) != FlowProgram::kNotSaved) return saved_ + flow_.saved(i);
+    return (flow_.count() - i) % 2 == 0 ? z_ : room_;
+  }
+
+ private:
+  const FlowProgram& flow_;
+  T *saved_, *z_, *room_;
+};
+
+template <class T>
+ResidualLogdetOperands<T> series_of(const FlowStep& step, const T* x, T* z) {
+  return {.x = x,
+          .probes = step.probes,
+          .probe = data<T>(step.probe),
+          .series = {.terms = step.terms, .coefficients = data<T>(step.coefficients), .per_sample = step.per_sample},
+          .z = z,
+          .kept = nullptr};
+}
+
+template <class T>
+void forward(const FlowProgram& flow, bool save, bool keep, Tensor& z, Tensor& logdet, Tensor& saved, Tensors& kept) {
+  OnDevice<T> device(z);
+  if (flow.saved_size() == 0) save = false;
+  if (save) saved = device.lasting(flow.saved_size(), z);
+  // One more state, the log-determinants of all steps and, of a series, norms of terms that nobody asks for.
+  const int64_t batch = flow.batch(), norms = flow.most_probes() * batch;
+  Tensor room = make({flow.state_size() + flow.logdets() * batch + norms}, z);
+  Tensor terms = make({norms}, z, ScalarType::Long);
+  T* const values = mutable_data<T>(room) + flow.state_size();
+  const States<T> states(flow, save ? mutable_data<T>(saved) : nullptr, mutable_data<T>(z), mutable_data<T>(room));
+  T* value = flow.logdets() == 1 ? mutable_data<T>(logdet) : values;
+  for (int i = 0; i < flow.count(); ++i) {
+    const FlowStep& step = flow.steps()[i];
+    const T* in = i == 0 ? data<T>(flow.x()) : states[i];
+    T* out = states[i + 1];
+    if (step.kind == StepKind::kNormalize) {
+      device.actnorm({step.sizes, in, data<T>(step.tensors[0]), data<T>(step.tensors[1]), out, value});
+    } else if (step.kind == StepKind::kRearrange) {
+      device.rearrange({batch, flow.event_size(), in, data<int64_t>(step.tensors[0]), false, out});
+    } else {
+      std::vector<Stage<T>> stages;
+      const Branch<T> branch = step.branch->fill<T>(stages);
+      device.use_precision(step.precision);
+      if (!step.series()) {
+        device.branch(branch, {in, out, true});
+      } else {
+        ResidualLogdetOperands<T> operands = series_of<T>(step, in, out);
+        operands.series.value = value;
+        operands.series.neumann = save ? mutable_data<T>(saved) + step.neumann : nullptr;
+        operands.series.norms = values + flow.logdets() * batch;
+        operands.series.terms_used = mutable_data<int64_t>(terms);
+        if (keep) {
+          kept.push_back(step.probes == 1 ? device.lasting(device.kept_size(branch, operands), z) : make({0}, z));
+          if (kept.back().numel() > 0) operands.kept = mutable_data<T>(kept.back());
+        }
+        device.residual_logdet(branch, operands);
+      }
+    }
+    if (step.has_logdet()) value += batch;
+  }
+  if (flow.logdets() == 0) torch::stable::zero_(logdet);
+  if (flow.logdets() > 1) device.sum_rows({flow.logdets(), batch, values, mutable_data<T>(logdet)});
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensors> residual_flow(const Tensor& x, const Tensors& tensors, const Tensors& draws,
+                                                          const std::vector<int64_t>& program, bool save, bool keep) {
+  const FlowProgram flow(x, tensors, draws, program);
+  Tensor z = make(flow.z_sizes(), x), logdet = make({flow.batch()}, x), saved = make({0}, x);
+  Tensors kept;
+  if (flow.state_size() == 0) {  // no samples, or samples without numbers
+    torch::stable::zero_(logdet);
+    for (const FlowStep& step : flow.steps())
+      if (keep && step.series()) kept.push_back(make({0}, x));
+    return {z, logdet, saved, kept};
+  }
+  if (flow.count() == 0) torch::stable::copy_(z, flow.x());
+  with_type(x, "x", [&]<class T>(T) { forward<T>(flow, save, keep, z, logdet, saved, kept); });
+  return {z, logdet, saved, kept};
+}
+
+template <class T>
+void backward(const FlowProgram& flow, const T* z, const T* saved, const Tensors& kept, const Tensor& grad_z,
+              const T* weight, bool input_gradient, Tensor& grad_x, Tensor& grad_parameters) {
+  OnDevice<T> device(grad_x);
+  // Gradients of states are in grad_x or in the room for one more, in turns, so that that of x ends where it belongs.
+  Tensor room = make({flow.state_size()}, grad_x);
+  auto state = [&](int i) -> const T* {
+    return i == 0 ? data<T>(flow.x()) : i == flow.count() ? z : saved + flow.saved(i);
+  };
+  int first = 0;  // without a gradient of x, steps without parameters at the beginning serve nobody
+  while (!input_gradient && first < flow.count() && !flow.steps()[first].has_parameters()) ++first;
+  size_t next_kept = kept.size();
+  const T* grad = data<T>(grad_z);
+  for (int i = flow.count() - 1; i >= first; --i) {
+    const FlowStep& step = flow.steps()[i];
+    T* out = i == first && !input_gradient ? nullptr : mutable_data<T>(i % 2 == 0 ? grad_x : room);
+    T* parameters = mutable_data<T>(grad_parameters) + step.parameters;
+    if (step.kind == StepKind::kNormalize) {
+      device.actnorm_backward({step.sizes, state(i + 1), data<T>(step.tensors[1]), grad, weight, out, parameters,
+                               parameters + step.sizes.channels});
+    } else if (step.kind == StepKind::kRearrange) {
+      device.rearrange({flow.batch(), flow.event_size(), grad, data<int64_t>(step.tensors[0]), true, out});
+    } else {
+      std::vector<Stage<T>> stages;
+      const Branch<T> branch = step.branch->fill<T>(stages);
+      const bool pairs = step.series() && weight;
+      const Tensor* own = step.series() && !kept.empty() ? &kept[--next_kept] : nullptr;
+      const bool recall = own && own->numel() > 0;
+      device.use_precision(step.precision);
+      device.branch_backward(branch, {.x = state(i),
+                                      .grad = grad,
+                                      .pairs = pairs ? step.probes : 0,
+                                      .tangents = pairs ? data<T>(step.probe) : nullptr,
+                                      .cotangents = pairs ? saved + step.neumann : nullptr,
+                                      .weight = pairs ? weight : nullptr,
+                                      .residual = true,
+                                      .grad_x = out,
+                                      .grad_parameters = parameters,
+                                      .kept = recall ? data<T>(*own) : nullptr,
+                                      .kept_size = recall ? own->numel() : 0});
+    }
+    grad = out;
+  }
+}
+
+std::tuple<Tensor, Tensor> residual_flow_backward(const Tensor& x, const std::optional<Tensor>& z,
+                                                  const Tensors& tensors, const Tensors& draws,
+                                                  const std::vector<int64_t>& program, const Tensor& saved,
+                                                  const Tensors& kept, const std::optional<Tensor>& grad_z,
+                                                  const std::optional<Tensor>& grad_logdet, bool input_gradient) {
+  const FlowProgram flow(x, tensors, draws, program);
+  std::vector<int64_t> x_sizes;
+  for (int64_t axis = 0; axis < x.dim(); ++axis) x_sizes.push_back(x.size(axis));
+  Tensor grad_x = make(x_sizes, x), grad_parameters = make({flow.parameter_count()}, x);
+  auto result = [&] { return std::tuple(input_gradient ? grad_x : make({0}, x), grad_parameters); };
+  if (flow.state_size() == 0) {
+    torch::stable::zero_(grad_parameters);
+    return result();
+  }
+  check_like(saved, x, flow.saved_size(), "saved");
+  STD_TORCH_CHECK(saved.is_contiguous(), "saved must be contiguous; pass it as the forward pass returned it.");
+  STD_TORCH_CHECK(z || !flow.ends_with_normalize(), "z must be given of a flow that ends with a normalisation; do so.");
+  std::optional<Tensor> end, weight;
+  if (z) {
+    end = dense(*z);
+    check_like(*end, x, x.numel(), "z");
+  }
+  if (grad_logdet) {
+    weight = dense(*grad_logdet);
+    check_like(*weight, x, flow.batch(), "grad_logdet");
+  }
+  size_t series = 0;
+  for (const FlowStep& step : flow.steps()) series += step.series();
+  STD_TORCH_CHECK(kept.empty() || kept.size() == series, "kept must hold one tensor for each of ", series,
+                  " series, or none, got ", kept.size(), "; pass what the forward pass returned.");
+  for (const Tensor& t : kept) {
+    check_like(t, x, t.numel(), "kept");
+    STD_TORCH_CHECK(t.is_contiguous(), "kept must be contiguous; pass it as the forward pass returned it.");
+  }
+  Tensor upstream = grad_z ? dense(*grad_z) : make(flow.z_sizes(), x);
+  check_like(upstream, x, x.numel(), "grad_z");
+  if (!grad_z) torch::stable::zero_(upstream);
+  if (flow.count() == 0) torch::stable::copy_(grad_x, upstream);
+  with_type(x, "x", [&]<class T>(T) {
+    backward<T>(flow, data<T>(end), data<T>(saved), kept, upstream, data<T>(weight), input_gradient, grad_x,
+                grad_parameters);
+  });
+  return result();
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(iresnet_fast, IRF_DEVICE, m) {
+  m.impl("residual_flow", TORCH_BOX(&residual_flow));
+  m.impl("residual_flow_backward", TORCH_BOX(&residual_flow_backward));
+}
+
+}  // namespace irf::binding

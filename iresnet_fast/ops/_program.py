@@ -1,0 +1,103 @@
+"""The steps of a flow as the raw ops take them: a list of numbers, built once for a chain and a kind of input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+from torch import Tensor
+
+from .. import activations as registry
+from .._flow_checks import names_of
+from .._precision import precision_of
+from .._steps import Normalize, Rearrange, Residual, Step
+
+_NORMALIZE, _REARRANGE, _RESIDUAL = range(3)
+_LOGDETS = {"none": 0, "series": 1}
+_SAVED_UNIT = 64  # numbers to whose multiples the pieces of what is saved are rounded up
+
+
+class Precisions(NamedTuple):
+    """The precision of products, as `precision_of` returns it, on [B, d] and on [B, C, H, W]."""
+
+    dense: int
+    image: int
+
+    @classmethod
+    def of(cls, x: Tensor) -> Precisions:
+        """Return both for numbers of the kind of x: events may change their shape on the way."""
+        own, other = precision_of(x), precision_of(x.new_empty((0,) * (6 - x.dim())))
+        return cls(own, other) if x.dim() == 2 else cls(other, own)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A chain of steps.
+
+    Attributes:
+        numbers: as csrc/torch/flow_program.h reads them.
+        activations: names, each once.
+        parameters: places, in the list of tensors, of the parameters of activations that have one.
+        is_served: whether the raw ops know all kinds of steps.
+        ends_with_normalize: whether the last step is a Normalize, of which the backward pass reads z.
+    """
+
+    numbers: list[int]
+    activations: tuple[str, ...]
+    parameters: tuple[int, ...]
+    is_served: bool
+    ends_with_normalize: bool
+
+
+@lru_cache(maxsize=256)
+def program_of(steps: tuple[Step, ...], dim: int, precisions: Precisions) -> Program:
+    """Return the program of the steps for x of so many dimensions."""
+    numbers: list[int] = []
+    parameters: list[int] = []
+    first = 0
+    for step in steps:
+        if isinstance(step, Normalize):
+            numbers.append(_NORMALIZE)
+        elif isinstance(step, Rearrange):
+            numbers += [_REARRANGE, len(step.event_shape), *step.event_shape]
+            dim = 1 + len(step.event_shape)
+        else:
+            entries = [registry.get(name) for name in step.activations]
+            precision = precisions.image if dim == 4 else precisions.dense
+            numbers += [_RESIDUAL, _LOGDETS.get(step.logdet, -1), precision, len(entries)]
+            numbers += [-1 if entry.kernel_id is None else entry.kernel_id for entry in entries]
+            place = first + 2 * len(entries)
+            parameters += [place + i for i, entry in enumerate(entries) if entry.has_parameter]
+        first += step.n_tensors
+    return Program(
+        numbers,
+        names_of(steps),
+        tuple(parameters),
+        all(step.logdet in _LOGDETS for step in steps if isinstance(step, Residual)),
+        bool(steps) and isinstance(steps[-1], Normalize),
+    )
+
+
+def shapes_of(numbers: Sequence[int], draws: Sequence[Tensor], x: Tensor) -> tuple[tuple[int, ...], int, int]:
+    """Return the shape of an event of z, how many numbers are saved for the backward pass, and how many series run."""
+    event, pieces, n_series = tuple(x.shape[1:]), [], 0
+    before, at = None, 0
+    while at < len(numbers):
+        kind = numbers[at]
+        if at > 0 and (kind == _RESIDUAL or before == _NORMALIZE):
+            pieces.append(x.numel())
+        if kind == _REARRANGE:
+            n_dims = numbers[at + 1]
+            event = tuple(numbers[at + 2 : at + 2 + n_dims])
+            at += 2 + n_dims
+        elif kind == _RESIDUAL:
+            if numbers[at + 1] == _LOGDETS["series"]:
+                pieces.append(draws[2 * n_series].numel())
+                n_series += 1
+            at += 4 + numbers[at + 3]
+        else:
+            at += 1
+        before = kind
+    return event, sum((piece + _SAVED_UNIT - 1) // _SAVED_UNIT * _SAVED_UNIT for piece in pieces), n_series
