@@ -11,4 +11,4 @@ def unpack(packed: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """Return the pieces of a packed tensor in the shapes of `like`."""
     # Not by torch's unflatten_dense_tensors, which gives zeros when the compiler of torch 2.11 traces it.
     pieces = packed.split_with_sizes([tensor.numel() for tensor in like])
-    return [piece.view_as(tensor) for piece, tensor in zip(pieces, like, strict=True)]
+    return [piece if tensor.dim() == 1 else piece.view_as(tensor) for piece, tensor in zip(pieces, like, strict=True)]

@@ -189,7 +189,8 @@ class SpectralGroup:
                 most = layer.n_iterations if n_iterations is None else n_iterations
                 limit = tol or (layer.tol if n_iterations is None else None)
                 if n_iterations is None:
-                    most, limit = _norms.steps_for(layer.companion.numel(), most, limit)
+                    companion: Any = layer._buffers["companion"]  # past the slow __getattr__ of modules
+                    most, limit = _norms.steps_for(companion.numel(), most, limit)
                 calls.setdefault((weight.dtype, weight.device, most, limit), []).append(layer)
             for (_, _, most, limit), members in calls.items():
                 missed = self._follow(_some(weights, members), most, limit, counts=not explicit)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,12 +27,10 @@ class Operators(NamedTuple):
     def of(cls, layers: Sequence[SpectralLayer], weights: Sequence[Tensor]) -> Operators:
         """Return the maps of these weights of the layers, with the vectors of the layers."""
         dtype = torch.float32 if weights[0].dtype in LOW_PRECISION else weights[0].dtype
+        buffers: list[Any] = [layer._buffers for layer in layers]  # past the slow __getattr__ of modules
+        us, vs, companions = ([as_dtype(own[name], dtype) for own in buffers] for name in ("u", "v", "companion"))
         return cls(
-            [as_dtype(weight, dtype) for weight in weights],
-            [as_dtype(layer.u, dtype) for layer in layers],
-            [as_dtype(layer.v, dtype) for layer in layers],
-            [as_dtype(layer.companion, dtype) for layer in layers],
-            [layer.geometry for layer in layers],
+            [as_dtype(weight, dtype) for weight in weights], us, vs, companions, [layer.geometry for layer in layers]
         )
 
     def some(self, indices: Sequence[int]) -> Operators:
