@@ -19,9 +19,11 @@ LAYERS, OPTIMIZER, DATA = "other layers", "clip and Adam", "data and noise"
 SECTIONS = (SPECTRAL, FORWARD, BACKWARD, LAYERS, OPTIMIZER, DATA)
 _SECTIONS = {
     "branch": FORWARD,
+    "residual_flow": FORWARD,
     "residual_logdet": FORWARD,
     "jacobian_powers": BACKWARD,
     "branch_backward": BACKWARD,
+    "residual_flow_backward": BACKWARD,
     "lanczos_norm": SPECTRAL,
     "fingerprint": SPECTRAL,
 }
@@ -49,14 +51,16 @@ class Recorder(TorchDispatchMode):
             self.calls.append((section, func, args, kwargs or {}))
         return func(*args, **(kwargs or {}))
 
-    def arguments_named(self, name: str) -> list[Tensor]:
-        """Return that argument of every recorded call of ours that has it."""
-        found = []
+    def draws(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the probes and the coefficients of all series, of blocks in a run and of those called alone."""
+        found: list[Tensor] = []
         for _, func, args, kwargs in self.calls:
-            names = [argument.name for argument in func._schema.arguments]
-            if func.namespace == "iresnet_fast" and name in names:
-                found.append(kwargs[name] if name in kwargs else args[names.index(name)])
-        return found
+            named = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
+            if func._schema.name == "iresnet_fast::residual_flow":
+                found += named["draws"]
+            elif func._schema.name == "iresnet_fast::residual_logdet":
+                found += named["probe"], named["coefficients"]
+        return found[::2], found[1::2]
 
     @contextmanager
     def counting_as(self, section: str, *modules: nn.Module) -> Iterator[None]:

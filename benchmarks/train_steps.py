@@ -152,8 +152,8 @@ def drawn(flow: IResNetFlow, x: Tensor, name: str, autocast: bool = False) -> Dr
         loss = ours.bits_per_dim(x).mean()
     hook.remove()
     gradients = torch.autograd.grad(loss, PlainFlow(ours, name).sources)
-    probes = [probe.view(x.shape) for probe in recorder.arguments_named("probe")]
-    coefficients = recorder.arguments_named("coefficients")
+    probes, coefficients = recorder.draws()
+    probes = [probe.view(x.shape) for probe in probes]
     return Drawn(ours, (loss.detach(), *gradients), noisy[0], probes, coefficients)
 
 
