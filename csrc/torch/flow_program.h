@@ -36,7 +36,7 @@ struct FlowStep {
 };
 
 // State i is what comes into step i, [B, d]; the last one is z. Those that the backward pass reads are saved one after
-// the other, and the Neumann vectors of all series between them, each at a multiple of 256 bytes or more.
+// the other, and the Neumann vectors of all series between them.
 class FlowProgram {
  public:
   FlowProgram(const Tensor& x, const Tensors& tensors, const Tensors& draws, const std::vector<int64_t>& program);
