@@ -79,6 +79,17 @@ FLOWS = [
         ),
         batch=19,
     ),
+    FlowCase(
+        "exact",
+        (5,),
+        (Block((7,), logdet="exact"), "normalize", "permute", Block(probes=2), Block(logdet="exact"), "normalize"),
+        batch=37,
+    ),
+    FlowCase(
+        "exact images",
+        (1, 4, 4),
+        ("normalize", Block((3,), (3, 3), logdet="exact"), "squeeze", Block(kernels=(1, 1), logdet="exact"), "flatten"),
+    ),
     FlowCase("sliced", (6,), ("normalize", Block(probes=2), "permute", "permute", Block()), memory="sliced"),
     FlowCase("transposed", (6,), (Block(), "normalize", Block(per_sample=True)), memory="transposed", batch=5),
     FlowCase(
@@ -103,6 +114,9 @@ SMALL = [
         batch=2,
     ),
     FlowCase(
+        "exact", (3,), ("normalize", Block((4,), activations=("tanh",), logdet="exact"), "permute", Block((2,))), 2
+    ),
+    FlowCase(
         "conv",
         (1, 2, 4),
         (
@@ -118,6 +132,7 @@ SMALL = [
 # More samples than a tile holds and numbers than one thread takes alone, and images for every thread.
 WIDE_FLOWS = [
     FlowCase("dense", (250,), ("normalize", Block((9,), probes=2), "permute", Block((9,)), "normalize"), batch=300),
+    FlowCase("exact", (5,), (Block((9,), logdet="exact"), "normalize", Block((9,), logdet="exact")), batch=300),
     FlowCase(
         "conv",
         (4, 16, 18),

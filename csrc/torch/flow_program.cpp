@@ -124,6 +124,8 @@ void FlowProgram::add_residual(FlowStep& step, const Tensor& state, const Tensor
                     "a bias must be [out] and a beta [] or [1], got more dimensions; reshape them.");
   STD_TORCH_CHECK(step.branch->square(),
                   "a residual branch must return the shape it takes, got other outputs; change them.");
+  if (step.logdet == Logdet::kExact)
+    checked_product({event_size(), event_size()}, kLargestInt, "the square of the size of an event");
   parameter_count_ += step.branch->parameter_count();
 }
 

@@ -13,7 +13,7 @@ namespace irf::binding {
 //   a rearrangement: how many dimensions the events of z have, and their sizes;
 //   a residual block: its log-determinant, the precision of its products, the number of stages L, L ids of activations.
 enum class StepKind : int64_t { kNormalize, kRearrange, kResidual, kCount };
-enum class Logdet : int64_t { kNone, kSeries, kCount };
+enum class Logdet : int64_t { kNone, kSeries, kExact, kCount };
 
 struct FlowStep {
   StepKind kind;
@@ -31,7 +31,8 @@ struct FlowStep {
   int64_t neumann = 0;  // where its Neumann vectors [m, B, d] begin in what is saved
 
   bool series() const { return logdet == Logdet::kSeries; }
-  bool has_logdet() const { return kind == StepKind::kNormalize || series(); }
+  bool has_logdet() const { return kind == StepKind::kNormalize || logdet != Logdet::kNone; }
+  bool keeps() const { return logdet != Logdet::kNone; }  // what its backward pass need not compute again
   bool has_parameters() const { return kind != StepKind::kRearrange; }
 };
 

@@ -15,7 +15,7 @@ from .._precision import precision_of
 from .._steps import Normalize, Rearrange, Residual, Step
 
 _NORMALIZE, _REARRANGE, _RESIDUAL = range(3)
-_LOGDETS = {"none": 0, "series": 1}
+_LOGDETS = {"none": 0, "series": 1, "exact": 2}
 
 
 class Precisions(NamedTuple):
@@ -40,7 +40,7 @@ class Program:
         activations: names, each once.
         parameters: places, in the list of tensors, of the parameters of activations that have one.
         packed: places of the tensors that can have a gradient, in the order of the packed one.
-        is_served: whether the raw ops know all kinds of steps.
+        has_exact: whether any step has an exact log-determinant, for which a GPU has no kernel.
         has_logdet: whether any step adds to the log-determinant; else it is zero and has no gradient.
         ends_with_normalize: whether the last step is a Normalize, of which the backward pass reads z.
     """
@@ -49,7 +49,7 @@ class Program:
     activations: tuple[str, ...]
     parameters: tuple[int, ...]
     packed: tuple[int, ...]
-    is_served: bool
+    has_exact: bool
     has_logdet: bool
     ends_with_normalize: bool
 
@@ -81,7 +81,7 @@ def build_program(steps: tuple[Step, ...], dim: int, precisions: Precisions) -> 
         names_of(steps),
         tuple(parameters),
         tuple(packed),
-        all(step.logdet in _LOGDETS for step in steps if isinstance(step, Residual)),
+        any(isinstance(step, Residual) and step.logdet == "exact" for step in steps),
         any(isinstance(step, Normalize) or (isinstance(step, Residual) and step.logdet != "none") for step in steps),
         bool(steps) and isinstance(steps[-1], Normalize),
     )
@@ -91,8 +91,9 @@ program_of = lru_cache(maxsize=256)(build_program)  # not for a compiler, which 
 
 
 def shapes_of(numbers: Sequence[int], draws: Sequence[Tensor], x: Tensor) -> tuple[tuple[int, ...], int, int]:
-    """Return the shape of an event of z, how many numbers are saved for the backward pass, and how many series run."""
-    event, saved, n_series = tuple(x.shape[1:]), 0, 0
+    """Return the shape of an event of z, how many numbers are saved for the backward pass, and how many steps keep."""
+    event, saved, n_keeping = tuple(x.shape[1:]), 0, 0
+    probes = iter(draws[::2])
     before, at = None, 0
     while at < len(numbers):
         kind = numbers[at]
@@ -103,11 +104,10 @@ def shapes_of(numbers: Sequence[int], draws: Sequence[Tensor], x: Tensor) -> tup
             event = tuple(numbers[at + 2 : at + 2 + n_dims])
             at += 2 + n_dims
         elif kind == _RESIDUAL:
-            if numbers[at + 1] == _LOGDETS["series"]:
-                saved += draws[2 * n_series].numel()
-                n_series += 1
+            saved += next(probes).numel() if numbers[at + 1] == _LOGDETS["series"] else 0
+            n_keeping += numbers[at + 1] != _LOGDETS["none"]
             at += 4 + numbers[at + 3]
         else:
             at += 1
         before = kind
-    return event, saved, n_series
+    return event, saved, n_keeping

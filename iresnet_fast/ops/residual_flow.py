@@ -69,7 +69,7 @@ def _flow(
     x, tensors, given = widen(x, tensors, [tensor for draw in draws for tensor in draw])
     build = build_program if torch.compiler.is_compiling() else program_of
     program = build(tuple(steps), x.dim(), Precisions.of(x))
-    if not kernels_serve(x, program.activations) or not program.is_served:
+    if not kernels_serve(x, program.activations) or (program.has_exact and x.is_cuda):
         check_steps(x, steps, tensors, draws)
         return reference.residual_flow(x, steps, tensors, _pairs(given))
     given = [t if i % 2 == 0 else _checks.check_coefficients(t, x) for i, t in enumerate(given)]
@@ -192,12 +192,12 @@ def _dims_of_series(steps: Sequence[Step], dim: int) -> list[int]:
 def _residual_flow_fake(
     x: Tensor, tensors: list[Tensor], draws: list[Tensor], program: list[int], save: bool, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    event, saved, n_series = shapes_of(program, draws, x)
+    event, saved, n_keeping = shapes_of(program, draws, x)
     return (
         x.new_empty((x.shape[0], *event)),
         x.new_empty(x.shape[0]),
         x.new_empty(saved if save else 0),
-        [x.new_empty(torch.library.get_ctx().new_dynamic_size()) for _ in range(n_series if keep else 0)],
+        [x.new_empty(torch.library.get_ctx().new_dynamic_size()) for _ in range(n_keeping if keep else 0)],
     )
 
 
