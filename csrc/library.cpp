@@ -29,7 +29,8 @@ STABLE_TORCH_LIBRARY(iresnet_fast, m) {
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
   // A chain of steps in one call (torch/flow_program.h): z, logdet [B], what the backward pass reads of the states
-  // (empty unless `save`), and for each series what it need not compute again (none unless `keep`).
+  // (empty unless `save`), and for each block with a log-determinant what it need not compute again (none unless
+  // `keep`).
   m.def(
       "residual_flow(Tensor x, Tensor[] tensors, Tensor[] draws, int[] program, bool save, bool keep) -> (Tensor, "
       "Tensor, Tensor, Tensor[])");
@@ -49,6 +50,18 @@ STABLE_TORCH_LIBRARY(iresnet_fast, m) {
   m.def(
       "jacobian(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations, int precision) -> "
       "Tensor");
+
+  // z, log|det(I + J)| [B], and what the backward pass need not compute again (empty unless `keep`). On the CPU only.
+  m.def(
+      "residual_logdet_exact(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations, bool "
+      "keep) "
+      "-> (Tensor, Tensor, Tensor)");
+
+  // Gradient of <grad_z, z> + sum grad_logdet logdet -> grad_x (empty unless `input_gradient`), packed parameter
+  // gradients. On the CPU only.
+  m.def(
+      "residual_logdet_exact_backward(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations, "
+      "Tensor? grad_z, Tensor? grad_logdet, bool input_gradient, Tensor? kept) -> (Tensor, Tensor)");
 
   // x, iterations [B] int64, residual [B]. lipschitz: of the branch, for the safeguard of Anderson's method, and for
   // the number of iterations that a CUDA graph records where it cannot be told to end.

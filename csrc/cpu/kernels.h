@@ -18,6 +18,10 @@ struct Kernels {
   void (*residual_logdet)(const Branch<T>&, const ResidualLogdetOperands<T>&, const Parallel&);
   void (*jacobian_powers)(const Branch<T>&, const JacobianPowersOperands<T>&, const Parallel&);
   void (*jacobian)(const Branch<T>&, const JacobianOperands<T>&, const Parallel&);
+  void (*residual_logdet_exact)(const Branch<T>&, const ResidualLogdetExactOperands<T>&, const Parallel&);
+  void (*residual_logdet_exact_backward)(const Branch<T>&, const ResidualLogdetExactBackwardOperands<T>&,
+                                         const Parallel&);
+  int64_t (*exact_kept_size)(const Branch<T>&, const Parallel&);
   void (*residual_inverse)(const Branch<T>&, const ResidualInverseOperands<T>&, const Parallel&);
   void (*actnorm)(const ActNormOperands<T>&, const Parallel&);
   void (*actnorm_backward)(const ActNormBackwardOperands<T>&, const Parallel&);

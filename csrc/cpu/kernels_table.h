@@ -4,6 +4,7 @@
 
 #include "cpu/actnorm.h"
 #include "cpu/branch.h"
+#include "cpu/exact_backward.h"
 #include "cpu/fingerprint.h"
 #include "cpu/kernels.h"
 #include "cpu/lanczos_norm.h"
@@ -21,9 +22,24 @@ namespace {
 
 template <class T>
 constexpr Kernels<T> table() {
-  return {spectral_norm<T>, lanczos_norm<T>,     fingerprint<T>, spectral_normalize<T>, spectral_normalize_backward<T>,
-          branch<T>,        branch_backward<T>,  kept_size<T>,   residual_logdet<T>,    jacobian_powers<T>,
-          jacobian<T>,      residual_inverse<T>, actnorm<T>,     actnorm_backward<T>,   rearrange<T>,
+  return {spectral_norm<T>,
+          lanczos_norm<T>,
+          fingerprint<T>,
+          spectral_normalize<T>,
+          spectral_normalize_backward<T>,
+          branch<T>,
+          branch_backward<T>,
+          kept_size<T>,
+          residual_logdet<T>,
+          jacobian_powers<T>,
+          jacobian<T>,
+          residual_logdet_exact<T>,
+          residual_logdet_exact_backward<T>,
+          exact_kept_size<T>,
+          residual_inverse<T>,
+          actnorm<T>,
+          actnorm_backward<T>,
+          rearrange<T>,
           sum_rows<T>};
 }
 

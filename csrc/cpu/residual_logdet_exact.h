@@ -1,11 +1,78 @@
-// The Jacobian of a branch, row by row: d basis vectors through the same chain (docs/mathematics.md, 3).
+// The exact log-determinant of x + g(x), and the Jacobian of a branch by itself (docs/mathematics.md, 3).
 #pragma once
 
-#include "cpu/walk.h"
+#include "cpu/exact_determinant.h"
+#include "cpu/exact_kept.h"
+#include "cpu/unit_tangents.h"
 
 namespace irf {
 namespace IRF_ISA {
 namespace {
+
+// Buffers of one thread.
+template <class T>
+struct ExactWalk : Walk<T> {
+  UnitTangents<T> tangents;
+  TileDeterminants<T> determinants;
+  T* matrices;  // [d * d][slots], if nothing is kept
+  T **t, **dt;  // [L]
+  T* column;    // J e_j
+
+  ExactWalk(const Prepared<T>& prepared, bool keep, Workspace& workspace)
+      : Walk<T>(prepared, Order::kFirst, false, workspace),
+        tangents(*this, workspace),
+        determinants(this->layout, prepared.branch.in_size(), workspace) {
+    const int64_t size = prepared.branch.in_size();
+    matrices = keep ? nullptr : workspace.take<T>(size * size * this->layout.slots());
+    t = workspace.take_zeroed<T*>(this->stages);
+    dt = workspace.take_zeroed<T*>(this->stages);
+    column = prepared.take(prepared.branch.stage[0].in_channels, workspace);
+  }
+};
+
+// z, log|det(I + J)| and what the backward pass needs again. Column by column: the tangents that a column passes are
+// those of its gradient.
+template <class T>
+void residual_logdet_exact(const Branch<T>& branch, const ResidualLogdetExactOperands<T>& op,
+                           const Parallel& parallel) {
+  Workspace workspace;
+  Prepared<T> prepared(branch, parallel, workspace);
+  prepared.pack(kPackForward, workspace);
+  const ExactKept<T> kept(prepared);
+  if (op.kept) kept.write_header(op.kept);
+  const bool keep_walk = op.kept && kept.has_walk();
+  const Layout<T>& layout = prepared.layout;
+  const int channels = branch.stage[0].in_channels;
+  const int64_t size = branch.in_size();
+  auto** walks = workspace.take<ExactWalk<T>*>(prepared.chunks);
+  for (int i = 0; i < prepared.chunks; ++i)
+    walks[i] = new (workspace.take<char>(sizeof(ExactWalk<T>))) ExactWalk<T>(prepared, op.kept != nullptr, workspace);
+
+  for_each_chunk(prepared, [&](int64_t chunk) {
+    ExactWalk<T>& walk = *walks[chunk];
+    for_each_tile(prepared, chunk, [&](int64_t first, int samples) {
+      if (keep_walk) {
+        kept.point_activations(op.kept, chunk, first, walk.a, walk.h);
+        kept.clear_pads(walk.h);
+      }
+      load_events(layout, op.x + first * size, samples, channels, walk.x);
+      walk.template forward<Order::kFirst>();
+      store_events(layout, walk.g, samples, channels, op.z + first * size, op.x + first * size);
+      T* matrices = op.kept ? kept.inverses(op.kept, chunk, first) : walk.matrices;
+      for (int64_t j = 0; j < size; ++j) {
+        for (int i = 1; i < branch.stages; ++i) walk.dt[i] = walk.state[i % 2];
+        if (keep_walk) {
+          kept.point_tangents(op.kept, chunk, first, j, walk.t, walk.dt);
+          kept.clear_pads(walk.dt);
+        }
+        walk.tangents.chain(j, walk.t, walk.dt);
+        walk.tangents.column(j, walk.dt, walk.column);
+        walk.determinants.put_column(channels, walk.column, j, matrices);
+      }
+      walk.determinants.finish(matrices, samples, op.kept != nullptr, op.logdet + first);
+    });
+  });
+}
 
 template <class T>
 void jacobian(const Branch<T>& branch, const JacobianOperands<T>& op, const Parallel& parallel) {

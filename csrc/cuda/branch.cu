@@ -1,4 +1,4 @@
-// The op `branch`: g(x).
+// The op `branch`: g(x), or x + g(x).
 #include "cuda/engine.h"
 #include "cuda/ops.h"
 
@@ -8,7 +8,8 @@ template <class T>
 Operation branch(const Branch<T>& branch, const BranchOperands<T>& op, const Target& wanted) {
   const Target target = at_cheapest_precision(branch, kForwardWalk, wanted);
   Workspace workspace;
-  ForwardWalk<T> walk({branch, {}, op.x, {}, nullptr, op.g, {}}, target, workspace);
+  T *z = op.residual ? op.g : nullptr, *g = op.residual ? nullptr : op.g;
+  ForwardWalk<T> walk({branch, {}, op.x, {}, z, g, {}}, target, workspace);
   return Operation(target, workspace, std::move(walk));
 }
 

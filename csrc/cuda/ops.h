@@ -51,7 +51,7 @@ class Operation {
   std::function<cudaError_t(const Context&)> launch_;
 };
 
-// The branch g(x).
+// The branch g(x), or x + g(x).
 template <class T>
 Operation branch(const Branch<T>&, const BranchOperands<T>&, const Target&);
 
@@ -73,6 +73,16 @@ Operation jacobian(const Branch<T>&, const JacobianOperands<T>&, const Target&);
 
 template <class T>
 Operation residual_inverse(const Branch<T>&, const ResidualInverseOperands<T>&, const Target&);
+
+// The steps of a flow between its blocks, and the sum of the log-determinants of all.
+template <class T>
+Operation actnorm(const ActNormOperands<T>&, const Target&);
+template <class T>
+Operation actnorm_backward(const ActNormBackwardOperands<T>&, const Target&);
+template <class T>
+Operation rearrange(const RearrangeOperands<T>&, const Target&);
+template <class T>
+Operation sum_rows(const SumRowsOperands<T>&, const Target&);
 
 template <class T>
 Operation spectral_norm(const SpectralNormOperands<T>&, const Target&);

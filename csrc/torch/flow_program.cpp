@@ -42,11 +42,6 @@ Enum checked_enum(int64_t value, const char* name) {
   return static_cast<Enum>(value);
 }
 
-// A piece of what is saved begins at a multiple of so many numbers.
-constexpr int64_t kSavedUnit = 64;
-
-int64_t padded(int64_t size) { return (size + kSavedUnit - 1) / kSavedUnit * kSavedUnit; }
-
 }  // namespace
 
 FlowProgram::FlowProgram(const Tensor& x, const Tensors& tensors, const Tensors& draws,
@@ -129,6 +124,8 @@ void FlowProgram::add_residual(FlowStep& step, const Tensor& state, const Tensor
                     "a bias must be [out] and a beta [] or [1], got more dimensions; reshape them.");
   STD_TORCH_CHECK(step.branch->square(),
                   "a residual branch must return the shape it takes, got other outputs; change them.");
+  if (step.logdet == Logdet::kExact)
+    checked_product({event_size(), event_size()}, kLargestInt, "the square of the size of an event");
   parameter_count_ += step.branch->parameter_count();
 }
 
@@ -158,11 +155,11 @@ void FlowProgram::lay_out() {
     const bool read = step.kind == StepKind::kResidual || (i > 0 && steps_[i - 1].kind == StepKind::kNormalize);
     if (i > 0 && read) {
       saved_[i] = saved_size_;
-      saved_size_ += padded(state_size());
+      saved_size_ += state_size();
     }
     if (step.series()) {
       step.neumann = saved_size_;
-      saved_size_ += padded(step.probes * state_size());
+      saved_size_ += step.probes * state_size();
     }
   }
 }

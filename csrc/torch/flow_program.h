@@ -13,7 +13,7 @@ namespace irf::binding {
 //   a rearrangement: how many dimensions the events of z have, and their sizes;
 //   a residual block: its log-determinant, the precision of its products, the number of stages L, L ids of activations.
 enum class StepKind : int64_t { kNormalize, kRearrange, kResidual, kCount };
-enum class Logdet : int64_t { kNone, kSeries, kCount };
+enum class Logdet : int64_t { kNone, kSeries, kExact, kCount };
 
 struct FlowStep {
   StepKind kind;
@@ -31,12 +31,13 @@ struct FlowStep {
   int64_t neumann = 0;  // where its Neumann vectors [m, B, d] begin in what is saved
 
   bool series() const { return logdet == Logdet::kSeries; }
-  bool has_logdet() const { return kind == StepKind::kNormalize || series(); }
+  bool has_logdet() const { return kind == StepKind::kNormalize || logdet != Logdet::kNone; }
+  bool keeps() const { return logdet != Logdet::kNone; }  // what its backward pass need not compute again
   bool has_parameters() const { return kind != StepKind::kRearrange; }
 };
 
 // State i is what comes into step i, [B, d]; the last one is z. Those that the backward pass reads are saved one after
-// the other, and the Neumann vectors of all series between them, each at a multiple of 256 bytes or more.
+// the other, and the Neumann vectors of all series between them.
 class FlowProgram {
  public:
   FlowProgram(const Tensor& x, const Tensors& tensors, const Tensors& draws, const std::vector<int64_t>& program);

@@ -24,14 +24,49 @@ class States {
   T *saved_, *z_, *room_;
 };
 
+// Results of a series that a flow does not return.
 template <class T>
-ResidualLogdetOperands<T> series_of(const FlowStep& step, const T* x, T* z) {
-  return {.x = x,
-          .probes = step.probes,
-          .probe = data<T>(step.probe),
-          .series = {.terms = step.terms, .coefficients = data<T>(step.coefficients), .per_sample = step.per_sample},
-          .z = z,
-          .kept = nullptr};
+struct Unused {
+  T* norms;        // [m, B]
+  int64_t* terms;  // [m, B]
+};
+
+// z = x + g(x) and `value` [B], its log-determinant if the step has one. Returns what its backward pass need not
+// compute again; nothing unless `keep`. neumann: [m, B, d] or null.
+template <class T>
+Tensor residual(OnDevice<T>& device, const FlowStep& step, const T* x, T* z, T* value, T* neumann,
+                const Unused<T>& unused, bool keep, const Tensor& like) {
+  std::vector<Stage<T>> stages;
+  const Branch<T> branch = step.branch->fill<T>(stages);
+  device.use_precision(step.precision);
+  Tensor kept = make({0}, like);
+  if (step.logdet == Logdet::kNone) {
+    device.branch(branch, {x, z, true});
+    return kept;
+  }
+  auto keep_if_any = [&](Tensor found) -> T* {
+    kept = found;
+    return kept.numel() > 0 ? mutable_data<T>(kept) : nullptr;
+  };
+  if (step.logdet == Logdet::kExact) {
+    device.residual_logdet_exact(branch, {x, z, value, keep ? keep_if_any(device.exact_kept(branch, like)) : nullptr});
+    return kept;
+  }
+  ResidualLogdetOperands<T> operands{.x = x,
+                                     .probes = step.probes,
+                                     .probe = data<T>(step.probe),
+                                     .series = {.terms = step.terms,
+                                                .coefficients = data<T>(step.coefficients),
+                                                .per_sample = step.per_sample,
+                                                .value = value,
+                                                .neumann = neumann,
+                                                .norms = unused.norms,
+                                                .terms_used = unused.terms},
+                                     .z = z,
+                                     .kept = nullptr};
+  if (keep && step.probes == 1) operands.kept = keep_if_any(device.lasting(device.kept_size(branch, operands), like));
+  device.residual_logdet(branch, operands);
+  return kept;
 }
 
 template <class T>
@@ -39,11 +74,12 @@ void forward(const FlowProgram& flow, bool save, bool keep, Tensor& z, Tensor& l
   OnDevice<T> device(z);
   if (flow.saved_size() == 0) save = false;
   if (save) saved = device.lasting(flow.saved_size(), z);
-  // One more state, the log-determinants of all steps and, of a series, norms of terms that nobody asks for.
+  // One more state, the log-determinants of all steps, and the norms of a series.
   const int64_t batch = flow.batch(), norms = flow.most_probes() * batch;
   Tensor room = make({flow.state_size() + flow.logdets() * batch + norms}, z);
   Tensor terms = make({norms}, z, ScalarType::Long);
   T* const values = mutable_data<T>(room) + flow.state_size();
+  const Unused<T> unused{values + flow.logdets() * batch, mutable_data<int64_t>(terms)};
   const States<T> states(flow, save ? mutable_data<T>(saved) : nullptr, mutable_data<T>(z), mutable_data<T>(room));
   T* value = flow.logdets() == 1 ? mutable_data<T>(logdet) : values;
   for (int i = 0; i < flow.count(); ++i) {
@@ -55,23 +91,9 @@ void forward(const FlowProgram& flow, bool save, bool keep, Tensor& z, Tensor& l
     } else if (step.kind == StepKind::kRearrange) {
       device.rearrange({batch, flow.event_size(), in, data<int64_t>(step.tensors[0]), false, out});
     } else {
-      std::vector<Stage<T>> stages;
-      const Branch<T> branch = step.branch->fill<T>(stages);
-      device.use_precision(step.precision);
-      if (!step.series()) {
-        device.branch(branch, {in, out, true});
-      } else {
-        ResidualLogdetOperands<T> operands = series_of<T>(step, in, out);
-        operands.series.value = value;
-        operands.series.neumann = save ? mutable_data<T>(saved) + step.neumann : nullptr;
-        operands.series.norms = values + flow.logdets() * batch;
-        operands.series.terms_used = mutable_data<int64_t>(terms);
-        if (keep) {
-          kept.push_back(step.probes == 1 ? device.lasting(device.kept_size(branch, operands), z) : make({0}, z));
-          if (kept.back().numel() > 0) operands.kept = mutable_data<T>(kept.back());
-        }
-        device.residual_logdet(branch, operands);
-      }
+      T* neumann = save && step.series() ? mutable_data<T>(saved) + step.neumann : nullptr;
+      Tensor own = residual(device, step, in, out, value, neumann, unused, keep, z);
+      if (keep && step.keeps()) kept.push_back(std::move(own));
     }
     if (step.has_logdet()) value += batch;
   }
@@ -87,12 +109,39 @@ std::tuple<Tensor, Tensor, Tensor, Tensors> residual_flow(const Tensor& x, const
   if (flow.state_size() == 0) {  // no samples, or samples without numbers
     torch::stable::zero_(logdet);
     for (const FlowStep& step : flow.steps())
-      if (keep && step.series()) kept.push_back(make({0}, x));
+      if (keep && step.keeps()) kept.push_back(make({0}, x));
     return {z, logdet, saved, kept};
   }
   if (flow.count() == 0) torch::stable::copy_(z, flow.x());
   with_type(x, "x", [&]<class T>(T) { forward<T>(flow, save, keep, z, logdet, saved, kept); });
   return {z, logdet, saved, kept};
+}
+
+// Gradient of <grad, z> + sum_b weight_b logdet_b of one block. neumann: [m, B, d], of a series; kept: of `residual`.
+template <class T>
+void residual_backward(OnDevice<T>& device, const FlowStep& step, const T* x, const T* grad, const T* weight,
+                       const T* neumann, const Tensor* kept, T* grad_x, T* grad_parameters) {
+  std::vector<Stage<T>> stages;
+  const Branch<T> branch = step.branch->fill<T>(stages);
+  device.use_precision(step.precision);
+  const int64_t kept_size = kept ? kept->numel() : 0;
+  const T* recalled = kept_size > 0 ? data<T>(*kept) : nullptr;
+  if (step.logdet == Logdet::kExact) {
+    device.residual_logdet_exact_backward(branch, {x, grad, weight, grad_x, grad_parameters, recalled, kept_size});
+    return;
+  }
+  const bool pairs = step.series() && weight;
+  device.branch_backward(branch, {.x = x,
+                                  .grad = grad,
+                                  .pairs = pairs ? step.probes : 0,
+                                  .tangents = pairs ? data<T>(step.probe) : nullptr,
+                                  .cotangents = pairs ? neumann : nullptr,
+                                  .weight = pairs ? weight : nullptr,
+                                  .residual = true,
+                                  .grad_x = grad_x,
+                                  .grad_parameters = grad_parameters,
+                                  .kept = recalled,
+                                  .kept_size = kept_size});
 }
 
 template <class T>
@@ -118,23 +167,9 @@ void backward(const FlowProgram& flow, const T* z, const T* saved, const Tensors
     } else if (step.kind == StepKind::kRearrange) {
       device.rearrange({flow.batch(), flow.event_size(), grad, data<int64_t>(step.tensors[0]), true, out});
     } else {
-      std::vector<Stage<T>> stages;
-      const Branch<T> branch = step.branch->fill<T>(stages);
-      const bool pairs = step.series() && weight;
-      const Tensor* own = step.series() && !kept.empty() ? &kept[--next_kept] : nullptr;
-      const bool recall = own && own->numel() > 0;
-      device.use_precision(step.precision);
-      device.branch_backward(branch, {.x = state(i),
-                                      .grad = grad,
-                                      .pairs = pairs ? step.probes : 0,
-                                      .tangents = pairs ? data<T>(step.probe) : nullptr,
-                                      .cotangents = pairs ? saved + step.neumann : nullptr,
-                                      .weight = pairs ? weight : nullptr,
-                                      .residual = true,
-                                      .grad_x = out,
-                                      .grad_parameters = parameters,
-                                      .kept = recall ? data<T>(*own) : nullptr,
-                                      .kept_size = recall ? own->numel() : 0});
+      const Tensor* own = step.keeps() && !kept.empty() ? &kept[--next_kept] : nullptr;
+      residual_backward(device, step, state(i), grad, weight, step.series() ? saved + step.neumann : nullptr, own, out,
+                        parameters);
     }
     grad = out;
   }
@@ -166,10 +201,10 @@ std::tuple<Tensor, Tensor> residual_flow_backward(const Tensor& x, const std::op
     weight = dense(*grad_logdet);
     check_like(*weight, x, flow.batch(), "grad_logdet");
   }
-  size_t series = 0;
-  for (const FlowStep& step : flow.steps()) series += step.series();
-  STD_TORCH_CHECK(kept.empty() || kept.size() == series, "kept must hold one tensor for each of ", series,
-                  " series, or none, got ", kept.size(), "; pass what the forward pass returned.");
+  size_t keeping = 0;
+  for (const FlowStep& step : flow.steps()) keeping += step.keeps();
+  STD_TORCH_CHECK(kept.empty() || kept.size() == keeping, "kept must hold one tensor for each of ", keeping,
+                  " log-determinants of blocks, or none, got ", kept.size(), "; pass what the forward pass returned.");
   for (const Tensor& t : kept) {
     check_like(t, x, t.numel(), "kept");
     STD_TORCH_CHECK(t.is_contiguous(), "kept must be contiguous; pass it as the forward pass returned it.");

@@ -15,8 +15,7 @@ from .._precision import precision_of
 from .._steps import Normalize, Rearrange, Residual, Step
 
 _NORMALIZE, _REARRANGE, _RESIDUAL = range(3)
-_LOGDETS = {"none": 0, "series": 1}
-_SAVED_UNIT = 64  # numbers to whose multiples the pieces of what is saved are rounded up
+_LOGDETS = {"none": 0, "series": 1, "exact": 2}
 
 
 class Precisions(NamedTuple):
@@ -40,26 +39,31 @@ class Program:
         numbers: as csrc/torch/flow_program.h reads them.
         activations: names, each once.
         parameters: places, in the list of tensors, of the parameters of activations that have one.
-        is_served: whether the raw ops know all kinds of steps.
+        packed: places of the tensors that can have a gradient, in the order of the packed one.
+        has_exact: whether any step has an exact log-determinant, for which a GPU has no kernel.
+        has_logdet: whether any step adds to the log-determinant; else it is zero and has no gradient.
         ends_with_normalize: whether the last step is a Normalize, of which the backward pass reads z.
     """
 
     numbers: list[int]
     activations: tuple[str, ...]
     parameters: tuple[int, ...]
-    is_served: bool
+    packed: tuple[int, ...]
+    has_exact: bool
+    has_logdet: bool
     ends_with_normalize: bool
 
 
-@lru_cache(maxsize=256)
-def program_of(steps: tuple[Step, ...], dim: int, precisions: Precisions) -> Program:
+def build_program(steps: tuple[Step, ...], dim: int, precisions: Precisions) -> Program:
     """Return the program of the steps for x of so many dimensions."""
     numbers: list[int] = []
     parameters: list[int] = []
+    packed: list[int] = []
     first = 0
     for step in steps:
         if isinstance(step, Normalize):
             numbers.append(_NORMALIZE)
+            packed += [first, first + 1]
         elif isinstance(step, Rearrange):
             numbers += [_REARRANGE, len(step.event_shape), *step.event_shape]
             dim = 1 + len(step.event_shape)
@@ -68,36 +72,42 @@ def program_of(steps: tuple[Step, ...], dim: int, precisions: Precisions) -> Pro
             precision = precisions.image if dim == 4 else precisions.dense
             numbers += [_RESIDUAL, _LOGDETS.get(step.logdet, -1), precision, len(entries)]
             numbers += [-1 if entry.kernel_id is None else entry.kernel_id for entry in entries]
-            place = first + 2 * len(entries)
-            parameters += [place + i for i, entry in enumerate(entries) if entry.has_parameter]
+            n = len(entries)
+            parameters += [first + 2 * n + i for i, entry in enumerate(entries) if entry.has_parameter]
+            packed += [first + kind * n + stage for stage in range(n) for kind in range(3)]
         first += step.n_tensors
     return Program(
         numbers,
         names_of(steps),
         tuple(parameters),
-        all(step.logdet in _LOGDETS for step in steps if isinstance(step, Residual)),
+        tuple(packed),
+        any(isinstance(step, Residual) and step.logdet == "exact" for step in steps),
+        any(isinstance(step, Normalize) or (isinstance(step, Residual) and step.logdet != "none") for step in steps),
         bool(steps) and isinstance(steps[-1], Normalize),
     )
 
 
+program_of = lru_cache(maxsize=256)(build_program)  # not for a compiler, which builds its own and would warn
+
+
 def shapes_of(numbers: Sequence[int], draws: Sequence[Tensor], x: Tensor) -> tuple[tuple[int, ...], int, int]:
-    """Return the shape of an event of z, how many numbers are saved for the backward pass, and how many series run."""
-    event, pieces, n_series = tuple(x.shape[1:]), [], 0
+    """Return the shape of an event of z, how many numbers are saved for the backward pass, and how many steps keep."""
+    event, saved, n_keeping = tuple(x.shape[1:]), 0, 0
+    probes = iter(draws[::2])
     before, at = None, 0
     while at < len(numbers):
         kind = numbers[at]
         if at > 0 and (kind == _RESIDUAL or before == _NORMALIZE):
-            pieces.append(x.numel())
+            saved += x.numel()
         if kind == _REARRANGE:
             n_dims = numbers[at + 1]
             event = tuple(numbers[at + 2 : at + 2 + n_dims])
             at += 2 + n_dims
         elif kind == _RESIDUAL:
-            if numbers[at + 1] == _LOGDETS["series"]:
-                pieces.append(draws[2 * n_series].numel())
-                n_series += 1
+            saved += next(probes).numel() if numbers[at + 1] == _LOGDETS["series"] else 0
+            n_keeping += numbers[at + 1] != _LOGDETS["none"]
             at += 4 + numbers[at + 3]
         else:
             at += 1
         before = kind
-    return event, sum((piece + _SAVED_UNIT - 1) // _SAVED_UNIT * _SAVED_UNIT for piece in pieces), n_series
+    return event, saved, n_keeping

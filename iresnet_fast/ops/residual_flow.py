@@ -19,7 +19,7 @@ from .._packing import unpack
 from .._steps import Rearrange, Residual, Step
 from .._torch_private import by_vmap
 from .._tracing import under_transforms
-from ._program import Precisions, Program, program_of, shapes_of
+from ._program import Precisions, Program, build_program, program_of, shapes_of
 from ._transformed import Kernel, transformed
 
 _Settings = tuple[tuple[Step, ...], Program, int, bool]  # steps, their program, tensors among the draws, keep
@@ -67,8 +67,9 @@ def _flow(
     x: Tensor, steps: Sequence[Step], tensors: Sequence[Tensor | None], draws: Sequence[tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor]:
     x, tensors, given = widen(x, tensors, [tensor for draw in draws for tensor in draw])
-    program = program_of(tuple(steps), x.dim(), Precisions.of(x))
-    if not kernels_serve(x, program.activations) or not program.is_served:
+    build = build_program if torch.compiler.is_compiling() else program_of
+    program = build(tuple(steps), x.dim(), Precisions.of(x))
+    if not kernels_serve(x, program.activations) or (program.has_exact and x.is_cuda):
         check_steps(x, steps, tensors, draws)
         return reference.residual_flow(x, steps, tensors, _pairs(given))
     given = [t if i % 2 == 0 else _checks.check_coefficients(t, x) for i, t in enumerate(given)]
@@ -116,8 +117,8 @@ class _ResidualFlow(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.settings, *tensors = inputs
-        z, _, *saved = output
-        ctx.mark_non_differentiable(*saved)
+        z, logdet, *saved = output
+        ctx.mark_non_differentiable(*saved, *(() if ctx.settings[1].has_logdet else (logdet,)))
         ctx.set_materialize_grads(False)
         ctx.n_saved = len(saved)
         ctx.save_for_backward(z if ctx.settings[1].ends_with_normalize else None, *saved, *tensors)
@@ -142,26 +143,16 @@ class _ResidualFlow(torch.autograd.Function):
         grad_x, packed = torch.ops.iresnet_fast.residual_flow_backward(
             x, z, _raw(x, tensors), draws, program.numbers, saved, kept, grad_z, grad_logdet, needed[0]
         )
-        return (*none, grad_x if needed[0] else None, *_split_gradients(packed, steps, tensors))
+        return (*none, grad_x if needed[0] else None, *_split_gradients(packed, program, tensors))
 
 
-def _split_gradients(packed: Tensor, steps: Sequence[Step], tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Return the gradients of the tensors from the packed result: per step, and in a block per stage."""
-    order: list[int] = []
-    first = 0
-    for step in steps:
-        places = range(first, first + step.n_tensors)
-        if isinstance(step, Residual):
-            n = len(step.activations)
-            order += [places[i] for stage in range(n) for i in (stage, n + stage, 2 * n + stage)]
-        elif not isinstance(step, Rearrange):
-            order += places
-        first += step.n_tensors
-    order = [i for i in order if tensors[i] is not None]
+def _split_gradients(packed: Tensor, program: Program, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Return the gradients of the tensors from the packed result of the kernels."""
+    places = [place for place in program.packed if tensors[place] is not None]
     gradients: list[Tensor | None] = [None] * len(tensors)
-    pieces = unpack(packed, [tensors[i] for i in order])  # type: ignore[misc]  # those that are None are left out
-    for i, gradient in zip(order, pieces, strict=True):
-        gradients[i] = gradient
+    pieces = unpack(packed, [tensors[place] for place in places])  # type: ignore[misc]  # none of them is None
+    for place, gradient in zip(places, pieces, strict=True):
+        gradients[place] = gradient
     return gradients
 
 
@@ -201,12 +192,12 @@ def _dims_of_series(steps: Sequence[Step], dim: int) -> list[int]:
 def _residual_flow_fake(
     x: Tensor, tensors: list[Tensor], draws: list[Tensor], program: list[int], save: bool, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    event, saved, n_series = shapes_of(program, draws, x)
+    event, saved, n_keeping = shapes_of(program, draws, x)
     return (
         x.new_empty((x.shape[0], *event)),
         x.new_empty(x.shape[0]),
         x.new_empty(saved if save else 0),
-        [x.new_empty(torch.library.get_ctx().new_dynamic_size()) for _ in range(n_series if keep else 0)],
+        [x.new_empty(torch.library.get_ctx().new_dynamic_size()) for _ in range(n_keeping if keep else 0)],
     )
 
 

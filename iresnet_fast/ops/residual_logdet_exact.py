@@ -22,7 +22,9 @@ from .._tracing import under_transforms
 from ._stages import Stages, apart, raw, split_gradients
 from ._transformed import Kernel, transformed
 
-_Outputs = tuple[Tensor, Tensor, Tensor]  # z, logdet, I + J
+_LARGEST_NATIVE = 64  # numbers of an event; a larger matrix is factorised sooner by LAPACK than in the kernel
+
+_Outputs = tuple[Tensor, Tensor, Tensor]  # z, logdet, kept for the backward pass
 _Settings = tuple[tuple[str, ...], int]  # activations, precision
 
 
@@ -60,22 +62,63 @@ def residual_logdet_exact(
     stages = Stages.of(x, weights, biases, activations, parameters)
     settings = (stages.activations, precision_of(x))
     if under_transforms():
-        kernel = Kernel(lambda x, *tensors: _forward(settings, x, tensors)[:2], partial(_twin, stages.activations))
+        kernel = Kernel(
+            lambda x, *tensors: _forward(settings, x, tensors, False)[:2], partial(_twin, stages.activations)
+        )
         z, logdet = transformed(kernel, x, *stages.tensors)
         return z, logdet
     if stages.need_gradient(x):
         outputs: _Outputs = apply(_ResidualLogdetExact, settings, x, *stages.tensors)
     else:
-        outputs = _forward(settings, x, stages.tensors)
+        outputs = _forward(settings, x, stages.tensors, False)
     return outputs[0], outputs[1]
 
 
-def _forward(settings: _Settings, x: Tensor, tensors: Sequence[Tensor | None]) -> _Outputs:
+def is_native(x: Tensor) -> bool:
+    """Whether one kernel does it all; else it is composed of the Jacobian, torch's linear algebra and branch ops."""
+    return x.device.type == "cpu" and math.prod(x.shape[1:]) <= _LARGEST_NATIVE
+
+
+def _forward(settings: _Settings, x: Tensor, tensors: Sequence[Tensor | None], keep: bool) -> _Outputs:
     activations, precision = settings
     branch = raw(activations, tensors)
+    if is_native(x):
+        outputs: _Outputs = torch.ops.iresnet_fast.residual_logdet_exact(x, *branch, keep)
+        return outputs
     jacobian = torch.ops.iresnet_fast.jacobian(x, *branch, precision)
     full = jacobian + torch.eye(jacobian.shape[-1], dtype=x.dtype, device=x.device)
     return x + torch.ops.iresnet_fast.branch(x, *branch, precision), log_abs_det(full), full
+
+
+def _backward(
+    settings: _Settings,
+    x: Tensor,
+    tensors: Sequence[Tensor | None],
+    grad_z: Tensor | None,
+    grad_logdet: Tensor | None,
+    input_gradient: bool,
+    kept: Tensor,
+) -> tuple[Tensor, Tensor]:
+    activations, precision = settings
+    branch = raw(activations, tensors)
+    if is_native(x):
+        gradients: tuple[Tensor, Tensor] = torch.ops.iresnet_fast.residual_logdet_exact_backward(
+            x, *branch, grad_z, grad_logdet, input_gradient, kept
+        )
+        return gradients
+    tangents = cotangents = weight = None
+    if grad_logdet is not None:
+        # trace(M^-1 dJ) = sum_i <row i of M^-1, dJ e_i>: one pair per basis vector.
+        d = kept.shape[-1]
+        tangents = torch.eye(d, dtype=x.dtype, device=x.device)[:, None].expand(d, x.shape[0], d)
+        tangents = tangents.reshape(d, *x.shape)
+        cotangents = inverses(kept).transpose(0, 1).reshape(d, *x.shape)
+        weight = grad_logdet * d  # the kernel averages over pairs
+    pairs = (tangents, cotangents, weight)
+    gradients = torch.ops.iresnet_fast.branch_backward(
+        x, *branch, grad_z, *pairs, grad_z is not None, input_gradient, None, precision
+    )
+    return gradients
 
 
 def _twin(activations: Sequence[str], x: Tensor, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -86,11 +129,12 @@ def _twin(activations: Sequence[str], x: Tensor, *tensors: Tensor | None) -> tup
 class _ResidualLogdetExact(torch.autograd.Function):
     @staticmethod
     def forward(settings: _Settings, x: Tensor, *tensors: Tensor | None) -> _Outputs:
-        return _forward(settings, x, tensors)
+        # A compiled graph would have to know how much is kept, which depends on threads and instruction set.
+        return _forward(settings, x, tensors, not torch.compiler.is_compiling())
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: _Outputs) -> None:
-        (ctx.activations, ctx.precision), *tensors = inputs
+        ctx.settings, *tensors = inputs
         ctx.mark_non_differentiable(output[2])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(output[2], *tensors)
@@ -100,34 +144,40 @@ class _ResidualLogdetExact(torch.autograd.Function):
     def backward(
         ctx: Any, grad_z: Tensor | None, grad_logdet: Tensor | None, _: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        full, x, *tensors = ctx.saved_tensors
+        kept, x, *tensors = ctx.saved_tensors
         if grad_z is None and grad_logdet is None:
             return (None,) * (2 + len(tensors))
         if wants_graph():
             return None, *differentiable_gradients(
-                partial(_twin, ctx.activations), (x, *tensors), (grad_z, grad_logdet), ctx.needs_input_grad[1:]
+                partial(_twin, ctx.settings[0]), (x, *tensors), (grad_z, grad_logdet), ctx.needs_input_grad[1:]
             )
-        tangents = cotangents = weight = None
-        if grad_logdet is not None:
-            # trace(M^-1 dJ) = sum_i <row i of M^-1, dJ e_i>: one pair per basis vector.
-            d = full.shape[-1]
-            tangents = torch.eye(d, dtype=x.dtype, device=x.device)[:, None].expand(d, x.shape[0], d)
-            tangents = tangents.reshape(d, *x.shape)
-            cotangents = inverses(full).transpose(0, 1).reshape(d, *x.shape)
-            weight = grad_logdet * d  # the kernel averages over pairs
-        grad_x, packed = torch.ops.iresnet_fast.branch_backward(
-            x,
-            *raw(ctx.activations, tensors),
-            grad_z,
-            tangents,
-            cotangents,
-            weight,
-            grad_z is not None,
-            ctx.needs_input_grad[1],
-            None,
-            ctx.precision,
-        )
-        return None, grad_x if ctx.needs_input_grad[1] else None, *split_gradients(packed, tensors)
+        wanted = ctx.needs_input_grad[1]
+        grad_x, packed = _backward(ctx.settings, x, tensors, grad_z, grad_logdet, wanted, kept)
+        return None, grad_x if wanted else None, *split_gradients(packed, tensors)
+
+
+@_library.register_fake("residual_logdet_exact")
+def _residual_logdet_exact_fake(
+    x: Tensor, weights: list[Tensor], biases: list[Tensor], betas: list[Tensor], activations: list[int], keep: bool
+) -> _Outputs:
+    size = torch.library.get_ctx().new_dynamic_size() if keep else 0
+    return x.new_empty(x.shape), x.new_empty(x.shape[0]), x.new_empty(size)
+
+
+@_library.register_fake("residual_logdet_exact_backward")
+def _residual_logdet_exact_backward_fake(
+    x: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    betas: list[Tensor],
+    activations: list[int],
+    grad_z: Tensor | None,
+    grad_logdet: Tensor | None,
+    input_gradient: bool,
+    kept: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    count = sum(t.numel() for tensors in (weights, biases, betas) for t in tensors)
+    return x.new_empty(x.shape if input_gradient else (0,)), x.new_empty(count)
 
 
 @_library.register_fake("jacobian")

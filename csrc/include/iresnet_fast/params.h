@@ -118,6 +118,26 @@ struct JacobianOperands {
 };
 
 template <class T>
+struct ResidualLogdetExactOperands {
+  const T* x;  // [B, d]
+  T* z;        // [B, d] x + g(x)
+  T* logdet;   // [B]
+  T* kept;     // [exact_kept_size] what the backward pass would compute again, or null
+};
+
+// Gradient of  <grad_z, z> + sum_b grad_logdet_b logdet_b.
+template <class T>
+struct ResidualLogdetExactBackwardOperands {
+  const T* x;            // [B, d]
+  const T* grad_z;       // [B, d] or null
+  const T* grad_logdet;  // [B] or null
+  T* grad_x;             // [B, d] or null
+  T* grad_parameters;    // per stage: weight, bias (if any), beta (if any), one after the other
+  const T* kept;         // [kept_size] from residual_logdet_exact at the same x, or null; of another size: unused
+  int64_t kept_size;
+};
+
+template <class T>
 struct ResidualInverseOperands {
   const T* z;        // [B, d]
   T residual_limit;  // tol * (1 - Lipschitz constant)

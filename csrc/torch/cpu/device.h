@@ -42,6 +42,16 @@ class OnDevice {
     kernels_.jacobian_powers(b, o, parallel_);
   }
   void jacobian(const Branch<T>& b, const JacobianOperands<T>& o) const { kernels_.jacobian(b, o, parallel_); }
+  // What residual_logdet_exact_backward need not compute again.
+  Tensor exact_kept(const Branch<T>& branch, const Tensor& like) const {
+    return recycled(kernels_.exact_kept_size(branch, parallel_), like);
+  }
+  void residual_logdet_exact(const Branch<T>& b, const ResidualLogdetExactOperands<T>& o) const {
+    kernels_.residual_logdet_exact(b, o, parallel_);
+  }
+  void residual_logdet_exact_backward(const Branch<T>& b, const ResidualLogdetExactBackwardOperands<T>& o) const {
+    kernels_.residual_logdet_exact_backward(b, o, parallel_);
+  }
   void residual_inverse(const Branch<T>& b, const ResidualInverseOperands<T>& o) const {
     kernels_.residual_inverse(b, o, parallel_);
   }

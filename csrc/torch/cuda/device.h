@@ -65,6 +65,12 @@ class OnDevice {
   void jacobian(const Branch<T>& b, const JacobianOperands<T>& o) const {
     run("jacobian", cuda::jacobian(b, o, target_));
   }
+  // There are no kernels for these: iresnet_fast/ops composes them of others.
+  Tensor exact_kept(const Branch<T>&, const Tensor&) const { return refuse_exact(), Tensor(); }
+  void residual_logdet_exact(const Branch<T>&, const ResidualLogdetExactOperands<T>&) const { refuse_exact(); }
+  void residual_logdet_exact_backward(const Branch<T>&, const ResidualLogdetExactBackwardOperands<T>&) const {
+    refuse_exact();
+  }
   void residual_inverse(const Branch<T>& b, const ResidualInverseOperands<T>& o) const {
     run_in_pieces("residual_inverse", cuda::residual_inverse(b, o, target_));
   }
@@ -85,6 +91,11 @@ class OnDevice {
   }
 
  private:
+  static void refuse_exact() {
+    STD_TORCH_CHECK(false,
+                    "the log-determinants of a flow on a GPU must be \"none\" or \"series\", got \"exact\"; call "
+                    "residual_logdet_exact by itself.");
+  }
   void run(const char* op, const cuda::Operation& operation, cuda::Progress* progress = nullptr) const {
     Tensor workspace = scratch(operation.workspace_bytes(), like_);
     CudnnProducts libraries(like_);
