@@ -12,7 +12,7 @@ from .._backend import why_no_kernels
 from .._steps import Normalize, Rearrange, Residual, Step
 from .._torch_private import has_compiled_call, has_hooks
 from ..estimators import Exact
-from ..ops import _program
+from ..ops.residual_logdet_exact import is_native
 from ._call import Call
 from ._draws import Request
 from ._inputs import check_branch_input
@@ -112,7 +112,7 @@ _MAKERS: dict[Callable[..., Any], Callable[..., AsStep | None]] = {
 def _has_step(estimator: Estimator | None, x: Tensor) -> bool:
     """Whether the log-determinant is one that the op computes."""
     if isinstance(estimator, Exact):
-        return not x.is_cuda and "exact" in _program._LOGDETS
+        return is_native(x)
     return estimator is None or (estimator.gradient == "neumann" and getattr(estimator, "tol", None) is None)
 
 
