@@ -115,7 +115,7 @@ def test_an_index_of_nothing_gives_nan(emulator, beyond):
 
 @pytest.mark.parametrize("beyond", [-1, 4, 1 << 40])
 def test_an_index_of_nothing_writes_nothing(checker, beyond):
-    with pytest.raises(SimtError, match=r"never written: z\[1\] and 2 more"):
+    with pytest.raises(SimtError, match=r"never written: z\+4"):
         operands.rearrange(checker, torch.ones(3, 4), torch.tensor([0, beyond, 2, 3]), True)
 
 
