@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 
 from iresnet_fast import nn, ops, reference, training
+from iresnet_fast._steps import Residual
 from iresnet_fast.models import (
     ClassifierConfig,
     FlowConfig,
@@ -134,6 +135,8 @@ def _ops():
             f"{name}.residual_logdet_exact",
             Entry(lambda x, m=module: m.residual_logdet_exact(x, *stages), "x", VECTOR),
         )
+        flow = ((Residual(("identity", "elu"), "none"),), [*weights, *biases, None, None])
+        yield f"{name}.residual_flow", Entry(lambda x, m=module, flow=flow: m.residual_flow(x, *flow), "x", VECTOR)
         yield f"{name}.residual_inverse", Entry(lambda z, m=module: m.residual_inverse(z, *stages, 0.5), "z", VECTOR)
 
 

@@ -6,6 +6,7 @@ import torch
 from problems import TINY, make
 
 from iresnet_fast import nn, ops
+from iresnet_fast._steps import Residual
 
 
 def freed(tensor):
@@ -37,6 +38,11 @@ CALLS = {
         PROBLEM.x, *PROBLEM.branch, freed(PROBLEM.probe), PROBLEM.coefficients, parameters=PROBLEM.parameters
     ),
     "exact": lambda: ops.residual_logdet_exact(PROBLEM.x, WEIGHTS, *PROBLEM.branch[1:], PROBLEM.parameters),
+    "flow": lambda: ops.residual_flow(
+        PROBLEM.x,
+        (Residual(tuple(PROBLEM.activations), "none"),),
+        [*WEIGHTS, *PROBLEM.biases, *PROBLEM.parameters],
+    ),
     "fingerprint": lambda: ops.fingerprint(WEIGHTS),
     "norm": lambda: ops.spectral_norm(WEIGHTS, VECTORS, [torch.randn(w.shape[1]) for w in WEIGHTS], [None, None]),
     "block": lambda: freed_block(lambda block: block(torch.randn(3, 2))),

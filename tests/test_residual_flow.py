@@ -231,6 +231,32 @@ def test_without_gradients_memory_does_not_grow_with_the_steps():
     assert peaks[1] < 3 * event
 
 
+@pytest.mark.parametrize("case", **named(WIDE_FLOWS))
+def test_a_training_step_holds_no_more_than_the_parts(case):
+    whole, parts = (
+        _held(function, make_flow(case, torch.float32).requires_grad())
+        for function in (lambda flow: ops.residual_flow(*flow), lambda flow: one_by_one(ops, flow))
+    )
+    assert whole <= parts
+
+
+def _held(function, flow):
+    """The bytes of all memory that is held for the backward pass, besides the arguments."""
+    given = {
+        t.untyped_storage().data_ptr() for t in (*flow.leaves, *flow.tensors, *sum(flow.draws, ())) if t is not None
+    }
+    found = {}
+
+    def pack(tensor):
+        found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        outputs = function(flow)  # alive: no memory is used twice
+    assert outputs[0].requires_grad
+    return sum(size for address, size in found.items() if address not in given)
+
+
 def _peak(profile):
     """The most memory, in bytes, that torch's allocator had handed out at a time."""
     held = peak = 0

@@ -56,7 +56,9 @@ FlowProgram::FlowProgram(const Tensor& x, const Tensors& tensors, const Tensors&
   while (!numbers.done()) {
     FlowStep step{.kind = checked_enum<StepKind>(numbers.next(), "the kind of a step"),
                   .sizes = {batch(), checked_int(state.size(1), 0, "the channels of x"),
-                            state.dim() == 2 ? 1 : state.size(2) * state.size(3)},
+                            state.dim() == 2 ? 1
+                                             : checked_product({state.size(2), state.size(3)}, kLargestInt,
+                                                               "height x width of an image")},
                   .tensors = {},
                   .parameters = parameter_count_};
     if (step.kind == StepKind::kNormalize) {
@@ -64,7 +66,7 @@ FlowProgram::FlowProgram(const Tensor& x, const Tensors& tensors, const Tensors&
       add_normalize(step);
     } else if (step.kind == StepKind::kRearrange) {
       step.tensors = owned.next(1);
-      state = add_rearrange(step, state, numbers.next(numbers.next()));
+      state = add_rearrange(step, numbers.next(numbers.next()));
     } else {
       step.logdet = checked_enum<Logdet>(numbers.next(), "the log-determinant of a step");
       step.precision = checked_precision(numbers.next());
@@ -96,13 +98,13 @@ void FlowProgram::add_normalize(FlowStep& step) {
   parameter_count_ += 2 * int64_t(step.sizes.channels);
 }
 
-Tensor FlowProgram::add_rearrange(FlowStep& step, const Tensor& state, std::vector<int64_t> event) {
+Tensor FlowProgram::add_rearrange(FlowStep& step, std::vector<int64_t> event) {
   Tensor& index = step.tensors[0];
   STD_TORCH_CHECK(index.device() == x_.device() && index.scalar_type() == ScalarType::Long && index.dim() == 1,
                   "an index must be [d] int64 on the device of x; convert it.");
   STD_TORCH_CHECK(event.size() == 1 || event.size() == 3, "an event must be [d] or [C, H, W], got ", event.size(),
                   " dimensions; reshape it.");
-  const int64_t size = state.dim() == 2 ? state.size(1) : state.size(1) * step.sizes.pixels;
+  const int64_t size = step.sizes.event_size();
   int64_t product = 1;
   for (const int64_t side : event)
     product = checked_product({product, checked_int(side, 0, "the sizes of an event")}, kLargestInt, "an event");
@@ -141,7 +143,7 @@ void FlowProgram::add_draws(FlowStep& step, const Tensor& state, const Tensor& p
   fits = coefficients.dim() == 1 || (step.per_sample && coefficients.size(0) == batch());
   STD_TORCH_CHECK(fits, "coefficients must be [n] or [B, n], got others; reshape them.");
   step.terms = checked_int(coefficients.size(step.per_sample ? 1 : 0), 1, "the number of terms");
-  check_like(probe, x_, step.probes * state_size(), "probe");
+  check_like(probe, x_, probe.numel(), "probe");
   check_like(coefficients, x_, coefficients.numel(), "coefficients");
   step.probe = dense(probe);
   step.coefficients = dense(coefficients);

@@ -60,7 +60,7 @@ class FlowProgram {
 
  private:
   void add_normalize(FlowStep& step);
-  Tensor add_rearrange(FlowStep& step, const Tensor& state, std::vector<int64_t> event);
+  Tensor add_rearrange(FlowStep& step, std::vector<int64_t> event);  // returns x in the shape of z
   void add_residual(FlowStep& step, const Tensor& state, const Tensors& own, const std::vector<int64_t>& activations);
   void add_draws(FlowStep& step, const Tensor& state, const Tensor& probe, const Tensor& coefficients);
   void lay_out();

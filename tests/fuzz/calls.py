@@ -90,6 +90,40 @@ def raw_branch(r):
     return name, lambda: getattr(RAW, name)(*arguments), "may" if spoils else "must not raise"
 
 
+def raw_flow(r):
+    """The raw op of a flow, with its backward pass: a block between what may stand between blocks."""
+    x, weights, biases, betas, ids = branch(r)
+    channels, d, n = x.shape[1], x[0].numel(), len(weights)
+    program, tensors, draws = [], [], []
+    for kind in r.choices(["normalize", "rearrange", "none", "series", "exact"], k=r.choice([0, 1, 2, 4])):
+        if kind == "normalize":
+            program += [0]
+            tensors += [tensor(r, channels, dtype=x.dtype), tensor(r, channels, dtype=x.dtype)]
+        elif kind == "rearrange":
+            program += [1, x.dim() - 1, *x.shape[1:]]
+            tensors.append(torch.tensor(r.sample(range(d), d)))
+        else:
+            program += [2, ["none", "series", "exact"].index(kind), 0, n, *ids]
+            tensors += [*weights, *biases, *betas]
+            if kind == "series":
+                draws += [tensor(r, *r.choice([(), (1,), (2,)]), *x.shape, dtype=x.dtype)]
+                draws += [tensor(r, *r.choice([(3,), (x.shape[0], 3)]), dtype=x.dtype)]
+    arguments = [x, tensors, draws, program]
+    grads = [r.choice([None, x]), r.choice([None, tensor(r, x.shape[0], dtype=x.dtype)])]
+    keep, spoils, behind = r.random() < 0.5, r.choice([0, 1, 1, 2, 3]), r.random() < 0.3
+    for _ in range(0 if behind else spoils):
+        spoil(r, arguments, SIZES)
+
+    def call():
+        z, logdet, saved, kept = RAW.residual_flow(*arguments, True, keep)
+        backward = [arguments[0], z, *arguments[1:], saved, kept, *grads, True]
+        for _ in range(spoils if behind else 0):
+            spoil(r, backward, SIZES)
+        return z, logdet, *RAW.residual_flow_backward(*backward)
+
+    return "residual_flow", call, "may" if spoils else "must not raise"
+
+
 def public_branch(r):
     """A public op on a branch, with a backward pass."""
     x, weights, biases, betas, ids = branch(r)
@@ -185,4 +219,16 @@ def geometry(r):
     return "ConvGeometry", lambda: ConvGeometry(*numbers), "may"
 
 
-KINDS = (raw_norm, raw_norm, raw_norm, raw_branch, raw_branch, raw_branch, public_branch, public_norm, geometry)
+KINDS = (
+    raw_norm,
+    raw_norm,
+    raw_norm,
+    raw_branch,
+    raw_branch,
+    raw_branch,
+    raw_flow,
+    raw_flow,
+    public_branch,
+    public_norm,
+    geometry,
+)

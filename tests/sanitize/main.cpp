@@ -4,6 +4,7 @@
 #include "cases.h"
 #include "checks.h"
 #include "fingerprint.h"
+#include "flow.h"
 #include "lanczos.h"
 
 namespace {
@@ -48,7 +49,7 @@ void check_branch(const std::string& name, const BranchCase& c) {
     const irf::Kernels<T>& kernels = irf::kernels<T>();
     const irf::Branch<T>& branch = data.branch;
     Numbers<T> g = unwritten<T>(all);
-    kernels.branch(branch, {x.data(), g.data()}, parallel);
+    kernels.branch(branch, {x.data(), g.data(), false}, parallel);
 
     Numbers<T> forward = unwritten<T>(3 * all), transposed = unwritten<T>(3 * all);
     kernels.jacobian_powers(branch, {x.data(), v.data(), 3, false, forward.data()}, parallel);
@@ -164,7 +165,7 @@ void check_branch(const std::string& name, const BranchCase& c) {
       for (int64_t b = 0; b < batch; ++b)
         expect(iterations[b] <= most && (most == 0 || residual[b] <= limit), where, "the inverse did not converge");
       if (most == 0) continue;
-      kernels.branch(branch, {solution.data(), image.data()}, parallel);
+      kernels.branch(branch, {solution.data(), image.data(), false}, parallel);
       for (int64_t i = 0; i < all; ++i) image[i] += solution[i];
       expect(close(image, x), where, "x + g(x) is not z");
       results.push_back(solution);
@@ -261,6 +262,7 @@ void check_all(const char* type) {
   const int before = failures;
   check_layers<T>(std::string("layers ") + type, layer_cases());
   check_lanczos<T>(std::string("Lanczos ") + type, layer_cases());
+  check_flow<T>(std::string("between blocks, ") + type);
   std::printf("spectral norms, %s: %zu layers, %s\n", type, layer_cases().size(), failures == before ? "ok" : "FAILED");
 }
 

@@ -50,7 +50,7 @@ class Target(Structure):
 # Names ending in * are pointers, in # counts of 64 bits, in ? flags, in = numbers of the element type, in & other
 # structs of this table; others int.
 _FIELDS = {
-    "branch": "x* g*",
+    "branch": "x* g* residual?",
     "branch_backward": "x* grad* pairs tangents* cotangents* weight* residual? grad_x* grad_parameters* kept* "
     "kept_size#",
     "series": "terms coefficients* per_sample? tail* tolerance= relative? value* neumann* norms* terms_used*",
@@ -58,6 +58,11 @@ _FIELDS = {
     "jacobian_powers": "x* start* count transpose? powers*",
     "jacobian": "x* jacobian*",
     "residual_inverse": "z* residual_limit= max_iterations# captured_iterations# lipschitz= x* iterations* residual*",
+    "sizes": "batch# channels pixels#",
+    "actnorm": "sizes& x* bias* log_scale* z* logdet*",
+    "actnorm_backward": "sizes& z* log_scale* grad* weight* grad_x* grad_bias* grad_log_scale*",
+    "rearrange": "batch# event_size# x* index* transpose? z*",
+    "sum_rows": "rows columns# values* sum*",
     "spectral_norm": "layers layer* max_iterations# tolerance= sigma* iterations* u* v*",
     "lanczos_norm": "layers layer* companion_hint* seed* max_iterations# tolerance= sigma* residual* iterations* u* v* "
     "companion*",
@@ -81,10 +86,11 @@ def _struct(op, scalar):
     return type(op, (Structure,), {"_anonymous_": inner, "_fields_": fields})
 
 
-def branch(emulator, x, weights, biases, betas, activations, variant="branch", **target):
+def branch(emulator, x, weights, biases, betas, activations, residual=False, variant="branch", **target):
     g = x.new_empty(len(x), len(weights[-1]), *x.shape[2:])
     if g.numel():
-        _call(emulator, variant, (x, weights, biases, betas, activations), target, {"x": x}, {"g": g})
+        plain = {"residual": residual}
+        _call(emulator, variant, (x, weights, biases, betas, activations), target, {"x": x}, {"g": g}, plain)
     return g
 
 
@@ -164,6 +170,40 @@ def residual_inverse(
         made = {"x": x, "iterations": iterations, "residual": residual}
         _call(emulator, variant, (z, weights, biases, betas, activations), target, {"z": z}, made, plain)
     return x, iterations, residual
+
+
+def _sizes(x):
+    return {"batch": len(x), "channels": x.shape[1], "pixels": x[0, 0].numel()}
+
+
+def actnorm(emulator, x, bias, log_scale, **target):
+    z, logdet = torch.empty_like(x), x.new_empty(len(x))
+    given = {"x": x, "bias": bias, "log_scale": log_scale}
+    _invoke(emulator, "actnorm", [], x.dtype, target, given, {"z": z, "logdet": logdet}, _sizes(x))
+    return z, logdet
+
+
+def actnorm_backward(emulator, z, log_scale, grad, weight, input_gradient, **target):
+    grad_bias, grad_log_scale = torch.empty_like(log_scale), torch.empty_like(log_scale)
+    grad_x = torch.empty_like(z) if input_gradient else None
+    given = {"z": z, "log_scale": log_scale, "grad": grad, "weight": weight}
+    made = {"grad_x": grad_x, "grad_bias": grad_bias, "grad_log_scale": grad_log_scale}
+    _invoke(emulator, "actnorm_backward", [], z.dtype, target, given, made, _sizes(z))
+    return grad_x, grad_bias, grad_log_scale
+
+
+def rearrange(emulator, x, index, transpose, **target):
+    z = torch.empty_like(x)
+    plain = {"batch": len(x), "event_size": x.shape[1], "transpose": transpose}
+    _invoke(emulator, "rearrange", [], x.dtype, target, {"x": x, "index": index}, {"z": z}, plain)
+    return z
+
+
+def sum_rows(emulator, values, **target):
+    total = values.new_empty(values.shape[1])
+    plain = {"rows": len(values), "columns": values.shape[1]}
+    _invoke(emulator, "sum_rows", [], values.dtype, target, {"values": values}, {"sum": total}, plain)
+    return total
 
 
 def spectral_norm(emulator, weights, us, vs, geometry, max_iterations, tolerance, **target):

@@ -12,6 +12,7 @@ from .builder import ROOT
 SELECTION = {
     "test_cuda.py": "opcheck or spectral or nan_stays or kernels_are_used or "
     "((primes or no-image or width-7 or strided) and matches)",
+    "test_cuda_flow.py": "matches or bits or one_call or exact",
     "test_cuda_nn.py": "gives_the_numbers or autocast",
 }
 

@@ -38,6 +38,7 @@ EXPECTED = (
     (r"(power|lanczos)_iteration<", ("LDGSTS.128", "LDS.128"), 80),
     (r"spectral_normalize\.cu: (scale|gradient)<", ("LDG.128", "STG.128"), 75),
     (r"spectral_normalize\.cu: sum_products<", ("LDG.128",), 75),
+    (r"actnorm\.cu: (actnorm_kernel<.*true>|add_up_images_kernel<.*true>)", ("LDG.128", "STG.128"), 75),
 )
 
 # Opcodes that kernels must not have: pattern, opcodes, reason.
