@@ -20,6 +20,9 @@ SECTIONS = (SPECTRAL, FORWARD, BACKWARD, LAYERS, OPTIMIZER, DATA)
 _SECTIONS = {
     "branch": FORWARD,
     "residual_logdet": FORWARD,
+    "residual_logdet_exact": FORWARD,
+    "residual_logdet_exact_backward": BACKWARD,
+    "jacobian": FORWARD,
     "jacobian_powers": BACKWARD,
     "branch_backward": BACKWARD,
     "lanczos_norm": SPECTRAL,
