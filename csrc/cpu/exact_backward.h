@@ -6,6 +6,7 @@
 #include "cpu/branch.h"
 #include "cpu/exact_determinant.h"
 #include "cpu/exact_kept.h"
+#include "cpu/value_ratio.h"
 
 namespace irf {
 namespace IRF_ISA {
@@ -42,6 +43,7 @@ struct ExactBackwardWalk : BackwardWalk<T> {
   T* matrices;              // [d * d][slots] (I + J)^-1, unless kept
   T* upstream;              // [slots] gradients of the log-determinants
   T* column;                // J e_j
+  T* start;                 // matrices: the pairs' part of the gradient of A_0, [out, in]
 
   ExactBackwardWalk(const Prepared<T>& prepared_, const ExactKept<T>& kept, bool fits, Workspace& workspace)
       : Base(prepared_, false, workspace),
@@ -74,6 +76,7 @@ struct ExactBackwardWalk : BackwardWalk<T> {
     matrices = fits ? nullptr : workspace.take<T>(size * size * layout.slots());
     upstream = workspace.take<T>(layout.slots());
     column = prepared.take(stage[0].in_channels, workspace);
+    start = layout.dense ? workspace.take_zeroed<T>(int64_t(stage[0].out_channels) * stage[0].in_channels) : nullptr;
   }
 
   bool value(int i) const { return known_from_value(stage[i].activation); }
@@ -89,7 +92,7 @@ struct ExactBackwardWalk : BackwardWalk<T> {
       this->template forward<Order::kSecond>();
     }
     for (int i = 1; i < stages; ++i)
-      if (value(i)) derivatives<T>(stage[i].activation, layout, h[i], nullptr, stage[i].in_channels, d[i], e[i]);
+      if (value(i)) value_ratio(stage[i].activation, layout, h[i], stage[i].in_channels, d[i], e[i]);
   }
 
   // (I + J)^-1 again, where the forward pass kept it for other tiles.
@@ -176,12 +179,13 @@ struct ExactBackwardWalk : BackwardWalk<T> {
 
   // A_0 D_0 e_j is a column of a matrix, so that its gradient is a column too, and of A_0^T r_1 one number is wanted.
   void start_dense(int64_t j, const T* r) {
-    WeightSums<T> sums = weight[0];
-    sums.channels = 1;
-    sums.sums += j * sums.padded_rows();
     const int64_t row = layout.size(static_cast<int>(j));
-    const OperandPair<T> operands[] = {{r, d[0] + row}};
-    contract(sums, operands, 1, layout);
+    for (int m = 0; m < stage[0].out_channels; ++m) {
+      Vector<T> sum{};
+      for (int v = 0; v < layout.vectors; ++v)
+        sum = fma(load(r + layout.size(m) + layout.position[v]), load(d[0] + row + layout.position[v]), sum);
+      start[m * int64_t(stage[0].in_channels) + j] += sum_lanes<T>(sum);
+    }
     if (straight_start()) return;
     const T* weights = stage[0].weight + j;
     for (int v = 0; v < layout.vectors; ++v) {
@@ -280,6 +284,9 @@ void residual_logdet_exact_backward(const Branch<T>& branch, const ResidualLogde
   });
 
   gather_gradients(prepared, sums, op.grad_parameters);
+  const int64_t weights = int64_t(branch.stage[0].out_channels) * channels;
+  for (int chunk = 0; branch.dense() && chunk < prepared.chunks; ++chunk)
+    for (int64_t k = 0; k < weights; ++k) op.grad_parameters[k] += walks[chunk]->start[k];
 }
 
 }  // namespace

@@ -9,9 +9,9 @@ namespace irf {
 namespace IRF_ISA {
 namespace {
 
-// Activations and tangents of a call are kept if they take at most this much: more would leave the cache, and come back
-// no sooner than they are computed again.
-constexpr int64_t kMostKeptBytes = int64_t(1) << 20;
+// Activations and tangents of a call are kept if they take at most this much, so that d times the activations of a deep
+// model stay a small part of its memory; else the backward pass computes them again.
+constexpr int64_t kMostKeptBytes = int64_t(2) << 20;
 
 template <class T>
 class ExactKept {

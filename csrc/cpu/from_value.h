@@ -80,7 +80,7 @@ inline bool known_from_value(Activation activation) {
   return false;
 }
 
-// h_i and D t_i -> D and E t_i; without D t_i, the ratio E / D in its place.
+// h_i and D t_i -> D and E t_i.
 template <class T, class Act>
 void derivatives_as(const Layout<T>& layout, const T* h, const T* dt, int channels, T* d, T* et) {
   using F = FromValue<Act>;
@@ -91,8 +91,7 @@ void derivatives_as(const Layout<T>& layout, const T* h, const T* dt, int channe
         const int64_t at = int64_t(c) * layout.stride + layout.position[j];
         const Vector<T> value = load(h + at);
         store(d + at, keep_pixels(layout, layout.position[j], F::template derivative<M>(value)));
-        const Vector<T> ratio = F::template ratio<M>(value);
-        store(et + at, keep_pixels(layout, layout.position[j], dt ? ratio * load(dt + at) : ratio));
+        store(et + at, F::template ratio<M>(value) * load(dt + at));
       }
 }
 

@@ -22,7 +22,9 @@ from .._tracing import under_transforms
 from ._stages import Stages, apart, raw, split_gradients
 from ._transformed import Kernel, transformed
 
-_LARGEST_NATIVE = 64  # numbers of an event; a larger matrix is factorised sooner by LAPACK than in the kernel
+# By device and dimensions of x: numbers of an event up to which the kernel is never slower than the composition of other
+# ops. LAPACK factorises one larger matrix sooner, and images fill fewer lanes with their samples.
+_LARGEST_NATIVE = {("cpu", 2): 128, ("cpu", 4): 16}
 
 _Outputs = tuple[Tensor, Tensor, Tensor]  # z, logdet, kept for the backward pass
 _Settings = tuple[tuple[str, ...], int]  # activations, precision
@@ -76,7 +78,7 @@ def residual_logdet_exact(
 
 def is_native(x: Tensor) -> bool:
     """Whether one kernel does it all; else it is composed of the Jacobian, torch's linear algebra and branch ops."""
-    return x.device.type == "cpu" and math.prod(x.shape[1:]) <= _LARGEST_NATIVE
+    return math.prod(x.shape[1:]) <= _LARGEST_NATIVE.get((x.device.type, x.dim()), -1)
 
 
 def _forward(settings: _Settings, x: Tensor, tensors: Sequence[Tensor | None], keep: bool) -> _Outputs:

@@ -80,10 +80,15 @@ def raw_branch(r):
             ("residual_logdet", [probe, coefficients, tail, 1e-3, residual, wanted, keep]),
             ("jacobian_powers", [grad, r.choice([0, 1, 3]), residual]),
             ("jacobian", []),
+            ("residual_logdet_exact", [wanted]),
+            (
+                "residual_logdet_exact_backward",
+                [grad, tensor(r, x.shape[0], dtype=x.dtype), wanted, r.choice([None, grad])],
+            ),
             ("residual_inverse", [1e-6, r.choice([0, 5, 100]), 0.5, residual]),
         ]
     )
-    arguments = [*stages, *rest, 0]
+    arguments = [*stages, *rest, *([] if "exact" in name else [0])]
     spoils = r.choice([0, 1, 1, 2, 3])
     for _ in range(spoils):
         spoil(r, arguments, (*COUNTS, 2**62) if name == "jacobian_powers" else SIZES)

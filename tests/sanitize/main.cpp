@@ -154,6 +154,35 @@ void check_branch(const std::string& name, const BranchCase& c) {
             near<T>(dot(jacobian.data() + row * size, v.data() + row / size * size, size), forward[row], double(size)),
             where, "the Jacobian times v is not J v");
       results.push_back(jacobian);
+      // Its exact log-determinant: in evaluation, and as the forward pass of a step.
+      Numbers<T> exact_z = unwritten<T>(all), logdet = unwritten<T>(batch), again = unwritten<T>(batch);
+      kernels.residual_logdet_exact(branch, {x.data(), exact_z.data(), logdet.data(), nullptr}, parallel);
+      for (int64_t i = 0; i < all; ++i) expect(near<T>(exact_z[i], x[i] + g[i], 1), where, "z is not x + g(x)");
+      Numbers<T> kept_exact = unwritten<T>(kernels.exact_kept_size(branch, parallel));
+      kernels.residual_logdet_exact(branch, {x.data(), exact_z.data(), again.data(), kept_exact.data()}, parallel);
+      expect(close(again, logdet), where, "the exact log-determinant depends on what is kept");
+      results.push_back(logdet);
+      std::vector<Numbers<T>> exact;
+      for (int64_t short_by : {int64_t(0), int64_t(1), int64_t(kept_exact.size())}) {
+        Numbers<T> grad_x = unwritten<T>(all), packed = unwritten<T>(data.parameters);
+        const Numbers<T> part(kept_exact.begin(), kept_exact.end() - short_by);
+        kernels.residual_logdet_exact_backward(branch,
+                                               {x.data(), grad.data(), weight.data(), grad_x.data(), packed.data(),
+                                                part.empty() ? nullptr : part.data(), int64_t(part.size())},
+                                               parallel);
+        exact.push_back(grad_x);
+        exact.push_back(packed);
+      }
+      for (size_t k = 2; k < exact.size(); ++k)
+        expect(close(exact[k], exact[k % 2]), where, "gradients from what the exact pass kept differ");
+      results.push_back(exact[0]);
+      results.push_back(exact[1]);
+      Numbers<T> ordinary = unwritten<T>(all), unused = unwritten<T>(data.parameters);
+      kernels.residual_logdet_exact_backward(branch,
+                                             {x.data(), grad.data(), nullptr, ordinary.data(), unused.data(),
+                                              kept_exact.data(), int64_t(kept_exact.size())},
+                                             parallel);
+      expect(close(ordinary, pulled), where, "without log-determinants the gradient is not (I + J)^T grad");
     }
 
     for (int64_t most : {int64_t(0), int64_t(1000)}) {

@@ -3,6 +3,7 @@
 Torch's dispatcher takes the kernels registered for CUDA and is told to give them CPU tensors.
 """
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ def install():
     torch.ops.load_library(path)
     registration = torch.library.Library("iresnet_fast", "IMPL")
     cuda = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+    importlib.import_module("iresnet_fast.ops.residual_logdet_exact")._LARGEST_NATIVE = {}  # that is of the CPU only
     for name in _op_names():
         op = getattr(torch.ops.iresnet_fast, name).default
         registration.impl(name, lambda *arguments, op=op: op.redispatch(cuda, *arguments), "CPU", allow_override=True)
