@@ -66,6 +66,7 @@ struct BackwardWalk : Walk<T> {
       const Stage<T>& stage = prepared.branch.stage[i];
       weight[i] = WeightSums<T>{stage.out_channels, stage.in_channels, stage.kernel * stage.kernel,
                                 prepared.tap_offsets(i, false, workspace), nullptr};
+      weight[i].bf16 = prepared.parallel.bf16 && bf16_contraction_pays(weight[i], layout);
       weight[i].sums = workspace.take_zeroed<T>(weight[i].size());
       bias[i] = workspace.take_zeroed<T>(stage.out_channels);
     }

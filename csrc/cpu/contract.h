@@ -3,6 +3,7 @@
 // zero on pads, so no column needs to be left out.
 #pragma once
 
+#include "cpu/bf16.h"
 #include "cpu/layout.h"
 
 namespace irf {
@@ -31,6 +32,7 @@ struct WeightSums {
   int rows, channels, taps;
   const int* offset;  // [taps]
   T* sums;
+  bool bf16 = false;  // products round their operands (contract_bf16.h)
 
   int padded_rows() const { return rows < 16 ? round_up(rows, kContractRows) : channel_stride<T>(rows); }
   int64_t size() const { return int64_t(taps) * channels * padded_rows(); }
@@ -136,8 +138,14 @@ IRF_ALWAYS_INLINE void contract_rows(int rows, int count, const WeightSums<T>& t
   contract_channels<T, kRows>(count, target, pair, pairs, layout, row, channel, tap);
 }
 
+// With operands rounded to bfloat16: contract_bf16.h.
+template <class T>
+void contract_bf16(const WeightSums<T>& target, const OperandPair<T>* pair, int pairs, const Layout<T>& layout);
+
 template <class T>
 void contract(const WeightSums<T>& target, const OperandPair<T>* pair, int pairs, const Layout<T>& layout) {
+  if constexpr (kBf16Products<T>)
+    if (target.bf16) return contract_bf16(target, pair, pairs, layout);
   // Rows are passed over once per strip of channels: a block of them must stay in the second-level cache.
   constexpr int kBlockBytes = 256 << 10;
   const int64_t row_bytes = int64_t(pairs) * layout.stride * static_cast<int>(sizeof(T));

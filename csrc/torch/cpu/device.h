@@ -2,6 +2,7 @@
 // torch's own thread pool. Its twin is torch/cuda/device.h; the include path chooses.
 #pragma once
 
+#include "cpu/isa.h"
 #include "cpu/kernels.h"
 #include "torch/cpu/recycled.h"
 #include "torch/operands.h"
@@ -12,11 +13,13 @@ namespace irf::binding {
 
 Parallel torch_parallel();
 
-// One call of a kernel. Precision is for GPUs: products here are always full.
+// One call of a kernel. Of the precisions there are here full products and, on some CPUs, those of bfloat16 operands.
 template <class T>
 class OnDevice {
  public:
-  explicit OnDevice(const Tensor&, int64_t precision = 0) { checked_precision(precision); }
+  explicit OnDevice(const Tensor&, int64_t precision = 0) : parallel_(torch_parallel()) {
+    parallel_.bf16 = checked_precision(precision) == 2 && bf16_available();
+  }
 
   // What branch_backward need not compute again.
   Tensor kept(const Branch<T>& branch, const ResidualLogdetOperands<T>&, const Tensor& like) const {
@@ -48,7 +51,7 @@ class OnDevice {
  private:
   // Looked up once: what is kept must have the size of the kernel that fills it.
   const Kernels<T>& kernels_ = kernels<T>();
-  const Parallel parallel_ = torch_parallel();
+  Parallel parallel_;
 };
 
 }  // namespace irf::binding
