@@ -62,10 +62,10 @@ Isa current_isa() { return state().isa.load(std::memory_order_relaxed); }
 void set_isa(Isa isa) { state().isa.store(isa, std::memory_order_relaxed); }
 
 bool bf16_available() {
-#ifdef IRF_NO_X86
-  return false;
-#else
+#ifdef __x86_64__
   return current_isa() == Isa::kAvx512 && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
 #endif
 }
 

@@ -92,21 +92,43 @@ void product_bf16_shape(const PackedWeights<float>& packed, const float* words, 
   }
 }
 
+// The words of two channels for up to 8 rows, at[i * row_stride + k * channel_stride] where one of the strides is 1: a
+// matrix, or its transpose.
+IRF_BF16 inline void pack_bf16_rows(const float* at, int64_t row_stride, int64_t channel_stride, int rows,
+                                    float* words) {
+  const __mmask8 mask = static_cast<__mmask8>((1 << rows) - 1);
+  __m256i packed;
+  if (channel_stride == 1) {  // both channels of a row are side by side, as 64 bits
+    const __m512i index = _mm512_mullo_epi64(_mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0), _mm512_set1_epi64(row_stride));
+    const __m512d pairs = _mm512_mask_i64gather_pd(_mm512_setzero_pd(), mask, index, at, sizeof(float));
+    packed = (__m256i)_mm512_cvtneps_pbh((__m512)pairs);
+  } else {
+    const __m256 even = _mm256_maskz_loadu_ps(mask, at), odd = _mm256_maskz_loadu_ps(mask, at + channel_stride);
+    const __m256i interleave = _mm256_set_epi16(15, 7, 14, 6, 13, 5, 12, 4, 11, 3, 10, 2, 9, 1, 8, 0);
+    packed = _mm256_permutexvar_epi16(interleave, (__m256i)_mm256_cvtne2ps_pbh(odd, even));
+  }
+  _mm256_mask_storeu_epi32(words, mask, packed);
+}
+
 template <class T>
 void pack_bf16_tile(const PackedWeights<T>& packed, int first, const T* source, int64_t row_stride,
                     int64_t channel_stride, T* out) {
-  const int height = kTileRows[packed.shape];
+  const int height = kTileRows[packed.shape], rows = min_of(height, packed.rows - first);
+  const bool matrix = row_stride == 1 || channel_stride == 1;
   for (int t = 0; t < packed.taps; ++t)
-    for (int c = 0; c < packed.channels; c += 2)
-      for (int i = 0; i < height; ++i, ++out) {
-        uint32_t word = 0;
-        if (first + i < packed.rows) {
-          const T* even = source + (first + i) * row_stride + c * channel_stride + t;
-          word = bf16_bits(*even);
-          if (c + 1 < packed.channels) word |= bf16_bits(even[channel_stride]) << 16;
-        }
-        std::memcpy(out, &word, sizeof word);
+    for (int c = 0; c < packed.channels; c += 2, out += height) {
+      const T* at = source + first * row_stride + c * channel_stride + t;
+      const bool both = c + 1 < packed.channels;
+      if (matrix && both && rows == height) {
+        pack_bf16_rows(at, row_stride, channel_stride, height, out);
+        continue;
       }
+      for (int i = 0; i < height; ++i, at += row_stride) {
+        uint32_t word = 0;
+        if (i < rows) word = bf16_bits(*at) | (both ? bf16_bits(at[channel_stride]) << 16 : 0);
+        std::memcpy(out + i, &word, sizeof word);
+      }
+    }
 }
 
 template <class T>
