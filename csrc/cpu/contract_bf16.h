@@ -1,6 +1,6 @@
 // The weight gradients of contract.h from operands rounded to bfloat16, with float32 sums. Two columns make one 32-bit
-// word. A run of columns goes over the pads between the rows of an image, where `a` is zero: so 32 columns are always
-// side by side.
+// word, and the columns are the lanes: a tile is read as it lies, and sums are added across lanes at the end. A run of
+// columns goes over the pads between the rows of an image, where `a` is zero: so 32 of them are always side by side.
 #pragma once
 
 #include "cpu/bf16.h"
@@ -40,6 +40,10 @@ bool bf16_contraction_pays(const WeightSums<T>& target, const Layout<T>& layout)
 }
 
 #if defined(__AVX512F__)
+// Accumulators: rows x channels vectors. Four rows: their four sums come out side by side in one 128-bit lane.
+constexpr int kContractRows = 4, kContractChannels = 6;
+static_assert(kContractRows * kContractChannels + kContractRows + 1 <= kVectorRegisters, "the contraction tile spills");
+
 IRF_BF16 inline void narrow_rows(const NarrowRows& rows, const float* tile, int channels, int stride, uint16_t* out) {
   for (int c = 0; c < channels; ++c, tile += stride, out += rows.stride)
     for (int p = 0; p < rows.stride; p += NarrowRows::kColumns) {
@@ -53,6 +57,24 @@ IRF_BF16 inline void narrow_rows(const NarrowRows& rows, const float* tile, int 
 struct NarrowPair {
   const uint16_t *a, *b;
 };
+
+// sums[i] += the sum of the lanes of row[i].
+template <int kRows>
+IRF_ALWAYS_INLINE void add_lane_sums(const __m512 (&row)[kRows], float* sums) {
+  if constexpr (kRows == 4) {
+    const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(row[0], row[1]), _mm512_unpackhi_ps(row[0], row[1]));
+    const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(row[2], row[3]), _mm512_unpackhi_ps(row[2], row[3]));
+    const __m512d low = _mm512_unpacklo_pd((__m512d)ab, (__m512d)cd);
+    const __m512d high = _mm512_unpackhi_pd((__m512d)ab, (__m512d)cd);
+    const __m512 quarters = _mm512_add_ps((__m512)low, (__m512)high);  // four partial sums of each row
+    const __m256 halves =
+        _mm256_add_ps(_mm512_castps512_ps256(quarters), (__m256)_mm512_extractf64x4_pd((__m512d)quarters, 1));
+    const __m128 total = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1));
+    _mm_storeu_ps(sums, _mm_add_ps(_mm_loadu_ps(sums), total));
+  } else {
+    for (int i = 0; i < kRows; ++i) sums[i] += _mm512_reduce_add_ps(row[i]);
+  }
+}
 
 template <int kRows, int kChannels>
 IRF_BF16 __attribute__((noinline)) void contract_bf16_tile(const WeightSums<float>& target, const NarrowPair* pair,
@@ -79,14 +101,9 @@ IRF_BF16 __attribute__((noinline)) void contract_bf16_tile(const WeightSums<floa
       }
     }
   }
-  float* sums = target.sums + (int64_t(tap) * target.channels + channel) * target.padded_rows() + row;
+  float* sums = target.sums + (int64_t(tap) * target.channels + channel) * target.pitch() + row;
 #pragma GCC unroll 8
-  for (int k = 0; k < kChannels; ++k) {
-    Vector<float> lanes[kRows];
-#pragma GCC unroll 8
-    for (int i = 0; i < kRows; ++i) lanes[i] = (Vector<float>)sum[k][i];
-    add_lane_sums<float>(lanes, sums + int64_t(k) * target.padded_rows());
-  }
+  for (int k = 0; k < kChannels; ++k) add_lane_sums(sum[k], sums + int64_t(k) * target.pitch());
 }
 
 template <int kRows, int kChannels = kContractChannels>

@@ -39,6 +39,8 @@ struct Layout {
   T* narrow;            // room of one thread for the operands of a product in bfloat16 (only if there are any)
 
   int64_t size(int channels) const { return int64_t(channels) * stride; }
+  // Of samples or pixels, from the first of a row to the last.
+  int row_columns() const { return dense ? width : width * images; }
   // Room for one number per sample of the tile, in whole vectors.
   int slots() const { return dense ? pitch : kLanes<T>; }
 };

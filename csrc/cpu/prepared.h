@@ -129,12 +129,12 @@ struct Prepared {
     return tile;
   }
 
-  // Room for the operands that one thread rounds at a time: those of a product, and of a contraction if `gradients`.
-  T* take_narrow(bool gradients, Workspace& workspace) const {
+  // Room for the operands that one thread rounds at a time: those of a product, or of a contraction.
+  T* take_narrow(Workspace& workspace) const {
     if constexpr (kBf16Products<T>) {
       if (!parallel.bf16) return nullptr;
       int64_t floats = layout.size(divide_up(most_channels, 2));
-      for (int i = 0; gradients && i < branch.stages; ++i)
+      for (int i = 0; i < branch.stages; ++i)
         floats =
             max_of(floats, 2 * NarrowRows(layout).floats(branch.stage[i].in_channels + branch.stage[i].out_channels));
       return workspace.take<T>(floats);

@@ -56,7 +56,7 @@ struct Walk {
   Walk(const Prepared<T>& prepared_, Order order, bool keep, Workspace& workspace)
       : prepared(prepared_), layout(prepared.layout), stages(prepared.branch.stages) {
     const Stage<T>* stage = prepared.branch.stage;
-    layout.narrow = prepared.take_narrow(keep, workspace);
+    layout.narrow = prepared.take_narrow(workspace);
     a = workspace.take<T*>(stages + 1);
     h = workspace.take<T*>(stages);
     d = workspace.take<T*>(stages);
