@@ -3,6 +3,7 @@
     python benchmarks/bench_logdet.py             all cases, a few minutes
     python benchmarks/bench_logdet.py --quick     two cases, under a minute
     python benchmarks/bench_logdet.py --full      all cases, compiled baseline everywhere
+    python benchmarks/bench_logdet.py --precision bf16    ours alone, under autocast to bfloat16 beside float32
     python benchmarks/bench_logdet.py --device cuda [--precision float32,tf32,bf16]
 
 Prints tables and writes a JSON file and a plot; on a GPU, a table and JSON lines. benchmarks/README.md says what every
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 try:
+    import cpu_precision
     import gpu_logdet
     import torch
     from accuracy import errors
@@ -61,7 +63,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args(arguments)
-    check_options(parser, options)
+    check_options(parser, options, bf16_on_cpu=True)
     on_gpu = options.device == "cuda"
     there = GPU_CASES if on_gpu else CASES
     for name in options.cases or ():
@@ -115,6 +117,16 @@ def run(options: argparse.Namespace) -> list[Record]:
     return records
 
 
+def run_bf16(options: argparse.Namespace) -> str:
+    """Time ours in float32 and under autocast to bfloat16 in every case and mode on a CPU; return the table."""
+    records = []
+    for name in options.cases:
+        print(f"bench_logdet: {name}", file=sys.stderr, flush=True)
+        problem = build(CASES[name], options.terms)
+        records += cpu_precision.compare(CASES[name], problem, options.seconds, options.rounds)
+    return cpu_precision.summary(records)
+
+
 def run_gpu(options: argparse.Namespace, device: str, scale: float = 1.0) -> str:
     """Time all cases, modes and precisions on a GPU, or try to on a CPU; keep the records and return their table."""
     compiled = () if options.quick else options.cases if options.full else COMPILED_BY_DEFAULT
@@ -134,6 +146,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"left out: {row}")
     if options.device == "cuda":
         print(run_gpu(options, "cuda"))
+        return
+    if options.precision:
+        print(run_bf16(options))
         return
     records = run(options)
     print(tables(records))

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import torch
 from machine import why_no_gpu
 
+from iresnet_fast import _library
+
 FLOAT32, TF32, BF16 = "float32", "tf32", "bf16"
 PRECISIONS = (FLOAT32, TF32, BF16)
 
@@ -17,15 +19,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add --device and --precision, to be read by `check_options`."""
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
-        "--precision", type=_several, help=f"on a GPU, comma-separated, of {', '.join(PRECISIONS)} (default: all)"
+        "--precision",
+        type=_several,
+        help=f"on a GPU, comma-separated, of {', '.join(PRECISIONS)} (default: all); "
+        "for log-determinants on a CPU, bf16: ours under autocast beside float32",
     )
 
 
-def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """End the program with a sentence if there is no GPU to use; fill in all precisions where none is named."""
+def check_options(parser: argparse.ArgumentParser, options: argparse.Namespace, bf16_on_cpu: bool = False) -> None:
+    """End the program with a sentence if there is no such device or precision; on a GPU all precisions are the default.
+
+    Args:
+        parser: of the program.
+        options: what it read.
+        bf16_on_cpu: whether the program compares bf16 with float32 on a CPU.
+    """
     if options.device != "cuda":
-        if options.precision:
+        if options.precision and not (bf16_on_cpu and options.precision == (BF16,)):
             parser.error("--precision is for --device cuda; a CPU multiplies in float32.")
+        if options.precision and not _library.cpu_bf16():
+            parser.error(
+                "--precision bf16 needs a CPU with AVX512-BF16 or --device cuda; without it autocast multiplies in "
+                f"float32, and the instruction set in use is {_library.cpu_isa()}."
+            )
         return
     reason = why_no_gpu()
     if reason is not None:

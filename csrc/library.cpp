@@ -1,9 +1,10 @@
 // Every raw op of the package on one screen. They are private (no autograd formula): iresnet_fast/ops wraps them.
 //
 // A branch is passed as weights, biases, betas (one entry per stage; a tensor without elements means "none") and the
-// kernel ids of its activations. precision: the least exact way in which a GPU may form products of float32 numbers, 0
-// exactly, 1 from TF32, 2 from bf16 operands, with float32 sums; the CPU always computes exactly. Letters: B batch, d
-// event, L stages, n terms, m probes. Results are packed into few tensors, since each one costs microseconds.
+// kernel ids of its activations. precision: the least exact way in which products of float32 numbers may be formed, 0
+// exactly, 1 from TF32, 2 from bf16 operands, with float32 sums; a CPU knows the first, and with AVX512-BF16 the last.
+// Letters: B batch, d event, L stages, n terms, m probes. Results are packed into few tensors, since each one costs
+// microseconds.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(iresnet_fast, m) {

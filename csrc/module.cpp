@@ -107,6 +107,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled kernels of iresnet_fast: build metadata and choice of the instruction set.";
   m.def("build_info", &build_info, "What the extension was built with, as a dict.");
   m.def("cpu_isa", [] { return irf::isa_name(irf::current_isa()); }, "Instruction set in use.");
+  m.def("cpu_bf16", &irf::bf16_available, "Whether the instruction set in use has products of bfloat16 operands.");
   m.def("cpu_isas", &cpu_isas, "Instruction sets that were built and that this CPU can run, worst first.");
   m.def("cpu_isa_message", &irf::isa_message, "Why IRESNET_FAST_CPU_ISA was not honoured, or ''.");
   m.def("set_cpu_isa", &set_cpu_isa, py::arg("name"), "Use this instruction set from now on.");

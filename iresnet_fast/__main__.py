@@ -23,6 +23,10 @@ RAW_OPS = {
     "residual_logdet_exact": "jacobian",
     "residual_inverse": "residual_inverse",
 }
+_BF16 = {
+    True: "under torch.autocast('cpu', torch.bfloat16) products round their operands, sums are float32 (AVX512-BF16)",
+    False: "products are float32 under torch.autocast, too: the instruction set in use has none of bfloat16 operands",
+}
 ISAS = {"scalar": "CPU scalar", "avx2": "CPU AVX2", "avx512": "CPU AVX-512"}
 
 
@@ -93,6 +97,7 @@ def report() -> str:
             f"compiler          {info['compiler']}",
             f"instruction sets  built: {', '.join(info['isas'])}; usable: {', '.join(_library.cpu_isas())}; "
             f"in use: {_library.cpu_isa()}",
+            f"bfloat16          {_BF16[_library.cpu_bf16()]}",
         ]
         if message := _library.cpu_isa_message():
             lines.append(f"                  {message}")

@@ -196,6 +196,11 @@ def cpu_isa() -> str | None:
     return None if _extension is None else cast(str, _extension.cpu_isa())
 
 
+def cpu_bf16() -> bool:
+    """Return whether the instruction set the CPU kernels use has products of bfloat16 operands (AVX512-BF16)."""
+    return _extension is not None and cast(bool, _extension.cpu_bf16())
+
+
 def cpu_isas() -> list[str]:
     """Return the instruction sets built and usable on this CPU, worst first; empty without the extension."""
     return [] if _extension is None else cast(list[str], _extension.cpu_isas())

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from iresnet_fast import _library
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 PROMISED = {
     "case", "mode", "ours_ms", "baselines", "gflops", "sgemm_peak_gflops", "peak_mib", "error", "baseline_error",
@@ -57,6 +59,28 @@ def test_the_program_writes_table_json_and_plot(tmp_path):
             assert 0 < record["peak_mib"] < record["baselines_peak_mib"]["series"]
     assert set(records[0]["baselines"]) == {"series", "explicit", "normflows"}
     assert set(records[1]["baselines"]) == {"series", "neumann", "explicit", "normflows", "normflows_basic"}
+
+
+def test_bfloat16_beside_float32():
+    """Where the processor has the products, the ratio and both errors; elsewhere a sentence."""
+    selection = ("--precision", "bf16", "--cases", "mnist", "--terms", "2", "--threads", "1", "--seconds", "0")
+    for isa in _library.cpu_isas():
+        _library.set_cpu_isa(isa)
+        done = run(*selection, environment={"IRESNET_FAST_CPU_ISA": isa})
+        if not _library.cpu_bf16():
+            assert done.returncode == 2
+            assert (
+                f"--precision bf16 needs a CPU with AVX512-BF16 or --device cuda; without it autocast multiplies in float32, and the instruction set in use is {isa}."
+                in done.stderr
+            )
+            continue
+        assert done.returncode == 0, done.stderr
+        rows = [line.strip("| ").split("|") for line in done.stdout.splitlines() if line.startswith("| mnist")]
+        assert [row[1].strip() for row in rows] == ["eval", "train"]
+        for row in rows:
+            plain, narrow, ratio, *errors = (float(cell.strip(" x")) for cell in row[3:])
+            assert ratio == pytest.approx(plain / narrow, abs=0.01 + 0.01 * plain / narrow)
+            assert errors[0] < 1e-5 < errors[1] < 1e-2
 
 
 # Makes Python find these modules nowhere, as if they were not installed.

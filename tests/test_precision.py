@@ -98,7 +98,7 @@ def test_both_generations_of_switches_can_be_used():
 @pytest.mark.parametrize("convolutional", [False, True])
 def test_precision_is_a_constant_of_a_compiled_graph(convolutional):
     def f(x):
-        return x + _precision._float32_precision(convolutional)
+        return x + _precision._cuda_precision(convolutional)
 
     for tf32 in (True, False, True):
         allow_tf32("old", dense=tf32, images=tf32)
@@ -110,7 +110,7 @@ def test_a_compiled_branch_takes_the_precision_of_a_gpu(monkeypatch, tf32):
     """The whole graph compiles with the precision as a constant; a CPU tensor stands in for one of a GPU."""
     torch.backends.cuda.matmul.allow_tf32 = tf32
     monkeypatch.setattr(
-        sys.modules["iresnet_fast.ops.branch"], "precision_of", lambda x: _precision._float32_precision(x.dim() == 4)
+        sys.modules["iresnet_fast.ops.branch"], "precision_of", lambda x: _precision._cuda_precision(x.dim() == 4)
     )
     graphs = []
 

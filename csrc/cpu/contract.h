@@ -3,6 +3,7 @@
 // channels are then the lanes, and the numbers of the other are broadcast, so that no sum has to be added across lanes.
 #pragma once
 
+#include "cpu/bf16.h"
 #include "cpu/layout.h"
 #include "cpu/tile_io.h"
 
@@ -33,10 +34,12 @@ struct WeightSums {
   int rows, channels, taps;
   const int* offset;  // [taps]
   T* sums;
-  T* panel;  // [panel_size] scratch of the thread
+  T* panel;           // [panel_size] scratch of the thread
+  bool bf16 = false;  // products round their operands (contract_bf16.h)
 
   // The operand that leaves fewer lanes idle; the one with fewer channels to transpose on a tie.
   bool row_lanes() const {
+    if (bf16) return true;
     const int64_t by_rows = int64_t(round_up(rows, kLanes<T>)) * channels;
     const int64_t by_channels = int64_t(round_up(channels, kLanes<T>)) * rows;
     return by_rows != by_channels ? by_rows < by_channels : rows <= channels;
@@ -204,8 +207,14 @@ IRF_ALWAYS_INLINE void contract_vectors(int vectors, const WeightSums<T>& target
   contract_panel<T, kVectors>(target, pair, layout, lane);
 }
 
+// With operands rounded to bfloat16: contract_bf16.h.
+template <class T>
+void contract_bf16(const WeightSums<T>& target, const OperandPair<T>* pair, int pairs, const Layout<T>& layout);
+
 template <class T>
 void contract(const WeightSums<T>& target, const OperandPair<T>* pair, int pairs, const Layout<T>& layout) {
+  if constexpr (kBf16Products<T>)
+    if (target.bf16) return contract_bf16(target, pair, pairs, layout);
   const int vectors = divide_up(target.lanes(), kLanes<T>), panels = divide_up(vectors, kPanelVectors);
   for (int panel = 0, done = 0, count; panel < panels; ++panel, done += count) {
     count = divide_up(vectors - done, panels - panel);

@@ -61,6 +61,14 @@ Isa current_isa() { return state().isa.load(std::memory_order_relaxed); }
 
 void set_isa(Isa isa) { state().isa.store(isa, std::memory_order_relaxed); }
 
+bool bf16_available() {
+#ifdef __x86_64__
+  return current_isa() == Isa::kAvx512 && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
 const std::string& isa_message() { return state().message; }
 
 }  // namespace irf

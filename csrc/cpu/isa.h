@@ -24,6 +24,10 @@ Isa current_isa();
 // Use `isa`, which must be available, from the next kernel call on, in all threads.
 void set_isa(Isa isa);
 
+// Whether the instruction set in use has products of bfloat16 operands with float32 sums: AVX-512 on a CPU that has its
+// extension for them.
+bool bf16_available();
+
 // Why IRESNET_FAST_CPU_ISA was not honoured, in one sentence; empty if it was, or was not set.
 const std::string& isa_message();
 

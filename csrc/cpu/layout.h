@@ -36,6 +36,7 @@ struct Layout {
   const int* position;  // [vectors] first column of each vector
   bool masked;          // vectors also cover pad columns: what is written there must be zeroed
   const T* mask;        // [stride] all-ones bits on pixels, zero on pads (only if masked)
+  T* narrow;            // room of one thread for the operands of a product in bfloat16 (only if there are any)
 
   int64_t size(int channels) const { return int64_t(channels) * stride; }
   // Of samples or pixels, from the first of a row to the last.

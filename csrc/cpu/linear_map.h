@@ -83,8 +83,8 @@ struct GridConvolution {
       const T* weight = layer.weight + int64_t(group) * out * in * taps;
       forward[group] = PackedWeights<T>{out, in, taps, pick_tile_shape(out), offset, nullptr};
       if (!products) continue;
-      forward[group] = reserve_weights<T>(out, in, taps, offset, workspace);
-      transposed[group] = reserve_weights<T>(in, out, taps, reverse, workspace);
+      forward[group] = reserve_weights<T>(out, in, taps, offset, false, workspace);
+      transposed[group] = reserve_weights<T>(in, out, taps, reverse, false, workspace);
       for (int tile = 0; tile < forward[group].tiles(); ++tile)
         pack_tile(forward[group], tile, weight, int64_t(in) * taps, taps);
       for (int tile = 0; tile < transposed[group].tiles(); ++tile)

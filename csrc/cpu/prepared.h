@@ -3,8 +3,9 @@
 
 #include <limits>
 
+#include "cpu/contract_bf16.h"
 #include "cpu/parallel.h"
-#include "cpu/product.h"
+#include "cpu/product_bf16.h"
 
 namespace irf {
 namespace IRF_ISA {
@@ -128,6 +129,19 @@ struct Prepared {
     return tile;
   }
 
+  // Room for the operands that one thread rounds at a time: those of a product, or of a contraction.
+  T* take_narrow(Workspace& workspace) const {
+    if constexpr (kBf16Products<T>) {
+      if (!parallel.bf16) return nullptr;
+      int64_t floats = layout.size(divide_up(most_channels, 2));
+      for (int i = 0; i < branch.stages; ++i)
+        floats =
+            max_of(floats, 2 * NarrowRows(layout).floats(branch.stage[i].in_channels + branch.stage[i].out_channels));
+      return workspace.take<T>(floats);
+    }
+    return nullptr;
+  }
+
  private:
   static constexpr int kTaskShare = 8;  // tasks per stage, so that one wide stage is packed by several threads
 
@@ -137,8 +151,10 @@ struct Prepared {
       const Stage<T>& stage = branch.stage[i];
       const int taps = stage.kernel * stage.kernel;
       const int* offset = tap_offsets(i, transpose, workspace);
-      packs[i] = transpose ? reserve_weights<T>(stage.in_channels, stage.out_channels, taps, offset, workspace)
-                           : reserve_weights<T>(stage.out_channels, stage.in_channels, taps, offset, workspace);
+      const int rows = transpose ? stage.in_channels : stage.out_channels;
+      const int channels = transpose ? stage.out_channels : stage.in_channels;
+      const bool bf16 = parallel.bf16 && bf16_product_pays<T>(rows, channels, taps);
+      packs[i] = reserve_weights<T>(rows, channels, taps, offset, bf16, workspace);
     }
     return packs;
   }

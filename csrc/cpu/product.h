@@ -4,6 +4,7 @@
 // alike.
 #pragma once
 
+#include "cpu/bf16.h"
 #include "cpu/layout.h"
 
 namespace irf {
@@ -23,16 +24,19 @@ static_assert(kTileRows[0] * kTileVectors[0] + kTileVectors[0] + 1 <= kVectorReg
 static_assert(kTileRows[1] * kTileVectors[1] + kTileVectors[1] + 1 <= kVectorRegisters, "tile 1 spills");
 static_assert(kTileRows[2] * kTileVectors[2] + kTileVectors[2] + 1 <= kVectorRegisters, "tile 2 spills");
 
-// Weights of one linear map as the inner loop reads them: [tile][tap][channel][rows], rows padded with zeros.
+// Weights of one linear map as the inner loop reads them: [tile][tap][channel][rows], rows padded with zeros; in
+// bfloat16 two channels make one word of 32 bits, and a missing last one is zero.
 template <class T>
 struct PackedWeights {
   int rows, channels, taps;  // rows: output channels m
   int shape;                 // index into kTileRows
   const int* offset;         // [taps] column offset of each tap
   T* data;
+  bool bf16 = false;  // products round their operands (product_bf16.h)
 
+  int depth() const { return bf16 ? divide_up(channels, 2) : channels; }
   int tiles() const { return divide_up(rows, kTileRows[shape]); }
-  int64_t tile_size() const { return int64_t(kTileRows[shape]) * taps * channels; }
+  int64_t tile_size() const { return int64_t(kTileRows[shape]) * taps * depth(); }
 };
 
 // The tile shape that computes the fewest rows; the taller one on a tie (fewer loads per product).
@@ -44,17 +48,24 @@ inline int pick_tile_shape(int rows) {
 }
 
 template <class T>
-PackedWeights<T> reserve_weights(int rows, int channels, int taps, const int* offset, Workspace& workspace) {
-  PackedWeights<T> packed{rows, channels, taps, pick_tile_shape(rows), offset, nullptr};
+PackedWeights<T> reserve_weights(int rows, int channels, int taps, const int* offset, bool bf16, Workspace& workspace) {
+  PackedWeights<T> packed{rows, channels, taps, pick_tile_shape(rows), offset, nullptr, bf16};
   packed.data = workspace.take<T>(packed.tiles() * packed.tile_size());
   return packed;
 }
+
+// With operands rounded to bfloat16: product_bf16.h.
+template <class T>
+void pack_bf16_tile(const PackedWeights<T>& packed, int first, const T* source, int64_t row_stride,
+                    int64_t channel_stride, T* out);
 
 // Fills tile `tile` from weight(m, c, t) = source[m * row_stride + c * channel_stride + t].
 template <class T>
 void pack_tile(const PackedWeights<T>& packed, int tile, const T* source, int64_t row_stride, int64_t channel_stride) {
   const int height = kTileRows[packed.shape], first = tile * height;
   T* out = packed.data + tile * packed.tile_size();
+  if constexpr (kBf16Products<T>)
+    if (packed.bf16) return pack_bf16_tile(packed, first, source, row_stride, channel_stride, out);
   for (int t = 0; t < packed.taps; ++t)
     for (int c = 0; c < packed.channels; ++c)
       for (int i = 0; i < height; ++i)
@@ -198,9 +209,16 @@ void product_shape(const PackedWeights<T>& packed, const T* in, const Layout<T>&
   }
 }
 
+// With operands rounded to bfloat16: product_bf16.h.
+template <class T>
+void product_bf16(const PackedWeights<T>& packed, const T* in, const Layout<T>& layout, const EpilogueOperands<T>& op,
+                  T* out);
+
 template <class T>
 void product(const PackedWeights<T>& packed, const T* in, const Layout<T>& layout, const EpilogueOperands<T>& op,
              T* out) {
+  if constexpr (kBf16Products<T>)
+    if (packed.bf16) return product_bf16(packed, in, layout, op, out);
   switch (packed.shape) {
     case 0:
       return product_shape<T, 0>(packed, in, layout, op, out);

@@ -45,7 +45,7 @@ void activate(Activation activation, const Layout<T>& layout, const T* a, int ch
 template <class T>
 struct Walk {
   const Prepared<T>& prepared;
-  const Layout<T>& layout;
+  Layout<T> layout;  // that of `prepared`, with the room of this thread
   const int stages;
   T *x, *g;     // input and output tiles of `forward`
   T** a;        // [L + 1] pre-activations: a[0] = x, a[L] = g; between them one buffer shared unless `keep`
@@ -56,6 +56,7 @@ struct Walk {
   Walk(const Prepared<T>& prepared_, Order order, bool keep, Workspace& workspace)
       : prepared(prepared_), layout(prepared.layout), stages(prepared.branch.stages) {
     const Stage<T>* stage = prepared.branch.stage;
+    layout.narrow = prepared.take_narrow(workspace);
     a = workspace.take<T*>(stages + 1);
     h = workspace.take<T*>(stages);
     d = workspace.take<T*>(stages);

@@ -47,10 +47,10 @@ def residual_inverse(
     if plain, brought no better residual (the floor of rounding, or no contraction). Gradients to z, weights, biases and
     parameters by the implicit function theorem, of any order, to the relative tolerance `tol`.
 
-    On a GPU the products are full float32 whatever TF32 and autocast allow: narrower operands would hold every residual
-    above some 1e-3 of z, and no error near `tol` could be certified.
+    The products are full float32 whatever TF32 and autocast allow: narrower operands would hold every residual above
+    some 1e-3 of z, and no error near `tol` could be certified.
 
-    There, a branch too wide to stay on chip takes a few launches an iteration. They are enqueued 16 iterations at a
+    On a GPU, a branch too wide to stay on chip takes a few launches an iteration. They are enqueued 16 iterations at a
     time, and before the third piece and every later one the call waits for the last but one: it ends at most 32
     iterations after its last sample. A CUDA graph cannot wait, and records the smaller of `max_iterations` and
     ceil(log eps / log lipschitz) iterations of such a branch (one more if accelerated), after which the residual of a

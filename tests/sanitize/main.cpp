@@ -1,6 +1,8 @@
 // Every CPU kernel on ragged shapes, under the address and undefined-behaviour sanitizers (`make sanitize`): all
 // instruction sets of this CPU, 1 and 3 threads, buffers of exactly the size the kernels may touch. Checks that results
 // are finite, that they agree between instruction sets and thread counts, and a few identities. Torch-free.
+#include "bf16.h"
+#include "branch_data.h"
 #include "cases.h"
 #include "checks.h"
 #include "fingerprint.h"
@@ -8,32 +10,6 @@
 #include "lanczos.h"
 
 namespace {
-
-// The numbers of a case and the plain structs over them.
-template <class T>
-struct BranchData {
-  std::vector<Numbers<T>> weights, biases, betas;
-  std::vector<irf::Stage<T>> stages;
-  irf::Branch<T> branch;
-  int64_t size, parameters = 0;
-
-  explicit BranchData(const BranchCase& c) {
-    const size_t n = c.kernels.size();
-    for (size_t i = 0; i < n; ++i) {
-      const int in = c.widths[i], out = c.widths[i + 1], area = c.kernels[i] * c.kernels[i];
-      // Row and column sums below 0.8, so the norm is.
-      weights.push_back(random_numbers<T>(int64_t(in) * out * area, T(0.8) / T(std::max(in, out) * area)));
-      biases.push_back(random_numbers<T>(c.biases ? out : 0));
-      betas.push_back(random_numbers<T>(c.activations[i] == irf::Activation::kLipSwish ? 1 : 0));
-      parameters += weights[i].size() + biases[i].size() + betas[i].size();
-    }
-    for (size_t i = 0; i < n; ++i)
-      stages.push_back({c.activations[i], c.widths[i], c.widths[i + 1], c.kernels[i], weights[i].data(),
-                        biases[i].empty() ? nullptr : biases[i].data(), betas[i].empty() ? nullptr : betas[i].data()});
-    branch = {int(n), stages.data(), c.height, c.width, c.batch};
-    size = branch.in_size();
-  }
-};
 
 template <class T>
 void check_branch(const std::string& name, const BranchCase& c) {
@@ -299,6 +275,7 @@ void check_all(const char* type) {
 
 int main() {
   check_fingerprint();
+  check_bf16();
   check_all<float>("float32");
   check_all<double>("float64");
   if (failures > 0) std::printf("%d checks failed\n", failures);

@@ -33,10 +33,13 @@ struct Branch {
   int64_t in_size() const { return stage[0].in_channels * pixels(); }
 };
 
-// Runs task(0) .. task(count - 1), possibly at the same time.
+// How a CPU kernel runs: on which threads, and how exactly it multiplies.
 struct Parallel {
   int threads;
+  // Runs task(0) .. task(count - 1), possibly at the same time.
   void (*run)(int64_t count, void (*task)(int64_t index, void* context), void* context);
+  // The products of a branch may round float32 operands to bfloat16, with float32 sums; only if bf16_available().
+  bool bf16 = false;
 };
 
 template <class T>

@@ -2,6 +2,7 @@
 // torch's own thread pool. Its twin is torch/cuda/device.h; the include path chooses.
 #pragma once
 
+#include "cpu/isa.h"
 #include "cpu/kernels.h"
 #include "torch/cpu/recycled.h"
 #include "torch/operands.h"
@@ -15,14 +16,14 @@ Parallel torch_parallel();
 // Checks that an index holds every number below its size once.
 void check_order(const int64_t* index, int64_t size);
 
-// One call of a kernel. Precision is for GPUs: products here are always full.
+// One call of a kernel. Of the precisions there are here full products and, on some CPUs, those of bfloat16 operands.
 template <class T>
 class OnDevice {
  public:
-  explicit OnDevice(const Tensor&, int64_t precision = 0) { use_precision(precision); }
+  explicit OnDevice(const Tensor&, int64_t precision = 0) : parallel_(torch_parallel()) { use_precision(precision); }
 
   // Of the products from now on.
-  void use_precision(int64_t precision) { checked_precision(precision); }
+  void use_precision(int64_t precision) { parallel_.bf16 = checked_precision(precision) == 2 && bf16_available(); }
 
   // How much there is that branch_backward need not compute again.
   int64_t kept_size(const Branch<T>& branch, const ResidualLogdetOperands<T>&) const {
@@ -73,7 +74,7 @@ class OnDevice {
  private:
   // Looked up once: what is kept must have the size of the kernel that fills it.
   const Kernels<T>& kernels_ = kernels<T>();
-  const Parallel parallel_ = torch_parallel();
+  Parallel parallel_;
 };
 
 }  // namespace irf::binding
