@@ -10,9 +10,9 @@ from test_branch import test_deterministic as test_branch_is_deterministic  # no
 from test_branch import test_function_transforms as test_branch_under_transforms  # noqa: F401
 from test_branch import test_matches_reference as test_branch_matches_reference  # noqa: F401
 from test_residual_inverse import test_accelerated_matches_reference as test_inverse_accelerated  # noqa: F401
-from test_residual_inverse import test_converged_samples_are_frozen, test_zero_weights  # noqa: F401
 from test_residual_inverse import test_deterministic as test_inverse_is_deterministic  # noqa: F401
 from test_residual_inverse import test_matches_reference as test_inverse_matches_reference  # noqa: F401
+from test_residual_inverse import test_zero_weights  # noqa: F401
 from test_residual_logdet import test_deterministic, test_information_matches_reference  # noqa: F401
 from test_residual_logdet import test_function_transforms as test_logdet_under_transforms  # noqa: F401
 from test_residual_logdet import test_matches_reference as test_logdet_matches_reference  # noqa: F401
@@ -68,7 +68,7 @@ def test_slabs_match_reference(case):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", **named([*WIDE, SLABS[1]]))
-@pytest.mark.parametrize("ways", itertools.product(WAYS, WAYS), ids="-".join)
+@pytest.mark.parametrize("ways", list(itertools.product(WAYS, WAYS)), ids="-".join)
 def test_way_may_change_before_the_backward_pass(force, ways, case, dtype):
     expected = evaluate(ops, case, dtype)[2:]
     problem = make(case, dtype).requires_grad()
@@ -112,6 +112,27 @@ def test_inference_mode_and_a_mode_that_watches():
     with torch.inference_mode():
         for a, b in zip(call(ops, problem), expected, strict=True):
             assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", **named(WIDE))
+def test_a_sample_of_an_inverse_stops_by_itself(case, dtype):
+    """Up to rounding what it is alone: a library's sums may depend on how many samples it is given."""
+    problem = make(case, dtype)
+    problem.x[::3] *= 100.0
+    problem.x[4] = torch.nan
+
+    def solve(z):
+        return ops.residual_inverse(z, *problem.branch, LIPSCHITZ, 1e-3, 1000, problem.parameters)
+
+    x, iterations, residual = solve(problem.x)
+    assert iterations.unique().numel() > 2
+    assert iterations[4] == 0
+    assert residual[4].isnan()
+    for i in (0, 1, 2, 3, 5, 6):
+        alone = solve(problem.x[i : i + 1])
+        torch.testing.assert_close(x[i], alone[0][0], rtol=0.0, atol=1e-3)
+        assert abs(iterations[i] - alone[1][0]) <= 1
 
 
 def test_inverse_of_several_slabs(force):

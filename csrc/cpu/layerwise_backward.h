@@ -59,6 +59,17 @@ const T* load_tangents(const LayerWalk<T>& walk, const T* tangents, int64_t firs
   return buffer;
 }
 
+// The weight gradient of stage `i` from its `h` and the cotangents [1 + m] behind it. Two at a time, as of one probe:
+// the sums of all pairs at once would be so long that they round worse than those of the ordinary gradient.
+template <class T>
+void weight_gradient(const LayerWalk<T>& walk, int i, const T* cotangents, bool accumulate, T* result) {
+  const int64_t inputs = walk.numbers(i),
+                outputs = walk.samples * walk.branch.stage[i].out_channels * walk.branch.pixels();
+  for (int j = 0; j <= walk.m; j += 2)
+    walk.library.weight_gradient(walk.library.context, i, walk.stage[i].h + j * inputs, cotangents + j * outputs,
+                                 min_of(2, 1 + walk.m - j) * walk.samples, accumulate || j > 0, result);
+}
+
 template <class T>
 void layerwise_branch_backward(const Branch<T>& branch, const BranchBackwardOperands<T>& op, const Parallel& parallel,
                                const LibraryProducts<T>& library) {
@@ -93,8 +104,7 @@ void layerwise_branch_backward(const Branch<T>& branch, const BranchBackwardOper
         activate_rows(stage.activation, parallel, walk.inputs(i), rows.a, static_cast<const T*>(nullptr),
                       rows.a + walk.numbers(i), m, walk.slope[i], again);
       }
-      library.weight_gradient(library.context, i, rows.h, cotangents, (1 + m) * walk.samples, first > 0,
-                              gradients[i].weight);
+      weight_gradient(walk, i, cotangents, first > 0, gradients[i].weight);
       if (stage.bias)
         add_channel_sums(parallel, {walk.samples, stage.out_channels, branch.pixels()}, cotangents, gradients[i].bias);
       if (i == 0 && !op.grad_x && !stage.beta) break;

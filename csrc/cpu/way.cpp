@@ -21,8 +21,8 @@ int64_t weights_of(const Stage<T>& stage) {
 // Fitted to times of both ways by `benchmarks/bench_sweep.py --fit`, which prints these two lines; benchmarks/README.md
 // says how.
 constinit const WayConstants kWayConstants{
-    .tiles = {0.0170, 0.0250, 0.10, 2.0},
-    .layers = {0.0220, 0.0190, 0.10, 0.5, 15000},
+    .tiles = {0.0209, 0.0295, 0.1, 1},
+    .layers = {0.025, 0.0185, 0.12, 1, 15000},
 };
 
 template <class T>
