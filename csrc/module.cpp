@@ -11,7 +11,9 @@
 #include <vector>
 
 #include "cpu/isa.h"
+#include "cpu/way.h"
 #include "cuda/plan/plan.h"
+#include "iresnet_fast/params.h"
 
 namespace py = pybind11;
 
@@ -67,6 +69,11 @@ void set_cpu_isa(const std::string& name) {
                         "), got '" + name + "'.");
 }
 
+void force_cpu_way(const std::string& name) {
+  if (!irf::force_way(name))
+    throw py::value_error("force_cpu_way: name must be 'tiles', 'layers' or '', got '" + name + "'.");
+}
+
 // Architecture, multiprocessors, shared memory of a block and of a multiprocessor, second-level cache.
 using CardNumbers = std::tuple<int, int, int, int, int64_t>;
 
@@ -101,6 +108,40 @@ std::string describe_plan(const std::vector<int>& channels, const std::vector<in
   return describe_walk(shape, request, plan, card, element_bytes);
 }
 
+template <class T>
+py::dict cpu_way_of(const std::vector<int>& channels, const std::vector<int>& kernels, std::pair<int, int> image,
+                    int64_t batch, const irf::Work& work, int threads) {
+  std::vector<irf::Stage<T>> stages;
+  for (size_t i = 0; i < kernels.size(); ++i)
+    stages.push_back({irf::Activation::kIdentity, channels[i], channels[i + 1], kernels[i], nullptr, nullptr, nullptr});
+  const irf::Branch<T> branch{int(stages.size()), stages.data(), image.first, image.second, batch};
+  const irf::Parallel parallel{threads, nullptr};
+  const irf::Kernels<T>& table = irf::kernels<T>();
+  const irf::TileSizes tiles = table.tile_sizes(branch, parallel);
+  const irf::WayCounts counts = irf::way_counts(branch, work, threads, tiles);
+  const irf::WayTimes times = irf::way_times(counts);
+  py::dict result;
+  result["layers"] = irf::choose_way(branch, work, parallel, table) == irf::Way::kLayers;
+  result["cores"] = tiles.chunks;
+  result["samples"] = tiles.samples;
+  result["tiles"] = tiles.tiles;
+  result["columns"] = tiles.columns;
+  result["nanoseconds"] = std::vector<double>{times.tiles, times.layers};
+  result["tile_counts"] = counts.tiles;
+  result["layer_counts"] = counts.layers;
+  return result;
+}
+
+// How the CPU kernels would go over a branch, and what the rule counts to say so; see cpu/way.h.
+py::dict cpu_way(const std::vector<int>& channels, const std::vector<int>& kernels, std::pair<int, int> image,
+                 int64_t batch, int64_t stacked, int64_t events, int64_t chain, int64_t probes, bool gradients,
+                 int threads, int element_bytes) {
+  if (kernels.empty() || channels.size() != kernels.size() + 1)
+    throw py::value_error("cpu_way: a branch must have one more number of channels than kernels, and a kernel.");
+  const irf::Work work{stacked, events, chain, probes, gradients};
+  return (element_bytes == 8 ? cpu_way_of<double> : cpu_way_of<float>)(channels, kernels, image, batch, work, threads);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -111,6 +152,12 @@ PYBIND11_MODULE(_C, m) {
   m.def("cpu_isas", &cpu_isas, "Instruction sets that were built and that this CPU can run, worst first.");
   m.def("cpu_isa_message", &irf::isa_message, "Why IRESNET_FAST_CPU_ISA was not honoured, or ''.");
   m.def("set_cpu_isa", &set_cpu_isa, py::arg("name"), "Use this instruction set from now on.");
+  m.def("force_cpu_way", &force_cpu_way, py::arg("name"),
+        "For tests: 'tiles' or 'layers' from now on; '' chooses by the rule again.");
+  m.def("cpu_way", &cpu_way, "How the CPU kernels would go over a branch; see iresnet_fast/_plan.py.",
+        py::arg("channels"), py::arg("kernels"), py::arg("image"), py::arg("batch"), py::arg("stacked"),
+        py::arg("events"), py::arg("chain"), py::arg("probes"), py::arg("gradients"), py::arg("threads"),
+        py::arg("element_bytes"));
   m.def("known_cards", &known_cards, "GPUs whose limits are known here, as name -> limits.");
   m.def("describe_plan", &describe_plan,
         "How the CUDA kernels would run a branch on a card; see iresnet_fast/_plan.py.", py::arg("channels"),

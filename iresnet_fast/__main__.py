@@ -1,6 +1,6 @@
 """`python -m iresnet_fast`: versions, instruction sets, and which op has which kernel on this machine.
 
-`python -m iresnet_fast plan --help`: how the CUDA kernels would run a branch.
+`python -m iresnet_fast plan --help`: how a branch would run on a GPU or on the CPU.
 """
 
 import argparse
@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Without a command: versions, instruction sets, and which op has which kernel on this machine.",
     )
     commands = parser.add_subparsers(dest="command")
-    plan = commands.add_parser("plan", help="how the CUDA kernels would run a branch", description=_plan.__doc__)
+    plan = commands.add_parser("plan", help="how a branch would run on a GPU or on the CPU", description=_plan.__doc__)
     _plan.add_options(plan)
     options = parser.parse_args(arguments)
     if options.command is None:

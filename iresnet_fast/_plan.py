@@ -1,4 +1,4 @@
-"""`python -m iresnet_fast plan`: how the CUDA kernels would run a branch on a GPU, which need not be there."""
+"""`python -m iresnet_fast plan`: how a branch would run on a CPU, or on a GPU, which need not be there."""
 
 import argparse
 from typing import Any, NamedTuple
@@ -62,7 +62,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="dense:2,128,128,2 (widths) or conv:4,32,32,4:3,1,3:14x14 (channels, kernels, image); the first "
         "activation is taken to be the identity",
     )
-    parser.add_argument("--card", required=True, help=f"{', '.join(_known_cards())}, or this: the GPU of this machine")
+    parser.add_argument(
+        "--card", required=True, help=f"{', '.join(_known_cards())}; this: the GPU of this machine; cpu: its CPU"
+    )
+    parser.add_argument("--threads", type=_count, help="of a CPU (default: torch's own choice)")
     parser.add_argument("--batch", type=_count, default=256, help="samples (default: 256)")
     parser.add_argument("--probes", type=_count, default=1, help="probes of the log-determinant (default: 1)")
     parser.add_argument("--terms", type=_count, default=10, help="terms of its series (default: 10)")
@@ -84,6 +87,8 @@ def describe(options: argparse.Namespace) -> str:
     module = _library.extension()
     if module is None:
         raise ValueError(f"plans are computed by the extension, which is unavailable: {_library.EXTENSION_ERROR}.")
+    if options.card == "cpu":
+        return _describe_cpu(module, options)
     branch, card = options.branch, _card(options.card)
     precision = 0 if options.dtype == "float64" else _PRECISIONS[options.precision]
 
@@ -107,12 +112,38 @@ def describe(options: argparse.Namespace) -> str:
     return "\n\n".join(f"{title}\n{text}" for title, text in plans.items())
 
 
+def _describe_cpu(module: Any, options: argparse.Namespace) -> str:
+    """Return which way the CPU kernels go in every walk, and why."""
+    branch, threads = options.branch, options.threads or torch.get_num_threads()
+
+    def plan(stacked: int = 1, events: int = 1, chain: int = 0, probes: int = 1, gradients: bool = False) -> str:
+        way = module.cpu_way(
+            *branch, options.batch, stacked, events, chain, probes, gradients, threads, _BYTES[options.dtype]
+        )
+        tiles, layers = (nanoseconds / 1e6 for nanoseconds in way["nanoseconds"])
+        modelled = f"modelled: tiles {tiles:.3g} ms, layers {layers:.3g} ms"
+        if way["layers"]:
+            return f"cpu, {threads} threads: layer by layer, products of torch's libraries on all threads; {modelled}"
+        return (
+            f"cpu, {threads} threads: tiles of {way['samples']} samples, {way['columns']} columns each, on "
+            f"{way['cores']} cores, at most {way['tiles']} tiles a core; {modelled}"
+        )
+
+    plans = {
+        "branch, g(x)": plan(),
+        f"log-determinant, {options.terms} terms": plan(chain=options.terms, probes=options.probes),
+        f"a training step, {options.terms} terms, one probe": plan(2, 2, options.terms - 1, gradients=True),
+        f"inverse, {options.iterations} iterations": plan(options.iterations),
+    }
+    return "\n\n".join(f"{title}\n{text}" for title, text in plans.items())
+
+
 def _card(name: str) -> Card:
     cards = _known_cards()
     if name in cards:
         return cards[name]
     if name != "this":
-        raise ValueError(f"--card must be one of {', '.join(cards)}, or this, got {name!r}.")
+        raise ValueError(f"--card must be one of {', '.join(cards)}, this, or cpu, got {name!r}.")
     if not torch.cuda.is_available():
         built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is a CPU build"
         raise ValueError(f"--card this needs a GPU, and torch {torch.__version__} {built} and finds none.")

@@ -1,8 +1,9 @@
-"""`python -m iresnet_fast plan`: plans of branches on GPUs that need not be there."""
+"""`python -m iresnet_fast plan`: plans of branches on the CPU, and on GPUs that need not be there."""
 
 import pytest
 import torch
 
+from iresnet_fast import _library, ops
 from iresnet_fast.__main__ import main
 
 CONV = ["plan", "--branch", "conv:4,32,32,4:3,1,3:14x14", "--card", "h100"]
@@ -63,7 +64,7 @@ def test_a_branch_that_tensor_cores_would_slow_down_keeps_its_precision(capsys, 
         (
             "--card",
             "h200",
-            "--card must be one of a100, b200, h100, rtx3090, rtx4090, rtx5090, t4, or this, got 'h200'.",
+            "--card must be one of a100, b200, h100, rtx3090, rtx4090, rtx5090, t4, this, or cpu, got 'h200'.",
         ),
         ("--batch", "0", "expected a positive whole number, got '0'"),
         ("--precision", "fp8", "invalid choice: 'fp8'"),
@@ -80,3 +81,36 @@ def test_this_card_needs_a_gpu(capsys):
     with pytest.raises(SystemExit):
         main([*CONV, "--card", "this"])
     assert f"--card this needs a GPU, and torch {torch.__version__} " in capsys.readouterr().err
+
+
+CPU_WALKS = ["branch, g(x)", "log-determinant, 10 terms", "a training step, 10 terms, one probe", "inverse, 20 iter"]
+
+
+def test_a_cpu_goes_in_tiles_where_they_fill_its_cores(capsys):
+    plans = plan(capsys, "plan", "--branch", "conv:4,32,32,4:3,1,3:14x14", "--card", "cpu", "--threads", "2")
+    assert [text.startswith(title) for text, title in zip(plans, CPU_WALKS, strict=True)] == [True] * 4
+    for text in plans:
+        assert text.splitlines()[1].startswith("cpu, 2 threads: tiles of ")
+        assert " on 2 cores, " in text
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_cpu_goes_layer_by_layer_where_the_weights_are_what_costs(capsys, dtype):
+    wide = ("plan", "--branch", "dense:1024,1024,1024,1024", "--card", "cpu", "--threads", "2", "--dtype", dtype)
+    plans = plan(capsys, *wide, "--batch", "4")
+    assert ["layer by layer" in text for text in plans] == [True] * 4
+    for text in plans:
+        assert "modelled: tiles " in text
+
+
+def test_a_plan_of_a_cpu_is_what_runs():
+    """The rule is asked by the op with the sizes that a plan shows."""
+    torch.set_num_threads(1)
+    module = _library.extension()
+    planned = module.cpu_way([512, 512, 512], [1, 1], (0, 0), 4, 1, 1, 0, 1, False, 1, 4)
+    assert planned["layers"]
+    weights = [torch.randn(512, 512) for _ in range(2)]
+    x, biases, activations = torch.randn(4, 512), [None, None], ["identity", "elu"]
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        ops.branch(x, weights, biases, activations)
+    assert [event.count for event in profiler.key_averages() if event.key == "aten::mm"] == [2]

@@ -8,6 +8,8 @@
 #include "cpu/fingerprint.h"
 #include "cpu/kernels.h"
 #include "cpu/lanczos_norm.h"
+#include "cpu/layerwise_backward.h"
+#include "cpu/layerwise_inverse.h"
 #include "cpu/rearrange.h"
 #include "cpu/residual_inverse.h"
 #include "cpu/residual_logdet.h"
@@ -15,6 +17,7 @@
 #include "cpu/spectral_norm.h"
 #include "cpu/spectral_normalize.h"
 #include "cpu/sum_rows.h"
+#include "cpu/tile_sizes.h"
 
 namespace irf {
 namespace IRF_ISA {
@@ -40,7 +43,15 @@ constexpr Kernels<T> table() {
           actnorm<T>,
           actnorm_backward<T>,
           rearrange<T>,
-          sum_rows<T>};
+          sum_rows<T>,
+          tile_sizes<T>,
+          layerwise_branch<T>,
+          layerwise_branch_backward<T>,
+          layerwise_kept_size<T>,
+          layerwise_kept_fits<T>,
+          layerwise_residual_logdet<T>,
+          layerwise_jacobian_powers<T>,
+          layerwise_residual_inverse<T>};
 }
 
 }  // namespace

@@ -1,11 +1,10 @@
 // What every op does once per call before it walks: share the samples out, choose the tile, pack the weights.
 #pragma once
 
-#include <limits>
-
 #include "cpu/contract_bf16.h"
 #include "cpu/parallel.h"
 #include "cpu/product_bf16.h"
+#include "cpu/slope.h"
 
 namespace irf {
 namespace IRF_ISA {
@@ -93,12 +92,7 @@ struct Prepared {
       layout = grid_layout<T>(branch.height, branch.width, reach, reach, reach, images, workspace);
     }
     slope = workspace.take<T>(branch.stages);
-    for (int i = 0; i < branch.stages; ++i) {
-      const double beta = branch.stage[i].beta ? *branch.stage[i].beta : 0;
-      slope[i] = static_cast<T>(beta > 30 ? beta : __builtin_log1p(__builtin_exp(beta)));
-      // Zero times infinity is no number; a positive slope this small does as little.
-      if (slope[i] < std::numeric_limits<T>::min()) slope[i] = std::numeric_limits<T>::min();
-    }
+    for (int i = 0; i < branch.stages; ++i) slope[i] = slope_of(branch.stage[i]);
   }
 
   // Packs the weights of every stage for products with A, with A^T, or both.

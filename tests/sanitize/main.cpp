@@ -8,11 +8,12 @@
 #include "fingerprint.h"
 #include "flow.h"
 #include "lanczos.h"
+#include "layerwise.h"
 
 namespace {
 
 template <class T>
-void check_branch(const std::string& name, const BranchCase& c) {
+void check_branch(const std::string& name, const BranchCase& c, bool layers) {
   const BranchData<T> data(c);
   const int64_t batch = c.batch, size = data.size, all = batch * size, m = c.probes;
   const int terms = 4;
@@ -22,7 +23,7 @@ void check_branch(const std::string& name, const BranchCase& c) {
   const Numbers<T> tail(terms, T(1));
 
   on_all_machines<T>(name, [&](const std::string& where, const irf::Parallel& parallel) {
-    const irf::Kernels<T>& kernels = irf::kernels<T>();
+    const Ways<T> kernels{irf::kernels<T>(), layers};
     const irf::Branch<T>& branch = data.branch;
     Numbers<T> g = unwritten<T>(all);
     kernels.branch(branch, {x.data(), g.data(), false}, parallel);
@@ -261,7 +262,9 @@ void check_all(const char* type) {
   for (const auto& [group, cases] : groups) {
     const int before = failures;
     for (size_t i = 0; i < cases.size(); ++i)
-      check_branch<T>(std::string(group) + " " + std::to_string(i) + " " + type, cases[i]);
+      for (bool layers : {false, true})
+        check_branch<T>(std::string(group) + " " + std::to_string(i) + " " + type + (layers ? " layers" : ""), cases[i],
+                        layers);
     std::printf("%s, %s: %zu branches, %s\n", group, type, cases.size(), failures == before ? "ok" : "FAILED");
   }
   const int before = failures;
