@@ -14,6 +14,8 @@ namespace {
 constexpr int kContractRows = 4;
 #if defined(__AVX512F__)
 constexpr int kContractChannels = 6;
+#elif defined(IRF_NEON)
+constexpr int kContractChannels = 5;  // GCC loads a whole turn ahead on AArch64, and of six it spills two
 #else
 constexpr int kContractChannels = 2;
 #endif
@@ -83,6 +85,13 @@ IRF_ALWAYS_INLINE void add_lane_sums(const Vector<T> (&row)[kRows], T* sums) {
     _mm_storeu_ps(sums, _mm_add_ps(_mm_loadu_ps(sums), total));
     return;
   }
+#elif defined(IRF_NEON)
+  if constexpr (sizeof(T) == 4 && kRows == 4) {
+    const float32x4_t ab = vpaddq_f32((float32x4_t)row[0], (float32x4_t)row[1]),
+                      cd = vpaddq_f32((float32x4_t)row[2], (float32x4_t)row[3]);
+    vst1q_f32(sums, vaddq_f32(vld1q_f32(sums), vpaddq_f32(ab, cd)));
+    return;
+  }
 #endif
   for (int i = 0; i < kRows; ++i) sums[i] += sum_lanes<T>(row[i]);
 }
@@ -97,16 +106,20 @@ __attribute__((noinline)) void contract_tile(const WeightSums<T>& target, const 
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) acc[k][i] = Vector<T>{};
   for (int p = 0; p < pairs; ++p) {
-    const T* a = pair[p].a + row * stride;
-    const T* b = pair[p].b + channel * stride + target.offset[tap];
+    const T* a[kRows];  // AArch64 adds no more than one index to an address
+    const T* b[kChannels];
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) a[i] = pair[p].a + (row + i) * stride;
+#pragma GCC unroll 8
+    for (int k = 0; k < kChannels; ++k) b[k] = pair[p].b + (channel + k) * stride + target.offset[tap];
     for (int j = 0; j < layout.vectors; ++j) {
       const int64_t at = layout.position[j];
       Vector<T> x[kRows];
 #pragma GCC unroll 8
-      for (int i = 0; i < kRows; ++i) x[i] = load(a + i * stride + at);
+      for (int i = 0; i < kRows; ++i) x[i] = load(a[i] + at);
 #pragma GCC unroll 8
       for (int k = 0; k < kChannels; ++k) {
-        const Vector<T> y = load(b + k * stride + at);
+        const Vector<T> y = load(b[k] + at);
 #pragma GCC unroll 8
         for (int i = 0; i < kRows; ++i) acc[k][i] = fma(x[i], y, acc[k][i]);
       }
