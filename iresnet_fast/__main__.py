@@ -23,7 +23,7 @@ RAW_OPS = {
     "residual_logdet_exact": "jacobian",
     "residual_inverse": "residual_inverse",
 }
-ISAS = {"scalar": "CPU scalar", "avx2": "CPU AVX2", "avx512": "CPU AVX-512"}
+ISAS = {"scalar": "CPU scalar", "neon": "CPU NEON", "avx2": "CPU AVX2", "avx512": "CPU AVX-512"}
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
