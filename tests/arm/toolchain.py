@@ -62,7 +62,11 @@ def _unpack(names: tuple[str, ...]) -> None:
     (fresh / "lists" / "partial").mkdir(parents=True)
     (fresh / "archives" / "partial").mkdir(parents=True)
     # Lists and files of its own: the system's belong to root, and may be locked.
-    options = [f"-oDir::State::Lists={fresh}/lists", f"-oDir::Cache={fresh}", f"-oDir::Cache::Archives={fresh}/archives"]
+    options = [
+        f"-oDir::State::Lists={fresh}/lists",
+        f"-oDir::Cache={fresh}",
+        f"-oDir::Cache::Archives={fresh}/archives",
+    ]
     apt = ["apt-get", "-qq", "-oDebug::NoLocking=1", "-oAPT::Sandbox::User=", "-oAcquire::Retries=3", *options]
     print(f"neon: fetching {' and '.join(PACKAGES)} into {BUILD} (110 MB)", file=sys.stderr, flush=True)
     for command in (["update"], ["install", "-y", "--download-only", "--no-install-recommends", *PACKAGES]):
