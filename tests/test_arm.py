@@ -48,9 +48,7 @@ def test_what_is_on_path_is_used(toolchain, monkeypatch):
 
 def test_without_debian_one_sentence(toolchain, monkeypatch):
     on_path(monkeypatch, toolchain)
-    with pytest.raises(
-        SystemExit, match="qemu-aarch64 is missing and there is no apt-get to fetch them with. Install a"
-    ):
+    with pytest.raises(SystemExit, match="qemu-aarch64 is missing and there is no apt-get to fetch them with"):
         toolchain.emulator()
 
 

@@ -21,9 +21,8 @@ from iresnet_fast_ninja import run_ninja
 def build() -> Path:
     """Compile and link the driver and return it; only what changed is compiled."""
     os.chdir(ROOT)
-    flags = {
-        source: [*COMMON_FLAGS, *RELEASE_FLAGS, "-Werror", *own] for source, own in kernel_sources("aarch64").items()
-    }
+    optimised = [*COMMON_FLAGS, *RELEASE_FLAGS, "-Werror"]
+    flags = {source: optimised + own for source, own in kernel_sources("aarch64").items()}
     # It takes longer to optimise than it runs.
     flags |= {str(path): [*COMMON_FLAGS, "-O1", "-Werror"] for path in sorted(Path("tests/sanitize").glob("*.cpp"))}
     # Static: it needs no AArch64 library to be where a loader looks for it.

@@ -1,7 +1,7 @@
 """A compiler for AArch64, its disassembler and an emulator: those on PATH, else Debian's, unpacked below build/arm.
 
-Nothing is installed and root is not needed: Debian's cross compiler finds its own files wherever it lies, and its qemu is
-a static program.
+Nothing is installed and root is not needed: Debian's cross compiler finds its own files wherever it lies, and its qemu
+is a static program.
 """
 
 from __future__ import annotations
@@ -62,11 +62,8 @@ def _unpack(names: tuple[str, ...]) -> None:
     (fresh / "lists" / "partial").mkdir(parents=True)
     (fresh / "archives" / "partial").mkdir(parents=True)
     # Lists and files of its own: the system's belong to root, and may be locked.
-    options = [
-        f"-oDir::State::Lists={fresh}/lists",
-        f"-oDir::Cache={fresh}",
-        f"-oDir::Cache::Archives={fresh}/archives",
-    ]
+    folders = {"State::Lists": fresh / "lists", "Cache": fresh, "Cache::Archives": fresh / "archives"}
+    options = [f"-oDir::{name}={folder}" for name, folder in folders.items()]
     apt = ["apt-get", "-qq", "-oDebug::NoLocking=1", "-oAPT::Sandbox::User=", "-oAcquire::Retries=3", *options]
     print(f"neon: fetching {' and '.join(PACKAGES)} into {BUILD} (110 MB)", file=sys.stderr, flush=True)
     for command in (["update"], ["install", "-y", "--download-only", "--no-install-recommends", *PACKAGES]):
