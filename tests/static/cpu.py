@@ -5,6 +5,7 @@ The loops of product.h and contract.h are compiled by themselves with the flags 
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "build_backend"), str(ROOT / "tests" / "arm")]
 import toolchain  # noqa: E402
+from iresnet_fast_build import find_compiler  # noqa: E402
 from iresnet_fast_flags import COMMON_FLAGS, ISA_FLAGS, KERNEL_FLAGS, RELEASE_FLAGS, architecture  # noqa: E402
 from iresnet_fast_ninja import run_ninja  # noqa: E402
 
@@ -22,8 +24,8 @@ BUILD = Path("build/static-cpu")
 ARCHITECTURES = {"neon": "aarch64", "avx2": "x86_64", "avx512": "x86_64"}
 
 # Least share of multiply-adds in the loops with the most of them. Beside them a turn loads the columns and the factors
-# of a tile and moves on: 24 of 32 instructions are multiply-adds on NEON, where a load brings two or four factors, 24 of
-# 38 with AVX-512, 12 of 23 with AVX2. A contraction computes addresses besides. A tenth or so is left to compilers.
+# of a tile and moves on: 24 of 32 instructions are multiply-adds on NEON, where a load brings two or four factors,
+# 24 of 38 with AVX-512, 12 of 23 with AVX2. A contraction computes addresses besides. A tenth is left to compilers.
 LEAST_SHARE = {
     ("product_tile", "neon"): 0.66,
     ("product_tile", "avx512"): 0.56,
@@ -124,6 +126,18 @@ def violations(isa: str, loops: list[Loop]) -> Iterator[str]:
 
 def hottest(loops: list[Loop], function: str, type: str) -> Loop | None:
     """Return the loop of a function with the most multiply-adds, the worst full tile; None if it has none."""
+    own = [loop for loop in loops if (loop.function, loop.type) == (function, type)]
+    return max(own, key=lambda loop: (loop.fmas, -loop.share), default=None)
+
+
+def read(isa: str, flags: tuple[str, ...] = ()) -> list[Loop]:
+    """Compile the loops for an instruction set, with further flags, and return them."""
+    os.chdir(ROOT)
+    native = ARCHITECTURES[isa] == architecture()
+    if not native and ARCHITECTURES[isa] != "aarch64":
+        raise SystemExit(f"{isa} is judged on a machine of its own architecture, {ARCHITECTURES[isa]}.")
+    compiler = find_compiler() if native else [toolchain.compiler()]
+    macros = [f"-DIRF_ISA={isa}", f"-DIRF_WITH_NEON={int(isa == 'neon')}"]
     own = [*KERNEL_FLAGS, *ISA_FLAGS[ARCHITECTURES[isa]][isa], *macros, *flags]
     own = [*COMMON_FLAGS, *RELEASE_FLAGS, "-Werror", *own]
     folder = BUILD / (f"{isa}-otherwise" if flags else isa)
