@@ -1,5 +1,5 @@
-# make test | matrix | simt | trust | bench | gpu | lint | sanitize | fuzz | cuda-static | cuda-install | simt-mutate |
-# build | clean.
+# make test | matrix | simt | trust | bench | gpu | lint | sanitize | neon | fuzz | cuda-static | cuda-install |
+# simt-mutate | build | clean.
 # Options: ARGS="--quick" for the program run, JOBS (test processes), VENV, PYTHON, MATRIX (environments of `matrix`).
 VENV ?= .venv
 PYTHON ?= python3
@@ -13,7 +13,7 @@ CUDA_TORCH := torch==2.14.1
 CPP := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' 2>/dev/null)
 BUILD_FILES := setup.py pyproject.toml $(wildcard build_backend/*.py) iresnet_fast/_version.py
 
-.PHONY: test matrix simt trust bench gpu lint sanitize fuzz cuda-static cuda-install simt-mutate build clean
+.PHONY: test matrix simt trust bench gpu lint sanitize neon fuzz cuda-static cuda-install simt-mutate build clean
 .DELETE_ON_ERROR:
 
 test: build
@@ -51,6 +51,10 @@ lint: $(VENV)/.requirements
 sanitize: $(VENV)/.requirements
 	$(BIN)/python setup.py -q sanitize
 	build/sanitize/run $(ARGS)
+
+# The same for AArch64, NEON beside scalar, compiled here and run under qemu; part of `make test`.
+neon: $(VENV)/.requirements
+	$(BIN)/python tests/arm
 
 # 10,000 calls of raw and public ops with arguments that nobody should pass, on the extension under the same sanitizers.
 fuzz: $(VENV)/.requirements

@@ -17,7 +17,6 @@ One ninja object per source, each with its own flags: so the kernels are compile
 
 import importlib.util
 import os
-import platform
 import runpy
 import shutil
 import subprocess
@@ -36,43 +35,23 @@ sys.path.insert(0, str(ROOT / "build_backend"))
 from iresnet_fast_announce import announcement  # noqa: E402
 from iresnet_fast_build import Torch, find_compiler, find_torch, skip_extension  # noqa: E402
 from iresnet_fast_cuda import LIBRARY, Toolkit, Unavailable, choose, forced, host_compiler  # noqa: E402
+from iresnet_fast_flags import (  # noqa: E402
+    COMMON_FLAGS,
+    DEBUG_FLAGS,
+    RELEASE_FLAGS,
+    SANITIZE_FLAGS,
+    TORCH_FLAGS,
+    architecture,
+    isa_flags,
+    kernel_sources,
+    link_flags,
+    system_flags,
+)
 from iresnet_fast_ninja import max_jobs, run_ninja  # noqa: E402
 
 DEBUG = os.environ.get("DEBUG", "0") not in ("", "0")
-IS_X86_64 = platform.machine().lower() in ("x86_64", "amd64")
-
-COMMON_FLAGS = ["-std=c++20", "-fPIC", "-fvisibility=hidden", "-Icsrc/include", "-Icsrc", "-Wall", "-Wextra"]
-RELEASE_FLAGS = ["-O3", "-DNDEBUG"]
-DEBUG_FLAGS = ["-O0", "-g", "-Werror"]
-SANITIZE_FLAGS = ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-# The stable ABI of torch 2.11: the same object serves every later torch.
-TORCH_FLAGS = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DTORCH_STABLE_ONLY"]
 NVCC_FLAGS = ["-std=c++17", "-Xcompiler=-fPIC,-fvisibility=hidden", "-Icsrc/include", "-Icsrc"]
 DEBUG_NVCC_FLAGS = ["-O0", "-g", "-Werror=all-warnings"]
-# Kernels test no errno and unmask no floating-point exception; everything else stays IEEE.
-KERNEL_FLAGS = ["-fno-math-errno", "-fno-trapping-math"]
-# csrc/cpu/kernels_<isa>.cpp; the rest of csrc/cpu must run on any CPU of the architecture.
-ISA_FLAGS = {
-    "scalar": [],
-    "avx2": ["-mavx2", "-mfma"],
-    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mprefer-vector-width=512"],
-}
-
-
-def built_isas() -> list[str]:
-    """Return the instruction sets for which kernels are compiled."""
-    return list(ISA_FLAGS) if IS_X86_64 else ["scalar"]
-
-
-def kernel_sources() -> dict[str, list[str]]:
-    """Return the torch-free CPU sources with the flags of each."""
-    flags = KERNEL_FLAGS if IS_X86_64 else [*KERNEL_FLAGS, "-DIRF_NO_X86"]
-    sources = {}
-    for path in sorted(Path("csrc/cpu").glob("*.cpp")):
-        isa = path.stem.removeprefix("kernels_") if path.stem.startswith("kernels_") else "scalar"
-        if isa in built_isas():
-            sources[str(path)] = [*flags, *ISA_FLAGS[isa]]
-    return sources
 
 
 def torch_sources(device: str) -> list[str]:
@@ -142,7 +121,7 @@ class BuildExtension(build_ext):
         self.cuda, self.cuda_note = self.find_cuda()
         version = subprocess.run([*self.cxx, "--version"], capture_output=True, text=True, check=True).stdout
         self.compiler_version = version.splitlines()[0]
-        built = (self.torch, self.compiler_version, built_isas(), self.cuda, self.cuda_note)
+        built = (self.torch, self.compiler_version, self.isas(), self.cuda, self.cuda_note)
         print(announcement(self.distribution.get_version(), *built, max_jobs()), flush=True)
         super().run()
 
@@ -176,7 +155,7 @@ class BuildExtension(build_ext):
         flags["csrc/module.cpp"] = [*self.common_flags(), *module_flags, *self.metadata()]
         flags |= self.digest_of_sources()
         flags |= assign(sources("csrc/cuda/**/*.cpp"), self.common_flags())  # plans need no GPU
-        return flags | {source: self.common_flags() + own for source, own in kernel_sources().items()}
+        return flags | {source: self.common_flags() + own for source, own in kernel_sources(architecture()).items()}
 
     def copy_extensions_to_source(self) -> None:
         """Copy what was built beside the Python files, for an editable install."""
@@ -206,7 +185,7 @@ class BuildExtension(build_ext):
 
     def common_flags(self) -> list[str]:
         """Return the flags of every C++ file."""
-        return COMMON_FLAGS + (DEBUG_FLAGS if DEBUG else RELEASE_FLAGS)
+        return COMMON_FLAGS + (DEBUG_FLAGS if DEBUG else RELEASE_FLAGS) + system_flags()
 
     def torch_flags(self, device: str) -> list[str]:
         """Return the flags of the files that include torch headers; device.h is that of "cpu" or "cuda"."""
@@ -216,9 +195,12 @@ class BuildExtension(build_ext):
 
     def link_flags(self, device: str) -> list[str]:
         """Return the flags that link a library to torch's."""
-        # No rpath: the package imports torch before its extension, so that the loaded library satisfies the need.
-        flags = ["-shared", "-Wl,--no-as-needed", f"-L{self.torch.folder / 'lib'}", "-ltorch_cpu"]
+        flags = link_flags(self.torch.folder / "lib")
         return flags if device == "cpu" else [*flags, "-ltorch_cuda", "-Wl,--exclude-libs,ALL"]
+
+    def isas(self) -> list[str]:
+        """Return the instruction sets of the CPU kernels."""
+        return list(isa_flags(architecture()))
 
     def metadata(self) -> list[str]:
         """Return what _C.build_info() reports, as macros."""
@@ -226,7 +208,7 @@ class BuildExtension(build_ext):
             "VERSION": self.distribution.get_version(),
             "TORCH": self.torch.version,
             "COMPILER": self.compiler_version,
-            "ISAS": ",".join(built_isas()),
+            "ISAS": ",".join(self.isas()),
             "CUDA_ARCHS": ",".join(self.cuda.architectures) if self.cuda else "",
             "CUDA": self.cuda_note.replace('"', "'"),  # may quote a compiler
         }
@@ -247,7 +229,7 @@ class Sanitize(Command):
     def run(self) -> None:
         """Build build/sanitize/run; `make sanitize` then executes it."""
         common = COMMON_FLAGS + SANITIZE_FLAGS
-        flags = {source: common + own for source, own in kernel_sources().items()}
+        flags = {source: common + own for source, own in kernel_sources(architecture()).items()}
         flags |= assign(sources("tests/sanitize/*.cpp"), common)
         run_ninja(Path("build/sanitize"), "run", find_compiler(), flags, [*SANITIZE_FLAGS, "-pthread"])
 

@@ -79,8 +79,9 @@ def find_compiler() -> list[str]:
     tried = f"CXX={wanted}" if wanted else "tried g++, c++, clang++"
     raise SystemExit(
         f"iresnet_fast needs a C++20 compiler and found none ({tried}): install one (Debian, Ubuntu: apt install g++; "
-        "Fedora: dnf install gcc-c++) or set CXX to yours, or set IRESNET_FAST_SKIP_EXTENSION=1 to install without the "
-        "compiled kernels, every op then running on plain torch, slower."
+        "Fedora: dnf install gcc-c++; macOS: xcode-select --install) or set CXX to yours, or set "
+        "IRESNET_FAST_SKIP_EXTENSION=1 to install without the compiled kernels, every op then running on plain torch, "
+        "slower."
     )
 
 

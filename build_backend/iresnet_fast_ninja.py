@@ -14,7 +14,9 @@ def max_jobs() -> int:
             raise SystemExit(f"MAX_JOBS must be a positive whole number, got {wanted!r}: correct it or unset it.")
         return int(wanted)
     memory_gib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 30
-    return max(1, min(len(os.sched_getaffinity(0)), memory_gib))
+    # macOS gives no process cores of its own.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cores, memory_gib))
 
 
 def run_ninja(

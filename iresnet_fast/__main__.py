@@ -27,7 +27,7 @@ _BF16 = {
     True: "under torch.autocast('cpu', torch.bfloat16) products round their operands, sums are float32 (AVX512-BF16)",
     False: "products are float32 under torch.autocast, too: the instruction set in use has none of bfloat16 operands",
 }
-ISAS = {"scalar": "CPU scalar", "avx2": "CPU AVX2", "avx512": "CPU AVX-512"}
+ISAS = {"scalar": "CPU scalar", "neon": "CPU NEON", "avx2": "CPU AVX2", "avx512": "CPU AVX-512"}
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

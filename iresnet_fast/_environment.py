@@ -3,8 +3,8 @@
 | Variable             | Values               | Effect                                                                |
 |----------------------|----------------------|-----------------------------------------------------------------------|
 | IRESNET_FAST_BACKEND | reference, kernels   | force the plain-torch reference, or make missing kernels an error     |
-| IRESNET_FAST_CPU_ISA | scalar, avx2, avx512 | instruction set of the CPU kernels, read by the extension (default:   |
-|                      |                      | the best available, also if the named one is not)                     |
+| IRESNET_FAST_CPU_ISA | scalar, neon, avx2,  | instruction set of the CPU kernels, read by the extension (default:   |
+|                      | avx512               | the best available, also if the named one is not)                     |
 """
 
 import os

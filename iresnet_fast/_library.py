@@ -192,7 +192,7 @@ def extension() -> ModuleType | None:
 
 
 def cpu_isa() -> str | None:
-    """Return the instruction set the CPU kernels use: "scalar", "avx2" or "avx512"; None without the extension."""
+    """Return the instruction set in use: "scalar", "neon", "avx2" or "avx512"; None without the extension."""
     return None if _extension is None else cast(str, _extension.cpu_isa())
 
 

@@ -15,6 +15,9 @@ namespace {
 #if defined(__AVX512F__)
 constexpr int kPanelVectors = 4;
 constexpr int kPanelChannels[kPanelVectors] = {12, 12, 8, 6};
+#elif defined(IRF_NEON)  // GCC loads a whole turn ahead on AArch64, and spills some of 24 sums
+constexpr int kPanelVectors = 4;
+constexpr int kPanelChannels[kPanelVectors] = {12, 10, 7, 5};
 #else
 constexpr int kPanelVectors = 3;
 constexpr int kPanelChannels[kPanelVectors] = {8, 6, 4};

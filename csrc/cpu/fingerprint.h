@@ -19,6 +19,8 @@ IRF_ALWAYS_INLINE Words multiply_halves(Words a) {
   return (Words)_mm512_mul_epu32((__m512i)a, (__m512i)high);
 #elif defined(__AVX2__)
   return (Words)_mm256_mul_epu32((__m256i)a, (__m256i)high);
+#elif defined(IRF_NEON)
+  return (Words)vmull_u32(vmovn_u64((uint64x2_t)a), vmovn_u64((uint64x2_t)high));
 #else
   return (a & 0xffffffffu) * high;
 #endif

@@ -7,7 +7,7 @@
 namespace irf {
 namespace {
 
-constexpr const char* kNames[kIsaCount] = {"scalar", "avx2", "avx512"};
+constexpr const char* kNames[kIsaCount] = {"scalar", "neon", "avx2", "avx512"};
 
 struct State {
   std::atomic<Isa> isa{Isa::kScalar};
@@ -41,20 +41,22 @@ State& state() {
 const char* isa_name(Isa isa) { return kNames[int(isa)]; }
 
 bool isa_available(Isa isa) {
-#ifdef IRF_NO_X86
-  return isa == Isa::kScalar;
-#else
   switch (isa) {
     case Isa::kScalar:
       return true;
+#if defined(__aarch64__)
+    case Isa::kNeon:  // part of the architecture
+      return true;
+#elif defined(__x86_64__)
     case Isa::kAvx2:
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     case Isa::kAvx512:  // -mfma too: its kernels are built with it
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma");
-  }
-  return false;
 #endif
+    default:
+      return false;
+  }
 }
 
 Isa current_isa() { return state().isa.load(std::memory_order_relaxed); }

@@ -8,11 +8,11 @@
 
 namespace irf {
 
-enum class Isa { kScalar, kAvx2, kAvx512 };  // ordered: a later one is preferred
+enum class Isa { kScalar, kNeon, kAvx2, kAvx512 };  // ordered: a later one is preferred
 
-constexpr int kIsaCount = 3;
+constexpr int kIsaCount = 4;
 
-// "scalar", "avx2" or "avx512".
+// "scalar", "neon", "avx2" or "avx512".
 const char* isa_name(Isa isa);
 
 // Whether the kernels for `isa` were built and this CPU (and its operating system) can run them.

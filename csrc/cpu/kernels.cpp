@@ -5,9 +5,9 @@
 namespace irf {
 namespace {
 
-#ifdef IRF_NO_X86
-#define IRF_PICK(table) return scalar::table;
-#else
+#if defined(__aarch64__)
+#define IRF_PICK(table) return current_isa() == Isa::kNeon ? neon::table : scalar::table;
+#elif defined(__x86_64__)
 #define IRF_PICK(table)     \
   switch (current_isa()) {  \
     case Isa::kAvx512:      \
@@ -17,6 +17,8 @@ namespace {
     default:                \
       return scalar::table; \
   }
+#else
+#define IRF_PICK(table) return scalar::table;
 #endif
 
 }  // namespace

@@ -64,7 +64,9 @@ const Kernels<T>& kernels();
   extern const Kernels<double> kDoubleKernels; \
   }
 IRF_DECLARE_KERNELS(scalar)
-#ifndef IRF_NO_X86
+#if defined(__aarch64__)
+IRF_DECLARE_KERNELS(neon)
+#elif defined(__x86_64__)
 IRF_DECLARE_KERNELS(avx2)
 IRF_DECLARE_KERNELS(avx512)
 #endif

@@ -13,7 +13,7 @@ namespace {
 
 // Register tiles: rows (output channels) x vectors (columns). Rows * vectors accumulators, `vectors` loads and one
 // broadcast must fit the registers. Few rows for narrow outputs, where a taller tile would compute rows nobody needs.
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(IRF_NEON)
 constexpr int kTileRows[3] = {8, 6, 4};
 constexpr int kTileVectors[3] = {3, 4, 6};
 #else
@@ -171,9 +171,10 @@ __attribute__((noinline)) void product_tile(const PackedWeights<T>& packed, int 
       Vector<T> x[kVectors];
 #pragma GCC unroll 8
       for (int j = 0; j < kVectors; ++j) x[j] = load(column + at[j]);
+      const Factors<T, kRows> factor(w);
 #pragma GCC unroll 8
       for (int i = 0; i < kRows; ++i) {
-        const Vector<T> s = broadcast(w[i]);
+        const Vector<T> s = factor[i];
 #pragma GCC unroll 8
         for (int j = 0; j < kVectors; ++j) acc[i][j] = fma(s, x[j], acc[i][j]);
       }

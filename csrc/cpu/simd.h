@@ -10,12 +10,15 @@
 #include "iresnet_fast/macros.h"
 
 #if defined(__AVX512F__) || defined(__AVX2__)
-// GCC 12's header reads a variable that it leaves uninitialised on purpose (GCC bug 105593).
 #pragma GCC diagnostic push
+#if !defined(__clang__)  // GCC 12's header reads a variable that it leaves uninitialised on purpose (GCC bug 105593)
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
 #pragma GCC diagnostic pop
+#elif defined(IRF_NEON)
+#include <arm_neon.h>
 #endif
 
 namespace irf {
@@ -28,6 +31,9 @@ constexpr int kVectorRegisters = 32;
 #elif defined(__AVX2__)
 constexpr int kVectorBytes = 32;
 constexpr int kVectorRegisters = 16;
+#elif defined(IRF_NEON)
+constexpr int kVectorBytes = 16;
+constexpr int kVectorRegisters = 32;
 #else
 constexpr int kVectorBytes = 16;  // what every x86-64 and AArch64 has; elsewhere the compiler lowers it to scalars
 constexpr int kVectorRegisters = 16;
@@ -77,7 +83,39 @@ IRF_ALWAYS_INLINE Vector<float> fma(Vector<float> a, Vector<float> b, Vector<flo
 IRF_ALWAYS_INLINE Vector<double> fma(Vector<double> a, Vector<double> b, Vector<double> c) {
   return (Vector<double>)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
 }
+#elif defined(IRF_NEON)
+IRF_ALWAYS_INLINE Vector<float> fma(Vector<float> a, Vector<float> b, Vector<float> c) {
+  return (Vector<float>)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+}
+IRF_ALWAYS_INLINE Vector<double> fma(Vector<double> a, Vector<double> b, Vector<double> c) {
+  return (Vector<double>)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+}
 #endif
+
+// kCount numbers side by side, each to be multiplied with whole vectors. NEON loads them as vectors, since a product
+// takes its factor from any lane of a register there; elsewhere an access that broadcasts costs no more than a load.
+template <class T, int kCount>
+class Factors {
+ public:
+  IRF_ALWAYS_INLINE explicit Factors(const T* factors) : factors_(factors) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kWhole; ++i) whole_[i] = load(factors + i * kLanes<T>);
+  }
+
+  // The factor of index i, known when this is compiled, in every lane.
+  IRF_ALWAYS_INLINE Vector<T> operator[](int i) const {
+    return broadcast(i < kWhole * kLanes<T> ? whole_[i / kLanes<T>][i % kLanes<T>] : factors_[i]);
+  }
+
+ private:
+#if defined(IRF_NEON)
+  static constexpr int kWhole = kCount / kLanes<T>;
+#else
+  static constexpr int kWhole = 0;
+#endif
+  const T* factors_;
+  Vector<T> whole_[kWhole > 0 ? kWhole : 1];
+};
 
 // Sum of all lanes, by halves: the same order on every call.
 template <class T>
@@ -85,6 +123,9 @@ IRF_ALWAYS_INLINE T sum_lanes(Vector<T> v) {
 #if defined(__AVX512F__)
   if constexpr (sizeof(T) == 4) return _mm512_reduce_add_ps((__m512)v);
   if constexpr (sizeof(T) == 8) return _mm512_reduce_add_pd((__m512d)v);
+#elif defined(IRF_NEON)
+  if constexpr (sizeof(T) == 4) return vaddvq_f32((float32x4_t)v);
+  if constexpr (sizeof(T) == 8) return vaddvq_f64((float64x2_t)v);
 #endif
   T lane[kLanes<T>];
   std::memcpy(lane, &v, sizeof v);

@@ -11,19 +11,21 @@ namespace {
 template <class T>
 void transpose(const T* source, int64_t source_stride, int rows, int columns, T* target, int64_t target_stride) {
   typedef T Four __attribute__((vector_size(4 * sizeof(T)), aligned(sizeof(T)), may_alias));
-  typedef typename std::conditional<sizeof(T) == 4, int32_t, int64_t>::type Index;
-  typedef Index Pick __attribute__((vector_size(4 * sizeof(T))));
-  const Pick low = {0, 4, 1, 5}, high = {2, 6, 3, 7}, first = {0, 1, 4, 5}, second = {2, 3, 6, 7};
   const int whole_rows = rows / 4 * 4, whole_columns = columns / 4 * 4;
   for (int i = 0; i < whole_rows; i += 4)
     for (int j = 0; j < whole_columns; j += 4) {
       const T* from = source + i * source_stride + j;
       Four row[4], pair[4];
       for (int k = 0; k < 4; ++k) row[k] = *reinterpret_cast<const Four*>(from + k * source_stride);
-      for (int k = 0; k < 4; ++k) pair[k] = __builtin_shuffle(row[k / 2 * 2], row[k / 2 * 2 + 1], k % 2 ? high : low);
-      for (int k = 0; k < 4; ++k)
-        *reinterpret_cast<Four*>(target + (j + k) * target_stride + i) =
-            __builtin_shuffle(pair[k / 2], pair[k / 2 + 2], k % 2 ? second : first);
+      for (int k = 0; k < 4; k += 2) {
+        pair[k] = IRF_SHUFFLE(row[k], row[k + 1], 0, 4, 1, 5);
+        pair[k + 1] = IRF_SHUFFLE(row[k], row[k + 1], 2, 6, 3, 7);
+      }
+      for (int k = 0; k < 2; ++k) {
+        T* to = target + (j + 2 * k) * target_stride + i;
+        *reinterpret_cast<Four*>(to) = IRF_SHUFFLE(pair[k], pair[k + 2], 0, 1, 4, 5);
+        *reinterpret_cast<Four*>(to + target_stride) = IRF_SHUFFLE(pair[k], pair[k + 2], 2, 3, 6, 7);
+      }
     }
   for (int i = 0; i < rows; ++i)
     for (int j = i < whole_rows ? whole_columns : 0; j < columns; ++j)

@@ -19,7 +19,7 @@ struct BranchData {
     for (size_t i = 0; i < n; ++i) {
       const int in = c.widths[i], out = c.widths[i + 1], area = c.kernels[i] * c.kernels[i];
       // Row and column sums below 0.8, so the norm is.
-      weights.push_back(random_numbers<T>(int64_t(in) * out * area, T(0.8) / T(std::max(in, out) * area)));
+      weights.push_back(random_numbers<T>(int64_t(in) * out * area, 0.8f / float(std::max(in, out) * area)));
       biases.push_back(random_numbers<T>(c.biases ? out : 0));
       betas.push_back(random_numbers<T>(c.activations[i] == irf::Activation::kLipSwish ? 1 : 0));
       parameters += weights[i].size() + biases[i].size() + betas[i].size();

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdio>
 #include <limits>
+#include <map>
 #include <string>
 #include <thread>
 #include <vector>
@@ -26,14 +27,17 @@ void expect(bool good, const std::string& where, const std::string& what) {
   if (failures <= 20) std::printf("FAILED %s: %s\n", where.c_str(), what.c_str());
 }
 
-// Uniform in [-1, 1], the same on every run.
 template <class T>
-Numbers<T> random_numbers(int64_t count, T scale = 1) {
-  static uint64_t state = 1;
+inline uint64_t random_state = 1;
+
+// Uniform in [-scale, scale], the same on every run, and in float64 the same as in float32.
+template <class T>
+Numbers<T> random_numbers(int64_t count, float scale = 1) {
+  uint64_t& state = random_state<T>;
   Numbers<T> numbers(count);
   for (T& number : numbers) {
     state = state * 6364136223846793005u + 1442695040888963407u;
-    number = scale * (T(double(state >> 11) / double(uint64_t(1) << 52)) - 1);
+    number = scale * (float(double(state >> 11) / double(uint64_t(1) << 52)) - 1);
   }
   return numbers;
 }
@@ -86,7 +90,50 @@ bool near(double a, double b, double terms) {
   return std::abs(a - b) <= tolerance<T>() * std::max({1.0, std::abs(b), std::sqrt(terms)});
 }
 
-// Runs `body` on every instruction set and thread count; all must give nearly the same lists of numbers.
+template <class T>
+constexpr const char* kTypeName = sizeof(T) == 4 ? "float32" : "float64";
+
+// Results of a case in float64, by its name: what float32 is judged by.
+inline std::map<std::string, std::vector<Numbers<double>>> exact_results;
+
+// Errors of an instruction set in float32, in eps of the largest number of a result: its own and those of "scalar".
+struct Tally {
+  double error = 0, scalar = 0;
+  double share = 0;  // the largest part of what it was allowed
+};
+inline std::map<std::string, Tally> tallies;
+
+// max |a - b|
+template <class T>
+double distance(const Numbers<T>& a, const Numbers<double>& b) {
+  double largest = 0;
+  for (size_t i = 0; i < a.size(); ++i) largest = std::max(largest, std::abs(double(a[i]) - b[i]));
+  return largest;
+}
+
+// Every instruction set may be twice as far from float64 as "scalar", which rounds each product and each sum, and 4 eps
+// for what that happens to round well, as tests/comparison.py has it.
+void judge(const std::string& where, const char* isa, const std::vector<Numbers<float>>& results,
+           const std::vector<Numbers<float>>& scalar, const std::vector<Numbers<double>>& exact) {
+  expect(results.size() == exact.size(), where, "float32 and float64 have other results");
+  for (size_t k = 0; k < std::min(results.size(), exact.size()); ++k) {
+    double scale = 1;
+    for (double number : exact[k]) scale = std::max(scale, std::abs(number));
+    const double unit = scale * std::numeric_limits<float>::epsilon();
+    const double error = distance(results[k], exact[k]) / unit, yardstick = distance(scalar[k], exact[k]) / unit;
+    const double share = error / (2 * yardstick + 4);
+    expect(share <= 1, where,
+           "result " + std::to_string(k) + " is " + std::to_string(error) + " eps from float64, scalar " +
+               std::to_string(yardstick));
+    Tally& tally = tallies[isa];
+    tally.error = std::max(tally.error, error);
+    tally.scalar = std::max(tally.scalar, yardstick);
+    tally.share = std::max(tally.share, share);
+  }
+}
+
+// Runs `body` on every instruction set and thread count; all must give nearly the same lists of numbers, and those in
+// float32 be as near to float64 as the first, "scalar", is. Float64 comes first.
 template <class T, class Body>
 void on_all_machines(const std::string& name, const Body& body) {
   std::vector<Numbers<T>> first;
@@ -94,8 +141,8 @@ void on_all_machines(const std::string& name, const Body& body) {
     if (!irf::isa_available(Isa(i))) continue;
     irf::set_isa(Isa(i));
     for (const irf::Parallel& parallel : kParallels) {
-      const std::string where =
-          name + ", " + irf::isa_name(Isa(i)) + ", " + std::to_string(parallel.threads) + " threads";
+      const std::string where = name + " " + kTypeName<T> + ", " + irf::isa_name(Isa(i)) + ", " +
+                                std::to_string(parallel.threads) + " threads";
       const std::vector<Numbers<T>> results = body(where, parallel);
       if (first.empty()) first = results;
       for (size_t k = 0; k < results.size(); ++k) {
@@ -103,8 +150,10 @@ void on_all_machines(const std::string& name, const Body& body) {
                "result " + std::to_string(k) + " is not finite");
         expect(close(results[k], first[k]), where, "result " + std::to_string(k) + " differs from the first run");
       }
+      if constexpr (sizeof(T) == 4) judge(where, irf::isa_name(Isa(i)), results, first, exact_results.at(name));
     }
   }
+  if constexpr (sizeof(T) == 8) exact_results[name] = first;
 }
 
 }  // namespace

@@ -49,7 +49,7 @@ void check_lanczos(const std::string& name, const std::vector<LayerCase>& cases)
     layers.push_back(layer);
   }
   for (T& number : weights[0]) number = 0;
-  for (T& number : weights[1]) number *= T(1e-20);  // so that it is copied
+  for (T& number : weights[1]) number *= T(1e-20f);  // so that it is copied
   for (size_t i = 0; i < n; ++i)
     layers[i].weight = weights[i].data(), layers[i].u = us[i].data(), layers[i].v = vs[i].data();
 

@@ -17,3 +17,11 @@
 #define IRF_RESTRICT __restrict__
 #define IRF_ALWAYS_INLINE inline __attribute__((always_inline))
 #define IRF_NOINLINE __attribute__((noinline))
+
+// The numbers of the vectors a and b, counted through from those of a, that the indices name. A macro: a function that
+// returns a vector wider than the registers makes GCC warn of its ABI.
+#if defined(__clang__)
+#define IRF_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define IRF_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, decltype((a) < (b)){__VA_ARGS__})
+#endif
