@@ -22,6 +22,10 @@ struct FromValue<Identity> {
   static IRF_ALWAYS_INLINE V derivative(V) {
     return M::constant(1);
   }
+  template <class M, class V = typename M::V>
+  static IRF_ALWAYS_INLINE V ratio(V) {
+    return M::constant(0);
+  }
 };
 
 template <>
@@ -30,6 +34,10 @@ struct FromValue<Relu> {
   template <class M, class V = typename M::V>
   static IRF_ALWAYS_INLINE V derivative(V h) {
     return M::select(h > M::constant(0), M::constant(1), M::constant(0));
+  }
+  template <class M, class V = typename M::V>
+  static IRF_ALWAYS_INLINE V ratio(V) {
+    return M::constant(0);
   }
 };
 

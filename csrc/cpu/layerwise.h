@@ -68,10 +68,10 @@ void layerwise_branch(const Branch<T>& branch, const BranchOperands<T>& op, cons
   Workspace workspace;
   LayerWalk<T> walk(branch, parallel, library, Leaves::kValue, Holds::kShared, 0, 0, workspace);
   const Stage<T>& last = branch.stage[branch.stages - 1];
-  const T* none = nullptr;
   for_each_slab(walk, [&](int64_t first) {
-    walk.forward(op.x + first * walk.size(), nullptr, branch.stages);
-    add_rows(parallel, walk.outputs(), walk.finish(), last.bias, none,
+    const T* x = op.x + first * walk.size();
+    walk.forward(x, nullptr, branch.stages);
+    add_rows(parallel, walk.outputs(), walk.finish(), last.bias, op.residual ? x : nullptr,
              op.g + first * last.out_channels * branch.pixels());
   });
 }

@@ -58,8 +58,7 @@ bool few_samples(const Branch<T>& branch) {
 template <class T>
 void exact_of_few(const Branch<T>& b, const ResidualLogdetExactOperands<T>& op, const Parallel& parallel) {
   const int64_t size = b.in_size(), entries = size * size;
-  branch(b, {op.x, op.z}, parallel);
-  for (int64_t k = 0; k < b.batch * size; ++k) op.z[k] += op.x[k];
+  branch(b, {op.x, op.z, true}, parallel);
   // Not scratch, which the next op would take; not a vector, whose code could be merged with that of another kernel.
   struct Memory {
     T* numbers;

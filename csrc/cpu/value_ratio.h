@@ -18,10 +18,7 @@ void value_ratio_as(const Layout<T>& layout, const T* h, int channels, T* d, T* 
         const int64_t at = layout.size(c) + column;
         const Vector<T> value = load(h + at);
         store(d + at, keep_pixels(layout, column, F::template derivative<M>(value)));
-        if constexpr (requires { F::template ratio<M>(value); })
-          store(ratio + at, keep_pixels(layout, column, F::template ratio<M>(value)));
-        else
-          store(ratio + at, Vector<T>{});
+        store(ratio + at, keep_pixels(layout, column, F::template ratio<M>(value)));
       }
 }
 
