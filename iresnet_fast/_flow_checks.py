@@ -35,7 +35,7 @@ def check_steps(
                     _checks.check_probe(probe, x)
                     _checks.check_coefficients(coefficients, x)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"steps[{i}]: {error}") from None
+            raise type(error)(f"{str(error).removesuffix('.')} (steps[{i}]).") from None
 
 
 def _check_normalize(x: Tensor, tensors: Sequence[Tensor | None]) -> None:

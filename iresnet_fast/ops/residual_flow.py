@@ -14,7 +14,7 @@ from .._autocast import widen
 from .._autograd import apply, differentiable_gradients, wants_graph
 from .._backend import kernels_serve
 from .._flow_checks import check_steps
-from .._inputs import check_samples
+from .._inputs import check_floating, check_samples
 from .._packing import unpack
 from .._steps import Rearrange, Residual, Step
 from .._torch_private import by_vmap
@@ -50,6 +50,7 @@ def residual_flow(
         ValueError: a shape, device, name or number of entries does not fit; the sentence names the step.
         TypeError: a dtype differs from that of x, or a step is none.
     """
+    check_floating(x)
     check_samples(x)
     if torch.compiler.is_compiling():
         check_steps(x, steps, tensors, draws)
