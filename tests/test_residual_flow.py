@@ -290,6 +290,7 @@ def changed(place, tensor):
         ({"steps": (Residual(("elu",), "all"),)}, ValueError, r"logdet of steps\[0\] must be one of"),
         ({"tensors": GOOD["tensors"][:-1]}, ValueError, "tensors must hold the 9 of the steps, got 8"),
         ({"tensors": [*GOOD["tensors"], None]}, ValueError, "tensors must hold the 9 of the steps, got 10"),
+        ({"draws": [D]}, TypeError, r"^draws must hold pairs of a probe and coefficients.*\(steps\[1\]\)\.$"),
         ({"draws": []}, ValueError, "draws must hold a probe and coefficients for each of 1 steps"),
         (
             {"draws": [(torch.ones(3, 2), [1.0])]},
@@ -336,6 +337,20 @@ def test_errors(backend, changes, error, sentence):
 def test_good_arguments_are_good():
     got, want = (package.residual_flow(**GOOD) for package in (ops, reference))
     torch.testing.assert_close(got, want)
+
+
+def test_under_autocast_narrow_numbers_become_float32():
+    narrow = {
+        **GOOD,
+        "x": D.bfloat16(),
+        "tensors": [t.bfloat16() if t is not None and t.is_floating_point() else t for t in GOOD["tensors"]],
+        "draws": [(D.bfloat16(), [1.0, 1.0])],
+    }
+    with torch.autocast("cpu", torch.bfloat16):
+        got = ops.residual_flow(**narrow)
+        with pytest.raises(ValueError, match="draws must hold a probe"):
+            ops.residual_flow(**{**narrow, "draws": []})
+    torch.testing.assert_close(got, ops.residual_flow(**GOOD))
 
 
 def test_maxmin_is_served_by_the_reference():
