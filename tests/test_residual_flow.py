@@ -290,7 +290,11 @@ def changed(place, tensor):
         ({"steps": (Residual(("elu",), "all"),)}, ValueError, r"logdet of steps\[0\] must be one of"),
         ({"tensors": GOOD["tensors"][:-1]}, ValueError, "tensors must hold the 9 of the steps, got 8"),
         ({"tensors": [*GOOD["tensors"], None]}, ValueError, "tensors must hold the 9 of the steps, got 10"),
-        ({"draws": [D]}, TypeError, r"^draws must hold pairs of a probe and coefficients.*\(steps\[1\]\)\.$"),
+        (
+            {"draws": [None]},
+            TypeError,
+            r"^draws must hold pairs of a probe and coefficients, got None.*\(steps\[1\]\)\.$",
+        ),
         ({"draws": []}, ValueError, "draws must hold a probe and coefficients for each of 1 steps"),
         (
             {"draws": [(torch.ones(3, 2), [1.0])]},
