@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from . import _checks
+from ._inputs import described
 from ._steps import Normalize, Rearrange, Residual, Step
 from .reference.residual_flow import check_flow, tensors_of_steps
 
@@ -31,11 +32,17 @@ def check_steps(
                 n = len(step.activations)
                 _checks.check_branch(x, own[:n], own[n : 2 * n], step.activations, own[2 * n :])  # type: ignore[arg-type]
                 if step.logdet == "series":
-                    probe, coefficients = next(given)
+                    probe, coefficients = _pair(next(given))
                     _checks.check_probe(probe, x)
                     _checks.check_coefficients(coefficients, x)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"steps[{i}]: {error}") from None
+            raise type(error)(f"{str(error).removesuffix('.')} (steps[{i}]).") from None
+
+
+def _pair(draw: object) -> tuple[Tensor, Tensor]:
+    if not isinstance(draw, (tuple, list)) or len(draw) != 2:
+        raise TypeError(f"draws must hold pairs of a probe and coefficients, got {described(draw)}; pass both.")
+    return draw[0], draw[1]
 
 
 def _check_normalize(x: Tensor, tensors: Sequence[Tensor | None]) -> None:

@@ -290,22 +290,43 @@ def changed(place, tensor):
         ({"steps": (Residual(("elu",), "all"),)}, ValueError, r"logdet of steps\[0\] must be one of"),
         ({"tensors": GOOD["tensors"][:-1]}, ValueError, "tensors must hold the 9 of the steps, got 8"),
         ({"tensors": [*GOOD["tensors"], None]}, ValueError, "tensors must hold the 9 of the steps, got 10"),
+        (
+            {"draws": [None]},
+            TypeError,
+            r"^draws must hold pairs of a probe and coefficients, got None.*\(steps\[1\]\)\.$",
+        ),
         ({"draws": []}, ValueError, "draws must hold a probe and coefficients for each of 1 steps"),
-        ({"draws": [(torch.ones(3, 2), [1.0])]}, ValueError, r"steps\[1\]: probe must have the shape of x, \(2, 3\)"),
-        ({"draws": [(D.double(), [1.0])]}, TypeError, r"steps\[1\]: probe must have the dtype of x"),
-        ({"draws": [(D, [])]}, ValueError, r"steps\[1\]: coefficients must have shape \[n\] or \[B, n\]"),
-        ({"draws": [(D, torch.ones(3, 4))]}, ValueError, r"steps\[1\]: coefficients must have shape .* got \(3, 4\)"),
-        (changed(0, torch.ones(1, 3)), ValueError, r"steps\[0\]: bias must have shape \(3,\), .* got \(1, 3\)"),
-        (changed(1, torch.ones(4)), ValueError, r"steps\[0\]: log_scale must have shape \(3,\)"),
-        (changed(1, torch.ones(3).double()), TypeError, r"steps\[0\]: log_scale must have the dtype of x"),
-        (changed(1, None), TypeError, r"steps\[0\]: log_scale must be a torch.Tensor, got None"),
-        (changed(2, torch.ones(4, 2)), ValueError, r"steps\[1\]: x must have shape \[B, 2\] for weights\[0\]"),
-        (changed(3, torch.ones(2, 4)), ValueError, r"steps\[1\]: weights\[1\] must have 3 outputs"),
-        (changed(4, torch.ones(4, 1)), ValueError, r"steps\[1\]: biases\[0\] must have shape \(4,\)"),
-        (changed(6, torch.ones(())), ValueError, r"steps\[1\]: parameters\[0\] must be None since elu"),
-        (changed(8, torch.tensor([0, 0, 1])), ValueError, r"steps\[2\]: index must hold every number below 3 once"),
-        (changed(8, torch.tensor([0, 3, 1])), ValueError, r"steps\[2\]: index must hold every number below 3 once"),
-        (changed(8, torch.arange(4)), ValueError, r"steps\[2\]: index must be int64 of shape \(3,\)"),
+        (
+            {"draws": [(torch.ones(3, 2), [1.0])]},
+            ValueError,
+            r"^probe must have the shape of x, \(2, 3\).*\(steps\[1\]\)\.$",
+        ),
+        ({"draws": [(D.double(), [1.0])]}, TypeError, r"^probe must have the dtype of x.*\(steps\[1\]\)\.$"),
+        ({"draws": [(D, [])]}, ValueError, r"^coefficients must have shape \[n\] or \[B, n\].*\(steps\[1\]\)\.$"),
+        (
+            {"draws": [(D, torch.ones(3, 4))]},
+            ValueError,
+            r"^coefficients must have shape .* got \(3, 4\).*\(steps\[1\]\)\.$",
+        ),
+        (changed(0, torch.ones(1, 3)), ValueError, r"^bias must have shape \(3,\), .* got \(1, 3\).*\(steps\[0\]\)\.$"),
+        (changed(1, torch.ones(4)), ValueError, r"^log_scale must have shape \(3,\).*\(steps\[0\]\)\.$"),
+        (changed(1, torch.ones(3).double()), TypeError, r"^log_scale must have the dtype of x.*\(steps\[0\]\)\.$"),
+        (changed(1, None), TypeError, r"^log_scale must be a torch.Tensor, got None.*\(steps\[0\]\)\.$"),
+        (changed(2, torch.ones(4, 2)), ValueError, r"^x must have shape \[B, 2\] for weights\[0\].*\(steps\[1\]\)\.$"),
+        (changed(3, torch.ones(2, 4)), ValueError, r"^weights\[1\] must have 3 outputs.*\(steps\[1\]\)\.$"),
+        (changed(4, torch.ones(4, 1)), ValueError, r"^biases\[0\] must have shape \(4,\).*\(steps\[1\]\)\.$"),
+        (changed(6, torch.ones(())), ValueError, r"^parameters\[0\] must be None since elu.*\(steps\[1\]\)\.$"),
+        (
+            changed(8, torch.tensor([0, 0, 1])),
+            ValueError,
+            r"^index must hold every number below 3 once.*\(steps\[2\]\)\.$",
+        ),
+        (
+            changed(8, torch.tensor([0, 3, 1])),
+            ValueError,
+            r"^index must hold every number below 3 once.*\(steps\[2\]\)\.$",
+        ),
+        (changed(8, torch.arange(4)), ValueError, r"^index must be int64 of shape \(3,\).*\(steps\[2\]\)\.$"),
         (changed(8, torch.arange(3).int()), ValueError, r"index must be int64 of shape \(3,\).* got torch.int32"),
         ({"steps": (*GOOD["steps"][:2], Rearrange((3, 1)))}, ValueError, r"event_shape must be \(d,\) or \(C, H, W\)"),
         ({"steps": (*GOOD["steps"][:2], Rearrange((4,)))}, ValueError, r"event_shape must be .* with 3 numbers"),
@@ -320,6 +341,20 @@ def test_errors(backend, changes, error, sentence):
 def test_good_arguments_are_good():
     got, want = (package.residual_flow(**GOOD) for package in (ops, reference))
     torch.testing.assert_close(got, want)
+
+
+def test_under_autocast_narrow_numbers_become_float32():
+    narrow = {
+        **GOOD,
+        "x": D.bfloat16(),
+        "tensors": [t.bfloat16() if t is not None and t.is_floating_point() else t for t in GOOD["tensors"]],
+        "draws": [(D.bfloat16(), [1.0, 1.0])],
+    }
+    with torch.autocast("cpu", torch.bfloat16):
+        got = ops.residual_flow(**narrow)
+        with pytest.raises(ValueError, match="draws must hold a probe"):
+            ops.residual_flow(**{**narrow, "draws": []})
+    torch.testing.assert_close(got, ops.residual_flow(**GOOD))
 
 
 def test_maxmin_is_served_by_the_reference():

@@ -92,22 +92,22 @@ program_of = lru_cache(maxsize=256)(build_program)  # not for a compiler, which 
 
 def shapes_of(numbers: Sequence[int], draws: Sequence[Tensor], x: Tensor) -> tuple[tuple[int, ...], int, int]:
     """Return the shape of an event of z, how many numbers are saved for the backward pass, and how many steps keep."""
-    event, saved, n_keeping = tuple(x.shape[1:]), 0, 0
-    probes = iter(draws[::2])
+    event, saved, n_keeping, n_series = tuple(x.shape[1:]), 0, 0, 0
     before, at = None, 0
     while at < len(numbers):
-        kind = numbers[at]
+        kind, n_numbers = numbers[at], 1
         if at > 0 and (kind == _RESIDUAL or before == _NORMALIZE):
             saved += x.numel()
         if kind == _REARRANGE:
-            n_dims = numbers[at + 1]
-            event = tuple(numbers[at + 2 : at + 2 + n_dims])
-            at += 2 + n_dims
+            n_numbers = 2 + numbers[at + 1]
+            event = tuple(numbers[at + 2 : at + n_numbers])
         elif kind == _RESIDUAL:
-            saved += next(probes).numel() if numbers[at + 1] == _LOGDETS["series"] else 0
+            n_numbers = 4 + numbers[at + 3]
             n_keeping += numbers[at + 1] != _LOGDETS["none"]
-            at += 4 + numbers[at + 3]
-        else:
-            at += 1
-        before = kind
+            if numbers[at + 1] == _LOGDETS["series"]:
+                saved += draws[2 * n_series].numel()
+                n_series += 1
+        if n_numbers < 1:
+            raise ValueError(f"program must have no negative counts, got {list(numbers)}; build it with build_program.")
+        before, at = kind, at + n_numbers
     return event, saved, n_keeping

@@ -14,7 +14,7 @@ from .._autocast import widen
 from .._autograd import apply, differentiable_gradients, wants_graph
 from .._backend import kernels_serve
 from .._flow_checks import check_steps
-from .._inputs import check_samples
+from .._inputs import check_floating, check_samples
 from .._packing import unpack
 from .._steps import Rearrange, Residual, Step
 from .._torch_private import by_vmap
@@ -50,29 +50,39 @@ def residual_flow(
         ValueError: a shape, device, name or number of entries does not fit; the sentence names the step.
         TypeError: a dtype differs from that of x, or a step is none.
     """
+    check_floating(x)
     check_samples(x)
     if torch.compiler.is_compiling():
+        x, tensors, draws = _widened(x, tensors, draws)
         check_steps(x, steps, tensors, draws)
         return _flow(x, steps, tensors, draws)
     try:
+        x, tensors, draws = _widened(x, tensors, draws)
         return _flow(x, steps, tensors, draws)
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         refused = error
     # The raw op refuses all that the checks do. They take as long as a small flow, so they run only to say why.
-    check_steps(*widen(x, steps, tensors, draws))
+    check_steps(x, steps, tensors, draws)
     raise refused
+
+
+def _widened(
+    x: Tensor, tensors: Sequence[Tensor | None], draws: Sequence[tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Sequence[Tensor | None], Sequence[tuple[Tensor, Tensor]]]:
+    """Return the arguments; under autocast, narrower numbers become float32."""
+    x, tensors, probes = widen(x, tensors, [probe for probe, _ in draws])
+    return x, tensors, [(probe, coefficients) for probe, (_, coefficients) in zip(probes, draws, strict=True)]
 
 
 def _flow(
     x: Tensor, steps: Sequence[Step], tensors: Sequence[Tensor | None], draws: Sequence[tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, Tensor]:
-    x, tensors, given = widen(x, tensors, [tensor for draw in draws for tensor in draw])
     build = build_program if torch.compiler.is_compiling() else program_of
     program = build(tuple(steps), x.dim(), Precisions.of(x))
     if not kernels_serve(x, program.activations) or (program.has_exact and x.is_cuda):
         check_steps(x, steps, tensors, draws)
-        return reference.residual_flow(x, steps, tensors, _pairs(given))
-    given = [t if i % 2 == 0 else _checks.check_coefficients(t, x) for i, t in enumerate(given)]
+        return reference.residual_flow(x, steps, tensors, draws)
+    given = [t for probe, coefficients in draws for t in (probe, _checks.check_coefficients(coefficients, x))]
     tensors = list(tensors)
     for place in program.parameters:
         if tensors[place] is None:

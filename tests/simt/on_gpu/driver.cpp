@@ -238,6 +238,50 @@ void norm_ops(const Card& card) {
   run("spectral_normalize_backward", memory, irf::cuda::spectral_normalize_backward(normalize, target));
 }
 
+// What stands between the blocks of a flow: of vectors, of images of whole vectors, and of ragged ones.
+void flow_ops(const Card& card) {
+  const Target target{card, Precision::kFull};
+  for (const irf::ChannelSizes& sizes : {irf::ChannelSizes{200, 70, 1}, {3, 4, 196}, {70, 3, 35}}) {
+    Memory memory;
+    const int64_t size = sizes.event_size(), all = sizes.batch * size;
+    irf::ActNormOperands<float> op{};
+    op.sizes = sizes;
+    op.x = memory.numbers<float>(all);
+    op.bias = memory.numbers<float>(sizes.channels);
+    op.log_scale = memory.numbers<float>(sizes.channels);
+    op.z = memory.result<float>(all);
+    op.logdet = memory.result<float>(sizes.batch);
+    run("actnorm", memory, irf::cuda::actnorm(op, target));
+
+    irf::ActNormBackwardOperands<float> backward{};
+    backward.sizes = sizes;
+    backward.z = op.x;
+    backward.log_scale = op.log_scale;
+    backward.grad = memory.numbers<float>(all);
+    backward.weight = memory.numbers<float>(sizes.batch);
+    backward.grad_x = memory.result<float>(all);
+    backward.grad_bias = memory.result<float>(sizes.channels);
+    backward.grad_log_scale = memory.result<float>(sizes.channels);
+    run("actnorm_backward", memory, irf::cuda::actnorm_backward(backward, target));
+
+    std::vector<int64_t> index(size);
+    for (int64_t i = 0; i < size; ++i) index[i] = size - 1 - i;
+    irf::RearrangeOperands<float> order{};
+    order.batch = sizes.batch;
+    order.event_size = size;
+    order.x = op.x;
+    order.index = memory.copied(index);
+    order.z = memory.result<float>(all);
+    for (bool transpose : {false, true}) {
+      order.transpose = transpose;
+      run("rearrange", memory, irf::cuda::rearrange(order, target));
+    }
+  }
+  Memory memory;
+  const irf::SumRowsOperands<float> sum{5, 300, memory.numbers<float>(1500), memory.result<float>(300)};
+  run("sum_rows", memory, irf::cuda::sum_rows(sum, target));
+}
+
 }  // namespace
 
 int main(int count, char** names) {
@@ -263,6 +307,7 @@ int main(int count, char** names) {
   };
   // The quick ones first: under a tool the others may not come to an end in time.
   if (chosen("norms")) norm_ops(card);
+  if (chosen("flow")) flow_ops(card);
   if (chosen("dense-float32")) branch_ops<float>(dense, card, Precision::kFull);
   if (chosen("image-float32")) branch_ops<float>(image, card, Precision::kFull);
   if (chosen("layered-float32")) branch_ops<float>(wide, layered, Precision::kFull);
