@@ -229,6 +229,14 @@ def test_hooks_are_noticed(register):
 
 
 @pytest.mark.slow  # it imports the compiler
+def test_a_compiled_call_is_noticed():
+    module = torch.nn.Linear(1, 1)
+    assert not _torch_private.has_compiled_call(module)
+    module.compile(backend="aot_eager")
+    assert _torch_private.has_compiled_call(module)
+
+
+@pytest.mark.slow  # it imports the compiler
 def test_a_function_stays_outside_compiled_graphs():
     seen = []
 

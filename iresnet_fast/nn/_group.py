@@ -23,7 +23,7 @@ from ..geometry import ConvGeometry
 from . import _norms
 from ._at_hand import Normalized, entries_at_hand, fits, held
 from ._freshness import Seen, Sight, Weights, expect_writes, look, may_have_been_replayed, record, stale
-from ._layer import Norm, SpectralLayer, as_dtype, plain, plainly
+from ._layer import Norm, SpectralLayer, plain, plainly
 from ._members import is_stacked, norms_of_members
 from ._operators import Norms, Operators
 from ._tensors import own_weight, weight_of
@@ -245,11 +245,12 @@ class SpectralGroup:
         kept: list[Tensor] = []
         written: list[Tensor] = []
         norms: list[Norm] = []
-        vectors = zip(found.sigmas.unbind(), found.us, found.vs, found.companions, strict=True)
-        for layer, sight, values in zip(layers, sights, vectors, strict=True):
-            weight = sight.weight
-            captured = _capture.of(weight) is not None
-            sigma, u, v, companion = (as_dtype(value, weight.dtype) for value in values)
+        kinds: Sequence[Sequence[Tensor]] = (found.sigmas.unbind(), found.us, found.vs, found.companions)
+        one = sights[0].weight  # all are of its dtype and on its device
+        if found.sigmas.dtype != one.dtype:
+            kinds = [[value.to(one.dtype) for value in kind] for kind in kinds]
+        captured = _capture.of(one) is not None
+        for layer, (sigma, u, v, companion) in zip(layers, zip(*kinds, strict=True), strict=True):
             if captured and not layer.is_captured:  # an assignment to a module costs more than the rest of this
                 layer.is_captured = True
             if layer.is_captured:
