@@ -40,6 +40,8 @@ struct Layout {
   int64_t size(int channels) const { return int64_t(channels) * stride; }
   // Of samples or pixels, from the first of a row to the last.
   int row_columns() const { return dense ? width : width * images; }
+  // The column after the last pixel.
+  int end() const { return lead + (height - 1) * pitch + row_columns(); }
   // Room for one number per sample of the tile, in whole vectors.
   int slots() const { return dense ? pitch : kLanes<T>; }
 };
@@ -57,6 +59,13 @@ Layout<T> dense_layout(int samples, Workspace& workspace) {
   for (int j = 0; j < layout.vectors; ++j) position[j] = j * kLanes<T>;
   layout.position = position;
   return layout;
+}
+
+// Pad pixels between rows, for kernels that reach `reach` pixels beyond them. None where rows are not whole vectors and
+// loads may leave lanes out: vectors then run on from row to row without covering pads.
+template <class T>
+int grid_gap(int width, int images, int reach) {
+  return kLaneMasks && width * images % kLanes<T> != 0 ? 0 : reach;
 }
 
 // Vectors that cover a padded image (times `images`): whole rows if those are whole vectors, else everything with the
@@ -81,7 +90,7 @@ Layout<T> grid_layout(int height, int width, int gap, int reach_rows, int reach_
   const int reach = reach_rows * layout.pitch + reach_columns * images;
   layout.lead = round_up(reach, lanes);
   const bool whole_rows = row % lanes == 0;  // vectors that end with the row leave the pads alone
-  layout.masked = !whole_rows;
+  layout.masked = !whole_rows && (gap > 0 || height * row % lanes != 0);
   layout.vectors = grid_vectors<T>(height, width, gap, images);
   int* position = workspace.take<int>(layout.vectors);
   for (int j = 0; j < layout.vectors; ++j) {

@@ -27,7 +27,8 @@ struct ParameterSums {
                                 stage.kernel * stage.kernel,
                                 prepared.tap_offsets(i, false, workspace),
                                 nullptr,
-                                panel};
+                                panel,
+                                stage.kernel};
       weight[i].sums = workspace.take_zeroed<T>(weight[i].size());
       bias[i] = workspace.take_zeroed<T>(stage.out_channels);
     }
