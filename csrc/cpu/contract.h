@@ -191,8 +191,8 @@ void contract_panel(const WeightSums<T>& target, const OperandPair<T>& pair, con
   const bool row_lanes = target.row_lanes();
   const T* source = (row_lanes ? pair.a : pair.b) + layout.size(lane);
   const T* broadcasts = row_lanes ? pair.b : pair.a;
-  // Columns without a pixel are read where taps shift the panel.
-  const bool shifted = !row_lanes && target.taps > 1;
+  // Pads are read where taps shift the panel and it is not known where they fall.
+  const bool shifted = !row_lanes && target.taps > 1 && target.kernel == 0;
   const int first = shifted ? 0 : layout.lead;
   const int columns = shifted ? layout.stride : round_up((layout.height - 1) * layout.pitch + layout.row_columns(), 4);
   fill_panel<T, kWidth>(source + first, layout.stride, min_of(kWidth, target.lanes() - lane), columns,

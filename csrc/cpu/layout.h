@@ -1,9 +1,10 @@
 // How a tile of columns lies in memory. One thread owns it for the whole walk, so it stays in its cache.
 //
 // A tile is [channels][stride]. Dense branch: its columns are samples. Convolution: its columns are the pixels of a few
-// images, interleaved (pixel 0 of every image, pixel 1 of every image, ...) and flattened with one shared pad of r
-// pixels between rows and r rows above and below. So a kernel tap is a constant offset, and enough images fill whole
-// vectors with each row. Only the vectors at `position` are ever written; everything else stays zero.
+// images, interleaved (pixel 0 of every image, pixel 1 of every image, ...) and flattened with r rows of pads above and
+// below. So a kernel tap is a constant offset, and enough images fill whole vectors. Between rows lie r shared pads, or
+// none: then a tap that moves along the row leaves out the lanes that it takes to another row. Only the vectors at
+// `position` are ever written; everything else stays zero.
 #pragma once
 
 #include <type_traits>
