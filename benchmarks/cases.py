@@ -277,7 +277,7 @@ def step_flops(problem: Problem, mode: str) -> int:
 
     eval: F and one F per term. train: F, the tangent F and one F per term but the last, then in backward the cotangent
     (but for its last map: the branch starts with the identity) and the ordinary backward, one F each, and the two
-    weight gradients, 2 F.
+    weight gradients, 2 F. Counted as if pads were multiplied, which the weight gradients of convolutions leave out.
     """
     stages = stage_flops(problem)
     flops = (1 + len(problem.coefficients)) * sum(stages)

@@ -102,6 +102,7 @@ CASES = [
     Case("width 7", (2, 5, 7), (5, 3), (3, 1, 3), batch=5, no_bias=(0,), probes=2, per_sample=True),
     Case("width 8", (1, 3, 8), (7,), (3, 3), activations=("tanh", "lipswish")),
     Case("width 9", (3, 2, 9), (4,), (5, 1), activations=("sin", "elu"), no_bias=(1,)),
+    Case("width 14", (2, 14, 14), (20, 3), (3, 1, 5), batch=9, activations=("identity", "elu", "lipswish")),
     Case("width 15", (1, 2, 15), (3,), (3, 5), activations=("softplus",), probes=3),
     Case("width 16", (2, 3, 16), (6,), (3, 3), activations=("identity", "lipswish"), terms=6),
     Case("width 17", (1, 4, 17), (2,), (1, 3), activations=("relu", "tanh"), batch=2),

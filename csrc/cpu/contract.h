@@ -38,6 +38,7 @@ struct WeightSums {
   const int* offset;  // [taps]
   T* sums;
   T* panel;           // [panel_size] scratch of the thread
+  int kernel;         // side of the centred kernel whose taps these are, or 0: where they fall is not known
   bool bf16 = false;  // products round their operands (contract_bf16.h)
 
   // The operand that leaves fewer lanes idle; the one with fewer channels to transpose on a tie.
@@ -92,10 +93,26 @@ struct WeightSums {
   }
 };
 
-// sums[k][lane] += sum over columns of panel[column + shift][lane] * broadcast[k][column].
+// The pixels that one tap takes to pixels of the image.
+struct Reach {
+  int first_row, rows, first_column, columns;
+
+  template <class T>
+  Reach(const Layout<T>& layout, int kernel, int tap)
+      : first_row(0), rows(layout.height), first_column(0), columns(layout.row_columns()) {
+    if (kernel == 0) return;
+    const int down = tap / kernel - kernel / 2, right = (tap % kernel - kernel / 2) * layout.images;
+    first_row = max_of(0, -down);
+    rows -= max_of(down, -down);
+    first_column = max_of(0, -right);
+    columns -= max_of(right, -right);
+  }
+};
+
+// sums[k][lane] += sum over columns of panel[column][lane] * broadcast[k][column].
 template <class T, int kVectors, int kChannels>
-__attribute__((noinline)) void contract_tile(const Layout<T>& layout, const T* panel, const T* broadcasts, T* sums,
-                                             int64_t pitch) {
+__attribute__((noinline)) void contract_tile(const Layout<T>& layout, const Reach& reach, const T* panel,
+                                             const T* broadcasts, T* sums, int64_t pitch) {
   constexpr int kWidth = kVectors * kLanes<T>;
   const int64_t stride = layout.stride;
   Vector<T> acc[kChannels][kVectors];
@@ -103,10 +120,10 @@ __attribute__((noinline)) void contract_tile(const Layout<T>& layout, const T* p
   for (int k = 0; k < kChannels; ++k)
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) acc[k][j] = Vector<T>{};
-  for (int row = 0; row < layout.height; ++row) {
-    const T* x = panel + int64_t(layout.lead + row * layout.pitch) * kWidth;
-    const T* y = broadcasts + layout.lead + row * layout.pitch;
-    for (const T* end = y + layout.row_columns(); y < end; ++y, x += kWidth) {
+  for (int row = reach.first_row; row < reach.first_row + reach.rows; ++row) {
+    const int64_t column = layout.lead + row * layout.pitch + reach.first_column;
+    const T *x = panel + column * kWidth, *y = broadcasts + column;
+    for (const T* end = y + reach.columns; y < end; ++y, x += kWidth) {
       Vector<T> lanes[kVectors];
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) lanes[j] = load(x + j * kLanes<T>);
@@ -128,13 +145,13 @@ __attribute__((noinline)) void contract_tile(const Layout<T>& layout, const T* p
 }
 
 template <class T, int kVectors, int kChannels = kPanelChannels[kVectors - 1]>
-IRF_ALWAYS_INLINE void contract_channels(int count, const Layout<T>& layout, const T* panel, const T* broadcasts,
-                                         T* sums, int64_t pitch) {
+IRF_ALWAYS_INLINE void contract_channels(int count, const Layout<T>& layout, const Reach& reach, const T* panel,
+                                         const T* broadcasts, T* sums, int64_t pitch) {
   if constexpr (kChannels > 1) {
     if (count < kChannels)
-      return contract_channels<T, kVectors, kChannels - 1>(count, layout, panel, broadcasts, sums, pitch);
+      return contract_channels<T, kVectors, kChannels - 1>(count, layout, reach, panel, broadcasts, sums, pitch);
   }
-  contract_tile<T, kVectors, kChannels>(layout, panel, broadcasts, sums, pitch);
+  contract_tile<T, kVectors, kChannels>(layout, reach, panel, broadcasts, sums, pitch);
 }
 
 // panel[column][lane] = source[lane][column] for one vector of lanes and four columns.
@@ -180,8 +197,8 @@ void contract_panel(const WeightSums<T>& target, const OperandPair<T>& pair, con
   const bool row_lanes = target.row_lanes();
   const T* source = (row_lanes ? pair.a : pair.b) + layout.size(lane);
   const T* broadcasts = row_lanes ? pair.b : pair.a;
-  // Columns without a pixel are read where taps shift the panel.
-  const bool shifted = !row_lanes && target.taps > 1;
+  // Pads are read where taps shift the panel and it is not known where they fall.
+  const bool shifted = !row_lanes && target.taps > 1 && target.kernel == 0;
   const int first = shifted ? 0 : layout.lead;
   const int columns = shifted ? layout.stride : round_up((layout.height - 1) * layout.pitch + layout.row_columns(), 4);
   fill_panel<T, kWidth>(source + first, layout.stride, min_of(kWidth, target.lanes() - lane), columns,
@@ -189,13 +206,14 @@ void contract_panel(const WeightSums<T>& target, const OperandPair<T>& pair, con
   const int strips = divide_up(target.broadcasts(), kPanelChannels[kVectors - 1]);
   for (int tap = 0; tap < target.taps; ++tap) {
     const int64_t offset = target.offset[tap];
+    const Reach reach(layout, target.kernel, tap);
     const T* panel = target.panel + (row_lanes ? 0 : offset * kWidth);
     const T* factors = broadcasts + (row_lanes ? offset : 0);
     T* sums = target.sums + int64_t(tap) * target.broadcasts() * target.pitch() + lane;
     // Strips of nearly equal width: 32 channels in twelves go as 11 11 10, not 12 12 8.
     for (int strip = 0, channel = 0, count; strip < strips; ++strip, channel += count) {
       count = divide_up(target.broadcasts() - channel, strips - strip);
-      contract_channels<T, kVectors>(count, layout, panel, factors + layout.size(channel),
+      contract_channels<T, kVectors>(count, layout, reach, panel, factors + layout.size(channel),
                                      sums + channel * target.pitch(), target.pitch());
     }
   }

@@ -60,12 +60,14 @@ class Kept {
 
  private:
   struct Header {
-    int64_t chunks, samples_per_tile, stride, lanes;
+    int64_t chunks, samples_per_tile, stride, pitch, lanes;
   };
   static constexpr int64_t kHeader = 64 / sizeof(T);  // one cache line
   static_assert(sizeof(Header) <= 64, "the header must fit its cache line");
 
-  Header header() const { return {prepared_.chunks, prepared_.samples_per_tile, prepared_.layout.stride, kLanes<T>}; }
+  Header header() const {
+    return {prepared_.chunks, prepared_.samples_per_tile, prepared_.layout.stride, prepared_.layout.pitch, kLanes<T>};
+  }
 
   // Calls body(i, value, tangent) for stages 1 .. L-1.
   template <class Body>

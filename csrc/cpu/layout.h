@@ -1,9 +1,10 @@
 // How a tile of columns lies in memory. One thread owns it for the whole walk, so it stays in its cache.
 //
 // A tile is [channels][stride]. Dense branch: its columns are samples. Convolution: its columns are the pixels of a few
-// images, interleaved (pixel 0 of every image, pixel 1 of every image, ...) and flattened with one shared pad of r
-// pixels between rows and r rows above and below. So a kernel tap is a constant offset, and enough images fill whole
-// vectors with each row. Only the vectors at `position` are ever written; everything else stays zero.
+// images, interleaved (pixel 0 of every image, pixel 1 of every image, ...) and flattened with r rows of pads above and
+// below. So a kernel tap is a constant offset, and enough images fill whole vectors. Between rows lie r shared pads, or
+// none: then a tap that moves along the row leaves out the lanes that it takes to another row. Only the vectors at
+// `position` are ever written; everything else stays zero.
 #pragma once
 
 #include <type_traits>
@@ -41,6 +42,8 @@ struct Layout {
   int64_t size(int channels) const { return int64_t(channels) * stride; }
   // Of samples or pixels, from the first of a row to the last.
   int row_columns() const { return dense ? width : width * images; }
+  // The column after the last pixel.
+  int end() const { return lead + (height - 1) * pitch + row_columns(); }
   // Room for one number per sample of the tile, in whole vectors.
   int slots() const { return dense ? pitch : kLanes<T>; }
 };
@@ -58,6 +61,14 @@ Layout<T> dense_layout(int samples, Workspace& workspace) {
   for (int j = 0; j < layout.vectors; ++j) position[j] = j * kLanes<T>;
   layout.position = position;
   return layout;
+}
+
+// Pad pixels between rows, for kernels that reach `reach` pixels beyond them. None where rows are not whole vectors and
+// loads may leave lanes out, as those of bfloat16 operands may not: vectors then run on from row to row without
+// covering pads.
+template <class T>
+int grid_gap(int width, int images, int reach, bool bf16) {
+  return kLaneMasks && !bf16 && width * images % kLanes<T> != 0 ? 0 : reach;
 }
 
 // Vectors that cover a padded image (times `images`): whole rows if those are whole vectors, else everything with the
@@ -82,7 +93,7 @@ Layout<T> grid_layout(int height, int width, int gap, int reach_rows, int reach_
   const int reach = reach_rows * layout.pitch + reach_columns * images;
   layout.lead = round_up(reach, lanes);
   const bool whole_rows = row % lanes == 0;  // vectors that end with the row leave the pads alone
-  layout.masked = !whole_rows;
+  layout.masked = !whole_rows && (gap > 0 || height * row % lanes != 0);
   layout.vectors = grid_vectors<T>(height, width, gap, images);
   int* position = workspace.take<int>(layout.vectors);
   for (int j = 0; j < layout.vectors; ++j) {

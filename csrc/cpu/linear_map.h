@@ -155,7 +155,7 @@ struct GridConvolution {
     const int out = layer.out_channels / layer.groups, in = layer.in_channels / layer.groups;
     const int taps = layer.kernel_height * layer.kernel_width;
     WeightSums<T> gradient{
-        out, in, taps, forward[0].offset, nullptr, workspace.take<T>(WeightSums<T>::panel_size(grid))};
+        out, in, taps, forward[0].offset, nullptr, workspace.take<T>(WeightSums<T>::panel_size(grid)), 0};
     gradient.sums = workspace.take<T>(gradient.size());
     for (int group = 0; group < layer.groups; ++group) {
       std::memset(gradient.sums, 0, sizeof(T) * gradient.size());

@@ -27,7 +27,8 @@ struct ParameterSums {
                                 stage.kernel * stage.kernel,
                                 prepared.tap_offsets(i, false, workspace),
                                 nullptr,
-                                panel};
+                                panel,
+                                stage.kernel};
       weight[i].bf16 = prepared.parallel.bf16 && bf16_contraction_pays(weight[i], prepared.layout);
       weight[i].sums = workspace.take_zeroed<T>(weight[i].size());
       bias[i] = workspace.take_zeroed<T>(stage.out_channels);

@@ -29,9 +29,10 @@ int pick_dense_tile(int64_t samples) {
 }
 
 // Images to interleave in a tile: as many as leave the fewest lanes idle, those of threads without images included.
-// More than one makes the tile larger, so it must gain a tenth, and stay small or do many products per number it moves.
+// More than one makes the tile larger, so it must gain a twentieth, and stay small or do many products per number it
+// moves.
 template <class T>
-int pick_images(const Branch<T>& branch, int gap, int threads, int64_t copies) {
+int pick_images(const Branch<T>& branch, int reach, const Parallel& parallel, int64_t copies) {
   constexpr int kSmallTileBytes = 192 << 10;
   constexpr double kManyProducts = 128;
   double products = 0, outputs = 0, widest = 0;
@@ -44,13 +45,14 @@ int pick_images(const Branch<T>& branch, int gap, int threads, int64_t copies) {
   int best = 1;
   double most = 0;
   for (int images = 1; images <= kLanes<T>; images *= 2) {
+    const int gap = grid_gap<T>(branch.width, images, reach, parallel.bf16);
     const double columns = double(grid_vectors<T>(branch.height, branch.width, gap, images)) * kLanes<T>;
     if (images > 1 && widest * columns * sizeof(T) > kSmallTileBytes && products / outputs < kManyProducts) break;
     const int64_t samples = copies > 1 ? copies : branch.batch;
-    const int64_t share = copies > 1 ? 1 : threads;
+    const int64_t share = copies > 1 ? 1 : parallel.threads;
     const int64_t tiles = round_up(divide_up(samples, int64_t(images)), share);
     const double useful = double(samples) * branch.pixels() / (double(tiles) * columns);
-    if (useful > (best == 1 ? 1.1 : 1.0) * most || images == 1) best = images, most = useful;
+    if (useful > (best == 1 ? 1.05 : 1.0) * most || images == 1) best = images, most = useful;
   }
   return best;
 }
@@ -80,7 +82,7 @@ struct Prepared {
       most_channels = max_of(most_channels, branch.stage[i].out_channels);
       reach = max_of(reach, branch.stage[i].kernel / 2);
     }
-    const int images = branch.dense() ? 0 : pick_images(branch, reach, parallel.threads, copies);
+    const int images = branch.dense() ? 0 : pick_images(branch, reach, parallel, copies);
     unit = copies > 1 ? 1 : branch.dense() ? kLanes<T> : images;
     const int64_t units = divide_up(branch.batch, unit);
     chunks = static_cast<int>(min_of(int64_t(parallel.threads), units));
@@ -89,7 +91,8 @@ struct Prepared {
       layout = dense_layout<T>(samples_per_tile, workspace);
     } else {
       samples_per_tile = images;
-      layout = grid_layout<T>(branch.height, branch.width, reach, reach, reach, images, workspace);
+      const int gap = grid_gap<T>(branch.width, images, reach, parallel.bf16);
+      layout = grid_layout<T>(branch.height, branch.width, gap, reach, reach, images, workspace);
     }
     slope = workspace.take<T>(branch.stages);
     for (int i = 0; i < branch.stages; ++i) slope[i] = slope_of(branch.stage[i]);
@@ -109,6 +112,18 @@ struct Prepared {
     for (int t = 0; t < k * k; ++t)
       offset[t] = sign * ((t / k - k / 2) * layout.pitch + (t % k - k / 2) * layout.images);
     return offset;
+  }
+
+  // Where vectors run on from row to row: the lanes that each tap of stage i takes to a pixel of the same row.
+  const LaneMask* const* tap_edges(int i, bool transpose, Workspace& workspace) const {
+    const int k = branch.stage[i].kernel, sign = transpose ? -1 : 1;
+    if (k == 1 || layout.pitch > layout.row_columns() || layout.row_columns() % kLanes<T> == 0) return nullptr;
+    const LaneMask** edge = workspace.take<const LaneMask*>(k * k);
+    for (int t = 0; t < k * k; ++t) {
+      const int right = sign * (t % k - k / 2);
+      edge[t] = right == 0 ? nullptr : t >= k ? edge[t - k] : edge_masks(right, workspace);
+    }
+    return edge;
   }
 
   // Samples [begin, end) of a chunk.
@@ -139,6 +154,17 @@ struct Prepared {
  private:
   static constexpr int kTaskShare = 8;  // tasks per stage, so that one wide stage is packed by several threads
 
+  // Per vector, the lanes whose neighbour `right` pixels to the right lies in the same row.
+  const LaneMask* edge_masks(int right, Workspace& workspace) const {
+    LaneMask* mask = workspace.take_zeroed<LaneMask>(layout.vectors);
+    for (int j = 0; j < layout.vectors; ++j)
+      for (int lane = 0; lane < kLanes<T>; ++lane) {
+        const int x = (j * kLanes<T> + lane) / layout.images % layout.width + right;
+        if (x >= 0 && x < layout.width) mask[j] |= LaneMask(1 << lane);
+      }
+    return mask;
+  }
+
   PackedWeights<T>* reserve(bool transpose, Workspace& workspace) const {
     auto* packs = workspace.take<PackedWeights<T>>(branch.stages);
     for (int i = 0; i < branch.stages; ++i) {
@@ -149,6 +175,7 @@ struct Prepared {
       const int channels = transpose ? stage.out_channels : stage.in_channels;
       const bool bf16 = parallel.bf16 && bf16_product_pays<T>(rows, channels, taps);
       packs[i] = reserve_weights<T>(rows, channels, taps, offset, bf16, workspace);
+      packs[i].edge = tap_edges(i, transpose, workspace);
     }
     return packs;
   }

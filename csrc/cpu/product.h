@@ -33,6 +33,9 @@ struct PackedWeights {
   const int* offset;         // [taps] column offset of each tap
   T* data;
   bool bf16 = false;  // products round their operands (product_bf16.h)
+  // [taps], each [vectors] or null: the lanes that a tap takes to a pixel of the same row (only if the layout is
+  // seamless).
+  const LaneMask* const* edge = nullptr;
 
   int depth() const { return bf16 ? divide_up(channels, 2) : channels; }
   int tiles() const { return divide_up(rows, kTileRows[shape]); }
@@ -153,9 +156,30 @@ IRF_ALWAYS_INLINE void finish_tile(const Vector<T> (&acc)[kRows][kVectors], int 
   }
 }
 
+// acc += the products of one tap, all channels; `load_lanes(p, j)` loads vector j from p.
+template <class T, int kRows, int kVectors, class Load>
+IRF_ALWAYS_INLINE void add_tap(Vector<T> (&acc)[kRows][kVectors], const T* w, int channels, const T* column,
+                               int64_t stride, const int64_t (&at)[kVectors], const Load& load_lanes) {
+  for (int c = 0; c < channels; ++c) {
+    Vector<T> x[kVectors];
+#pragma GCC unroll 8
+    for (int j = 0; j < kVectors; ++j) x[j] = load_lanes(column + at[j], j);
+    const Factors<T, kRows> factor(w);
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+      const Vector<T> s = factor[i];
+#pragma GCC unroll 8
+      for (int j = 0; j < kVectors; ++j) acc[i][j] = fma(s, x[j], acc[i][j]);
+    }
+    w += kRows;
+    column += stride;
+  }
+}
+
+// Vectors `first` .. `first` + kVectors - 1 of the layout.
 template <class T, int kRows, int kVectors>
-__attribute__((noinline)) void product_tile(const PackedWeights<T>& packed, int tile, const T* in, int64_t stride,
-                                            const int* position, const EpilogueOperands<T>& op, T* out) {
+__attribute__((noinline)) void product_tile(const PackedWeights<T>& packed, int tile, const T* in,
+                                            const Layout<T>& layout, int first, const EpilogueOperands<T>& op, T* out) {
   Vector<T> acc[kRows][kVectors];
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i)
@@ -164,37 +188,30 @@ __attribute__((noinline)) void product_tile(const PackedWeights<T>& packed, int 
   const T* w = packed.data + tile * packed.tile_size();
   int64_t at[kVectors];
 #pragma GCC unroll 8
-  for (int j = 0; j < kVectors; ++j) at[j] = position[j];
-  for (int t = 0; t < packed.taps; ++t) {
+  for (int j = 0; j < kVectors; ++j) at[j] = layout.position[first + j];
+  for (int t = 0; t < packed.taps; ++t, w += packed.channels * kRows) {
+    const int64_t begin = at[0] + packed.offset[t], end = at[kVectors - 1] + packed.offset[t] + kLanes<T>;
+    if (end <= layout.lead || begin >= layout.end()) continue;  // nothing but pads
     const T* column = in + packed.offset[t];
-    for (int c = 0; c < packed.channels; ++c) {
-      Vector<T> x[kVectors];
-#pragma GCC unroll 8
-      for (int j = 0; j < kVectors; ++j) x[j] = load(column + at[j]);
-      const Factors<T, kRows> factor(w);
-#pragma GCC unroll 8
-      for (int i = 0; i < kRows; ++i) {
-        const Vector<T> s = factor[i];
-#pragma GCC unroll 8
-        for (int j = 0; j < kVectors; ++j) acc[i][j] = fma(s, x[j], acc[i][j]);
-      }
-      w += kRows;
-      column += stride;
-    }
+    const LaneMask* edge = kLaneMasks && packed.edge ? packed.edge[t] : nullptr;
+    if (edge)
+      add_tap(acc, w, packed.channels, column, layout.stride, at,
+              [edge = edge + first](const T* p, int j) { return load_lanes(p, edge[j]); });
+    else
+      add_tap(acc, w, packed.channels, column, layout.stride, at, [](const T* p, int) { return load(p); });
   }
   const int first_row = tile * kRows;
-  finish_tile<T, kRows, kVectors>(acc, packed.rows - first_row, first_row, at, stride, op, out);
+  finish_tile<T, kRows, kVectors>(acc, packed.rows - first_row, first_row, at, layout.stride, op, out);
 }
 
 template <class T, int kShape, int kVectors = kTileVectors[kShape]>
-IRF_ALWAYS_INLINE void product_group(int vectors, const PackedWeights<T>& packed, const T* in, int64_t stride,
-                                     const int* position, const EpilogueOperands<T>& op, T* out) {
+IRF_ALWAYS_INLINE void product_group(int vectors, const PackedWeights<T>& packed, const T* in, const Layout<T>& layout,
+                                     int first, const EpilogueOperands<T>& op, T* out) {
   if constexpr (kVectors > 1) {
-    if (vectors < kVectors)
-      return product_group<T, kShape, kVectors - 1>(vectors, packed, in, stride, position, op, out);
+    if (vectors < kVectors) return product_group<T, kShape, kVectors - 1>(vectors, packed, in, layout, first, op, out);
   }
   for (int tile = 0; tile < packed.tiles(); ++tile)
-    product_tile<T, kTileRows[kShape], kVectors>(packed, tile, in, stride, position, op, out);
+    product_tile<T, kTileRows[kShape], kVectors>(packed, tile, in, layout, first, op, out);
 }
 
 template <class T, int kShape>
@@ -205,7 +222,7 @@ void product_shape(const PackedWeights<T>& packed, const T* in, const Layout<T>&
   int done = 0;
   for (int group = 0; group < groups; ++group) {
     const int vectors = divide_up(layout.vectors - done, groups - group);
-    product_group<T, kShape>(vectors, packed, in, layout.stride, layout.position + done, op, out);
+    product_group<T, kShape>(vectors, packed, in, layout, done, op, out);
     done += vectors;
   }
 }

@@ -65,6 +65,24 @@ IRF_ALWAYS_INLINE Vector<T> broadcast(T x) {
   return x - Vector<T>{};  // `x - 0` keeps -0 and folds to one broadcast
 }
 
+// One bit per lane.
+using LaneMask = uint16_t;
+#if defined(__AVX512F__)
+constexpr bool kLaneMasks = true;
+IRF_ALWAYS_INLINE Vector<float> load_lanes(const float* p, LaneMask mask) {
+  return (Vector<float>)_mm512_maskz_loadu_ps(mask, p);
+}
+IRF_ALWAYS_INLINE Vector<double> load_lanes(const double* p, LaneMask mask) {
+  return (Vector<double>)_mm512_maskz_loadu_pd(static_cast<__mmask8>(mask), p);
+}
+#else
+constexpr bool kLaneMasks = false;  // loads that leave lanes zero do not come for free
+template <class T>
+IRF_ALWAYS_INLINE Vector<T> load_lanes(const T* p, LaneMask) {
+  return load(p);
+}
+#endif
+
 template <class V>
 IRF_ALWAYS_INLINE V fma(V a, V b, V c) {
   return a * b + c;

@@ -47,6 +47,7 @@ std::vector<BranchCase> image_cases() {
       {5, 5, 7, {2, 5, 3, 2}, {3, 1, 3}, {kIdentity, kElu, kLipSwish}, true, 2, true},
       {2, 3, 8, {1, 7, 1}, {3, 3}, {kTanh, kLipSwish}, true, 1, false},
       {3, 2, 9, {3, 4, 3}, {5, 1}, {kSin, kElu}, false, 3, false},
+      {9, 14, 14, {2, 20, 3, 2}, {3, 1, 5}, {kIdentity, kElu, kLipSwish}, true, 1, false},
       {2, 2, 15, {1, 3, 1}, {3, 5}, {kSoftplus, kSoftplus}, true, 1, true},
       {4, 3, 16, {2, 6, 2}, {3, 3}, {kIdentity, kLipSwish}, true, 1, false},
       {2, 4, 17, {1, 2, 1}, {1, 3}, {kRelu, kTanh}, true, 2, false},
