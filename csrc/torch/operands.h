@@ -57,7 +57,7 @@ inline void check_like(const Tensor& t, const Tensor& reference, int64_t numel, 
   STD_TORCH_CHECK(t.numel() == numel, name, " must have ", numel, " elements, got ", t.numel(), "; reshape it.");
 }
 
-// How exact the products of float32 numbers must be on a GPU.
+// How exact the products of float32 numbers must be.
 inline int checked_precision(int64_t precision) {
   STD_TORCH_CHECK(0 <= precision && precision <= 2, "precision must be 0 (full), 1 (TF32) or 2 (bf16), got ", precision,
                   "; pass one of them.");
