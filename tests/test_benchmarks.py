@@ -69,10 +69,8 @@ def test_bfloat16_beside_float32():
         done = run(*selection, environment={"IRESNET_FAST_CPU_ISA": isa})
         if not _library.cpu_bf16():
             assert done.returncode == 2
-            assert (
-                f"--precision bf16 needs a CPU with AVX512-BF16 or --device cuda; without it autocast multiplies in float32, and the instruction set in use is {isa}."
-                in done.stderr
-            )
+            assert "--precision bf16 needs a CPU with AVX512-BF16 or --device cuda; " in done.stderr
+            assert f"the instruction set in use is {isa}." in done.stderr
             continue
         assert done.returncode == 0, done.stderr
         rows = [line.strip("| ").split("|") for line in done.stdout.splitlines() if line.startswith("| mnist")]

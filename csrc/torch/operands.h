@@ -69,7 +69,7 @@ void with_type(const Tensor& t, const char* name, const Body& body) {
     body(double{});
 }
 
-// How exact the products of float32 numbers must be on a GPU.
+// How exact the products of float32 numbers must be.
 inline int checked_precision(int64_t precision) {
   STD_TORCH_CHECK(0 <= precision && precision <= 2, "precision must be 0 (full), 1 (TF32) or 2 (bf16), got ", precision,
                   "; pass one of them.");
