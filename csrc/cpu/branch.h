@@ -2,8 +2,7 @@
 // gradient of sum_j <cotangent_j, J tangent_j> (docs/mathematics.md, 4).
 #pragma once
 
-#include "cpu/contract.h"
-#include "cpu/kept.h"
+#include "cpu/branch_backward_pair.h"
 
 namespace irf {
 namespace IRF_ISA {
@@ -27,9 +26,9 @@ void branch(const Branch<T>& branch, const BranchOperands<T>& op, const Parallel
   });
 }
 
-// Backward walk of one thread.
+// Backward walk of one thread, for any number of pairs.
 template <class T>
-struct BackwardWalk : Walk<T> {
+struct BackwardWalk : Walk<T>, ParameterSums<T> {
   using Walk<T>::prepared;
   using Walk<T>::layout;
   using Walk<T>::stages;
@@ -37,18 +36,16 @@ struct BackwardWalk : Walk<T> {
   using Walk<T>::h;
   using Walk<T>::d;
   using Walk<T>::e;
-  T **t, **dt;  // [L] tangents t_i (null: e_i holds E_i t_i) and D_i t_i
+  using ParameterSums<T>::weight;
+  using ParameterSums<T>::bias;
+  T **t, **dt;  // [L] tangents t_i and D_i t_i
   T** r;        // [L + 1] cotangents
   T** u;        // [L] sum over pairs of E_i t_i (A_i^T r_{i+1})
   T** s;        // [L + 1] ordinary backward
   T* raw;       // A_i^T r or A_i^T s itself, for the slope gradient
-  // This thread's parameter gradients.
-  WeightSums<T>* weight;  // [L]
-  T** bias;               // [L]
-  T* beta;                // [L]
 
   BackwardWalk(const Prepared<T>& prepared_, bool pairs, Workspace& workspace)
-      : Walk<T>(prepared_, Order::kSecond, true, workspace) {
+      : Walk<T>(prepared_, Order::kSecond, true, workspace), ParameterSums<T>(prepared_, workspace) {
     T*** const lists[] = {&t, &dt, &r, &u, &s};
     for (T*** list : lists) {
       *list = workspace.take<T*>(stages + 1);
@@ -59,16 +56,6 @@ struct BackwardWalk : Walk<T> {
       }
     }
     raw = prepared.take(prepared.most_channels, workspace);
-    weight = workspace.take<WeightSums<T>>(stages);
-    bias = workspace.take<T*>(stages);
-    beta = workspace.take_zeroed<T>(stages);
-    for (int i = 0; i < stages; ++i) {
-      const Stage<T>& stage = prepared.branch.stage[i];
-      weight[i] = WeightSums<T>{stage.out_channels, stage.in_channels, stage.kernel * stage.kernel,
-                                prepared.tap_offsets(i, false, workspace), nullptr};
-      weight[i].sums = workspace.take_zeroed<T>(weight[i].size());
-      bias[i] = workspace.take_zeroed<T>(stage.out_channels);
-    }
   }
 
   // t_0 is set; fills t, dt.
@@ -79,20 +66,6 @@ struct BackwardWalk : Walk<T> {
     for (int i = 0; i + 1 < stages; ++i)
       product(prepared.forward[i], dt[i], layout, {.kind = Epilogue::kTangent, .d = d[i + 1], .second = dt[i + 1]},
               t[i + 1]);
-  }
-
-  // The same from what the forward pass kept, with the derivatives: no product is computed again.
-  void recall() {
-    for (int i = 0; i < stages; ++i) {
-      const Stage<T>& stage = prepared.branch.stage[i];
-      if (i > 0 && known_from_value(stage.activation)) {
-        derivatives(stage.activation, layout, h[i], dt[i], stage.in_channels, d[i], e[i]);
-        t[i] = nullptr;  // in e
-        continue;
-      }
-      this->template activate_stage<Order::kSecond>(i);
-      this->multiply(d[i], t[i], stage.in_channels, dt[i]);
-    }
   }
 
   // Whether u_0 is zero: then r_0 serves nobody, and neither is computed.
@@ -154,45 +127,16 @@ struct BackwardWalk : Walk<T> {
         const Vector<T> by_slope = LipSwish::slope_gradient<VectorMath<T>>(load(a[i] + at), slope).*part;
         sum += keep_pixels(layout, layout.position[j], upstream * by_slope);
       }
-    const double parameter = *prepared.branch.stage[i].beta;
-    beta[i] += sum_lanes<T>(sum) * static_cast<T>(1 / (1 + __builtin_exp(-parameter)));
+    ParameterSums<T>::add_slope_gradient(prepared.branch.stage[i], i, sum_lanes<T>(sum));
   }
 };
 
-// Adds up the threads in a fixed order (bitwise the same on every run) into the packed result: per stage weight, bias,
-// beta.
-template <class T>
-void gather_gradients(const Prepared<T>& prepared, BackwardWalk<T>* const* walks, T* result) {
-  for_each_chunk(prepared, [&](int64_t chunk) {
-    T* out = result;
-    for (int i = 0; i < prepared.branch.stages; ++i) {
-      const Stage<T>& stage = prepared.branch.stage[i];
-      const int64_t per_row = int64_t(stage.in_channels) * stage.kernel * stage.kernel;
-      const int begin = static_cast<int>(stage.out_channels * chunk / prepared.chunks);
-      const int end = static_cast<int>(stage.out_channels * (chunk + 1) / prepared.chunks);
-      T *bias = out + stage.out_channels * per_row, *beta = bias + (stage.bias ? stage.out_channels : 0);
-      std::memset(out + begin * per_row, 0, sizeof(T) * (end - begin) * per_row);
-      for (int k = 0; k < prepared.chunks; ++k) walks[k]->weight[i].add_to(out, begin, end);
-      for (int m = begin; stage.bias && m < end; ++m) {
-        bias[m] = T(0);
-        for (int k = 0; k < prepared.chunks; ++k) bias[m] += walks[k]->bias[i][m];
-      }
-      if (stage.beta && chunk == 0) {
-        *beta = T(0);
-        for (int k = 0; k < prepared.chunks; ++k) *beta += walks[k]->beta[i];
-      }
-      out = beta + (stage.beta ? 1 : 0);
-    }
-  });
-}
-
 template <class T>
 void branch_backward(const Branch<T>& branch, const BranchBackwardOperands<T>& op, const Parallel& parallel) {
+  if (op.pairs == 1) return branch_backward_pair(branch, op, parallel);
   Workspace workspace;
   Prepared<T> prepared(branch, parallel, workspace);
-  const Kept<T> kept(prepared);
-  const bool recall = op.pairs == 1 && op.kept && kept.fits(op.kept, op.kept_size);
-  prepared.pack(recall ? kPackTransposed : kPackForward | kPackTransposed, workspace);
+  prepared.pack(kPackForward | kPackTransposed, workspace);
   const Layout<T>& layout = prepared.layout;
   const int in_channels = branch.stage[0].in_channels, out_channels = branch.stage[branch.stages - 1].out_channels;
   const int64_t in_size = branch.in_size(), out_size = out_channels * branch.pixels();
@@ -206,16 +150,13 @@ void branch_backward(const Branch<T>& branch, const BranchBackwardOperands<T>& o
     T weight[kLargestTile];
     for_each_tile(prepared, chunk, [&](int64_t first, int samples) {
       load_events(layout, op.x + first * in_size, samples, in_channels, walk.x);
-      if (recall)
-        kept.point(const_cast<T*>(op.kept), chunk, first, walk.a, walk.h, walk.t, walk.dt);  // only read
-      else
-        walk.template forward<Order::kSecond>();
+      walk.template forward<Order::kSecond>();
       for (int s = 0; op.pairs > 0 && s < samples; ++s) weight[s] = op.weight[first + s] / static_cast<T>(op.pairs);
       for (int pair = 0; pair < op.pairs; ++pair) {
         const int64_t at = (pair * branch.batch + first) * in_size;
         load_events(layout, op.tangents + at, samples, in_channels, walk.t[0]);
         load_events(layout, op.cotangents + at, samples, in_channels, walk.r[branch.stages], weight);
-        recall ? walk.recall() : walk.tangent();
+        walk.tangent();
         walk.cotangent(pair == 0);
         if (pair + 1 < op.pairs) walk.add_pair_gradient();  // the last one is stacked with the ordinary backward
       }

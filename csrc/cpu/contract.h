@@ -1,25 +1,27 @@
 // Weight gradients: sum over columns p of a[m][p] * b[c][p + offset_t], summed over one or two operand pairs, added to
-// packed sums that a thread keeps over all its tiles. In the padded layout a tap is again a constant offset; `a` is
-// zero on pads, so no column needs to be left out.
+// packed sums that a thread keeps over all its tiles. One operand is transposed, a panel of its channels at a time: its
+// channels are then the lanes, and the numbers of the other are broadcast, so that no sum has to be added across lanes.
 #pragma once
 
 #include "cpu/layout.h"
+#include "cpu/tile_io.h"
 
 namespace irf {
 namespace IRF_ISA {
 namespace {
 
-// Accumulators: kContractRows x kContractChannels vectors, each a sum of its own that must be added across its lanes at
-// the end. Four rows: their four sums come out side by side in one 128-bit lane, and are stored so.
-constexpr int kContractRows = 4;
+// Register tiles: vectors of a panel x broadcast channels. For 1, 2, ... vectors, the most channels that fit.
 #if defined(__AVX512F__)
-constexpr int kContractChannels = 6;
-#elif defined(IRF_NEON)
-constexpr int kContractChannels = 5;  // GCC loads a whole turn ahead on AArch64, and of six it spills two
+constexpr int kPanelVectors = 4;
+constexpr int kPanelChannels[kPanelVectors] = {12, 12, 8, 6};
+#elif defined(IRF_NEON)  // GCC loads a whole turn ahead on AArch64, and spills some of 24 sums
+constexpr int kPanelVectors = 4;
+constexpr int kPanelChannels[kPanelVectors] = {12, 10, 7, 5};
 #else
-constexpr int kContractChannels = 2;
+constexpr int kPanelVectors = 3;
+constexpr int kPanelChannels[kPanelVectors] = {8, 6, 4};
 #endif
-static_assert(kContractRows * kContractChannels + kContractRows + 1 <= kVectorRegisters, "the contraction tile spills");
+static_assert(kPanelVectors * kPanelChannels[kPanelVectors - 1] + kPanelVectors + 1 <= kVectorRegisters, "it spills");
 
 template <class T>
 struct OperandPair {
@@ -27,19 +29,47 @@ struct OperandPair {
   const T* b;  // [channels][stride]
 };
 
-// The gradient sums of one linear map, as [tap][channel][rows], rows rounded up.
+// The gradient sums of one linear map: [tap][channel][rows] if its rows are the lanes, else [tap][row][channels]; the
+// lanes rounded up.
 template <class T>
 struct WeightSums {
   int rows, channels, taps;
   const int* offset;  // [taps]
   T* sums;
+  T* panel;  // [panel_size] scratch of the thread
 
-  int padded_rows() const { return rows < 16 ? round_up(rows, kContractRows) : channel_stride<T>(rows); }
-  int64_t size() const { return int64_t(taps) * channels * padded_rows(); }
+  // The operand that leaves fewer lanes idle; the one with fewer channels to transpose on a tie.
+  bool row_lanes() const {
+    const int64_t by_rows = int64_t(round_up(rows, kLanes<T>)) * channels;
+    const int64_t by_channels = int64_t(round_up(channels, kLanes<T>)) * rows;
+    return by_rows != by_channels ? by_rows < by_channels : rows <= channels;
+  }
+  int lanes() const { return row_lanes() ? rows : channels; }
+  int broadcasts() const { return row_lanes() ? channels : rows; }
+  // An odd number of cache lines: powers of two apart, they would push each other out of the cache.
+  int64_t pitch() const { return channel_stride<T>(lanes()); }
+  int64_t size() const { return int64_t(taps) * broadcasts() * pitch(); }
 
-  // out[m][c][t] += sums, for [begin, end) of the rows m. A transposition: done in blocks, since rows a power of two
-  // apart would push each other out of the cache.
+  static int64_t panel_size(const Layout<T>& layout) { return int64_t(layout.stride) * kPanelVectors * kLanes<T>; }
+
+  // out[m][c][t] += sums, for [begin, end) of the rows m.
   void add_to(T* out, int begin, int end) const {
+    row_lanes() ? add_transposed(out, begin, end) : add(out, begin, end);
+  }
+
+ private:
+  void add(T* out, int begin, int end) const {
+    for (int m = begin; m < end; ++m) {
+      T* to = out + int64_t(m) * channels * taps;
+      for (int t = 0; t < taps; ++t) {
+        const T* from = sums + (int64_t(t) * rows + m) * pitch();
+        for (int c = 0; c < channels; ++c) to[c * taps + t] += from[c];
+      }
+    }
+  }
+
+  // In blocks: rows a power of two apart would push each other out of the cache.
+  void add_transposed(T* out, int begin, int end) const {
     constexpr int kStrip = 64 / sizeof(T), kColumns = 256;
     const int row_size = channels * taps;
     T block[kStrip][kColumns];
@@ -48,7 +78,7 @@ struct WeightSums {
         const int rows_here = min_of(kStrip, end - first), columns = min_of(kColumns, row_size - start);
         for (int k = 0; k < columns; ++k) {
           const int c = (start + k) / taps, t = (start + k) % taps;
-          const T* from = sums + (int64_t(t) * channels + c) * padded_rows() + first;
+          const T* from = sums + (int64_t(t) * channels + c) * pitch() + first;
           for (int i = 0; i < rows_here; ++i) block[i][k] = from[i];
         }
         for (int i = 0; i < rows_here; ++i) {
@@ -59,112 +89,131 @@ struct WeightSums {
   }
 };
 
-// sums[i] += the sum of the lanes of row[i].
-template <class T, int kRows>
-IRF_ALWAYS_INLINE void add_lane_sums(const Vector<T> (&row)[kRows], T* sums) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(T) == 4 && kRows == 4) {
-    const __m512 a = (__m512)row[0], b = (__m512)row[1], c = (__m512)row[2], d = (__m512)row[3];
-    const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-    const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-    const __m512d low = _mm512_unpacklo_pd((__m512d)ab, (__m512d)cd),
-                  high = _mm512_unpackhi_pd((__m512d)ab, (__m512d)cd);
-    const __m512 quarters = _mm512_add_ps((__m512)low, (__m512)high);  // four partial sums of a, b, c, d
-    const __m256 halves =
-        _mm256_add_ps(_mm512_castps512_ps256(quarters), (__m256)_mm512_extractf64x4_pd((__m512d)quarters, 1));
-    const __m128 total = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1));
-    _mm_storeu_ps(sums, _mm_add_ps(_mm_loadu_ps(sums), total));
-    return;
-  }
-#elif defined(__AVX2__)
-  if constexpr (sizeof(T) == 4 && kRows == 4) {
-    const __m256 ab = _mm256_hadd_ps((__m256)row[0], (__m256)row[1]),
-                 cd = _mm256_hadd_ps((__m256)row[2], (__m256)row[3]);
-    const __m256 halves = _mm256_hadd_ps(ab, cd);
-    const __m128 total = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1));
-    _mm_storeu_ps(sums, _mm_add_ps(_mm_loadu_ps(sums), total));
-    return;
-  }
-#elif defined(IRF_NEON)
-  if constexpr (sizeof(T) == 4 && kRows == 4) {
-    const float32x4_t ab = vpaddq_f32((float32x4_t)row[0], (float32x4_t)row[1]),
-                      cd = vpaddq_f32((float32x4_t)row[2], (float32x4_t)row[3]);
-    vst1q_f32(sums, vaddq_f32(vld1q_f32(sums), vpaddq_f32(ab, cd)));
-    return;
-  }
-#endif
-  for (int i = 0; i < kRows; ++i) sums[i] += sum_lanes<T>(row[i]);
-}
-
-template <class T, int kRows, int kChannels>
-__attribute__((noinline)) void contract_tile(const WeightSums<T>& target, const OperandPair<T>* pair, int pairs,
-                                             const Layout<T>& layout, int row, int channel, int tap) {
+// sums[k][lane] += sum over columns of panel[column + shift][lane] * broadcast[k][column].
+template <class T, int kVectors, int kChannels>
+__attribute__((noinline)) void contract_tile(const Layout<T>& layout, const T* panel, const T* broadcasts, T* sums,
+                                             int64_t pitch) {
+  constexpr int kWidth = kVectors * kLanes<T>;
   const int64_t stride = layout.stride;
-  Vector<T> acc[kChannels][kRows];
-#pragma GCC unroll 8
+  Vector<T> acc[kChannels][kVectors];
+#pragma GCC unroll 16
   for (int k = 0; k < kChannels; ++k)
-#pragma GCC unroll 8
-    for (int i = 0; i < kRows; ++i) acc[k][i] = Vector<T>{};
-  for (int p = 0; p < pairs; ++p) {
-    const T* a[kRows];  // AArch64 adds no more than one index to an address
-    const T* b[kChannels];
-#pragma GCC unroll 8
-    for (int i = 0; i < kRows; ++i) a[i] = pair[p].a + (row + i) * stride;
-#pragma GCC unroll 8
-    for (int k = 0; k < kChannels; ++k) b[k] = pair[p].b + (channel + k) * stride + target.offset[tap];
-    for (int j = 0; j < layout.vectors; ++j) {
-      const int64_t at = layout.position[j];
-      Vector<T> x[kRows];
-#pragma GCC unroll 8
-      for (int i = 0; i < kRows; ++i) x[i] = load(a[i] + at);
-#pragma GCC unroll 8
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) acc[k][j] = Vector<T>{};
+  for (int row = 0; row < layout.height; ++row) {
+    const T* x = panel + int64_t(layout.lead + row * layout.pitch) * kWidth;
+    const T* y = broadcasts + layout.lead + row * layout.pitch;
+    for (const T* end = y + layout.row_columns(); y < end; ++y, x += kWidth) {
+      Vector<T> lanes[kVectors];
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) lanes[j] = load(x + j * kLanes<T>);
+#pragma GCC unroll 16
       for (int k = 0; k < kChannels; ++k) {
-        const Vector<T> y = load(b[k] + at);
-#pragma GCC unroll 8
-        for (int i = 0; i < kRows; ++i) acc[k][i] = fma(x[i], y, acc[k][i]);
+        const Vector<T> factor = broadcast(y[k * stride]);
+#pragma GCC unroll 4
+        for (int j = 0; j < kVectors; ++j) acc[k][j] = fma(factor, lanes[j], acc[k][j]);
       }
     }
   }
-  T* sums = target.sums + (int64_t(tap) * target.channels + channel) * target.padded_rows() + row;
-#pragma GCC unroll 8
-  for (int k = 0; k < kChannels; ++k) add_lane_sums<T>(acc[k], sums + int64_t(k) * target.padded_rows());
+#pragma GCC unroll 16
+  for (int k = 0; k < kChannels; ++k)
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) {
+      T* to = sums + k * pitch + j * kLanes<T>;
+      store(to, load(to) + acc[k][j]);
+    }
 }
 
-template <class T, int kRows, int kChannels = kContractChannels>
-IRF_ALWAYS_INLINE void contract_channels(int count, const WeightSums<T>& target, const OperandPair<T>* pair, int pairs,
-                                         const Layout<T>& layout, int row, int channel, int tap) {
+template <class T, int kVectors, int kChannels = kPanelChannels[kVectors - 1]>
+IRF_ALWAYS_INLINE void contract_channels(int count, const Layout<T>& layout, const T* panel, const T* broadcasts,
+                                         T* sums, int64_t pitch) {
   if constexpr (kChannels > 1) {
     if (count < kChannels)
-      return contract_channels<T, kRows, kChannels - 1>(count, target, pair, pairs, layout, row, channel, tap);
+      return contract_channels<T, kVectors, kChannels - 1>(count, layout, panel, broadcasts, sums, pitch);
   }
-  contract_tile<T, kRows, kChannels>(target, pair, pairs, layout, row, channel, tap);
+  contract_tile<T, kVectors, kChannels>(layout, panel, broadcasts, sums, pitch);
 }
 
-template <class T, int kRows = kContractRows>
-IRF_ALWAYS_INLINE void contract_rows(int rows, int count, const WeightSums<T>& target, const OperandPair<T>* pair,
-                                     int pairs, const Layout<T>& layout, int row, int channel, int tap) {
-  if constexpr (kRows > 1) {
-    if (rows < kRows) return contract_rows<T, kRows - 1>(rows, count, target, pair, pairs, layout, row, channel, tap);
+// panel[column][lane] = source[lane][column] for one vector of lanes and four columns.
+template <class T>
+IRF_ALWAYS_INLINE void fill_panel_vector(const T* source, int64_t stride, T* panel, int width) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) {
+    __m512 quads[4];  // of lanes k, k + 4, k + 8, k + 12
+    for (int k = 0; k < 4; ++k) {
+      const T* from = source + k * stride;
+      const __m512 first = _mm512_castps128_ps512(_mm_loadu_ps(from));
+      const __m512 half = _mm512_insertf32x4(first, _mm_loadu_ps(from + 4 * stride), 1);
+      const __m512 more = _mm512_insertf32x4(half, _mm_loadu_ps(from + 8 * stride), 2);
+      quads[k] = _mm512_insertf32x4(more, _mm_loadu_ps(from + 12 * stride), 3);
+    }
+    const __m512d ab_low = (__m512d)_mm512_unpacklo_ps(quads[0], quads[1]);
+    const __m512d ab_high = (__m512d)_mm512_unpackhi_ps(quads[0], quads[1]);
+    const __m512d cd_low = (__m512d)_mm512_unpacklo_ps(quads[2], quads[3]);
+    const __m512d cd_high = (__m512d)_mm512_unpackhi_ps(quads[2], quads[3]);
+    _mm512_storeu_pd(panel, _mm512_unpacklo_pd(ab_low, cd_low));
+    _mm512_storeu_pd(panel + width, _mm512_unpackhi_pd(ab_low, cd_low));
+    _mm512_storeu_pd(panel + 2 * width, _mm512_unpacklo_pd(ab_high, cd_high));
+    _mm512_storeu_pd(panel + 3 * width, _mm512_unpackhi_pd(ab_high, cd_high));
+    return;
   }
-  contract_channels<T, kRows>(count, target, pair, pairs, layout, row, channel, tap);
+#endif
+  transpose(source, stride, kLanes<T>, 4, panel, width);
+}
+
+template <class T, int kWidth>
+void fill_panel(const T* source, int64_t stride, int lanes, int columns, T* panel) {
+  const int whole = lanes / kLanes<T> * kLanes<T>;
+  for (int column = 0; column < columns; column += 4)
+    for (int lane = 0; lane < whole; lane += kLanes<T>)
+      fill_panel_vector(source + lane * stride + column, stride, panel + int64_t(column) * kWidth + lane, kWidth);
+  if (whole < lanes) transpose(source + whole * stride, stride, lanes - whole, columns, panel + whole, kWidth);
+}
+
+// One panel of `kVectors` vectors of lanes, the first of which is `lane`.
+template <class T, int kVectors>
+void contract_panel(const WeightSums<T>& target, const OperandPair<T>& pair, const Layout<T>& layout, int lane) {
+  constexpr int kWidth = kVectors * kLanes<T>;
+  const bool row_lanes = target.row_lanes();
+  const T* source = (row_lanes ? pair.a : pair.b) + layout.size(lane);
+  const T* broadcasts = row_lanes ? pair.b : pair.a;
+  // Columns without a pixel are read where taps shift the panel.
+  const bool shifted = !row_lanes && target.taps > 1;
+  const int first = shifted ? 0 : layout.lead;
+  const int columns = shifted ? layout.stride : round_up((layout.height - 1) * layout.pitch + layout.row_columns(), 4);
+  fill_panel<T, kWidth>(source + first, layout.stride, min_of(kWidth, target.lanes() - lane), columns,
+                        target.panel + int64_t(first) * kWidth);
+  const int strips = divide_up(target.broadcasts(), kPanelChannels[kVectors - 1]);
+  for (int tap = 0; tap < target.taps; ++tap) {
+    const int64_t offset = target.offset[tap];
+    const T* panel = target.panel + (row_lanes ? 0 : offset * kWidth);
+    const T* factors = broadcasts + (row_lanes ? offset : 0);
+    T* sums = target.sums + int64_t(tap) * target.broadcasts() * target.pitch() + lane;
+    // Strips of nearly equal width: 32 channels in twelves go as 11 11 10, not 12 12 8.
+    for (int strip = 0, channel = 0, count; strip < strips; ++strip, channel += count) {
+      count = divide_up(target.broadcasts() - channel, strips - strip);
+      contract_channels<T, kVectors>(count, layout, panel, factors + layout.size(channel),
+                                     sums + channel * target.pitch(), target.pitch());
+    }
+  }
+}
+
+template <class T, int kVectors = kPanelVectors>
+IRF_ALWAYS_INLINE void contract_vectors(int vectors, const WeightSums<T>& target, const OperandPair<T>& pair,
+                                        const Layout<T>& layout, int lane) {
+  if constexpr (kVectors > 1) {
+    if (vectors < kVectors) return contract_vectors<T, kVectors - 1>(vectors, target, pair, layout, lane);
+  }
+  contract_panel<T, kVectors>(target, pair, layout, lane);
 }
 
 template <class T>
 void contract(const WeightSums<T>& target, const OperandPair<T>* pair, int pairs, const Layout<T>& layout) {
-  // Rows are passed over once per strip of channels: a block of them must stay in the second-level cache.
-  constexpr int kBlockBytes = 256 << 10;
-  const int64_t row_bytes = int64_t(pairs) * layout.stride * static_cast<int>(sizeof(T));
-  const int block = static_cast<int>(max_of(int64_t(1), kBlockBytes / (row_bytes * kContractRows))) * kContractRows;
-  // Strips of nearly equal width: 32 channels in sixes go as 6 6 5 5 5 5, not 6 6 6 6 6 2.
-  const int strips = divide_up(target.channels, kContractChannels);
-  for (int first = 0; first < target.rows; first += block)
-    for (int tap = 0; tap < target.taps; ++tap)
-      for (int strip = 0, channel = 0, count; strip < strips; ++strip, channel += count) {
-        count = divide_up(target.channels - channel, strips - strip);
-        for (int row = first; row < min_of(first + block, target.rows); row += kContractRows)
-          contract_rows<T>(min_of(kContractRows, target.rows - row), count, target, pair, pairs, layout, row, channel,
-                           tap);
-      }
+  const int vectors = divide_up(target.lanes(), kLanes<T>), panels = divide_up(vectors, kPanelVectors);
+  for (int panel = 0, done = 0, count; panel < panels; ++panel, done += count) {
+    count = divide_up(vectors - done, panels - panel);
+    for (int p = 0; p < pairs; ++p) contract_vectors(count, target, pair[p], layout, done * kLanes<T>);
+  }
 }
 
 // out[m] += sum over columns of a[m][p].

@@ -1,4 +1,4 @@
-// Activations whose derivatives follow from their value, and what the backward pass of a training step makes of it.
+// Activations whose derivatives follow from their value.
 #pragma once
 
 #include "cpu/layout.h"
@@ -17,33 +17,25 @@ struct FromValue {
 
 template <>
 struct FromValue<Identity> {
-  static constexpr bool possible = true;
+  static constexpr bool possible = true, straight = true;
   template <class M, class V = typename M::V>
   static IRF_ALWAYS_INLINE V derivative(V) {
     return M::constant(1);
-  }
-  template <class M, class V = typename M::V>
-  static IRF_ALWAYS_INLINE V ratio(V) {
-    return M::constant(0);
   }
 };
 
 template <>
 struct FromValue<Relu> {
-  static constexpr bool possible = true;
+  static constexpr bool possible = true, straight = true;
   template <class M, class V = typename M::V>
   static IRF_ALWAYS_INLINE V derivative(V h) {
     return M::select(h > M::constant(0), M::constant(1), M::constant(0));
-  }
-  template <class M, class V = typename M::V>
-  static IRF_ALWAYS_INLINE V ratio(V) {
-    return M::constant(0);
   }
 };
 
 template <>
 struct FromValue<Elu> {
-  static constexpr bool possible = true;
+  static constexpr bool possible = true, straight = false;
   template <class M, class V = typename M::V>
   static IRF_ALWAYS_INLINE V derivative(V h) {
     return M::select(h > M::constant(0), M::constant(1), h + M::constant(1));
@@ -56,7 +48,7 @@ struct FromValue<Elu> {
 
 template <>
 struct FromValue<Tanh> {
-  static constexpr bool possible = true;
+  static constexpr bool possible = true, straight = false;
   template <class M, class V = typename M::V>
   static IRF_ALWAYS_INLINE V derivative(V h) {
     return M::constant(1) - h * h;
@@ -78,34 +70,6 @@ inline bool known_from_value(Activation activation) {
       break;
   }
   return false;
-}
-
-// h_i and D t_i -> D and E t_i.
-template <class T, class Act>
-void derivatives_as(const Layout<T>& layout, const T* h, const T* dt, int channels, T* d, T* et) {
-  using F = FromValue<Act>;
-  using M = VectorMath<T>;
-  if constexpr (F::possible)
-    for (int c = 0; c < channels; ++c)
-      for (int j = 0; j < layout.vectors; ++j) {
-        const int64_t at = int64_t(c) * layout.stride + layout.position[j];
-        const Vector<T> value = load(h + at);
-        store(d + at, keep_pixels(layout, layout.position[j], F::template derivative<M>(value)));
-        store(et + at, F::template ratio<M>(value) * load(dt + at));
-      }
-}
-
-template <class T>
-void derivatives(Activation activation, const Layout<T>& layout, const T* h, const T* dt, int channels, T* d, T* et) {
-  switch (activation) {
-#define IRF_CASE(name, Struct) \
-  case Activation::k##Struct:  \
-    return derivatives_as<T, Struct>(layout, h, dt, channels, d, et);
-    IRF_FOR_EACH_ACTIVATION(IRF_CASE)
-#undef IRF_CASE
-    case Activation::kCount:
-      break;
-  }
 }
 
 }  // namespace

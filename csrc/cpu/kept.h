@@ -30,30 +30,32 @@ class Kept {
     return kept_size == size() && std::memcmp(kept, &header, sizeof header) == 0;
   }
 
-  // Points a, h, t and dt of stages 1 .. L-1 into `kept`, for the tile of `chunk` that begins with sample `first`.
-  // Where h_i is enough, it may overwrite a_i.
-  void point(T* kept, int64_t chunk, int64_t first, T** a, T** h, T** t, T** dt) const {
+  // Numbers that a tile keeps.
+  int64_t tile_size() const { return tile_size_; }
+
+  // Where the tile of `chunk` that begins with sample `first` keeps them.
+  T* piece(T* kept, int64_t chunk, int64_t first) const {
     const int64_t tile = tiles_before(chunk) + (first - prepared_.begin(chunk)) / prepared_.samples_per_tile;
-    T* piece = kept + kHeader + tile * tile_size_;
-    for (int i = 1; i < prepared_.branch.stages; ++i) {
-      const Stage<T>& stage = prepared_.branch.stage[i];
-      const int64_t size = prepared_.layout.size(stage.in_channels);
-      const bool value = known_from_value(stage.activation);
-      a[i] = piece;
-      if (value) h[i] = piece;
-      (value ? dt : t)[i] = piece + size;
-      piece += 2 * size;
-    }
+    return kept + kHeader + tile * tile_size_;
+  }
+
+  // Points a, h and the tangents of stages 1 .. L-1 into `piece`. Where h_i is enough, it may overwrite a_i.
+  void point(T* piece, T** a, T** h, T** tangent) const {
+    each_stage(piece, [&](int i, T* value, T* tangents) {
+      a[i] = value;
+      if (known_from_value(prepared_.branch.stage[i].activation)) h[i] = value;
+      tangent[i] = tangents;
+    });
   }
 
   // Products read h_i and D t_i beyond what is written there.
-  void clear_pads(T* const* h, T* const* dt) const {
-    for (int i = 1; i < prepared_.branch.stages; ++i) {
+  void clear_pads(T* piece) const {
+    each_stage(piece, [&](int i, T* value, T* tangents) {
       const Stage<T>& stage = prepared_.branch.stage[i];
-      if (!known_from_value(stage.activation)) continue;
-      zero_uncovered(prepared_.layout, h[i], stage.in_channels);
-      zero_uncovered(prepared_.layout, dt[i], stage.in_channels);
-    }
+      if (!known_from_value(stage.activation)) return;
+      zero_uncovered(prepared_.layout, value, stage.in_channels);
+      zero_uncovered(prepared_.layout, tangents, stage.in_channels);
+    });
   }
 
  private:
@@ -64,6 +66,16 @@ class Kept {
   static_assert(sizeof(Header) <= 64, "the header must fit its cache line");
 
   Header header() const { return {prepared_.chunks, prepared_.samples_per_tile, prepared_.layout.stride, kLanes<T>}; }
+
+  // Calls body(i, value, tangent) for stages 1 .. L-1.
+  template <class Body>
+  void each_stage(T* piece, const Body& body) const {
+    for (int i = 1; i < prepared_.branch.stages; ++i) {
+      const int64_t size = prepared_.layout.size(prepared_.branch.stage[i].in_channels);
+      body(i, piece, piece + size);
+      piece += 2 * size;
+    }
+  }
 
   int64_t tiles_before(int64_t chunk) const {
     int64_t tiles = 0;

@@ -38,6 +38,8 @@ struct Layout {
   const T* mask;        // [stride] all-ones bits on pixels, zero on pads (only if masked)
 
   int64_t size(int channels) const { return int64_t(channels) * stride; }
+  // Of samples or pixels, from the first of a row to the last.
+  int row_columns() const { return dense ? width : width * images; }
   // Room for one number per sample of the tile, in whole vectors.
   int slots() const { return dense ? pitch : kLanes<T>; }
 };

@@ -154,7 +154,8 @@ struct GridConvolution {
   void add_weight_gradient(Workspace& workspace, T* target) const {
     const int out = layer.out_channels / layer.groups, in = layer.in_channels / layer.groups;
     const int taps = layer.kernel_height * layer.kernel_width;
-    WeightSums<T> gradient{out, in, taps, forward[0].offset, nullptr};
+    WeightSums<T> gradient{
+        out, in, taps, forward[0].offset, nullptr, workspace.take<T>(WeightSums<T>::panel_size(grid))};
     gradient.sums = workspace.take<T>(gradient.size());
     for (int group = 0; group < layer.groups; ++group) {
       std::memset(gradient.sums, 0, sizeof(T) * gradient.size());

@@ -76,7 +76,7 @@ struct EpilogueOperands {
   const T* bias = nullptr;  // [rows] or null
   const T* d = nullptr;
   const T* e = nullptr;
-  const T* t = nullptr;  // null: e holds E t
+  const T* t = nullptr;
   T* second = nullptr;
   bool accumulate = false;  // kCotangent: second += instead of =
   T* raw = nullptr;         // if set: acc itself, for the gradient of an activation's slope
@@ -126,7 +126,7 @@ IRF_ALWAYS_INLINE void finish_tile(const Vector<T> (&acc)[kRows][kVectors], int 
       return;
     case Epilogue::kCotangent:
       each_sum<T>(acc, rows, first, stride, at, [&](int64_t k, V a) {
-        const V through_d = (op.t ? load(op.e + k) * load(op.t + k) : load(op.e + k)) * a;
+        const V through_d = load(op.e + k) * load(op.t + k) * a;
         store(out + k, a * load(op.d + k));
         store(op.second + k, op.accumulate ? load(op.second + k) + through_d : through_d);
         if (op.raw) store(op.raw + k, a);

@@ -106,8 +106,9 @@ void residual_logdet(const Branch<T>& branch, const ResidualLogdetOperands<T>& o
     SeriesState<T>& state = *states[chunk];
     for_each_tile(prepared, chunk, [&](int64_t first, int samples) {
       if (op.kept) {
-        kept.point(op.kept, chunk, first, walk.a, walk.h, t[chunk], t[chunk]);
-        kept.clear_pads(walk.h, t[chunk]);
+        T* piece = kept.piece(op.kept, chunk, first);
+        kept.point(piece, walk.a, walk.h, t[chunk]);
+        kept.clear_pads(piece);
       }
       load_events(layout, op.x + first * size, samples, channels, walk.x);
       walk.template forward<Order::kFirst>();

@@ -1,0 +1,89 @@
+// One activation, backward: what arrives at its value and at the tangent of its value, made what arrives at its
+// argument and at the tangent of that.
+#pragma once
+
+#include "cpu/from_value.h"
+
+namespace irf {
+namespace IRF_ISA {
+namespace {
+
+// Tiles of one stage. On entry r and s hold R = A^T r_{i+1} and S = A^T s_{i+1}; on return r = D R and s = D S + E t R.
+template <class T>
+struct ActivationBackward {
+  int channels;
+  T slope;
+  const T* kept;     // h if the derivatives are known from it, else a
+  const T* tangent;  // D t in the first case, else t
+  T *r, *s;
+  T *h, *dt;  // set to h and D t in the second case
+};
+
+template <class T, class Act>
+void activation_backward_by_value(const Layout<T>& layout, const ActivationBackward<T>& op) {
+  using M = VectorMath<T>;
+  for (int c = 0; c < op.channels; ++c)
+    for (int j = 0; j < layout.vectors; ++j) {
+      const int64_t at = layout.size(c) + layout.position[j];
+      const Vector<T> h = load(op.kept + at), r = load(op.r + at);
+      const Vector<T> d = keep_pixels(layout, layout.position[j], FromValue<Act>::template derivative<M>(h));
+      Vector<T> s = d * load(op.s + at);
+      if constexpr (!FromValue<Act>::straight)
+        s = fma(FromValue<Act>::template ratio<M>(h) * load(op.tangent + at), r, s);
+      store(op.r + at, d * r);
+      store(op.s + at, s);
+    }
+}
+
+// Returns the gradient of the slope, zero without one.
+template <class T, class Act>
+T activation_backward_by_argument(const Layout<T>& layout, const ActivationBackward<T>& op) {
+  using M = VectorMath<T>;
+  const Vector<T> slope = broadcast(op.slope);
+  Vector<T> gradient{};
+  for (int c = 0; c < op.channels; ++c)
+    for (int j = 0; j < layout.vectors; ++j) {
+      const int column = layout.position[j];
+      const int64_t at = layout.size(c) + column;
+      const Vector<T> a = load(op.kept + at), t = load(op.tangent + at), r = load(op.r + at), s = load(op.s + at);
+      const Jet<Vector<T>> jet = Act::template jet<M>(a, slope);
+      const Vector<T> d = keep_pixels(layout, column, jet.d), e = keep_pixels(layout, column, jet.e);
+      store(op.h + at, keep_pixels(layout, column, jet.h));
+      store(op.dt + at, d * t);
+      store(op.r + at, d * r);
+      store(op.s + at, fma(e * t, r, d * s));
+      if constexpr (Act::kHasSlope) {
+        const SlopeGradient<Vector<T>> by_slope = Act::template slope_gradient<M>(a, slope);
+        gradient += keep_pixels(layout, column, fma(r * t, by_slope.d, s * by_slope.h));
+      }
+    }
+  return sum_lanes<T>(gradient);
+}
+
+template <class T, class Act>
+T activation_backward_as(const Layout<T>& layout, const ActivationBackward<T>& op) {
+  if constexpr (FromValue<Act>::possible) {
+    activation_backward_by_value<T, Act>(layout, op);
+    return T(0);
+  } else {
+    return activation_backward_by_argument<T, Act>(layout, op);
+  }
+}
+
+template <class T>
+T activation_backward(Activation activation, const Layout<T>& layout, const ActivationBackward<T>& op) {
+  switch (activation) {
+#define IRF_CASE(name, Struct) \
+  case Activation::k##Struct:  \
+    return activation_backward_as<T, Struct>(layout, op);
+    IRF_FOR_EACH_ACTIVATION(IRF_CASE)
+#undef IRF_CASE
+    case Activation::kCount:
+      break;
+  }
+  return T(0);
+}
+
+}  // namespace
+}  // namespace IRF_ISA
+}  // namespace irf

@@ -1,0 +1,133 @@
+// The gradient of a branch with one pair of cotangent and tangent, as every training step with one probe asks for it.
+// Each stage's cotangent, ordinary backward pass and weight gradient come one after the other, so that a tile needs
+// little more than what the forward pass kept of it.
+#pragma once
+
+#include "cpu/activation_backward.h"
+#include "cpu/kept.h"
+#include "cpu/parameter_sums.h"
+
+namespace irf {
+namespace IRF_ISA {
+namespace {
+
+// Backward walk of one thread.
+template <class T>
+struct PairWalk : Walk<T>, ParameterSums<T> {
+  using Walk<T>::prepared;
+  using Walk<T>::layout;
+  using Walk<T>::stages;
+  using Walk<T>::a;
+  using Walk<T>::h;
+  using Walk<T>::d;
+  T** tangent;     // [L] t_0, and D t_i or t_i as `Kept` keeps them
+  T* dt;           // D t of a stage that keeps t
+  T *r[2], *s[2];  // what arrives from the stage above and goes to the one below: cotangent, ordinary backward pass
+  T* piece;        // what the forward pass would have kept of a tile, or null
+
+  PairWalk(const Prepared<T>& prepared_, const Kept<T>& kept, bool recall, Workspace& workspace)
+      : Walk<T>(prepared_, recall ? Order::kValue : Order::kFirst, false, workspace),
+        ParameterSums<T>(prepared_, workspace) {
+    const int in_channels = prepared.branch.stage[0].in_channels;
+    tangent = workspace.take<T*>(stages);
+    tangent[0] = prepared.take(in_channels, workspace);
+    if (recall) d[0] = prepared.take(in_channels, workspace);
+    dt = prepared.take(prepared.most_channels, workspace);
+    for (int k = 0; k < 2; ++k) {
+      r[k] = prepared.take(prepared.most_channels, workspace);
+      s[k] = prepared.take(prepared.most_channels, workspace);
+    }
+    piece = recall ? nullptr : workspace.take<T>(kept.tile_size());
+    if (piece) kept.clear_pads(piece);
+  }
+
+  // x and t_0 are set; fills what the forward pass keeps.
+  void remember() {
+    this->template forward<Order::kFirst>();
+    std::memcpy(this->state[0], tangent[0], sizeof(T) * layout.size(prepared.branch.stage[0].in_channels));
+    this->jvp(tangent);
+  }
+
+  // r[0] and s[0] hold r_L and s_L; adds the parameter gradients, and leaves s_0 in s[0] if `input_gradient`.
+  void backward(bool input_gradient) {
+    for (int i = stages - 1; i >= 0; --i) {
+      const Stage<T>& stage = prepared.branch.stage[i];
+      const bool wanted = i > 0 || input_gradient || stage.beta, by_value = known_from_value(stage.activation);
+      const bool values_first = i == 0 && (by_value || !wanted);
+      if (values_first) {
+        this->template activate_stage<Order::kFirst>(0);
+        this->multiply(d[0], tangent[0], stage.in_channels, dt);
+      }
+      T* through = by_value && i > 0 ? tangent[i] : dt;  // D t
+      if (wanted) pull_back(i, values_first ? h[i] : a[i], values_first ? dt : tangent[i]);
+      const OperandPair<T> operands[] = {{s[0], h[i]}, {r[0], through}};
+      contract(this->weight[i], operands, 2, layout);
+      if (stage.bias) add_row_sums(s[0], stage.out_channels, layout, this->bias[i]);
+      swap(r);
+      swap(s);
+    }
+  }
+
+ private:
+  static void swap(T* (&buffers)[2]) {
+    T* below = buffers[1];
+    buffers[1] = buffers[0];
+    buffers[0] = below;
+  }
+
+  // r[0], s[0] of stage i + 1 -> r[1], s[1] of stage i.
+  void pull_back(int i, const T* kept, const T* kept_tangent) {
+    const Stage<T>& stage = prepared.branch.stage[i];
+    if (i == 0 && piecewise_linear(stage.activation))  // r_0 serves nobody, and s_0 needs it no more
+      return product(prepared.transposed[0], s[0], layout, {.kind = Epilogue::kScale, .d = d[0]}, s[1]);
+    product(prepared.transposed[i], r[0], layout, {.kind = Epilogue::kBias}, r[1]);
+    product(prepared.transposed[i], s[0], layout, {.kind = Epilogue::kBias}, s[1]);
+    const T gradient = activation_backward(
+        stage.activation, layout,
+        ActivationBackward<T>{stage.in_channels, prepared.slope[i], kept, kept_tangent, r[1], s[1], h[i], dt});
+    if (stage.beta) this->add_slope_gradient(stage, i, gradient);
+  }
+};
+
+template <class T>
+void branch_backward_pair(const Branch<T>& branch, const BranchBackwardOperands<T>& op, const Parallel& parallel) {
+  Workspace workspace;
+  Prepared<T> prepared(branch, parallel, workspace);
+  const Kept<T> kept(prepared);
+  const bool recall = op.kept && kept.fits(op.kept, op.kept_size);
+  prepared.pack(recall ? kPackTransposed : kPackForward | kPackTransposed, workspace);
+  const Layout<T>& layout = prepared.layout;
+  const int in_channels = branch.stage[0].in_channels, out_channels = branch.stage[branch.stages - 1].out_channels;
+  const int64_t in_size = branch.in_size(), out_size = out_channels * branch.pixels();
+
+  auto** walks = workspace.take<PairWalk<T>*>(prepared.chunks);
+  for (int i = 0; i < prepared.chunks; ++i)
+    walks[i] = new (workspace.take<char>(sizeof(PairWalk<T>))) PairWalk<T>(prepared, kept, recall, workspace);
+
+  for_each_chunk(prepared, [&](int64_t chunk) {
+    PairWalk<T>& walk = *walks[chunk];
+    for_each_tile(prepared, chunk, [&](int64_t first, int samples) {
+      load_events(layout, op.x + first * in_size, samples, in_channels, walk.x);
+      load_events(layout, op.tangents + first * in_size, samples, in_channels, walk.tangent[0]);
+      // `op.kept` is only read.
+      T* piece = recall ? kept.piece(const_cast<T*>(op.kept), chunk, first) : walk.piece;
+      kept.point(piece, walk.a, walk.h, walk.tangent);
+      if (!recall) walk.remember();
+      load_events(layout, op.cotangents + first * in_size, samples, in_channels, walk.r[0], op.weight + first);
+      if (op.grad)
+        load_events(layout, op.grad + first * out_size, samples, out_channels, walk.s[0]);
+      else
+        std::memset(walk.s[0], 0, sizeof(T) * layout.size(out_channels));
+      walk.backward(op.grad_x != nullptr);
+      if (!op.grad_x) return;
+      store_events(layout, walk.s[0], samples, in_channels, op.grad_x + first * in_size,
+                   op.residual && op.grad ? op.grad + first * out_size : nullptr);
+    });
+  });
+
+  gather_gradients(prepared, walks, op.grad_parameters);
+}
+
+}  // namespace
+}  // namespace IRF_ISA
+}  // namespace irf
