@@ -99,7 +99,7 @@ def test_report_without_extension(copied):
     assert result.returncode == 0, result.stderr
     assert "extension         unavailable: iresnet_fast._C was not built" in result.stdout
     row = next(line for line in result.stdout.splitlines() if line.startswith("residual_logdet "))
-    assert row.split() == ["residual_logdet", "-", "-", "-", "-", "yes"]
+    assert row.split() == ["residual_logdet", "-", "-", "-", "-", "-", "yes"]
 
 
 def test_forced_kernels_that_are_missing_fail_at_the_first_op(copied):
