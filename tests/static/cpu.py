@@ -25,7 +25,8 @@ ARCHITECTURES = {"neon": "aarch64", "avx2": "x86_64", "avx512": "x86_64"}
 
 # Least share of multiply-adds in the loops with the most of them. Beside them a turn loads the columns and the factors
 # of a tile and moves on: 24 of 32 instructions are multiply-adds on NEON, where a load brings two or four factors,
-# 24 of 38 with AVX-512, 12 of 23 with AVX2. A contraction loads its factors from rows apart. A tenth is left to compilers.
+# 24 of 38 with AVX-512, 12 of 23 with AVX2. The factors of a contraction come from rows apart, each at an address of
+# its own. A tenth is left to compilers.
 LEAST_SHARE = {
     ("product_tile", "neon"): 0.66,
     ("product_tile", "avx512"): 0.56,
