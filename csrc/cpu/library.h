@@ -13,8 +13,8 @@ template <class T>
 struct LibraryProducts {
   void* context;
 
-  // A_i of `events`, or A_i^T: a linear map of stage `i` without its bias. The result belongs to the library and is valid
-  // until the next call.
+  // A_i of `events`, or A_i^T: a linear map of stage `i` without its bias. The result belongs to the library and is
+  // valid until the next call.
   const T* (*multiply)(void* context, int i, bool transpose, const T* events, int64_t samples);
 
   // result [out, in, kernel, kernel] = or, to `accumulate`, += the gradient of <grad, A_i events> by the weight.
