@@ -81,7 +81,7 @@ def _nonnegative(matrix: NDArray[np.float64], target: NDArray[np.float64]) -> ND
     for subset in range(1, 1 << columns):
         used = [i for i in range(columns) if subset >> i & 1]
         part, *_ = np.linalg.lstsq(matrix[:, used] / scale[used], target, rcond=None)
-        if (part < 0.0).any():
+        if (part < 1e-9).any():  # of columns of length one: one that adds nothing is not used
             continue
         x = np.zeros(columns)
         x[used] = part / scale[used]

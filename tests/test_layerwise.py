@@ -141,7 +141,7 @@ def test_inverse_of_several_slabs(force):
     for way in WAYS:
         force(way)
         problem = make(case, torch.float32)
-        results.append(ops.residual_inverse(problem.x, *problem.branch, LIPSCHITZ, 1e-3, 100, problem.parameters).x)
+        results.append(ops.residual_inverse(problem.x, *problem.branch, LIPSCHITZ, 1e-3, 100, problem.parameters)[0])
     torch.testing.assert_close(*results, rtol=0.0, atol=1e-3)
 
 

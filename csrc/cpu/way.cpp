@@ -9,7 +9,11 @@ enum class Forced { kNo, kTiles, kLayers };
 std::atomic<Forced> forced{Forced::kNo};
 
 // Below so many weights in all tiles always win, and counting would take longer than it saves.
-constexpr int64_t kLeastWeights = int64_t(1) << 15;
+constexpr int64_t kLeastWeights = int64_t(1) << 16;
+
+// A convolution of a library turns its weights around in every call, which costs about as much as reading them so
+// often.
+constexpr double kReadsOfTurning = 8;
 
 template <class T>
 int64_t weights_of(const Stage<T>& stage) {
@@ -21,8 +25,8 @@ int64_t weights_of(const Stage<T>& stage) {
 // Fitted to times of both ways by `benchmarks/bench_sweep.py --fit`, which prints these two lines; benchmarks/README.md
 // says how.
 constinit const WayConstants kWayConstants{
-    .tiles = {0.0209, 0.0295, 0.1, 1},
-    .layers = {0.025, 0.0185, 0.12, 1, 15000},
+    .tiles = {0.0171, 0.0388, 0.422, 0.458},
+    .layers = {0.0223, 0.0168, 0.171, 1.38, 1.32e+04},
 };
 
 template <class T>
@@ -40,7 +44,7 @@ WayCounts way_counts(const Branch<T>& branch, const Work& work, int threads, con
     counts.tiles[2] += vectors * weights * double(tiles.tiles);
     counts.tiles[3] += 2 * weights / threads;
     counts.layers[branch.dense() ? 0 : 1] += (vectors + gradients) * weights * samples * pixels / threads;
-    counts.layers[2] += (products + gradients) * weights / threads;
+    counts.layers[2] += (products + gradients) * weights * (branch.dense() ? 1 : kReadsOfTurning) / threads;
     counts.layers[3] += vectors * double(stage.in_channels) * samples * pixels / threads;
     counts.layers[4] += products + (work.gradients ? 1 : 0);
   }
