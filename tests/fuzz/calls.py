@@ -88,7 +88,7 @@ def raw_branch(r):
             ("residual_inverse", [1e-6, r.choice([0, 5, 100]), 0.5, residual]),
         ]
     )
-    if "exact" in name and x[0].numel() > 64:
+    if "exact" in name and x[:1].numel() > 64:
         name, rest = "jacobian", []  # elimination of many large matrices takes long
     arguments = [*stages, *rest, *([] if "exact" in name else [0])]
     spoils = r.choice([0, 1, 1, 2, 3])
