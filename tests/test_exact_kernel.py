@@ -186,3 +186,11 @@ def test_no_samples():
     outputs = call(ops, problem)
     assert [tuple(t.shape) for t in outputs] == [(0, 3), (0,)]
     assert not any(g.any() for g in gradients(outputs, problem.leaves))
+
+
+def test_events_that_are_too_large_are_refused():
+    problem = make(Case("large", (513,), (2,), batch=1), torch.float32)
+    for op in ("residual_logdet_exact", "residual_logdet_exact_backward"):
+        overload, arguments = problem.raw(op)
+        with pytest.raises(RuntimeError, match="at most 512 numbers, got 513"):
+            overload(*arguments)

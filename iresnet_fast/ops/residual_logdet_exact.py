@@ -22,7 +22,7 @@ from .._tracing import under_transforms
 from ._stages import Stages, apart, raw, split_gradients
 from ._transformed import Kernel, transformed
 
-# By device and dimensions of x: numbers of an event up to which the kernel is never slower than the composition of other
+# By device and dimensions of x: numbers of an event up to which the kernel is never slower than a composition of other
 # ops. LAPACK factorises one larger matrix sooner, and images fill fewer lanes with their samples.
 _LARGEST_NATIVE = {("cpu", 2): 128, ("cpu", 4): 16}
 

@@ -7,6 +7,14 @@
 namespace irf::binding {
 namespace {
 
+// Numbers of an event: the time of elimination in lanes grows with the third power, and its memory with the second.
+constexpr int64_t kLargestEvent = 512;
+
+void check_event(int64_t size) {
+  STD_TORCH_CHECK(size <= kLargestEvent, "an event must have at most ", kLargestEvent, " numbers, got ", size,
+                  "; take the Jacobian and torch.linalg.slogdet.");
+}
+
 std::tuple<Tensor, Tensor, Tensor> residual_logdet_exact(const Tensor& x, const Tensors& weights, const Tensors& biases,
                                                          const Tensors& betas, const std::vector<int64_t>& activations,
                                                          bool keep) {
@@ -20,7 +28,7 @@ std::tuple<Tensor, Tensor, Tensor> residual_logdet_exact(const Tensor& x, const 
     torch::stable::zero_(logdet);
     return {z, logdet, kept};
   }
-  checked_product({arguments.in_size(), arguments.in_size()}, kLargestInt, "the square of the size of an event");
+  check_event(arguments.in_size());
   with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {
     const OnDevice<T> device(x);
     if (keep) kept = device.exact_kept(branch, x);
@@ -46,7 +54,7 @@ std::tuple<Tensor, Tensor> residual_logdet_exact_backward(const Tensor& x, const
     torch::stable::zero_(grad_parameters);
     return {grad_x, grad_parameters};
   }
-  checked_product({arguments.in_size(), arguments.in_size()}, kLargestInt, "the square of the size of an event");
+  check_event(arguments.in_size());
   std::optional<Tensor> gz, gl, saved;
   if (grad_z) {
     gz = dense(*grad_z);
