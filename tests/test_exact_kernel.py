@@ -1,6 +1,7 @@
 """The kernel of the exact log-determinant, also where the op would not choose it, and matrices hard to factorise."""
 
 import importlib
+import math
 
 import pytest
 import torch
@@ -39,7 +40,9 @@ def evaluate(package, case, dtype):
     return [*outputs, *gradients(outputs, problem.leaves)]
 
 
-@pytest.mark.parametrize("case", **named([*EXACT, *(case for case in CASES if len(case.event) == 3)]))
+@pytest.mark.parametrize(
+    "case", **named([*EXACT, *(case for case in CASES if len(case.event) == 3 and math.prod(case.event) <= 128)])
+)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("isa", ISAS)
 def test_matches_reference(isa, dtype, case):

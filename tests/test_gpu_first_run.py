@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from iresnet_fast import _library
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 PROGRAM = BENCHMARKS / "gpu_first_run.py"
 
@@ -206,7 +208,8 @@ def test_the_dry_run_does_every_step(module, tmp_path):
     assert fitted >= {"launch_microseconds", "memory_bytes_per_cycle", "layered_slot_cycles", "layered_mma_cycles"}
     errors = [record for record in records if record["table"] == "errors"]
     assert {record["op"] for record in errors} >= {"branch", "branch_backward", "residual_inverse", "spectral_norm"}
-    assert all(record["same_bits"] and record["error"] < 1e-4 for record in errors)
+    limits = {"bf16": 0.1} if _library.cpu_bf16() else {}  # of operands that are rounded to bfloat16
+    assert all(record["same_bits"] and record["error"] < limits.get(record["precision"], 1e-4) for record in errors)
 
 
 def test_a_line_cut_off_by_a_kill_is_left_out(module, tmp_path):

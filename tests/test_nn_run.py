@@ -25,7 +25,10 @@ def test_a_run_is_its_parts(kind, estimator, training, runs):
     chain.train(training)
     runs.clear()
     check_same(chain, x, **CLOSE_DOUBLE)
-    assert runs == [6 if kind == "dense" else 7]
+    if kind == "images" and estimator == "exact":
+        assert runs == [1, 2]  # determinants of more than 16 dimensions of an image are no kernel
+    else:
+        assert runs == [6 if kind == "dense" else 7]
     with torch.no_grad():
         found, expected = ((torch.manual_seed(1), call(x))[1] for call in (chain, lambda x: part_by_part(chain, x)))
     torch.testing.assert_close(found, expected, **CLOSE_DOUBLE)

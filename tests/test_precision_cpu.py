@@ -294,7 +294,7 @@ def test_smooth_activations(one_thread, shape, names):
     for got, full, want in zip(*results.values(), [z, logdet, grad_x, *grad_weights, *grad_biases], strict=True):
         assert (got.double() - want).norm() <= 0.53 * (full.double() - want).norm() + 1000 * ROUNDING * want.norm()
     apart = [not torch.equal(*pair) for pair in zip(*results.values(), strict=True)]
-    assert apart == [_library.cpu_bf16()] * (len(apart) - 1) + [False]
+    assert apart[:-1] == [_library.cpu_bf16()] * (len(apart) - 1)  # the last bias is summed in another order
 
 
 def test_only_float32_under_autocast_to_bfloat16():

@@ -58,18 +58,25 @@ def test_matches_reference(isa, dtype, case):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("isa", ISAS)
 def test_accelerated_matches_reference(isa, dtype, case):
-    """Float64 drops fewer differences of iterates and takes other steps: the oracle is the solution itself."""
     run_on(isa)
+    assert check_accelerated(dtype, case) == 0
+
+
+def check_accelerated(dtype, case):
+    """Float64 drops fewer differences of iterates and takes other steps: the oracle is the solution itself.
+
+    Returns by how many evaluations a sample differs from the reference at most.
+    """
     tol = TOLERANCE[dtype]
     got, same = evaluate(ops, case, dtype, tol, 1000), expected(case, dtype, tol, 1000)
     solution = expected(case, torch.float64, 1e-13, 1000)[0]
-    assert torch.equal(got[1], same[1])
     assert_within_rounding(case, got[:1], same[:1], (solution,))
     problem = make(case)
     x = got[0].detach().double()
     image = x + reference.branch(x, *problem.branch, problem.parameters)
     assert_within_rounding(case, (got[2],), (same[2],), ((problem.x - image).flatten(1).norm(dim=1),))
     assert ((got[2] / (1.0 - LIPSCHITZ)) <= tol).all()
+    return max((got[1] - same[1]).abs().tolist(), default=0)
 
 
 @pytest.mark.parametrize("case", **named(CASES))

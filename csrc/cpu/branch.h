@@ -39,13 +39,14 @@ struct BackwardWalk : Walk<T>, ParameterSums<T> {
   using Walk<T>::e;
   using ParameterSums<T>::weight;
   using ParameterSums<T>::bias;
-  T **t, **dt;  // [L] tangents t_i and D_i t_i
-  T** r;        // [L + 1] cotangents
-  T** u;        // [L] sum over pairs of E_i t_i (A_i^T r_{i+1})
-  T** s;        // [L + 1] ordinary backward
-  T* raw;       // A_i^T r or A_i^T s itself, for the slope gradient
+  T **t, **dt;      // [L] tangents t_i and D_i t_i
+  T** r;            // [L + 1] cotangents
+  T** u;            // [L] sum over pairs of E_i t_i (A_i^T r_{i+1})
+  T** s;            // [L + 1] ordinary backward
+  T* raw;           // A_i^T r or A_i^T s itself, for the slope gradient
+  T** sums_of_few;  // [L] as weight[i].sums, if there are many pairs
 
-  BackwardWalk(const Prepared<T>& prepared_, bool pairs, Workspace& workspace)
+  BackwardWalk(const Prepared<T>& prepared_, int pairs, Workspace& workspace)
       : Walk<T>(prepared_, Order::kSecond, true, workspace), ParameterSums<T>(prepared_, workspace) {
     T*** const lists[] = {&t, &dt, &r, &u, &s};
     for (T*** list : lists) {
@@ -53,10 +54,12 @@ struct BackwardWalk : Walk<T>, ParameterSums<T> {
       for (int i = 0; i <= stages; ++i) {
         const int channels =
             i < stages ? prepared.branch.stage[i].in_channels : prepared.branch.stage[stages - 1].out_channels;
-        (*list)[i] = pairs || list == &s ? prepared.take(channels, workspace) : nullptr;
+        (*list)[i] = pairs > 0 || list == &s ? prepared.take(channels, workspace) : nullptr;
       }
     }
     raw = prepared.take(prepared.most_channels, workspace);
+    sums_of_few = workspace.take<T*>(stages);
+    for (int i = 0; pairs > 1 && i < stages; ++i) sums_of_few[i] = workspace.take_zeroed<T>(weight[i].size());
   }
 
   // t_0 is set; fills t, dt.
@@ -107,11 +110,17 @@ struct BackwardWalk : Walk<T>, ParameterSums<T> {
     }
   }
 
-  // The weight gradients of one pair by itself.
-  void add_pair_gradient() {
+  // The weight gradients of one pair by itself. A sum over many pairs is one of sums of a few, which rounds less.
+  void add_pair_gradient(int pair, int pairs) {
+    constexpr int kFew = 16;
+    const bool ends = (pair + 1) % kFew == 0 || pair + 2 == pairs;  // the last pair is not summed here
     for (int i = 0; i < stages; ++i) {
       const OperandPair<T> operands[] = {{r[i + 1], dt[i]}};
-      contract(weight[i], operands, 1, layout);
+      WeightSums<T> few = weight[i];
+      few.sums = sums_of_few[i];
+      contract(few, operands, 1, layout);
+      for (int64_t k = 0; ends && k < few.size(); ++k) weight[i].sums[k] += few.sums[k];
+      if (ends) std::memset(few.sums, 0, sizeof(T) * few.size());
     }
   }
 
@@ -144,7 +153,7 @@ void branch_backward(const Branch<T>& branch, const BranchBackwardOperands<T>& o
 
   auto** walks = workspace.take<BackwardWalk<T>*>(prepared.chunks);
   for (int i = 0; i < prepared.chunks; ++i)
-    walks[i] = new (workspace.take<char>(sizeof(BackwardWalk<T>))) BackwardWalk<T>(prepared, op.pairs > 0, workspace);
+    walks[i] = new (workspace.take<char>(sizeof(BackwardWalk<T>))) BackwardWalk<T>(prepared, op.pairs, workspace);
 
   for_each_chunk(prepared, [&](int64_t chunk) {
     BackwardWalk<T>& walk = *walks[chunk];
@@ -159,7 +168,8 @@ void branch_backward(const Branch<T>& branch, const BranchBackwardOperands<T>& o
         load_events(layout, op.cotangents + at, samples, in_channels, walk.r[branch.stages], weight);
         walk.tangent();
         walk.cotangent(pair == 0);
-        if (pair + 1 < op.pairs) walk.add_pair_gradient();  // the last one is stacked with the ordinary backward
+        // The last one is stacked with the ordinary backward.
+        if (pair + 1 < op.pairs) walk.add_pair_gradient(pair, op.pairs);
       }
       T* upstream = walk.s[branch.stages];
       if (op.grad)

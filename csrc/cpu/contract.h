@@ -109,6 +109,9 @@ struct Reach {
   }
 };
 
+// Columns after which a sum is added to those before: a sum of sums rounds less than one as long.
+constexpr int kLongestSum = 112;
+
 // sums[k][lane] += sum over columns of panel[column][lane] * broadcast[k][column].
 template <class T, int kVectors, int kChannels>
 __attribute__((noinline)) void contract_tile(const Layout<T>& layout, const Reach& reach, const T* panel,
@@ -120,6 +123,7 @@ __attribute__((noinline)) void contract_tile(const Layout<T>& layout, const Reac
   for (int k = 0; k < kChannels; ++k)
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) acc[k][j] = Vector<T>{};
+  int summed = 0;
   for (int row = reach.first_row; row < reach.first_row + reach.rows; ++row) {
     const int64_t column = layout.lead + row * layout.pitch + reach.first_column;
     const T *x = panel + column * kWidth, *y = broadcasts + column;
@@ -134,14 +138,18 @@ __attribute__((noinline)) void contract_tile(const Layout<T>& layout, const Reac
         for (int j = 0; j < kVectors; ++j) acc[k][j] = fma(factor, lanes[j], acc[k][j]);
       }
     }
-  }
+    summed += reach.columns;
+    if (summed < kLongestSum && row + 1 < reach.first_row + reach.rows) continue;
+    summed = 0;
 #pragma GCC unroll 16
-  for (int k = 0; k < kChannels; ++k)
+    for (int k = 0; k < kChannels; ++k)
 #pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) {
-      T* to = sums + k * pitch + j * kLanes<T>;
-      store(to, load(to) + acc[k][j]);
-    }
+      for (int j = 0; j < kVectors; ++j) {
+        T* to = sums + k * pitch + j * kLanes<T>;
+        store(to, load(to) + acc[k][j]);
+        acc[k][j] = Vector<T>{};
+      }
+  }
 }
 
 template <class T, int kVectors, int kChannels = kPanelChannels[kVectors - 1]>

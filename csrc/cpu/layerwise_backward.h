@@ -59,15 +59,15 @@ const T* load_tangents(const LayerWalk<T>& walk, const T* tangents, int64_t firs
   return buffer;
 }
 
-// The weight gradient of stage `i` from its `h` and the cotangents [1 + m] behind it. Two at a time, as of one probe:
-// the sums of all pairs at once would be so long that they round worse than those of the ordinary gradient.
+// The weight gradient of stage `i` from its `h` and the cotangents [1 + m] behind it. One after the other: the sums of
+// all at once would be so long that they round worse than those of the ordinary gradient.
 template <class T>
 void weight_gradient(const LayerWalk<T>& walk, int i, const T* cotangents, bool accumulate, T* result) {
   const int64_t inputs = walk.numbers(i),
                 outputs = walk.samples * walk.branch.stage[i].out_channels * walk.branch.pixels();
-  for (int j = 0; j <= walk.m; j += 2)
+  for (int j = 0; j <= walk.m; ++j)
     walk.library.weight_gradient(walk.library.context, i, walk.stage[i].h + j * inputs, cotangents + j * outputs,
-                                 min_of(2, 1 + walk.m - j) * walk.samples, accumulate || j > 0, result);
+                                 walk.samples, accumulate || j > 0, result);
 }
 
 template <class T>

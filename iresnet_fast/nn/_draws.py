@@ -10,6 +10,8 @@ from torch import Tensor
 from ..estimators import PowerSeries, RussianRoulette, draw_signs
 from ._call import Call
 
+_DRAW = PowerSeries.draw
+
 
 class Request(NamedTuple):
     """What a block draws.
@@ -42,8 +44,8 @@ def draw_all(requests: Sequence[Request], call: Call) -> list[tuple[Tensor, Tens
 def _draws_signs(request: Request) -> bool:
     """Whether it is nothing but signs from torch's generator of the CPU, where one draw is as good as many."""
     estimator = request.estimator
-    is_series = type(estimator) is PowerSeries and estimator.probe == "rademacher"
-    return is_series and request.training and request.like.device.type == "cpu"
+    is_series = isinstance(estimator, PowerSeries) and type(estimator).draw is _DRAW  # somebody may draw otherwise
+    return is_series and estimator.probe == "rademacher" and request.training and request.like.device.type == "cpu"
 
 
 def _signs(requests: Sequence[Request]) -> list[tuple[Tensor, Tensor]]:

@@ -91,6 +91,14 @@ struct Ways {
     layers ? table.layerwise_residual_inverse(b, o, p, PlainProducts<T>(b).table()) : table.residual_inverse(b, o, p);
   }
   void jacobian(const B& b, const irf::JacobianOperands<T>& o, const P& p) const { table.jacobian(b, o, p); }
+  int64_t exact_kept_size(const B& b, const P& p) const { return table.exact_kept_size(b, p); }
+  void residual_logdet_exact(const B& b, const irf::ResidualLogdetExactOperands<T>& o, const P& p) const {
+    table.residual_logdet_exact(b, o, p);
+  }
+  void residual_logdet_exact_backward(const B& b, const irf::ResidualLogdetExactBackwardOperands<T>& o,
+                                      const P& p) const {
+    table.residual_logdet_exact_backward(b, o, p);
+  }
 };
 
 }  // namespace

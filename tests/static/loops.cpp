@@ -2,8 +2,8 @@
 #if IRF_WITH_NEON
 #define IRF_NEON
 #endif
-#include "cpu/contract.h"
-#include "cpu/product.h"
+#include "cpu/contract_bf16.h"
+#include "cpu/product_bf16.h"
 
 namespace irf {
 namespace IRF_ISA {
