@@ -16,6 +16,10 @@ from iresnet_fast import _library
 
 TILES, LAYERS = "tiles", "layers"
 _COUNTS = {TILES: "tile_counts", LAYERS: "layer_counts"}
+_N_CONSTANTS = {TILES: 4, LAYERS: 5}
+_KINDS = {"kDenseConstants": True, "kConvolutionConstants": False}
+# As in csrc/cpu/way.cpp: branches of fewer weights, and larger images, always go in tiles.
+_LEAST_WEIGHTS, _SMALL_IMAGE = 1 << 16, 25
 
 
 def ways(way: str) -> Callable[[Callable[[], object]], object]:
@@ -40,17 +44,29 @@ def work_of(shape: Case, mode: str) -> dict[str, Any]:
     way: dict[str, Any] = module.cpu_way(
         list(shape.widths), kernels, shape.image or (0, 0), shape.batch, *work, torch.get_num_threads(), 4
     )
-    return {key: way[key] for key in ("layers", *_COUNTS.values())}
+    counts = {key: way[key] for key in ("layers", *_COUNTS.values())}
+    pixels = shape.image[0] * shape.image[1] if shape.image else 1
+    pairs = zip(shape.widths, shape.widths[1:], kernels, strict=False)
+    weights = sum(before * after * kernel * kernel for before, after, kernel in pairs)
+    return {**counts, "dense": shape.image is None, "pixels": pixels, "weights": weights}
 
 
 def fit(records: Sequence[Record]) -> str:
     """Return the constants as lines of C++, and the shapes whose rule by them is more than 3 % off the faster way."""
-    constants = {way: _least_squares(records, way) for way in _COUNTS}
-    lines = [f"    .{way} = {{{', '.join(f'{value:.3g}' for value in values)}}}," for way, values in constants.items()]
+    lines, constants = [], {}
+    for name, dense in _KINDS.items():
+        chosen_from = [record for record in records if record["dense"] == dense and record["weights"] >= _LEAST_WEIGHTS]
+        constants[dense] = {way: _least_squares(chosen_from, way) for way in _COUNTS}
+        lines.append(f"{name}:")
+        for way, values in constants[dense].items():
+            lines.append(f"    .{way} = {{{', '.join(f'{value:.3g}' for value in values)}}},")
     rows, cost = [], []
     for record in records:
-        modelled = {way: float(np.dot(record[counts], constants[way])) / 1e6 for way, counts in _COUNTS.items()}
-        times, chosen = record["ways"], min(modelled, key=modelled.__getitem__)
+        modelled = {
+            way: float(np.dot(record[counts], constants[record["dense"]][way])) / 1e6 for way, counts in _COUNTS.items()
+        }
+        asked = record["weights"] >= _LEAST_WEIGHTS and (record["dense"] or record["pixels"] <= _SMALL_IMAGE)
+        times, chosen = record["ways"], min(modelled, key=modelled.__getitem__) if asked else TILES
         loss = times[chosen] / min(times.values())
         cost.append(loss)
         if loss > 1.03:
@@ -68,6 +84,8 @@ def _least_squares(records: Sequence[Record], way: str) -> NDArray[np.float64]:
     """Return the constants, none of them negative, with the least squares of relative errors."""
     counts = np.array([record[_COUNTS[way]] for record in records])
     nanoseconds = np.array([record["ways"][way] * 1e6 for record in records])
+    if not records:  # of shapes of the other kind alone
+        return np.zeros(_N_CONSTANTS[way])
     relative = counts / nanoseconds[:, None]
     return _nonnegative(relative, np.ones(len(records)))
 

@@ -119,7 +119,7 @@ py::dict cpu_way_of(const std::vector<int>& channels, const std::vector<int>& ke
   const irf::Kernels<T>& table = irf::kernels<T>();
   const irf::TileSizes tiles = table.tile_sizes(branch, parallel);
   const irf::WayCounts counts = irf::way_counts(branch, work, threads, tiles);
-  const irf::WayTimes times = irf::way_times(counts);
+  const irf::WayTimes times = irf::way_times(counts, branch.dense());
   py::dict result;
   result["layers"] = irf::choose_way(branch, work, parallel, table) == irf::Way::kLayers;
   result["cores"] = tiles.chunks;

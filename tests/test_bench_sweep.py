@@ -45,12 +45,13 @@ def test_the_fit_prints_lines_of_the_rule(tmp_path):
     done = run("--fit", "--shapes", "x16", "--threads", "1", "--seconds", "0", "--output", str(tmp_path))
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith(("    .tiles = {", "    .layers = {"))]
-    assert [line.count(",") for line in lines] == [4, 5]
+    assert [line.count(",") for line in lines] == [4, 5] * 2
     assert "Mean cost of the choice: " in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["bench_sweep_fit.json"]
 
 
-def test_a_fit_finds_the_constants_of_its_own_model(module):
+@pytest.mark.parametrize("dense", [True, False])
+def test_a_fit_finds_the_constants_of_its_own_model(module, dense):
     """Counts and times made by known constants, one of them zero."""
     sweep_fit = module("sweep_fit")
     constants = {"tiles": [0.02, 0.03, 0.1, 0.0], "layers": [0.02, 0.0, 0.2, 1.0, 1e4]}
@@ -59,10 +60,13 @@ def test_a_fit_finds_the_constants_of_its_own_model(module):
         counts = {way: random.lognormal(10.0, 2.0, len(values)) for way, values in constants.items()}
         times = {way: float(counts[way] @ values) / 1e6 for way, values in constants.items()}
         records.append({"shape": str(i), "mode": "eval", "ways": times, "tile_counts": list(counts["tiles"]),
-                        "layer_counts": list(counts["layers"])})  # fmt: skip
+                        "layer_counts": list(counts["layers"]), "dense": dense, "pixels": 16,
+                        "weights": 1 << 16})  # fmt: skip
     text = sweep_fit.fit(records)
-    assert "    .tiles = {0.02, 0.03, 0.1, 0}," in text
-    assert "    .layers = {0.02, 0, 0.2, 1, 1e+04}," in text
+    lines = ["    .tiles = {0.02, 0.03, 0.1, 0},", "    .layers = {0.02, 0, 0.2, 1, 1e+04},"]
+    none = ["    .tiles = {0, 0, 0, 0},", "    .layers = {0, 0, 0, 0, 0},"]
+    dense_lines, convolution_lines = (lines, none) if dense else (none, lines)
+    assert text.splitlines()[:6] == ["kDenseConstants:", *dense_lines, "kConvolutionConstants:", *convolution_lines]
     assert "Mean cost of the choice: 1.000x" in text
 
 

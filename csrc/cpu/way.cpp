@@ -11,6 +11,10 @@ std::atomic<Forced> forced{Forced::kNo};
 // Below so many weights in all tiles always win, and counting would take longer than it saves.
 constexpr int64_t kLeastWeights = int64_t(1) << 16;
 
+// Pixels of an image above which tiles are taken: in the sweep, whose images have 4 x 4, 8 x 8 and more, they were
+// never more than 3 % slower from 8 x 8 on, and on 4 x 4 up to 1.6 times as slow.
+constexpr int64_t kSmallImage = 25;
+
 // A convolution of a library turns its weights around in every call, which costs about as much as reading them so
 // often.
 constexpr double kReadsOfTurning = 8;
@@ -22,11 +26,15 @@ int64_t weights_of(const Stage<T>& stage) {
 
 }  // namespace
 
-// Fitted to times of both ways by `benchmarks/bench_sweep.py --fit`, which prints these two lines; benchmarks/README.md
+// Fitted to times of both ways by `benchmarks/bench_sweep.py --fit`, which prints these lines; benchmarks/README.md
 // says how.
-constinit const WayConstants kWayConstants{
-    .tiles = {0.0171, 0.0388, 0.422, 0.458},
-    .layers = {0.0223, 0.0168, 0.171, 1.38, 1.32e+04},
+constinit const WayConstants kDenseConstants{
+    .tiles = {0.0184, 0.0558, 0.354, 0},
+    .layers = {0.0312, 0, 0.331, 1.01, 3.49e+03},
+};
+constinit const WayConstants kConvolutionConstants{
+    .tiles = {0.0181, 0.0372, 0.0699, 1.91},
+    .layers = {0, 0.0151, 0.0917, 4.14, 1.07e+05},
 };
 
 template <class T>
@@ -51,10 +59,11 @@ WayCounts way_counts(const Branch<T>& branch, const Work& work, int threads, con
   return counts;
 }
 
-WayTimes way_times(const WayCounts& counts) {
+WayTimes way_times(const WayCounts& counts, bool dense) {
+  const WayConstants& constants = dense ? kDenseConstants : kConvolutionConstants;
   WayTimes times{};
-  for (int i = 0; i < kTileCounts; ++i) times.tiles += counts.tiles[i] * kWayConstants.tiles[i];
-  for (int i = 0; i < kLayerCounts; ++i) times.layers += counts.layers[i] * kWayConstants.layers[i];
+  for (int i = 0; i < kTileCounts; ++i) times.tiles += counts.tiles[i] * constants.tiles[i];
+  for (int i = 0; i < kLayerCounts; ++i) times.layers += counts.layers[i] * constants.layers[i];
   return times;
 }
 
@@ -65,8 +74,10 @@ Way choose_way(const Branch<T>& branch, const Work& work, const Parallel& parall
   int64_t weights = 0;
   for (int i = 0; i < branch.stages; ++i) weights += weights_of(branch.stage[i]);
   // Torch has no fast convolution of float64.
-  if (weights < kLeastWeights || (sizeof(T) == 8 && !branch.dense())) return Way::kTiles;
-  const WayTimes times = way_times(way_counts(branch, work, parallel.threads, kernels.tile_sizes(branch, parallel)));
+  if (weights < kLeastWeights || (!branch.dense() && (sizeof(T) == 8 || branch.pixels() > kSmallImage)))
+    return Way::kTiles;
+  const WayCounts counts = way_counts(branch, work, parallel.threads, kernels.tile_sizes(branch, parallel));
+  const WayTimes times = way_times(counts, branch.dense());
   return times.layers < times.tiles ? Way::kLayers : Way::kTiles;
 }
 

@@ -34,7 +34,7 @@ struct WayConstants {
   std::array<double, kTileCounts> tiles;
   std::array<double, kLayerCounts> layers;
 };
-extern const WayConstants kWayConstants;
+extern const WayConstants kDenseConstants, kConvolutionConstants;
 
 template <class T>
 WayCounts way_counts(const Branch<T>& branch, const Work& work, int threads, const TileSizes& tiles);
@@ -42,7 +42,7 @@ WayCounts way_counts(const Branch<T>& branch, const Work& work, int threads, con
 struct WayTimes {
   double tiles, layers;  // modelled nanoseconds
 };
-WayTimes way_times(const WayCounts& counts);
+WayTimes way_times(const WayCounts& counts, bool dense);
 
 // The faster way, or the one that force_way has set.
 template <class T>

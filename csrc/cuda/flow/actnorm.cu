@@ -94,9 +94,15 @@ __global__ void __launch_bounds__(kThreads)
   const int samples = static_cast<int>(batch - first < samples_per_piece ? batch - first : samples_per_piece);
   const T scale = exp(__ldg(log_scale + channel));
   T sum = T(0), product = T(0);
-  for (int64_t k = threadIdx.x; k < int64_t(samples) * per_line; k += kThreads) {
-    const int64_t sample = k / per_line,
-                  at = ((first + sample) * channels + channel) * pixels + (k - sample * per_line) * kStep;
+  // Places go on by kThreads steps without a division, which takes many registers.
+  int sample = threadIdx.x / per_line, step = threadIdx.x % per_line;
+  const int next_sample = kThreads / per_line, next_step = kThreads % per_line;
+  for (; sample < samples; sample += next_sample, step += next_step) {
+    if (step >= per_line) {
+      step -= per_line;
+      if (++sample == samples) break;
+    }
+    const int64_t at = ((first + sample) * channels + channel) * pixels + step * kStep;
     if (WHOLE) {
       Vector<T> upstream = load16_readonly(grad + at);
       const Vector<T> value = load16_readonly(z + at);
