@@ -59,15 +59,18 @@ const T* load_tangents(const LayerWalk<T>& walk, const T* tangents, int64_t firs
   return buffer;
 }
 
-// The weight gradient of stage `i` from its `h` and the cotangents [1 + m] behind it. One after the other: the sums of
-// all at once would be so long that they round worse than those of the ordinary gradient.
+// The weight gradient of stage `i` from its `h` and the cotangents [1 + m] behind it: two at a time, as of one probe,
+// each by itself where sums are long, and never all of them: longer ones round worse than those of the ordinary
+// gradient.
 template <class T>
 void weight_gradient(const LayerWalk<T>& walk, int i, const T* cotangents, bool accumulate, T* result) {
   const int64_t inputs = walk.numbers(i),
                 outputs = walk.samples * walk.branch.stage[i].out_channels * walk.branch.pixels();
-  for (int j = 0; j <= walk.m; ++j)
+  constexpr int64_t kLongSum = 2048;
+  const int at_once = 2 * walk.samples * walk.branch.pixels() <= kLongSum ? 2 : 1;
+  for (int j = 0; j <= walk.m; j += at_once)
     walk.library.weight_gradient(walk.library.context, i, walk.stage[i].h + j * inputs, cotangents + j * outputs,
-                                 walk.samples, accumulate || j > 0, result);
+                                 min_of(at_once, 1 + walk.m - j) * walk.samples, accumulate || j > 0, result);
 }
 
 template <class T>
