@@ -4,12 +4,12 @@
     python benchmarks/bench_train_step.py --quick     without the compiled one, under 20 s
     python benchmarks/bench_train_step.py --device cuda [--precision float32,tf32,bf16] [--batch 256]
 
-The model is IResNetFlow.preset("mnist") with ELU and norms of 0.9: 1x28x28, logit, squeeze to 4x14x14, 2 scales of 4
-blocks, 32 channels, 8 terms, a Rademacher probe, a learned prior; Adam at 4e-2, clipping to norm 1, batch 32. Glue is
-the time of our step that its operators do not explain: its median less the medians of the recorded operators, called
-again in the same rounds on the same tensors, without what calling them costs (sections.py). Views, autograd's
-bookkeeping, dispatch and Python are glue. On a GPU the step is timed as a CUDA graph and eagerly, without sections.
-benchmarks/README.md says more.
+The model is IResNetFlow.preset("mnist"): 1x28x28, logit, squeeze to 4x14x14, 2 scales of 4 blocks, 32 channels, ELU,
+8 terms, a Rademacher probe, a learned prior; Adam at 4e-2, clipping to norm 1, batch 32. Glue is the time of our step
+that its operators do not explain: its median less the medians of the recorded operators, called again in the same
+rounds on the same tensors, without what calling them costs (sections.py). Views, autograd's bookkeeping, dispatch and
+Python are glue. On a GPU the step is timed as a CUDA graph and eagerly, without sections. benchmarks/README.md says
+more.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def images_of(root: Path | None) -> tuple[torch.Tensor, str]:
 def model_of(images: torch.Tensor, options: argparse.Namespace) -> IResNetFlow:
     """Return the preset after some steps of training, as refreshes of norms find it in the middle of a run."""
     torch.manual_seed(0)
-    flow = IResNetFlow.preset("mnist", activation="elu", coeff=0.9).to(images.device)
+    flow = IResNetFlow.preset("mnist").to(images.device)
     flow.initialize(images[:INITIAL])
     flow.train()
     step = TrainStep(OurFlow(flow), images, options.batch)
