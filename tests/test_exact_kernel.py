@@ -7,6 +7,7 @@ import pytest
 import torch
 from comparison import assert_deterministic, assert_within_rounding
 from problems import CASES, DTYPES, ISAS, TINY, Case, gradients, make, named, run_on
+from test_residual_logdet_exact import call, evaluate
 
 from iresnet_fast import _library, ops, reference
 
@@ -28,16 +29,6 @@ EXACT = [
 def always_native(monkeypatch):
     module = importlib.import_module("iresnet_fast.ops.residual_logdet_exact")
     monkeypatch.setattr(module, "_LARGEST_NATIVE", {("cpu", 2): 1000, ("cpu", 4): 1000})
-
-
-def call(package, problem):
-    return package.residual_logdet_exact(problem.x, *problem.branch, problem.parameters)
-
-
-def evaluate(package, case, dtype):
-    problem = make(case, dtype).requires_grad()
-    outputs = call(package, problem)
-    return [*outputs, *gradients(outputs, problem.leaves)]
 
 
 @pytest.mark.parametrize(

@@ -148,8 +148,8 @@ void branch_backward(const Branch<T>& branch, const BranchBackwardOperands<T>& o
   Prepared<T> prepared(branch, parallel, workspace);
   prepared.pack(kPackForward | kPackTransposed, workspace);
   const Layout<T>& layout = prepared.layout;
-  const int in_channels = branch.stage[0].in_channels, out_channels = branch.stage[branch.stages - 1].out_channels;
-  const int64_t in_size = branch.in_size(), out_size = out_channels * branch.pixels();
+  const int in_channels = branch.stage[0].in_channels;
+  const int64_t in_size = branch.in_size();
 
   auto** walks = workspace.take<BackwardWalk<T>*>(prepared.chunks);
   for (int i = 0; i < prepared.chunks; ++i)
@@ -171,15 +171,9 @@ void branch_backward(const Branch<T>& branch, const BranchBackwardOperands<T>& o
         // The last one is stacked with the ordinary backward.
         if (pair + 1 < op.pairs) walk.add_pair_gradient(pair, op.pairs);
       }
-      T* upstream = walk.s[branch.stages];
-      if (op.grad)
-        load_events(layout, op.grad + first * out_size, samples, out_channels, upstream);
-      else
-        std::memset(upstream, 0, sizeof(T) * layout.size(out_channels));
+      load_grad(prepared, op.grad, first, samples, walk.s[branch.stages]);
       walk.backward(op.pairs > 0, op.grad_x != nullptr);
-      if (!op.grad_x) return;
-      store_events(layout, walk.s[0], samples, in_channels, op.grad_x + first * in_size,
-                   op.residual && op.grad ? op.grad + first * out_size : nullptr);
+      store_grad_x(prepared, walk.s[0], op.residual ? op.grad : nullptr, first, samples, op.grad_x);
     });
   });
 

@@ -89,6 +89,27 @@ struct PairWalk : Walk<T>, ParameterSums<T> {
   }
 };
 
+// The gradient [B, d'] that arrives at the output of a tile, zero if none does.
+template <class T>
+void load_grad(const Prepared<T>& prepared, const T* grad, int64_t first, int samples, T* tile) {
+  const Branch<T>& branch = prepared.branch;
+  const int channels = branch.stage[branch.stages - 1].out_channels;
+  if (grad)
+    load_events(prepared.layout, grad + first * channels * branch.pixels(), samples, channels, tile);
+  else
+    std::memset(tile, 0, sizeof(T) * prepared.layout.size(channels));
+}
+
+// The gradient of the input of a tile, and that of x itself in x + g(x) (or null), if anybody wants it.
+template <class T>
+void store_grad_x(const Prepared<T>& prepared, const T* tile, const T* of_x_itself, int64_t first, int samples,
+                  T* grad_x) {
+  if (!grad_x) return;
+  const int64_t at = first * prepared.branch.in_size();
+  store_events(prepared.layout, tile, samples, prepared.branch.stage[0].in_channels, grad_x + at,
+               of_x_itself ? of_x_itself + at : nullptr);
+}
+
 template <class T>
 void branch_backward_pair(const Branch<T>& branch, const BranchBackwardOperands<T>& op, const Parallel& parallel) {
   Workspace workspace;
@@ -97,8 +118,8 @@ void branch_backward_pair(const Branch<T>& branch, const BranchBackwardOperands<
   const bool recall = op.kept && kept.fits(op.kept, op.kept_size);
   prepared.pack(recall ? kPackTransposed : kPackForward | kPackTransposed, workspace);
   const Layout<T>& layout = prepared.layout;
-  const int in_channels = branch.stage[0].in_channels, out_channels = branch.stage[branch.stages - 1].out_channels;
-  const int64_t in_size = branch.in_size(), out_size = out_channels * branch.pixels();
+  const int in_channels = branch.stage[0].in_channels;
+  const int64_t in_size = branch.in_size();
 
   auto** walks = workspace.take<PairWalk<T>*>(prepared.chunks);
   for (int i = 0; i < prepared.chunks; ++i)
@@ -114,14 +135,9 @@ void branch_backward_pair(const Branch<T>& branch, const BranchBackwardOperands<
       kept.point(piece, walk.a, walk.h, walk.tangent);
       if (!recall) walk.remember();
       load_events(layout, op.cotangents + first * in_size, samples, in_channels, walk.r[0], op.weight + first);
-      if (op.grad)
-        load_events(layout, op.grad + first * out_size, samples, out_channels, walk.s[0]);
-      else
-        std::memset(walk.s[0], 0, sizeof(T) * layout.size(out_channels));
+      load_grad(prepared, op.grad, first, samples, walk.s[0]);
       walk.backward(op.grad_x != nullptr);
-      if (!op.grad_x) return;
-      store_events(layout, walk.s[0], samples, in_channels, op.grad_x + first * in_size,
-                   op.residual && op.grad ? op.grad + first * out_size : nullptr);
+      store_grad_x(prepared, walk.s[0], op.residual ? op.grad : nullptr, first, samples, op.grad_x);
     });
   });
 

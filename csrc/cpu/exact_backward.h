@@ -255,11 +255,7 @@ void residual_logdet_exact_backward(const Branch<T>& branch, const ResidualLogde
       load_events(layout, op.x + first * size, samples, channels, walk.x);
       if (recall) kept.point_activations(saved, chunk, first, walk.a, walk.h);
       walk.linearize(recall);
-      T* s = walk.s[branch.stages];
-      if (op.grad_z)
-        load_events(layout, op.grad_z + first * size, samples, channels, s);
-      else
-        std::memset(s, 0, sizeof(T) * layout.size(channels));
+      load_grad(prepared, op.grad_z, first, samples, walk.s[branch.stages]);
       if (!op.grad_logdet) walk.backward(0, 0, true, op.grad_x != nullptr);
 
       const T* inverses = nullptr;
@@ -277,9 +273,7 @@ void residual_logdet_exact_backward(const Branch<T>& branch, const ResidualLogde
         }
         walk.backward(j, count, j + count == size, op.grad_x != nullptr);
       }
-      if (op.grad_x)
-        store_events(layout, walk.s[0], samples, channels, op.grad_x + first * size,
-                     op.grad_z ? op.grad_z + first * size : nullptr);
+      store_grad_x(prepared, walk.s[0], op.grad_z, first, samples, op.grad_x);
     });
   });
 

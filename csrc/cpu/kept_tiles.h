@@ -15,6 +15,8 @@ class KeptTiles {
  public:
   KeptTiles(const Prepared<T>& prepared, int64_t tile_size) : prepared_(prepared), tile_size_(tile_size) {}
 
+  // Numbers that a tile keeps.
+  int64_t tile_size() const { return tile_size_; }
   int64_t count() const { return tiles_before(prepared_.chunks); }
   int64_t size() const { return kHeader + count() * tile_size_; }
 
@@ -36,13 +38,14 @@ class KeptTiles {
 
  private:
   struct Header {
-    int64_t chunks, samples_per_tile, stride, lanes, tile_size;
+    int64_t chunks, samples_per_tile, stride, pitch, lanes, tile_size;
   };
   static constexpr int64_t kHeader = 64 / sizeof(T);  // one cache line
   static_assert(sizeof(Header) <= 64, "the header must fit its cache line");
 
   Header header() const {
-    return {prepared_.chunks, prepared_.samples_per_tile, prepared_.layout.stride, kLanes<T>, tile_size_};
+    const Layout<T>& layout = prepared_.layout;
+    return {prepared_.chunks, prepared_.samples_per_tile, layout.stride, layout.pitch, kLanes<T>, tile_size_};
   }
 
   int64_t tiles_before(int64_t chunk) const {

@@ -32,26 +32,19 @@ std::tuple<Tensor, Tensor> branch_backward(const Tensor& x, const Tensors& weigh
     return {grad_x, grad_parameters};
   }
   const int64_t size = arguments.in_size();
-  std::optional<Tensor> upstream, t, y, gl, saved;
-  if (grad) {
-    upstream = dense(*grad);
-    check_like(*upstream, x, x.numel() / x.size(1) * arguments.out_channels(), "grad");
-  }
+  const auto upstream = dense_like(grad, x, x.numel() / x.size(1) * arguments.out_channels(), "grad");
+  std::optional<Tensor> t, y, gl;
   int pairs = 0;
   if (tangents) {
     STD_TORCH_CHECK(cotangents && weight && arguments.square(),
                     "tangents need cotangents, weight and a branch of as many outputs as inputs; pass them.");
     STD_TORCH_CHECK(tangents->dim() > 0, "tangents must be [m, *x.shape], got no dimension; reshape them.");
     pairs = checked_int(tangents->size(0), 1, "the number of tangents");
-    t = dense(*tangents), y = dense(*cotangents), gl = dense(*weight);
-    check_like(*t, x, pairs * arguments.batch() * size, "tangents");
-    check_like(*y, x, pairs * arguments.batch() * size, "cotangents");
-    check_like(*gl, x, arguments.batch(), "weight");
+    t = dense_like(tangents, x, pairs * arguments.batch() * size, "tangents");
+    y = dense_like(cotangents, x, pairs * arguments.batch() * size, "cotangents");
+    gl = dense_like(weight, x, arguments.batch(), "weight");
   }
-  if (kept && kept->numel() > 0) {
-    saved = dense(*kept);
-    check_like(*saved, x, kept->numel(), "kept");
-  }
+  const auto saved = dense_kept(kept, x);
   STD_TORCH_CHECK(!residual || arguments.square(),
                   "a residual branch must return the shape it takes, got other outputs; change them.");
   with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {

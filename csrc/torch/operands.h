@@ -57,6 +57,20 @@ inline void check_like(const Tensor& t, const Tensor& reference, int64_t numel, 
   STD_TORCH_CHECK(t.numel() == numel, name, " must have ", numel, " elements, got ", t.numel(), "; reshape it.");
 }
 
+// The same of a tensor that need not be there, in one piece.
+inline std::optional<Tensor> dense_like(const std::optional<Tensor>& t, const Tensor& reference, int64_t numel,
+                                        const char* name) {
+  if (!t) return std::nullopt;
+  const Tensor own = dense(*t);
+  check_like(own, reference, numel, name);
+  return own;
+}
+
+// What an earlier call has kept, if it has kept anything.
+inline std::optional<Tensor> dense_kept(const std::optional<Tensor>& kept, const Tensor& reference) {
+  return kept && kept->numel() > 0 ? dense_like(kept, reference, kept->numel(), "kept") : std::nullopt;
+}
+
 // Calls body(T{}) with the element type of `t`.
 template <class Body>
 void with_type(const Tensor& t, const char* name, const Body& body) {

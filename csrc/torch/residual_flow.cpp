@@ -192,15 +192,8 @@ std::tuple<Tensor, Tensor> residual_flow_backward(const Tensor& x, const std::op
   check_like(saved, x, flow.saved_size(), "saved");
   STD_TORCH_CHECK(saved.is_contiguous(), "saved must be contiguous; pass it as the forward pass returned it.");
   STD_TORCH_CHECK(z || !flow.ends_with_normalize(), "z must be given of a flow that ends with a normalisation; do so.");
-  std::optional<Tensor> end, weight;
-  if (z) {
-    end = dense(*z);
-    check_like(*end, x, x.numel(), "z");
-  }
-  if (grad_logdet) {
-    weight = dense(*grad_logdet);
-    check_like(*weight, x, flow.batch(), "grad_logdet");
-  }
+  const auto end = dense_like(z, x, x.numel(), "z");
+  const auto weight = dense_like(grad_logdet, x, flow.batch(), "grad_logdet");
   size_t keeping = 0;
   for (const FlowStep& step : flow.steps()) keeping += step.keeps();
   STD_TORCH_CHECK(kept.empty() || kept.size() == keeping, "kept must hold one tensor for each of ", keeping,

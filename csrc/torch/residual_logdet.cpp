@@ -24,11 +24,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> residual_logdet(
   const Tensor v = dense(probe), q = dense(coefficients);
   check_like(v, x, probes * x.numel(), "probe");
   check_like(q, x, per_sample ? batch * terms : terms, "coefficients");
-  std::optional<Tensor> t;
-  if (tail) {
-    t = dense(*tail);
-    check_like(*t, x, terms, "tail");
-  }
+  const auto t = dense_like(tail, x, terms, "tail");
 
   Tensor z = make(arguments.event_sizes({batch}, x.size(1)), x);
   Tensor value = make({batch}, x);

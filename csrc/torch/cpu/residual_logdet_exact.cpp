@@ -55,19 +55,9 @@ std::tuple<Tensor, Tensor> residual_logdet_exact_backward(const Tensor& x, const
     return {grad_x, grad_parameters};
   }
   check_event(arguments.in_size());
-  std::optional<Tensor> gz, gl, saved;
-  if (grad_z) {
-    gz = dense(*grad_z);
-    check_like(*gz, x, x.numel(), "grad_z");
-  }
-  if (grad_logdet) {
-    gl = dense(*grad_logdet);
-    check_like(*gl, x, arguments.batch(), "grad_logdet");
-  }
-  if (kept && kept->numel() > 0) {
-    saved = dense(*kept);
-    check_like(*saved, x, kept->numel(), "kept");
-  }
+  const auto gz = dense_like(grad_z, x, x.numel(), "grad_z");
+  const auto gl = dense_like(grad_logdet, x, arguments.batch(), "grad_logdet");
+  const auto saved = dense_kept(kept, x);
   with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {
     OnDevice<T>(x).residual_logdet_exact_backward(
         branch, {data<T>(arguments.x()), data<T>(gz), data<T>(gl), input_gradient ? mutable_data<T>(grad_x) : nullptr,
