@@ -1,6 +1,7 @@
 """The kernels for AArch64 run under qemu, and what is missing for that is said in one sentence."""
 
 import importlib
+import itertools
 import re
 import shutil
 import subprocess
@@ -33,8 +34,9 @@ def on_path(monkeypatch, module, *names):
 def test_neon_agrees_with_scalar_and_with_float64():
     result = subprocess.run([sys.executable, str(ARM)], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
-    for group in ("dense, float32: 9 branches", "images, float64: 11 branches", "spectral norms, float32: 23 layers"):
-        assert f"{group}, ok" in result.stdout
+    counted = re.findall(r"^(.+), (float\d+): (\d+) (?:branches|layers), ok$", result.stdout, re.MULTILINE)
+    groups = {(kind, dtype) for kind, dtype, count in counted if int(count) > 0}
+    assert groups == set(itertools.product(("dense", "images", "spectral norms"), ("float32", "float64")))
     judged = dict(re.findall(r"^(\w+), float32: .* at most ([\d.]+) of what is allowed$", result.stdout, re.MULTILINE))
     assert set(judged) == {"neon", "scalar"}
     assert all(0 < float(share) <= 1 for share in judged.values())
