@@ -1,8 +1,8 @@
 """Bits per dimension against minutes of training: the kernels and plain torch, with one recipe and one seed.
 
 Both backends train the same model from the same seed for the same time. The curve is the moving average of the weights
-on 1000 test images, always the same, with 20 terms in the log-determinants. Training uses fewer and learns to exploit
-them: their bias is measured.
+on 1000 test images, always the same, with 40 terms in the log-determinants. Training that uses a fixed number learns to
+exploit what is missing: the bias is measured.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from iresnet_fast.estimators import PowerSeries
 from iresnet_fast.training.batches import test_subset
 
 BACKENDS = ("kernels", "reference")
-TERMS = (5, 8, 10, 20)  # of which the bias is measured: 5 or 8 are those of training, 20 of evaluation
+TERMS = (5, 10, 20, 40)  # of which the bias is measured; evaluation takes the last
 POINTS = 20  # of a curve: for the slower backend, a twentieth of its time
 
 
