@@ -1,13 +1,14 @@
-"""One whole training step of the MNIST density recipe, from uint8 images to updated weights, ours and plain PyTorch.
+"""One whole training step of an i-ResNet on MNIST, from uint8 images to updated weights, ours and plain PyTorch.
 
     python benchmarks/bench_train_step.py             all implementations, some minutes (compilation included)
     python benchmarks/bench_train_step.py --quick     without the compiled one, under 20 s
     python benchmarks/bench_train_step.py --device cuda [--precision float32,tf32,bf16] [--batch 256]
 
-The model is IResNetFlow.preset("mnist"): 1x28x28, logit, squeeze to 4x14x14, 2 scales of 4 blocks, 32 channels, ELU,
-8 terms, a Rademacher probe, a learned prior; Adam at 4e-2, clipping to norm 1, batch 32. Glue is the time of our step
-that its operators do not explain: its median less the medians of the recorded operators, called again in the same
-rounds on the same tensors, without what calling them costs (sections.py). Views, autograd's bookkeeping, dispatch and
+The model is IResNetFlow.preset("mnist", **train_steps.I_RESNET): 1x28x28, logit, squeeze to 4x14x14, 2 scales of 4
+blocks, 32 channels, ELU, norms of 0.9, 8 terms, a Rademacher probe, a learned prior; Adam at 4e-2, clipping to norm 1,
+batch 32. Glue is the time of our step that its operators do not explain: its median less the medians of the recorded
+operators, called again in the same rounds on the same tensors, without what calling them costs (sections.py).
+Views, autograd's bookkeeping, dispatch and
 Python are glue. On a GPU the step is timed as a CUDA graph and eagerly, without sections. benchmarks/README.md says
 more.
 """
@@ -39,7 +40,7 @@ try:
     from report_train_step import tables
     from sections import BACKWARD, DATA, FORWARD, Recorder, replays, work
     from timing import SGEMM_FLOPS, interleave, medians, sgemm, trial
-    from train_steps import BASELINES, OurFlow, TrainStep, agreeing
+    from train_steps import BASELINES, I_RESNET, OurFlow, TrainStep, agreeing
 
     from iresnet_fast import data
     from iresnet_fast.models import IResNetFlow
@@ -58,7 +59,7 @@ Record = dict[str, Any]
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the checked options."""
-    parser = argparse.ArgumentParser(description="Time a whole training step of the MNIST density recipe.")
+    parser = argparse.ArgumentParser(description="Time a whole training step of an i-ResNet on MNIST.")
     parser.add_argument("--quick", action="store_true", help="no compiled baseline, two rounds: under 20 s")
     add_options(parser)
     parser.add_argument("--threads", type=_positive, help="threads of torch (default: torch's own choice)")
@@ -104,7 +105,7 @@ def images_of(root: Path | None) -> tuple[torch.Tensor, str]:
 def model_of(images: torch.Tensor, options: argparse.Namespace) -> IResNetFlow:
     """Return the preset after some steps of training, as refreshes of norms find it in the middle of a run."""
     torch.manual_seed(0)
-    flow = IResNetFlow.preset("mnist").to(images.device)
+    flow = IResNetFlow.preset("mnist", **I_RESNET).to(images.device)
     flow.initialize(images[:INITIAL])
     flow.train()
     step = TrainStep(OurFlow(flow), images, options.batch)
@@ -236,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / options.stem
     write_json([record], path.with_suffix(".json"))
-    path.with_suffix(".md").write_text(f"# One training step of the MNIST density model\n\n{text}\n")
+    path.with_suffix(".md").write_text(f"# One training step of an i-ResNet on MNIST\n\n{text}\n")
     draw(record, path.with_suffix(".png"))
     print(f"\nWritten: {path}.json, .md, .png")
 

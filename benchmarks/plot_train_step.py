@@ -33,7 +33,7 @@ def draw(record: Record, path: Path) -> None:
             panel.set_axisbelow(True)
             panel.spines[:].set_visible(False)
         figure.suptitle(
-            f"One training step of the MNIST density model, batch {record['batch']}",
+            f"One training step of an i-ResNet on MNIST, batch {record['batch']}",
             x=0.02, y=0.985, ha="left", fontsize=14, fontweight="bold",
         )  # fmt: skip
         figure.text(0.02, 0.015, f"Medians of steps, all in turn. {setting([record])}", color=_GREY, fontsize=8)

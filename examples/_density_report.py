@@ -33,7 +33,7 @@ def text(results: dict[str, Any]) -> str:
             for row in run["bias"]
         )
         notes += [
-            f"{backend}: moving average of the weights, {run["bias"][-1]["terms"]} terms. The truncation can be worth "
+            f"{backend}: moving average of the weights, {run['bias'][-1]['terms']} terms. The truncation can be worth "
             f"{run['truncation_bound']:.4f} bits/dim at most (theorem 3 of arXiv 1811.00995); measured by exact "
             f"log-determinants of {run['bias_images']} test images, mean and range, negative flatters: {biases}. "
             f"{run['machine']}.",

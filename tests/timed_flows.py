@@ -8,8 +8,8 @@ from iresnet_fast.models import IResNetFlow, ResidualFlow
 
 def mnist_flow():
     """Two scales of one block, three terms."""
-    terms = PowerSeries(n_terms=3)
-    return _started(IResNetFlow, "mnist", event_shape=(1, 8, 8), blocks=(1, 1), hidden=(6, 6), train_estimator=terms)
+    i_resnet = {"activation": "elu", "preactivation": False, "coeff": 0.9, "train_estimator": PowerSeries(n_terms=3)}
+    return _started(IResNetFlow, "mnist", event_shape=(1, 8, 8), blocks=(1, 1), hidden=(6, 6), **i_resnet)
 
 
 def residual_flow():

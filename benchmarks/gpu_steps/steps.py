@@ -15,6 +15,7 @@ from gpu_records import GpuRecord
 from gpu_train_step import TrainedFlow
 from precision import FLOAT32, TF32
 from step import Run, first_line
+from train_steps import I_RESNET
 
 from iresnet_fast.models import IResNetFlow, ResidualFlow
 
@@ -79,9 +80,9 @@ def jobs(run: Run) -> dict[str, tuple[float, Job]]:
 
 
 def mnist_flow(batch: int, device: str, dry: bool) -> TrainedFlow:
-    """Return the MNIST density model on random images."""
+    """Return an i-ResNet for MNIST on random images."""
     small = {"blocks": (1, 1), "hidden": (4, 4)} if dry else {}
-    return started("mnist flow", IResNetFlow.preset("mnist", **small), batch, device)
+    return started("mnist flow", IResNetFlow.preset("mnist", **I_RESNET, **small), batch, device)
 
 
 def residual_flow(device: str, dry: bool) -> TrainedFlow:
