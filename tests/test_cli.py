@@ -48,7 +48,7 @@ def test_train_writes_everything(run, capsys, tmp_path):
     assert main(["train", *TINY, "--folder", str(tmp_path / "again")]) == 0
     assert torch.equal(torch.get_rng_state(), state)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "IResNetFlow of 724 parameters on 1437 samples of digits"
+    assert lines[0] == "IResNetFlow of 725 parameters on 1437 samples of digits"
     assert lines[1].startswith("6 steps in 0.0")
     assert lines[2].startswith("bits_per_dim 2.")
     assert lines[-1].endswith(
@@ -135,7 +135,7 @@ def test_a_truncated_series_is_said_to_be_one(tmp_path, capsys):
     estimator = '{"type": "PowerSeries", "n_terms": 12}'
     folder = str(tmp_path / "run")
     assert main(["train", *TINY, "--set", f"eval_estimator={estimator}", "--folder", folder]) == 0
-    lipschitz = 0.9**2  # two layers
+    lipschitz = 0.97**2  # two layers
     bound = sum(lipschitz**k / k for k in range(13, 400)) / np.log(2.0)  # nats a dimension, one block
     assert f"log-determinants: truncated, off by {bound:.1e} bits/dim at most" in capsys.readouterr().out
     estimator = '{"type": "PowerSeries", "n_terms": 5}'
@@ -196,7 +196,7 @@ def test_reconstruct(run, tmp_path, capsys):
 def test_info(run, capsys):
     assert main(["info", str(run)]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("IResNetFlow of 724 parameters, 6 steps in 0.0")
+    assert out.startswith("IResNetFlow of 725 parameters, 6 steps in 0.0")
     for line in ("  blocks: [1]", "  learning_rate: 0.005", '  name: "digits"', "  event_shape: [1, 8, 8]", "step: 6"):
         assert f"{line}\n" in out
     assert out.endswith(f"{certified_lipschitz(training.load_model(run))}\n")

@@ -93,8 +93,8 @@ def test_digits_density_merges_the_backends(run, capsys):
     assert plain["bits_per_dim"] == pytest.approx(kernels["bits_per_dim"], abs=1e-3)
     for one in (kernels, plain):
         assert [point["step"] for point in one["curve"]] == [2, 4]
-        assert [row["terms"] for row in one["bias"]] == [5, 8, 10, 20]
-        assert one["truncation_bound"] > 0  # 20 terms, although 64 dimensions could be exact
+        assert [row["terms"] for row in one["bias"]] == [5, 10, 20, 40]
+        assert one["truncation_bound"] > 0  # 40 terms, although 64 dimensions could be exact
         assert abs(one["bias"][-1]["mean"]) <= one["truncation_bound"]
         assert one["steps"] == 4
     with pytest.raises(SystemExit):

@@ -8,6 +8,7 @@ import torch
 from models_examples import CLASSIFIERS, FLOWS, make_classifier, make_data, make_flow, make_hybrid
 
 from iresnet_fast import nn
+from iresnet_fast.estimators import PowerSeries, RussianRoulette
 from iresnet_fast.models import DiagonalNormal, IResNetClassifier, IResNetFlow
 
 pytestmark = [
@@ -113,6 +114,9 @@ def test_dtypes():
 @pytest.mark.parametrize("training", [False, True])
 def test_compiles_as_one_graph(name, training):
     flow = make_flow(name, torch.float32).train(training)
+    for block in flow.modules():
+        if isinstance(getattr(block, "estimator", None), RussianRoulette):
+            block.estimator = PowerSeries(n_terms=5)  # a number of terms drawn at random breaks the graph
     x, _ = make_data(flow)
     torch.manual_seed(1)
     expected = flow.log_prob(x)

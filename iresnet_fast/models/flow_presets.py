@@ -11,9 +11,9 @@ from .flow_config import FlowConfig
 _IMAGES = FixedPoint(tol=1e-4)
 _WIDE_IMAGES = FixedPoint(tol=1e-3)
 
-# Digits and mnist: recipes of this project, chosen on a part of the training images that was held out. The series must be
-# unbiased: 20 minutes of training on mnist exploited one of 8 terms by 0.20 bits/dim and one of 20 by 0.03, at the
-# expense of the true density, though after 2500 steps neither was off.
+# Digits and mnist: recipes of this project, chosen on training images that were held out. The series must be unbiased:
+# 20 minutes of training on mnist exploited one of 8 terms by 0.20 bits/dim and one of 20 by 0.03, at the expense of the
+# true density, though after 2500 steps neither was off.
 _DIGITS = FlowConfig(
     event_shape=(1, 8, 8),
     blocks=(8,),
