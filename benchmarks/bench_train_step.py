@@ -7,10 +7,9 @@
 The model is IResNetFlow.preset("mnist", **train_steps.I_RESNET): 1x28x28, logit, squeeze to 4x14x14, 2 scales of 4
 blocks, 32 channels, ELU, norms of 0.9, 8 terms, a Rademacher probe, a learned prior; Adam at 4e-2, clipping to norm 1,
 batch 32. Glue is the time of our step that its operators do not explain: its median less the medians of the recorded
-operators, called again in the same rounds on the same tensors, without what calling them costs (sections.py).
-Views, autograd's bookkeeping, dispatch and
-Python are glue. On a GPU the step is timed as a CUDA graph and eagerly, without sections. benchmarks/README.md says
-more.
+operators, called again in the same rounds on the same tensors, without what calling them costs (sections.py). Views,
+autograd's bookkeeping, dispatch and Python are glue. On a GPU the step is timed as a CUDA graph and eagerly, without
+sections. benchmarks/README.md says more.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ from iresnet_fast.models import IResNetFlow
 from iresnet_fast.nn import Dequantize, InvertibleResidualBlock
 
 LEARNING_RATE, CLIP = 4e-2, 1.0  # of the MNIST recipe
-# What the timed model changes in the MNIST preset: an i-ResNet, whose series has a fixed length, as that of the
-# baselines must have to be compiled.
+# What the timed model changes in the MNIST preset. Its series has a fixed length: a compiled baseline whose number of
+# terms changed from step to step would be compiled anew for each.
 I_RESNET: dict[str, Any] = {
     "activation": "elu",
     "preactivation": False,

@@ -1,8 +1,8 @@
 """Bits per dimension against minutes of training: the kernels and plain torch, with one recipe and one seed.
 
 Both backends train the same model from the same seed for the same time. The curve is the moving average of the weights
-on 1000 test images, always the same, with 40 terms in the log-determinants. Training that uses a fixed number learns to
-exploit what is missing: the bias is measured.
+on 1000 test images, always the same, with 40 terms in the log-determinants. A model that is trained
+with a few terms learns to exploit the missing ones, so the bias is measured.
 """
 
 from __future__ import annotations
