@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/from_value.h"
+#include "cpu/slope.h"
 
 namespace irf {
 namespace IRF_ISA {
@@ -12,7 +13,7 @@ namespace {
 template <class T>
 struct ActivationBackward {
   int channels;
-  T slope;
+  Parameters<T> parameters;
   const T* kept;     // h if the derivatives are known from it, else a
   const T* tangent;  // D t in the first case, else t
   T *r, *s;
@@ -39,24 +40,25 @@ void activation_backward_by_value(const Layout<T>& layout, const ActivationBackw
 template <class T, class Act>
 T activation_backward_by_argument(const Layout<T>& layout, const ActivationBackward<T>& op) {
   using M = VectorMath<T>;
-  const Vector<T> slope = broadcast(op.slope);
   Vector<T> gradient{};
-  for (int c = 0; c < op.channels; ++c)
+  for (int c = 0; c < op.channels; ++c) {
+    const Parameters<Vector<T>> p = spread_parameters<Act>(op.parameters, c, op.channels);
     for (int j = 0; j < layout.vectors; ++j) {
       const int column = layout.position[j];
       const int64_t at = layout.size(c) + column;
       const Vector<T> a = load(op.kept + at), t = load(op.tangent + at), r = load(op.r + at), s = load(op.s + at);
-      const Jet<Vector<T>> jet = Act::template jet<M>(a, slope);
+      const Jet<Vector<T>> jet = Act::template jet<M>(a, p);
       const Vector<T> d = keep_pixels(layout, column, jet.d), e = keep_pixels(layout, column, jet.e);
       store(op.h + at, keep_pixels(layout, column, jet.h));
       store(op.dt + at, d * t);
       store(op.r + at, d * r);
       store(op.s + at, fma(e * t, r, d * s));
       if constexpr (Act::kHasSlope) {
-        const SlopeGradient<Vector<T>> by_slope = Act::template slope_gradient<M>(a, slope);
+        const SlopeGradient<Vector<T>> by_slope = Act::template slope_gradient<M>(a, p.slope);
         gradient += keep_pixels(layout, column, fma(r * t, by_slope.d, s * by_slope.h));
       }
     }
+  }
   return sum_lanes<T>(gradient);
 }
 

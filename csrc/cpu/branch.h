@@ -73,7 +73,7 @@ struct BackwardWalk : Walk<T>, ParameterSums<T> {
   }
 
   // Whether u_0 is zero: then r_0 serves nobody, and neither is computed.
-  bool straight_start() const { return piecewise_linear(prepared.branch.stage[0].activation); }
+  bool straight_start() const { return prepared.branch.stage[0].straight(); }
 
   // r_L is set; fills r and adds to u (sets it for the first pair).
   void cotangent(bool first_pair) {

@@ -52,7 +52,7 @@ struct PairWalk : Walk<T>, ParameterSums<T> {
   void backward(bool input_gradient) {
     for (int i = stages - 1; i >= 0; --i) {
       const Stage<T>& stage = prepared.branch.stage[i];
-      const bool wanted = i > 0 || input_gradient || stage.beta, by_value = known_from_value(stage.activation);
+      const bool wanted = i > 0 || input_gradient || stage.beta, by_value = known_from_value(stage);
       const bool values_first = i == 0 && (by_value || !wanted);
       if (values_first) {
         this->template activate_stage<Order::kFirst>(0);
@@ -78,13 +78,13 @@ struct PairWalk : Walk<T>, ParameterSums<T> {
   // r[0], s[0] of stage i + 1 -> r[1], s[1] of stage i.
   void pull_back(int i, const T* kept, const T* kept_tangent) {
     const Stage<T>& stage = prepared.branch.stage[i];
-    if (i == 0 && piecewise_linear(stage.activation))  // r_0 serves nobody, and s_0 needs it no more
+    if (i == 0 && stage.straight())  // r_0 serves nobody, and s_0 needs it no more
       return product(prepared.transposed[0], s[0], layout, {.kind = Epilogue::kScale, .d = d[0]}, s[1]);
     product(prepared.transposed[i], r[0], layout, {.kind = Epilogue::kBias}, r[1]);
     product(prepared.transposed[i], s[0], layout, {.kind = Epilogue::kBias}, s[1]);
     const T gradient = activation_backward(
         stage.activation, layout,
-        ActivationBackward<T>{stage.in_channels, prepared.slope[i], kept, kept_tangent, r[1], s[1], h[i], dt});
+        ActivationBackward<T>{stage.in_channels, prepared.parameters(i), kept, kept_tangent, r[1], s[1], h[i], dt});
     if (stage.beta) this->add_slope_gradient(stage, i, gradient);
   }
 };

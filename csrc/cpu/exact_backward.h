@@ -79,7 +79,7 @@ struct ExactBackwardWalk : BackwardWalk<T> {
     start = layout.dense ? workspace.take_zeroed<T>(int64_t(stage[0].out_channels) * stage[0].in_channels) : nullptr;
   }
 
-  bool value(int i) const { return known_from_value(stage[i].activation); }
+  bool value(int i) const { return known_from_value(stage[i]); }
   bool owns_t(int i, bool kept) const { return !value(i) && !kept; }
   bool owns_dt(int i, bool kept) const { return !value(i) || !kept; }
 

@@ -61,7 +61,7 @@ class ExactKept {
 
  private:
   KeptTiles<T> tiles() const { return {prepared_, tile_size_}; }
-  bool value(int i) const { return known_from_value(prepared_.branch.stage[i].activation); }
+  bool value(int i) const { return known_from_value(prepared_.branch.stage[i]); }
   int64_t tile(int i) const { return prepared_.layout.size(prepared_.branch.stage[i].in_channels); }
   // Numbers that a tile keeps of stages 1 .. end - 1.
   int64_t walk_before(int end) const {

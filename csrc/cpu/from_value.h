@@ -67,8 +67,11 @@ struct FromValue<Tanh> {
   }
 };
 
-inline bool known_from_value(Activation activation) {
-  switch (activation) {
+// Whether the derivatives of a stage follow from its h; a factor hides them.
+template <class T>
+bool known_from_value(const Stage<T>& stage) {
+  if (stage.factor) return false;
+  switch (stage.activation) {
 #define IRF_CASE(name, Struct) \
   case Activation::k##Struct:  \
     return FromValue<Struct>::possible;

@@ -21,7 +21,7 @@ class Kept : public KeptTiles<T> {
   void point(T* piece, T** a, T** h, T** tangent) const {
     each_stage(piece, [&](int i, T* value, T* tangents) {
       a[i] = value;
-      if (known_from_value(prepared_.branch.stage[i].activation)) h[i] = value;
+      if (known_from_value(prepared_.branch.stage[i])) h[i] = value;
       tangent[i] = tangents;
     });
   }
@@ -30,7 +30,7 @@ class Kept : public KeptTiles<T> {
   void clear_pads(T* piece) const {
     each_stage(piece, [&](int i, T* value, T* tangents) {
       const Stage<T>& stage = prepared_.branch.stage[i];
-      if (!known_from_value(stage.activation)) return;
+      if (!known_from_value(stage)) return;
       zero_uncovered(prepared_.layout, value, stage.in_channels);
       zero_uncovered(prepared_.layout, tangents, stage.in_channels);
     });

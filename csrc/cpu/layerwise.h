@@ -35,7 +35,7 @@ class LayerKept {
     T* piece = kept + kHeader + first * per_sample_;
     for (int i = 1; i < branch_.stages; ++i) {
       StageRows<T>& rows = walk.stage[i];
-      (known_from_value(branch_.stage[i].activation) ? rows.h : rows.a) = piece;
+      (known_from_value(branch_.stage[i]) ? rows.h : rows.a) = piece;
       piece += 2 * walk.numbers(i);
     }
   }

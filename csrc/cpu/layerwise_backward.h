@@ -101,17 +101,17 @@ void layerwise_branch_backward(const Branch<T>& branch, const BranchBackwardOper
     for (int i = branch.stages - 1; i >= 0; --i) {
       const Stage<T>& stage = branch.stage[i];
       const StageRows<T>& rows = walk.stage[i];
-      const bool from_value = recall && i > 0 && known_from_value(stage.activation);
+      const bool from_value = recall && i > 0 && known_from_value(stage);
       if (recall && i > 0 && !from_value) {
         const StageRows<T> again{rows.h, rows.d, rows.et, nullptr};
         activate_rows(stage.activation, parallel, walk.inputs(i), rows.a, static_cast<const T*>(nullptr),
-                      rows.a + walk.numbers(i), m, walk.slope[i], again);
+                      rows.a + walk.numbers(i), m, walk.parameters[i], again);
       }
       weight_gradient(walk, i, cotangents, first > 0, gradients[i].weight);
       if (stage.bias)
         add_channel_sums(parallel, {walk.samples, stage.out_channels, branch.pixels()}, cotangents, gradients[i].bias);
       if (i == 0 && !op.grad_x && !stage.beta) break;
-      const int bends = i == 0 && piecewise_linear(stage.activation) ? 0 : m;  // else r_0 serves nobody
+      const int bends = i == 0 && stage.straight() ? 0 : m;  // else r_0 serves nobody
       const T* product = walk.multiply(i, true, cotangents, 1 + bends);
       if (stage.beta)
         *gradients[i].beta += slope_gradient_of_rows(stage, parallel, walk.numbers(i), m, product, rows.a, block_sums);

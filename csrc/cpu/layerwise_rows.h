@@ -77,6 +77,21 @@ void each_biased_vector(const Parallel& parallel, const EventSizes& sizes, int c
   });
 }
 
+// The parameters of the activation in the lanes of a vector that begins at `at` of events of this size.
+template <class Act, class T>
+IRF_ALWAYS_INLINE Parameters<Vector<T>> lane_parameters(const Parameters<T>& p, const EventSizes& sizes,
+                                                        int64_t at) {
+  if constexpr (Act::kByChannel) {
+    if (sizes.pixels == 1) {
+      T lane[kLanes<T>];
+      const int first = static_cast<int>(at % sizes.channels);
+      for (int k = 0; k < kLanes<T>; ++k) lane[k] = static_cast<T>(Act::constant_of(first + k, sizes.channels));
+      return {broadcast(p.slope), load(lane)};
+    }
+  }
+  return spread_parameters<Act>(p, static_cast<int>(at / sizes.pixels % sizes.channels), sizes.channels);
+}
+
 // What one stage holds of a slab: n numbers for the events and as many for each of m tangents.
 template <class T>
 struct StageRows {
@@ -89,12 +104,11 @@ struct StageRows {
 // a (= source + bias) and tangents [m][n] -> what `out` wants of a stage.
 template <class T, class Act>
 void activate_rows_as(const Parallel& parallel, const EventSizes& sizes, const T* source, const T* bias,
-                      const T* tangents, int m, T slope, const StageRows<T>& out) {
+                      const T* tangents, int m, const Parameters<T>& p, const StageRows<T>& out) {
   const int64_t n = sizes.numbers();
-  const Vector<T> s = broadcast(slope);
   each_biased_vector<T>(parallel, sizes, 1 + m, bias, [&](int64_t at, int lanes, Vector<T> b) {
     const Vector<T> a = load_first(source + at, lanes) + b;
-    const Jet<Vector<T>> jet = Act::template jet<VectorMath<T>>(a, s);
+    const Jet<Vector<T>> jet = Act::template jet<VectorMath<T>>(a, lane_parameters<Act>(p, sizes, at));
     if (out.a) store_first(out.a + at, a, lanes);
     store_first(out.h + at, jet.h, lanes);
     if (out.d) store_first(out.d + at, jet.d, lanes);
@@ -109,11 +123,11 @@ void activate_rows_as(const Parallel& parallel, const EventSizes& sizes, const T
 
 template <class T>
 void activate_rows(Activation activation, const Parallel& parallel, const EventSizes& sizes, const T* source,
-                   const T* bias, const T* tangents, int m, T slope, const StageRows<T>& out) {
+                   const T* bias, const T* tangents, int m, const Parameters<T>& p, const StageRows<T>& out) {
   switch (activation) {
 #define IRF_CASE(name, Struct) \
   case Activation::k##Struct:  \
-    return activate_rows_as<T, Struct>(parallel, sizes, source, bias, tangents, m, slope, out);
+    return activate_rows_as<T, Struct>(parallel, sizes, source, bias, tangents, m, p, out);
     IRF_FOR_EACH_ACTIVATION(IRF_CASE)
 #undef IRF_CASE
     case Activation::kCount:

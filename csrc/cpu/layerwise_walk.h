@@ -40,7 +40,7 @@ struct LayerWalk {
   const int64_t most_samples;
   int64_t samples;      // of this slab
   StageRows<T>* stage;  // [L]
-  T* slope;             // [L]
+  Parameters<T>* parameters;  // [L]
   T* state;             // [copies] rows of the widest stage: of chains and cotangents
 
   LayerWalk(const Branch<T>& branch_, const Parallel& parallel_, const LibraryProducts<T>& library_, Leaves leaves,
@@ -55,19 +55,19 @@ struct LayerWalk {
     int widest = branch.stage[0].in_channels;
     for (int i = 0; i < stages; ++i) widest = max_of(widest, branch.stage[i].out_channels);
     stage = workspace.take<StageRows<T>>(stages);
-    slope = workspace.take<T>(stages);
+    parameters = workspace.take<Parameters<T>>(stages);
     T* shared = holds == Holds::kSeparate ? nullptr : take_rows(1 + m, widest, workspace);
     for (int i = 0; i < stages; ++i) {
       const Stage<T>& s = branch.stage[i];
-      slope[i] = slope_of(s);
+      parameters[i] = {slope_of(s), s.constant};
       stage[i] = {};
       const bool separate = holds == Holds::kSeparate || (holds == Holds::kRecalled && i == 0);
       stage[i].h = separate ? take_rows(1 + m, s.in_channels, workspace) : shared;
-      if (holds == Holds::kRecalled && i > 0 && known_from_value(s.activation)) continue;
+      if (holds == Holds::kRecalled && i > 0 && known_from_value(s)) continue;
       const bool curvature = leaves == Leaves::kCurvature;
-      if (leaves != Leaves::kValue && s.activation != Activation::kIdentity)
+      if (leaves != Leaves::kValue && !s.identity())
         stage[i].d = take_rows(1, s.in_channels, workspace);
-      if (curvature && m > 0 && !piecewise_linear(s.activation)) stage[i].et = take_rows(m, s.in_channels, workspace);
+      if (curvature && m > 0 && !s.straight()) stage[i].et = take_rows(m, s.in_channels, workspace);
       if (curvature && s.beta) stage[i].a = take_rows(1 + m, s.in_channels, workspace);
     }
     state = copies > 0 ? take_rows(copies, widest, workspace) : nullptr;
@@ -84,7 +84,7 @@ struct LayerWalk {
 
   // Fills stage i from a = source + bias and its tangents.
   void activate(int i, const T* source, const T* bias, const T* tangents) const {
-    activate_rows(branch.stage[i].activation, parallel, inputs(i), source, bias, tangents, m, slope[i], stage[i]);
+    activate_rows(branch.stage[i].activation, parallel, inputs(i), source, bias, tangents, m, parameters[i], stage[i]);
   }
 
   // Events x and tangents [m] -> what stages `from` .. `last` - 1 leave.

@@ -126,6 +126,9 @@ struct Prepared {
     return edge;
   }
 
+  // Of the activation of stage i.
+  Parameters<T> parameters(int i) const { return {slope[i], branch.stage[i].constant}; }
+
   // Samples [begin, end) of a chunk.
   int64_t begin(int64_t chunk) const {
     return min_of(branch.batch, divide_up(branch.batch, unit) * chunk / chunks * unit);

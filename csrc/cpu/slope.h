@@ -1,4 +1,4 @@
-// The slope of an activation with a learnable parameter beta: softplus(beta), and its derivative.
+// The parameters of an activation: the slope softplus(beta), its derivative, and the constant.
 #pragma once
 
 #include <limits>
@@ -23,6 +23,14 @@ template <class T>
 T slope_derivative(const Stage<T>& stage) {
   const double beta = *stage.beta;
   return static_cast<T>(1 / (1 + __builtin_exp(-beta)));
+}
+
+// Those of a channel, in every lane. `p` is that of the stage, the same for all its channels but for a constant by
+// channel.
+template <class Act, class T>
+IRF_ALWAYS_INLINE Parameters<Vector<T>> spread_parameters(Parameters<T> p, int channel, int channels) {
+  if constexpr (Act::kByChannel) p.constant = static_cast<T>(Act::constant_of(channel, channels));
+  return {broadcast(p.slope), broadcast(p.constant)};
 }
 
 }  // namespace

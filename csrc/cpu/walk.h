@@ -15,25 +15,27 @@ namespace {
 enum class Order { kValue, kFirst, kSecond };
 
 template <class T, class Act, Order order>
-void activate_as(const Layout<T>& layout, const T* a, int channels, T slope, T* h, T* d, T* e) {
-  const Vector<T> s = broadcast(slope);
-  for (int c = 0; c < channels; ++c)
+void activate_as(const Layout<T>& layout, const T* a, int channels, Parameters<T> scalars, T* h, T* d, T* e) {
+  for (int c = 0; c < channels; ++c) {
+    const Parameters<Vector<T>> p = spread_parameters<Act>(scalars, c, channels);
     for (int j = 0; j < layout.vectors; ++j) {
       const int column = layout.position[j];
       const int64_t at = int64_t(c) * layout.stride + column;
-      const Jet<Vector<T>> jet = Act::template jet<VectorMath<T>>(load(a + at), s);
+      const Jet<Vector<T>> jet = Act::template jet<VectorMath<T>>(load(a + at), p);
       store(h + at, keep_pixels(layout, column, jet.h));
       if constexpr (order != Order::kValue) store(d + at, keep_pixels(layout, column, jet.d));
       if constexpr (order == Order::kSecond) store(e + at, keep_pixels(layout, column, jet.e));
     }
+  }
 }
 
 template <class T, Order order>
-void activate(Activation activation, const Layout<T>& layout, const T* a, int channels, T slope, T* h, T* d, T* e) {
+void activate(Activation activation, const Layout<T>& layout, const T* a, int channels, Parameters<T> p, T* h,
+              T* d, T* e) {
   switch (activation) {
 #define IRF_CASE(name, Struct) \
   case Activation::k##Struct:  \
-    return activate_as<T, Struct, order>(layout, a, channels, slope, h, d, e);
+    return activate_as<T, Struct, order>(layout, a, channels, p, h, d, e);
     IRF_FOR_EACH_ACTIVATION(IRF_CASE)
 #undef IRF_CASE
     case Activation::kCount:
@@ -80,7 +82,7 @@ struct Walk {
   template <Order order>
   void activate_stage(int i) const {
     const Stage<T>& stage = prepared.branch.stage[i];
-    activate<T, order>(stage.activation, layout, a[i], stage.in_channels, prepared.slope[i], h[i], d[i], e[i]);
+    activate<T, order>(stage.activation, layout, a[i], stage.in_channels, prepared.parameters(i), h[i], d[i], e[i]);
   }
 
   // x -> g.
@@ -106,7 +108,7 @@ struct Walk {
     multiply(d[0], state[0], prepared.branch.stage[0].in_channels);
     const T* in = state[0];
     for (int i = 0; i + 1 < stages; ++i) {
-      if (kept && known_from_value(prepared.branch.stage[i + 1].activation)) {
+      if (kept && known_from_value(prepared.branch.stage[i + 1])) {
         product(prepared.forward[i], in, layout, {.kind = Epilogue::kScale, .d = d[i + 1]}, kept[i + 1]);
         in = kept[i + 1];
         continue;

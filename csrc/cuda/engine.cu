@@ -53,7 +53,7 @@ template <class T>
 std::vector<Buffer<T>> take_derivatives(const Branch<T>& branch, Precision precision, Workspace& workspace) {
   std::vector<Buffer<T>> derivatives(branch.stages);
   for (int i = 0; i < branch.stages; ++i)
-    if (branch.stage[i].activation != Activation::kIdentity)
+    if (!branch.stage[i].identity())
       derivatives[i] = workspace.take<T>(rows_size(branch, branch.stage[i].in_channels, precision));
   return derivatives;
 }

@@ -41,9 +41,9 @@ struct Kept {
         size += elements;
         return rows;
       };
-      if (stage.activation != Activation::kIdentity) stages[i].a = take(count);
+      if (!stage.identity()) stages[i].a = take(count);
       stages[i].h = take(operand_size(count, precision));
-      if (!piecewise_linear(stage.activation)) stages[i].t = take(count);
+      if (!stage.straight()) stages[i].t = take(count);
       stages[i].scaled = take(operand_size(count, precision));
     }
     if (size == 0) return;

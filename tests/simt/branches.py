@@ -29,10 +29,13 @@ TENSOR = [*DENSE[2:], *IMAGES[3:]]  # more than 16 columns somewhere: the others
 
 
 def raw_branch(problem):
-    """Return the branch as the raw ops take it: weights, biases, betas, activations."""
+    """Return the branch as the raw ops take it: weights, biases, betas, factors, activations, constants."""
     none = problem.x.new_empty(0)
-    biases, betas = ([none if t is None else t for t in ts] for ts in (problem.biases, problem.parameters))
-    return problem.weights, biases, betas, [registry.get(name).kernel_id for name in problem.activations]
+    lists = problem.biases, problem.parameters, problem.factors
+    biases, betas, factors = ([none if t is None else t for t in tensors] for tensors in lists)
+    entries = [registry.get(name) for name in problem.activations]
+    ids, constants = [entry.kernel_id for entry in entries], [entry.constant for entry in entries]
+    return problem.weights, biases, betas, factors, ids, constants
 
 
 def probes_of(problem):

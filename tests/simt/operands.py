@@ -20,14 +20,25 @@ SCALARS = {torch.float32: ("float", c_float), torch.float64: ("double", c_double
 class Stage(Structure):
     _fields_ = (
         *((name, c_int) for name in ("activation", "in_channels", "out_channels", "kernel")),
-        *((name, c_void_p) for name in ("weight", "bias", "beta")),
+        *((name, c_void_p) for name in ("weight", "bias", "beta", "factor")),
     )
+
+
+class FloatStage(Stage):
+    _fields_ = (("constant", c_float), ("bias_spread", c_int), ("factor_spread", c_int))
+
+
+class DoubleStage(Stage):
+    _fields_ = (("constant", c_double), ("bias_spread", c_int), ("factor_spread", c_int))
+
+
+STAGES = {torch.float32: FloatStage, torch.float64: DoubleStage}
 
 
 class Branch(Structure):
     _fields_ = (
         ("stages", c_int),
-        ("stage", POINTER(Stage)),
+        ("stage", c_void_p),
         ("height", c_int),
         ("width", c_int),
         ("batch", c_int64),
@@ -86,31 +97,31 @@ def _struct(op, scalar):
     return type(op, (Structure,), {"_anonymous_": inner, "_fields_": fields})
 
 
-def branch(emulator, x, weights, biases, betas, activations, residual=False, variant="branch", **target):
+def branch(emulator, x, weights, biases, betas, factors, activations, constants, residual=False, variant="branch", **target):
     g = x.new_empty(len(x), len(weights[-1]), *x.shape[2:])
     if g.numel():
         plain = {"residual": residual}
-        _call(emulator, variant, (x, weights, biases, betas, activations), target, {"x": x}, {"g": g}, plain)
+        _call(emulator, variant, (x, weights, biases, betas, factors, activations, constants), target, {"x": x}, {"g": g}, plain)
     return g
 
 
 def branch_backward(
-    emulator, x, weights, biases, betas, activations, grad, tangents, cotangents, weight, residual, input_gradient,
+    emulator, x, weights, biases, betas, factors, activations, constants, grad, tangents, cotangents, weight, residual, input_gradient,
     kept=None, **target,
 ):  # fmt: skip
     grad_x = torch.empty_like(x) if input_gradient else x.new_empty(0)
-    grad_parameters = x.new_zeros(sum(t.numel() for t in (*weights, *biases, *betas)))
+    grad_parameters = x.new_zeros(sum(t.numel() for t in (*weights, *biases, *betas, *factors)))
     if x.numel():
         pairs = 0 if tangents is None else len(tangents)
         given = {"x": x, "grad": grad, "tangents": tangents, "cotangents": cotangents, "weight": weight, "kept": kept}
         made = {"grad_x": grad_x if input_gradient else None, "grad_parameters": grad_parameters}
         plain = {"pairs": pairs, "residual": residual, "kept_size": 0 if kept is None else kept.numel()}
-        _call(emulator, "branch_backward", (x, weights, biases, betas, activations), target, given, made, plain)
+        _call(emulator, "branch_backward", (x, weights, biases, betas, factors, activations, constants), target, given, made, plain)
     return grad_x, grad_parameters
 
 
 def residual_logdet(
-    emulator, x, weights, biases, betas, activations, probe, coefficients, tail, tolerance, relative, neumann,
+    emulator, x, weights, biases, betas, factors, activations, constants, probe, coefficients, tail, tolerance, relative, neumann,
     keep=False, variant="residual_logdet", **target,
 ):  # fmt: skip
     z, y = torch.empty_like(x), torch.empty_like(probe) if neumann else x.new_empty(0)
@@ -123,8 +134,8 @@ def residual_logdet(
         given = {"x": x, "probe": probe, "coefficients": coefficients, "tail": tail}
         made = {"z": z, "value": value, "neumann": y if neumann else None, "norms": norms, "terms_used": terms_used}
         if keep:
-            made["kept"] = kept = _kept(emulator, (x, weights, biases, betas, activations), target, plain)
-        _call(emulator, variant, (x, weights, biases, betas, activations), target, given, made, plain)
+            made["kept"] = kept = _kept(emulator, (x, weights, biases, betas, factors, activations, constants), target, plain)
+        _call(emulator, variant, (x, weights, biases, betas, factors, activations, constants), target, given, made, plain)
     return (z, value, y, norms, terms_used, *((kept,) if keep else ()))
 
 
@@ -140,26 +151,26 @@ def _kept(emulator, branch_arguments, target, plain):
 
 
 def jacobian_powers(
-    emulator, x, weights, biases, betas, activations, start, count, transpose, variant="jacobian_powers", **target
+    emulator, x, weights, biases, betas, factors, activations, constants, start, count, transpose, variant="jacobian_powers", **target
 ):
     powers = x.new_empty(count, *x.shape)
     if powers.numel():
         given, plain = {"x": x, "start": start}, {"count": count, "transpose": transpose}
-        arguments = x, weights, biases, betas, activations
+        arguments = x, weights, biases, betas, factors, activations, constants
         _call(emulator, variant, arguments, target, given, {"powers": powers}, plain)
     return powers
 
 
-def jacobian(emulator, x, weights, biases, betas, activations, variant="jacobian", **target):
+def jacobian(emulator, x, weights, biases, betas, factors, activations, constants, variant="jacobian", **target):
     size = x[0].numel() if len(x) else 0
     result = x.new_empty(len(x), size, size)
     if result.numel():
-        _call(emulator, variant, (x, weights, biases, betas, activations), target, {"x": x}, {"jacobian": result})
+        _call(emulator, variant, (x, weights, biases, betas, factors, activations, constants), target, {"x": x}, {"jacobian": result})
     return result
 
 
 def residual_inverse(
-    emulator, z, weights, biases, betas, activations, residual_limit, max_iterations, captured_iterations,
+    emulator, z, weights, biases, betas, factors, activations, constants, residual_limit, max_iterations, captured_iterations,
     lipschitz=0.0, variant="residual_inverse", **target,
 ):  # fmt: skip
     x, residual = torch.empty_like(z), z.new_zeros(len(z))
@@ -168,7 +179,7 @@ def residual_inverse(
         plain = {"residual_limit": residual_limit, "max_iterations": max_iterations}
         plain |= {"captured_iterations": captured_iterations, "lipschitz": lipschitz}
         made = {"x": x, "iterations": iterations, "residual": residual}
-        _call(emulator, variant, (z, weights, biases, betas, activations), target, {"z": z}, made, plain)
+        _call(emulator, variant, (z, weights, biases, betas, factors, activations, constants), target, {"z": z}, made, plain)
     return x, iterations, residual
 
 
@@ -264,22 +275,40 @@ def spectral_normalize_backward(emulator, grads, weights, us, vs, sigmas, coeffs
 
 
 def _call(emulator, op, branch_arguments, target, given, made, plain=None):
-    _, weights, biases, betas, _ = branch_arguments
-    lists = {"weight": weights, "bias": biases, "beta": betas}
+    _, weights, biases, betas, factors, _, _ = branch_arguments
+    lists = {"weight": weights, "bias": biases, "beta": betas, "factor": factors}
     given = given | {f"{name} {i}": t for name, tensors in lists.items() for i, t in enumerate(tensors)}
     struct = _branch(*branch_arguments)
     _invoke(emulator, op, [pointer(struct)], branch_arguments[0].dtype, target, given, made, plain or {})
 
 
-def _branch(x, weights, biases, betas, activations):
+def _branch(x, weights, biases, betas, factors, activations, constants):
+    kind = STAGES[x.dtype]
     stages = [
-        Stage(
-            activation, w.shape[1], w.shape[0], w.shape[2] if w.dim() == 4 else 1, _address(w), _address(b), _address(s)
+        kind(
+            activation,
+            w.shape[1],
+            w.shape[0],
+            w.shape[2] if w.dim() == 4 else 1,
+            *map(_address, (w, bias, beta, factor)),
+            constant,
+            _spread(bias),
+            _spread(factor),
         )
-        for w, b, s, activation in zip(weights, biases, betas, activations, strict=True)
+        for w, bias, beta, factor, activation, constant in zip(
+            weights, biases, betas, factors, activations, constants, strict=True
+        )
     ]
     height, width = x.shape[2:] if x.dim() == 4 else (0, 0)
-    return Branch(len(stages), (Stage * len(stages))(*stages), height, width, len(x))
+    array = (kind * len(stages))(*stages)
+    result = Branch(len(stages), ctypes.addressof(array), height, width, len(x))
+    result.array = array  # which lives as long
+    return result
+
+
+def _spread(tensor):
+    """Return how a bias or factor is spread over the batch, as params.h counts it."""
+    return {1: 0, 2: 1, 4: 2}[tensor.dim()]
 
 
 def _call_layers(emulator, op, layer_arguments, target, given, made, plain):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from .emulator import Buffer
-from .operands import SCALARS, Branch, Stage, Target, _address
+from .operands import SCALARS, STAGES, Branch, Target, _address
 from .rounding import BF16, FULL, TF32, stored
 
 DEPTH = {FULL: 4, TF32: 8, BF16: 16}
@@ -120,9 +120,10 @@ def branch_struct(shape, activations, weights, biases=None, betas=None):
     """A Branch whose pointers are those of the given tensors."""
     count = len(shape.channels) - 1
     biases, betas = biases or [None] * count, betas or [None] * count
-    stages = (Stage * count)(
+    kind = STAGES[weights[0].dtype]
+    stages = (kind * count)(
         *(
-            Stage(
+            kind(
                 activations[i],
                 *shape.channels[i : i + 2],
                 shape.kernels[i] if shape.kernels else 1,
@@ -131,7 +132,9 @@ def branch_struct(shape, activations, weights, biases=None, betas=None):
             for i in range(count)
         )
     )
-    return Branch(count, stages, *(shape.image or (0, 0)), shape.batch)
+    result = Branch(count, ctypes.addressof(stages), *(shape.image or (0, 0)), shape.batch)
+    result.array = stages  # which lives as long
+    return result
 
 
 def call(emulator, name, case, branch, dtype, given, made, card="h100", precision=FULL):

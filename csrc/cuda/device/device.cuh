@@ -169,18 +169,26 @@ struct ScalarMath<double> {
   static __device__ __forceinline__ void sincos(double x, double& s, double& c) { ::sincos(x, &s, &c); }
 };
 
-// phi, phi', phi'' at a; `slope` is ignored by activations that have none.
+// phi, phi', phi'' at a.
 template <class T>
-__device__ __forceinline__ Jet<T> jet(Activation activation, T a, T slope) {
+__device__ __forceinline__ Jet<T> jet(Activation activation, T a, Parameters<T> p) {
   switch (activation) {
 #define IRF_CASE(name, Struct) \
   case Activation::k##Struct:  \
-    return Struct::jet<ScalarMath<T>>(a, slope);
+    return Struct::jet<ScalarMath<T>>(a, p);
     IRF_FOR_EACH_ACTIVATION(IRF_CASE)
 #undef IRF_CASE
     default:
       return {a, T(1), T(0)};
   }
+}
+
+// The parameters of one of the channels; `p` is that of the stage.
+template <class T>
+__device__ __forceinline__ Parameters<T> parameters_of(Activation activation, Parameters<T> p, int channel,
+                                                       int channels) {
+  if (activation == Activation::kHalfAbs) p.constant = static_cast<T>(HalfAbs::constant_of(channel, channels));
+  return p;
 }
 
 template <class T>
@@ -191,7 +199,7 @@ constexpr T kLeastNormal = std::numeric_limits<T>::min();
 template <class T>
 __device__ __forceinline__ T slope_of(const T* beta) {
   if (!beta) return T(1);
-  const T slope = Softplus::jet<ScalarMath<T>>(*beta, T(1)).h;
+  const T slope = Softplus::jet<ScalarMath<T>>(*beta, {}).h;
   return slope < kLeastNormal<T> ? T(kLeastNormal<T>) : slope;
 }
 

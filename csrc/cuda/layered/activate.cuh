@@ -18,9 +18,9 @@ struct Activate {
   const T* beta;
   StageRows<T*> rows;
   Precision precision;  // of h
-  T slope;
+  Parameters<T> parameters;  // the slope is filled in by begin()
 
-  __device__ void begin() { slope = slope_of(beta); }
+  __device__ void begin() { parameters.slope = slope_of(beta); }
 
   template <int LANES>
   __device__ __forceinline__ void apply(const RowPlace& place, int column, bool inside, Vector<T> a) {
@@ -36,7 +36,7 @@ struct Activate {
     Vector<T> h, d;
 #pragma unroll
     for (int i = 0; i < kVector<T>; ++i) {
-      const Jet<T> value = jet(activation, a[i], slope);
+      const Jet<T> value = jet(activation, a[i], parameters_of(activation, parameters, column + i, channels));
       const bool real = column + i < channels;  // phi(0) need not be 0, pads are
       h[i] = real ? value.h : T(0);
       d[i] = real ? value.d : T(0);
@@ -57,7 +57,7 @@ Activate<T> activation_of(const Branch<T>& branch, int i, Precision precision, c
           stage.beta,
           rows,
           precision,
-          T(1)};
+          {T(1), stage.constant}};
 }
 
 }  // namespace irf::cuda

@@ -81,6 +81,8 @@ class BackwardLaunch {
     epilogue.a = stage(i).a;
     epilogue.activation = branch_.stage[i].activation;
     epilogue.beta = branch_.stage[i].beta;
+    epilogue.parameters.constant = branch_.stage[i].constant;
+    epilogue.channels = branch_.stage[i].in_channels;
     epilogue.pitch = rows.pitch;
     epilogue.rows = rows.items * rows.pixels;
     epilogue.precision = precision_;
@@ -142,7 +144,7 @@ cudaError_t BackwardLaunch<T>::cotangents() const {
   const WeightedEvents<T> scaled{op_.cotangents, op_.weight, output.size(), branch_.batch, static_cast<T>(op_.pairs)};
   cudaError_t error = to_rows<T>(output, scaled, StoreRows<T>{r_[stages_], output.pitch, precision_}, context_.stream);
   for (int i = stages_ - 1; i >= 0 && error == cudaSuccess; --i) {
-    if (i == 0 && (piecewise_linear(branch_.stage[0].activation) || !wants_backward(0))) break;
+    if (i == 0 && (branch_.stage[0].straight() || !wants_backward(0))) break;
     Linearized<T> epilogue = linearized(i, op_.pairs);
     epilogue.scaled = r_[i];
     epilogue.t = t_[i];
@@ -229,13 +231,13 @@ void LayeredBackward<T>::take_rows(Precision precision, Workspace& workspace) {
     if (i > 0 && pairs) r[i] = workspace.take<T>(operands * op.pairs);
     if (i == branch.stages) break;
     // Where E_i is zero, neither t_i nor what the cotangents add to s_i is needed.
-    if (pairs && !piecewise_linear(branch.stage[i].activation)) curved[i] = workspace.take<T>(size * op.pairs);
+    if (pairs && !branch.stage[i].straight()) curved[i] = workspace.take<T>(size * op.pairs);
     if (recall && i > 0) {
       stages[i] = {kept.stages[i].a, kept.stages[i].h, {}};
       if (pairs) t[i] = kept.stages[i].t, p[i] = kept.stages[i].scaled;
       continue;
     }
-    if (branch.stage[i].activation != Activation::kIdentity) stages[i].a = workspace.take<T>(size);
+    if (!branch.stage[i].identity()) stages[i].a = workspace.take<T>(size);
     stages[i].h = workspace.take<T>(operands);
     if (pairs) p[i] = workspace.take<T>(operands * op.pairs);
     t[i] = curved[i];

@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(kWarp* kLanes) gather_kernel(const __grid_cons
     if (stage.bias) stage.bias[at - weights] = sum;
   } else if (stage.beta) {
     // The slope is softplus(beta).
-    *stage.beta = sum * Softplus::jet<ScalarMath<T>>(*stage.parameter, T(1)).d;
+    *stage.beta = sum * Softplus::jet<ScalarMath<T>>(*stage.parameter, {}).d;
   }
 }
 

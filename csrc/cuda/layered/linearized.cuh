@@ -28,9 +28,10 @@ struct Linearized {
   T* terms;                    // [column tiles][rows]
   const T* added;              // [addends][rows][pitch]
   int addends;
-  T slope;
+  Parameters<T> parameters;  // the slope is filled in by begin()
+  int channels;
 
-  __device__ void begin() { slope = slope_of(beta); }
+  __device__ void begin() { parameters.slope = slope_of(beta); }
 
   template <int LANES>
   __device__ __forceinline__ void apply(const RowPlace& place, int column, bool inside, const Vector<T>& v) {
@@ -41,7 +42,7 @@ struct Linearized {
       Vector<T> d, e;
 #pragma unroll
       for (int i = 0; i < kVector<T>; ++i) {
-        const Jet<T> phi = jet(activation, point[i], slope);
+        const Jet<T> phi = jet(activation, point[i], parameters_of(activation, parameters, column + i, channels));
         d[i] = phi.d;
         e[i] = phi.e;
       }
@@ -62,7 +63,7 @@ struct Linearized {
         if (terms) {
 #pragma unroll
           for (int i = 0; i < kVector<T>; ++i) {
-            const SlopeGradient<T> by_slope = LipSwish::slope_gradient<ScalarMath<T>>(point[i], slope);
+            const SlopeGradient<T> by_slope = LipSwish::slope_gradient<ScalarMath<T>>(point[i], parameters.slope);
             term += v[i] * (t ? tangent[i] * by_slope.d : by_slope.h);
           }
         }

@@ -114,8 +114,8 @@ class Listing {
   }
 
  private:
-  bool identity(int i) const { return branch_.stage[i].activation == Activation::kIdentity; }
-  bool straight(int i) const { return piecewise_linear(branch_.stage[i].activation); }
+  bool identity(int i) const { return branch_.stage[i].identity(); }
+  bool straight(int i) const { return branch_.stage[i].straight(); }
   int channels(int i) const {
     return i < branch_.stages ? branch_.stage[i].in_channels : branch_.stage[i - 1].out_channels;
   }

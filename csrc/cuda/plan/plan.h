@@ -40,7 +40,7 @@ BranchShape shape_of(const Branch<T>& branch) {
   for (int i = 0; i < branch.stages; ++i) {
     shape.channels[i + 1] = branch.stage[i].out_channels;
     shape.kernel[i] = branch.stage[i].kernel;
-    shape.identity[i] = branch.stage[i].activation == Activation::kIdentity;
+    shape.identity[i] = branch.stage[i].identity();
   }
   return shape;
 }

@@ -50,7 +50,7 @@ __device__ __forceinline__ void activate(const ForwardArguments<T>& p, const Blo
   const StagePlan& stage = p.plan.stage[i];
   const Activation activation = p.activation[i];
   T *derivative = p.derivative[i], *before = p.kept[i].a, *after = p.kept[i].h;
-  const T slope = block.shared[p.plan.slopes + i];
+  const Parameters<T> parameters{block.shared[p.plan.slopes + i], p.constant[i]};
   const RowTable rows = block.rows();
   threads.for_each_vector<T>(p.plan, stage.K_padded, [&](int row, int channel) {
     T* at = block.state() + rows.state(row) + channel;
@@ -59,7 +59,7 @@ __device__ __forceinline__ void activate(const ForwardArguments<T>& p, const Blo
     if (before) store16(before + place, h);
 #pragma unroll
     for (int e = 0; e < kVector<T>; ++e) {
-      const Jet<T> value = jet(activation, h[e], slope);
+      const Jet<T> value = jet(activation, h[e], parameters_of(activation, parameters, channel + e, stage.K));
       const bool real = channel + e < stage.K;  // phi(0) need not be 0, padding is
       h[e] = real ? value.h : T(0);
       d[e] = real ? value.d : T(0);

@@ -13,6 +13,7 @@ struct ForwardArguments {
   Activation activation[kMaxStages] = {};
   const T* bias[kMaxStages] = {};  // or null: none
   const T* beta[kMaxStages] = {};  // or null: none
+  T constant[kMaxStages] = {};     // of the activations
   T* derivative[kMaxStages] = {};  // rows of D_i, or null: not wanted
   int64_t batch = 0;
   const T* x = nullptr;  // [B, d]: x, or z of an inverse
@@ -41,6 +42,7 @@ struct ForwardArguments {
       activation[i] = branch.stage[i].activation;
       bias[i] = branch.stage[i].bias;
       beta[i] = branch.stage[i].beta;
+      constant[i] = branch.stage[i].constant;
     }
   }
 };

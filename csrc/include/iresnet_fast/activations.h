@@ -16,7 +16,10 @@
   X(softplus, Softplus)            \
   X(tanh, Tanh)                    \
   X(sin, Sin)                      \
-  X(lipswish, LipSwish)
+  X(lipswish, LipSwish)            \
+  X(leaky_relu, LeakyRelu)         \
+  X(scaled_sin, ScaledSin)         \
+  X(half_abs, HalfAbs)
 
 namespace irf {
 
@@ -33,6 +36,13 @@ struct Jet {
   V h, d, e;
 };
 
+// What an activation depends on besides its argument. One that needs neither ignores both.
+template <class V>
+struct Parameters {
+  V slope;     // softplus of the learnable beta
+  V constant;  // fixed when the branch is built
+};
+
 // Derivatives of h and of d with respect to the activation's learnable slope.
 template <class V>
 struct SlopeGradient {
@@ -41,24 +51,25 @@ struct SlopeGradient {
 
 // Whether phi'' vanishes everywhere.
 static constexpr bool piecewise_linear(Activation activation) {
-  return activation == Activation::kIdentity || activation == Activation::kRelu;
+  return activation == Activation::kIdentity || activation == Activation::kRelu ||
+         activation == Activation::kLeakyRelu || activation == Activation::kHalfAbs;
 }
 
-// An activation without a learnable parameter ignores `slope`.
+// kHasSlope: whether beta is learnt. kByChannel: whether the constant is that of a channel, `constant_of`.
 struct PlainActivation {
-  static constexpr bool kHasSlope = false;
+  static constexpr bool kHasSlope = false, kByChannel = false;
 };
 
 struct Identity : PlainActivation {
   template <class M, class V = typename M::V>
-  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE Jet<V> jet(V a, V) {
+  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE Jet<V> jet(V a, Parameters<V>) {
     return {a, M::constant(1), M::constant(0)};
   }
 };
 
 struct Relu : PlainActivation {
   template <class M, class V = typename M::V>
-  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE Jet<V> jet(V a, V) {
+  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE Jet<V> jet(V a, Parameters<V>) {
     const V zero = M::constant(0);
     // `a <= 0` (not `a > 0`) keeps a NaN a NaN.
     return {M::select(a <= zero, zero, a), M::select(a > zero, M::constant(1), zero), zero};
@@ -67,7 +78,7 @@ struct Relu : PlainActivation {
 
 struct Elu : PlainActivation {
   template <class M, class V = typename M::V>
-  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE Jet<V> jet(V a, V) {
+  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE Jet<V> jet(V a, Parameters<V>) {
     const V zero = M::constant(0), one = M::constant(1);
     const V grown = M::expm1_nonpositive(M::select(a > zero, zero, a));
     return {M::select(a > zero, a, grown), grown + one, M::select(a < zero, grown + one, zero)};
@@ -86,7 +97,7 @@ IRF_HOST_DEVICE static IRF_ALWAYS_INLINE void logistic(V a, V& exp_minus, V& sig
 
 struct Softplus : PlainActivation {
   template <class M, class V = typename M::V>
-  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE Jet<V> jet(V a, V) {
+  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE Jet<V> jet(V a, Parameters<V>) {
     V exp_minus, sigma, sigma_prime;
     logistic<M>(a, exp_minus, sigma, sigma_prime);
     const V zero = M::constant(0);
@@ -96,7 +107,7 @@ struct Softplus : PlainActivation {
 
 struct Tanh : PlainActivation {
   template <class M, class V = typename M::V>
-  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE Jet<V> jet(V a, V) {
+  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE Jet<V> jet(V a, Parameters<V>) {
     const V zero = M::constant(0), two = M::constant(2);
     const V u = M::expm1_nonpositive(-two * M::select(a > zero, a, -a));  // e^{-2|a|} - 1
     const V t = u / (u + two);
@@ -108,16 +119,44 @@ struct Tanh : PlainActivation {
 
 struct Sin : PlainActivation {
   template <class M, class V = typename M::V>
-  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE Jet<V> jet(V a, V) {
+  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE Jet<V> jet(V a, Parameters<V>) {
     V s, c;
     M::sincos(a, s, c);
     return {s, c, -s};
   }
 };
 
+// The constant is the slope below zero.
+struct LeakyRelu : PlainActivation {
+  template <class M, class V = typename M::V>
+  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE Jet<V> jet(V a, Parameters<V> p) {
+    const V zero = M::constant(0);
+    return {M::select(a <= zero, p.constant * a, a), M::select(a > zero, M::constant(1), p.constant), zero};
+  }
+};
+
+// |a| in the first half of the channels, a in the others: MaxMin, once the channels of a pair are replaced by their
+// difference and their sum (iresnet_fast/_lowering.py).
+struct HalfAbs : LeakyRelu {
+  static constexpr bool kByChannel = true;
+  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE int constant_of(int channel, int channels) {
+    return channel < channels / 2 ? -1 : 1;
+  }
+};
+
+// sin(w a) / w, the constant is w.
+struct ScaledSin : PlainActivation {
+  template <class M, class V = typename M::V>
+  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE Jet<V> jet(V a, Parameters<V> p) {
+    V s, c;
+    M::sincos(p.constant * a, s, c);
+    return {s / p.constant, c, -p.constant * s};
+  }
+};
+
 // a * sigmoid(slope * a) / 1.1, slope = softplus(beta) (Residual Flows, arXiv 1906.02735, section 3.4).
 struct LipSwish {
-  static constexpr bool kHasSlope = true;
+  static constexpr bool kHasSlope = true, kByChannel = false;
 
   // slope * a, but no further out than where the logistic function is 0 or 1 in any precision: never infinite, so that
   // it may be multiplied by a zero.
@@ -128,10 +167,10 @@ struct LipSwish {
   }
 
   template <class M, class V = typename M::V>
-  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE Jet<V> jet(V a, V slope) {
+  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE Jet<V> jet(V a, Parameters<V> p) {
     V exp_minus, sigma, sigma1;
     const V zero = M::constant(0), one = M::constant(1), two = M::constant(2), scale = M::constant(1 / 1.1);
-    const V z = scaled<M>(a, slope);
+    const V slope = p.slope, z = scaled<M>(a, slope);
     logistic<M>(z, exp_minus, sigma, sigma1);
     const V sigma2 = sigma1 * (one - two * sigma);
     return {M::select(sigma == zero, zero, a * sigma * scale),  // also for -infinity

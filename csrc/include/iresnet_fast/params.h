@@ -9,15 +9,31 @@
 
 namespace irf {
 
-// A[i](phi_i(a)) + bias: one activation followed by one linear map.
+// How an operand of a stage is spread over the batch.
+enum class Spread : int {
+  kShared,  // [channels]
+  kSample,  // [B, channels]: the same at every pixel
+  kPixel    // [B, channels, height, width]
+};
+
+// A[i](factor phi_i(a)) + bias: one activation, times a given factor if there is one, followed by one linear map.
 template <class T>
 struct Stage {
   Activation activation;
   int in_channels, out_channels;
-  int kernel;       // odd side of the square kernel; 1 for a dense stage
-  const T* weight;  // [out, in, kernel, kernel]
-  const T* bias;    // [out] or null
-  const T* beta;    // the activation's learnable parameter, one element, or null
+  int kernel;                             // odd side of the square kernel; 1 for a dense stage
+  const T* weight;                        // [out, in, kernel, kernel]
+  const T* bias;                          // of out channels, or null
+  const T* beta;                          // the activation's learnable parameter, one element, or null
+  const T* factor = nullptr;              // of in channels, never shared, or null
+  T constant = T(0);                      // of the activation
+  Spread bias_spread = Spread::kShared;   // dense: never kPixel
+  Spread factor_spread = Spread::kPixel;  // dense: kSample
+
+  // Whether phi'' vanishes everywhere, factor or not.
+  IRF_HOST_DEVICE IRF_ALWAYS_INLINE bool straight() const { return piecewise_linear(activation); }
+  // Whether h is a itself.
+  IRF_HOST_DEVICE IRF_ALWAYS_INLINE bool identity() const { return activation == Activation::kIdentity && !factor; }
 };
 
 // A branch over events [d] (dense: height = width = 0) or [C, height, width] (convolutions, stride 1, same padding).
@@ -60,7 +76,7 @@ struct BranchBackwardOperands {
   const T* weight;      // [B]
   bool residual;        // add `grad` itself to grad_x: the gradient of x + g(x)
   T* grad_x;            // [B, d] or null
-  T* grad_parameters;   // per stage: weight, bias (if any), beta (if any), one after the other
+  T* grad_parameters;   // per stage: weight, bias, beta, factor (those there are), each of its own shape
   const T* kept;        // [kept_size] from residual_logdet at the same x and tangent, or null; of another size: unused
   int64_t kept_size;
 };
@@ -135,7 +151,7 @@ struct ResidualLogdetExactBackwardOperands {
   const T* grad_z;       // [B, d] or null
   const T* grad_logdet;  // [B] or null
   T* grad_x;             // [B, d] or null
-  T* grad_parameters;    // per stage: weight, bias (if any), beta (if any), one after the other
+  T* grad_parameters;    // per stage: weight, bias, beta, factor (those there are), each of its own shape
   const T* kept;         // [kept_size] from residual_logdet_exact at the same x, or null; of another size: unused
   int64_t kept_size;
 };
