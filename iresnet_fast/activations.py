@@ -7,8 +7,10 @@ tanh and sine then cost no second transcendental.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +43,7 @@ class Activation:
         pairwise: phi mixes pairs of channels, so the number of channels must be even.
         piecewise_linear: phi'' is zero wherever it exists, so its terms can be left out.
         kernel_id: the number the compiled kernels know it by; None: no kernel.
+        constant: the fixed number of a family, such as 0.2 of "leaky_relu(0.2)"; zero without one.
     """
 
     name: str
@@ -54,17 +57,35 @@ class Activation:
     has_parameter: bool = False
     pairwise: bool = False
     piecewise_linear: bool = False
+    constant: float = 0.0
 
 
 def get(name: str) -> Activation:
-    """Return the activation called `name`.
+    """Return the activation called `name`, or the member "family(constant)" of a family.
 
     Raises:
         ValueError: no activation has that name.
     """
-    if not isinstance(name, str) or name not in REGISTRY:
-        raise ValueError(f"activation must be one of {', '.join(REGISTRY)}, got {name!r}; use one of these names.")
-    return REGISTRY[name]
+    if isinstance(name, str):
+        if name in REGISTRY:
+            return REGISTRY[name]
+        found = _member(name)
+        if found is not None:
+            return found
+    raise ValueError(f"activation must be one of {', '.join(REGISTRY)}, got {name!r}; use one of these names.")
+
+
+@lru_cache(maxsize=256)
+def _member(name: str) -> Activation | None:
+    """Return the member of a family, None if the name is none."""
+    match = re.fullmatch(r"(\w+)\((.+)\)", name)
+    if match is None or match[1] not in FAMILIES:
+        return None
+    try:
+        constant = float(match[2])
+    except ValueError:
+        return None
+    return replace(FAMILIES[match[1]](constant), name=name)
 
 
 def _identity(a: Tensor, parameter: Tensor | None = None) -> Tensor:
@@ -196,6 +217,56 @@ def _maxmin(a: Tensor, parameter: Tensor | None = None) -> Tensor:
     return torch.stack((torch.maximum(even, odd), torch.minimum(even, odd)), 2).flatten(1, 2)
 
 
+def _leaky_relu_of(constant: float) -> Activation:
+    def value(a: Tensor, parameter: Tensor | None = None) -> Tensor:
+        return torch.where(a <= 0, constant * a, a)
+
+    def derivative(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None) -> Tensor:
+        return torch.where(a > 0, 1.0, constant).to(a.dtype)
+
+    return Activation(
+        "leaky_relu",
+        value,
+        derivative,
+        _zero,
+        7,
+        lipschitz=max(1.0, abs(constant)),
+        least_slope=min(1.0, constant),
+        piecewise_linear=True,
+        constant=constant,
+    )
+
+
+def _scaled_sin_of(constant: float) -> Activation:
+    return Activation(
+        "sin",
+        lambda a, parameter=None: torch.sin(constant * a) / constant,
+        lambda a, parameter=None, h=None: torch.cos(constant * a),
+        lambda a, parameter=None, h=None, d=None: -constant * torch.sin(constant * a),
+        8,
+        least_slope=-1.0,
+        constant=constant,
+    )
+
+
+def _half_abs_slope(a: Tensor) -> Tensor:
+    """The slope below zero of each channel of [B, C, ...]: -1 in the first half, 1 in the others."""
+    slope = a.new_ones(a.shape[1])
+    slope[: a.shape[1] // 2] = -1.0
+    return slope.view(-1, *[1] * (a.dim() - 2))
+
+
+def _half_abs(a: Tensor, parameter: Tensor | None = None) -> Tensor:
+    return torch.where(a <= 0, _half_abs_slope(a) * a, a)
+
+
+def _half_abs_derivative(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None) -> Tensor:
+    return torch.where(a > 0, 1.0, _half_abs_slope(a))
+
+
+# Families of activations that a number chooses from.
+FAMILIES: dict[str, Callable[[float], Activation]] = {"leaky_relu": _leaky_relu_of, "sin": _scaled_sin_of}
+
 REGISTRY: dict[str, Activation] = {
     entry.name: entry
     for entry in (
@@ -215,6 +286,8 @@ REGISTRY: dict[str, Activation] = {
             least_slope=_LIPSWISH_LEAST_SLOPE,
             has_parameter=True,
         ),
+        _leaky_relu_of(0.01),
+        Activation("half_abs", _half_abs, _half_abs_derivative, _zero, 9, least_slope=-1.0, piecewise_linear=True),
         Activation("maxmin", _maxmin, None, None, None, pairwise=True, piecewise_linear=True),
     )
 }
