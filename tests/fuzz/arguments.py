@@ -32,7 +32,8 @@ FLOATS = (math.nan, math.inf, -math.inf, -1.0, 0.0, 1e-300, 0.5, 1.0, 1e308)
 HOSTILE_NUMBERS = (math.nan, math.inf, -math.inf, 1e38, -1e38, 0.0, 1e-40)
 LARGEST = 1 << 16  # elements of a tensor, so that a call under the sanitizers takes no longer than a moment
 LARGEST_LAYER = 1 << 12
-KERNELS = sorted((e for e in registry.REGISTRY.values() if e.kernel_id is not None), key=lambda entry: entry.kernel_id)
+ENTRIES = [*registry.REGISTRY.values(), registry.get("sin(3)")]
+KERNELS = {entry.kernel_id: entry for entry in ENTRIES if entry.kernel_id is not None}
 
 
 def tensor(r, *shape, dtype=torch.float32):
@@ -61,7 +62,7 @@ def branch(r):
         biases.append(tensor(r, *shape, dtype=dtype))
         shape = r.choice([(0,)] * 4 + [(batch, fan_in), (batch, fan_in, *event)])
         factors.append(tensor(r, *shape, dtype=dtype))
-        entries.append(r.choice(KERNELS))
+        entries.append(r.choice(list(KERNELS.values())))
         betas.append(tensor(r, *((1,) if entries[-1].has_parameter else (0,)), dtype=dtype))
     return x, (
         weights,
