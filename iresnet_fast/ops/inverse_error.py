@@ -106,7 +106,7 @@ class WideBranch(NamedTuple):
     def error(self, x: Tensor, z: Tensor, lipschitz: float) -> tuple[Tensor, Tensor]:
         """Return what `certified_error` does for x and z of any dtype."""
         x, z = x.detach().double(), z.detach().double()
-        rounding = branch_rounding(x, self.weights, self.biases, self.activations, self.factors, self.norms)
+        rounding = branch_rounding(x, self.weights, self.biases, self.activations, self.norms, self.factors)
         return certified_error(x, z, self.evaluate(x), rounding, lipschitz)
 
     def refine(
