@@ -79,27 +79,6 @@ def hardtanh_derivative(a: Tensor, parameter: Tensor | None = None, h: Tensor | 
     return torch.where(a.abs() >= 1.0, torch.zeros_like(a), 1.0)
 
 
-def selu(a: Tensor, parameter: Tensor | None = None) -> Tensor:
-    return F.selu(a)
-
-
-def selu_derivative(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None) -> Tensor:
-    h = F.selu(a) if h is None else h
-    return torch.where(h > 0, SELU_SCALE, h.clamp(max=0.0) + SELU_LEFT_SCALE)
-
-
-def selu_second(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None, d: Tensor | None = None) -> Tensor:
-    return (selu_derivative(a, None, h) if d is None else d) * (a < 0)
-
-
-def hardtanh(a: Tensor, parameter: Tensor | None = None) -> Tensor:
-    return F.hardtanh(a)
-
-
-def hardtanh_derivative(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None) -> Tensor:
-    return torch.where(a.abs() >= 1.0, torch.zeros_like(a), 1.0)
-
-
 def softplus(a: Tensor, parameter: Tensor | None = None) -> Tensor:
     return F.softplus(a, threshold=SOFTPLUS_THRESHOLD)
 
@@ -113,22 +92,6 @@ def softplus_second(
 ) -> Tensor:
     d = torch.sigmoid(a) if d is None else d
     return d * (1.0 - d)
-
-
-def sigmoid(a: Tensor, parameter: Tensor | None = None) -> Tensor:
-    return torch.sigmoid(a)
-
-
-def sigmoid_derivative(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None) -> Tensor:
-    h = torch.sigmoid(a) if h is None else h
-    return h * (1.0 - h)
-
-
-def sigmoid_second(
-    a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None, d: Tensor | None = None
-) -> Tensor:
-    h = torch.sigmoid(a) if h is None else h
-    return (h * (1.0 - h) if d is None else d) * (1.0 - 2.0 * h)
 
 
 def sigmoid(a: Tensor, parameter: Tensor | None = None) -> Tensor:
@@ -171,30 +134,6 @@ def sin_derivative(a: Tensor, parameter: Tensor | None = None, h: Tensor | None 
 
 def sin_second(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None, d: Tensor | None = None) -> Tensor:
     return -(torch.sin(a) if h is None else h)
-
-
-def _normal_below(a: Tensor) -> Tensor:
-    """The probability that a normal number is below a, with all digits on the left too."""
-    return 0.5 * torch.erfc(a * -math.sqrt(0.5))
-
-
-def _normal_density(a: Tensor) -> Tensor:
-    return torch.exp(-0.5 * a * a) * math.sqrt(0.5 / math.pi)
-
-
-def gelu(a: Tensor, parameter: Tensor | None = None) -> Tensor:
-    # The smallest number in place of -infinity, for which phi is 0 too; torch's own loses the digits on the left.
-    return kept(a, torch.finfo(a.dtype).min, math.inf) * _normal_below(a)
-
-
-def gelu_derivative(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None) -> Tensor:
-    a = kept(a, -_NORMAL_END, _NORMAL_END)
-    return _normal_below(a) + a * _normal_density(a)
-
-
-def gelu_second(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None, d: Tensor | None = None) -> Tensor:
-    a = kept(a, -_NORMAL_END, _NORMAL_END)
-    return (2.0 - a * a) * _normal_density(a)
 
 
 def _normal_below(a: Tensor) -> Tensor:

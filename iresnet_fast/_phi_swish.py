@@ -19,7 +19,7 @@ GREATEST_SLOPE = 0.9998539273898791
 LEAST_SLOPE = -0.09076301829896993
 # With s = swish', [s(a), 1 - s(a)] are the derivatives of swish(a) and -swish(-a). The norm of the pair is at most
 # 1.104363 whatever the slope, 1.003966 once divided by LipSwish's 1.1 (i-DenseNet, arXiv 2102.02694).
-_PAIR_SCALE = 1.0 / 1.004
+CLIPSWISH_SCALE = 1.004
 # The logistic function of it is 0 or 1 in any precision.
 _LOGISTIC_ENDS = 1024.0
 
@@ -92,4 +92,4 @@ def lipswish_parameter(a: Tensor, parameter: Tensor | None = None) -> tuple[Tens
 
 
 def clipswish(a: Tensor, parameter: Tensor | None = None) -> Tensor:
-    return torch.cat((lipswish(a, parameter), lipswish(-a, parameter)), 1) * _PAIR_SCALE
+    return torch.cat((lipswish(a, parameter), lipswish(-a, parameter)), 1) / CLIPSWISH_SCALE
