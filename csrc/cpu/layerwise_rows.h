@@ -79,8 +79,7 @@ void each_biased_vector(const Parallel& parallel, const EventSizes& sizes, int c
 
 // The parameters of the activation in the lanes of a vector that begins at `at` of events of this size.
 template <class Act, class T>
-IRF_ALWAYS_INLINE Parameters<Vector<T>> lane_parameters(const Parameters<T>& p, const EventSizes& sizes,
-                                                        int64_t at) {
+IRF_ALWAYS_INLINE Parameters<Vector<T>> lane_parameters(const Parameters<T>& p, const EventSizes& sizes, int64_t at) {
   if constexpr (Act::kByChannel) {
     if (sizes.pixels == 1) {
       T lane[kLanes<T>];
@@ -208,13 +207,13 @@ constexpr int64_t kSlopeBlock = 4096;
 template <class T>
 T slope_gradient_of_rows(const Stage<T>& stage, const Parallel& parallel, int64_t n, int m, const T* source, const T* a,
                          T* block_sums) {
-  const Vector<T> slope = broadcast(slope_of(stage));
+  const Parameters<Vector<T>> p{broadcast(slope_of(stage)), broadcast(stage.constant)};
   const int64_t blocks = divide_up(n, kSlopeBlock);
   each_share(parallel, blocks, n * (1 + m), 1, [&](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block) {
       Vector<T> sum{};
       each_vector<T>(block * kSlopeBlock, min_of(n, (block + 1) * kSlopeBlock), [&](int64_t k, int lanes) {
-        const auto by_slope = LipSwish::slope_gradient<VectorMath<T>>(load_first(a + k, lanes), slope);
+        const auto by_slope = slope_gradient<VectorMath<T>>(stage.activation, load_first(a + k, lanes), p);
         sum += load_first(source + k, lanes) * by_slope.h;
         for (int j = 1; j <= m; ++j)
           sum += load_first(source + j * n + k, lanes) * load_first(a + j * n + k, lanes) * by_slope.d;
