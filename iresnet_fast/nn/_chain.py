@@ -59,6 +59,19 @@ def names_of(activation: str, n_layers: int, preactivation: bool = False) -> lis
     return [activation if preactivation else "identity"] + [activation] * (n_layers - 1)
 
 
+def expansion_of(activation: str) -> int:
+    """Return the outputs of an activation for each of its inputs."""
+    return 2 if activation == "clipswish" else 1
+
+
+def pairs_after(
+    activation: str, pairs: Sequence[tuple[int, int]], preactivation: bool = False
+) -> list[tuple[int, int]]:
+    """Return the inputs and outputs of layers with this activation before each, before the first if `preactivation`."""
+    names = names_of(activation, len(pairs), preactivation)
+    return [(inputs * expansion_of(name), outputs) for name, (inputs, outputs) in zip(names, pairs, strict=True)]
+
+
 def integers_of(argument: str, values: Any, example: str) -> list[int]:
     """Return the values as a list; raises TypeError unless they are integers."""
     try:
