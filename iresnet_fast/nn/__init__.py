@@ -20,6 +20,7 @@ from .linear import SpectralLinear
 from .logit import Logit
 from .multiscale import MultiScale
 from .noise_pad import NoisePad
+from .parametrized_branch import ParametrizedBranch
 from .permutation import Permutation
 from .sequential import Sequential
 from .spectral import shard_spectral_norms, update_spectral_norm
@@ -45,6 +46,7 @@ __all__ = [
     "Logit",
     "MultiScale",
     "NoisePad",
+    "ParametrizedBranch",
     "Permutation",
     "ResidualBranch",
     "Sequential",
