@@ -18,6 +18,7 @@ from .injective_pad import InjectivePad
 from .invertible_linear import InvertibleLinear
 from .linear import SpectralLinear
 from .logit import Logit
+from .masked_branch import MaskedBranch, Masks
 from .multiscale import MultiScale
 from .noise_pad import NoisePad
 from .parametrized_branch import ParametrizedBranch
@@ -44,6 +45,8 @@ __all__ = [
     "InvertibleLinear",
     "InvertibleResidualBlock",
     "Logit",
+    "MaskedBranch",
+    "Masks",
     "MultiScale",
     "NoisePad",
     "ParametrizedBranch",

@@ -13,7 +13,7 @@ from ._inputs import check_layer_input
 from ._layer import SpectralLayer
 from ._stages import Stages
 from ._tensors import gathered
-from .activation import Activation, get_entry
+from .activation import Activation
 
 
 class Branch(Skippable):
@@ -147,7 +147,6 @@ def check_chain(layers: Sequence[nn.Module], activations: Sequence[str], grows_a
         grows_at: index of a layer that takes more.
     """
     for i, (layer, name) in enumerate(zip(layers, activations, strict=True)):
-        get_entry(name)
         width, before = inputs_of(layer), outputs_of(layers[i - 1])
         expected = before * expansion_of(name)
         if width <= expected if i == grows_at else width != expected:

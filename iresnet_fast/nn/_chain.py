@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from .. import _checks
+from .. import activations as registry
 from .conv import SpectralConv2d
 from .linear import SpectralLinear
 
@@ -60,8 +61,8 @@ def names_of(activation: str, n_layers: int, preactivation: bool = False) -> lis
 
 
 def expansion_of(activation: str) -> int:
-    """Return the outputs of an activation for each of its inputs."""
-    return 2 if activation == "clipswish" else 1
+    """Return the outputs of an activation for each of its inputs; raises ValueError if there is none of that name."""
+    return registry.get(activation).expansion
 
 
 def pairs_after(

@@ -37,7 +37,7 @@ def check_claims(weights: Sequence[Tensor], norms: Sequence[float], image_size: 
         if not actual <= norm * (1.0 + SLACK):
             advice = f"pass norm={actual:.4g} or more, or a parametrization that keeps it"
             if weight.dim() == 4:
-                advice += "; an orthogonal kernel is no orthogonal convolution, whose norm may be up to k"
+                advice += "; an orthogonal kernel, or orthogonal slices of one, make no orthogonal convolution"
             raise ValueError(
                 f"the weight of layers[{i}] must have an operator norm of at most {norm:g}, as the branch was told, "
                 f"got {actual:.6g}; {advice}."

@@ -36,7 +36,8 @@ class ParametrizedBranch(ModuleBranch):
             and one group; the last width is the first.
         activations: one name per layer, of those in `iresnet_fast.activations`, each applied before its layer.
         norm: bound of the operator norm of each weight as the parametrization makes it, one number or one per layer.
-            An orthogonal kernel [out, in k k] is no orthogonal convolution: its norm is up to k.
+            A kernel that is orthogonal as a matrix [out, in k k] is a convolution of norm up to k; what torch's
+            `orthogonal` makes of a kernel, orthogonal slices [k, k], has a norm of up to k sqrt(in out).
         coeff: bound on the norm of each layer as it is used; the branch has the product as its Lipschitz constant.
 
     Raises:
