@@ -26,8 +26,8 @@ Estimator = PowerSeries | RussianRoulette | Exact
 class InvertibleResidualBlock(TakesCall):
     """z = x + g(x) (i-ResNet, arXiv 1811.00995), with log|det(I + J)|, J = dg/dx, and the inverse by fixed point.
 
-    A branch on stages, such as a ResidualBranch, runs on the compiled kernels. Any other module runs on autograd products of itself: the same
-    numbers, slower; the repr and one warning say so. It must act on each sample by itself.
+    A branch on stages, such as a ResidualBranch, runs on the compiled kernels. Any other module runs on autograd
+    products of itself: the same numbers, slower; the repr and one warning say so. It must act on each sample by itself.
     Where backward hooks hang on it, forward evaluates it once more, for z, with them: if it draws, as dropout does, z
     and the log-determinant are of different maps.
 
