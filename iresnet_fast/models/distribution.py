@@ -58,7 +58,7 @@ class FlowDistribution(Distribution):
                 f"value must have shape [..., {', '.join(map(str, self.event_shape))}], got {tuple(value.shape)}; "
                 f"reshape it or build the model for it."
             )
-        batch = torch.broadcast_shapes(value.shape[:n_batch], self.batch_shape)
+        batch = torch.broadcast_shapes(value.shape[:n_batch], self.batch_shape)  # type: ignore[no-untyped-call]
         x = value.expand(*batch, *self.event_shape).reshape(-1, *self.event_shape)
         return self.flow.log_prob(x, self._contexts(batch)).view(batch)
 

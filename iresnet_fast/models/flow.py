@@ -115,7 +115,8 @@ class IResNetFlow(Presets[FlowConfig], Standardizes, GroupsNorms, TakesCall):
     def log_prob(self, x: Tensor, context: Tensor | None = None, call: Call | None = None) -> Tensor:
         """Return the log-density [B] of the data, in nats; arguments and errors as in `forward`."""
         z, logdet = self(x, context, call)
-        return self.latent_log_prob(z, context) + logdet
+        log_prob: Tensor = self.latent_log_prob(z, context) + logdet
+        return log_prob
 
     def latent_log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the log-density [B] that the prior gives a latent [B, d]; arguments and errors as in `forward`."""
@@ -170,7 +171,8 @@ class IResNetFlow(Presets[FlowConfig], Standardizes, GroupsNorms, TakesCall):
         if not 0.0 <= temperature < math.inf:
             raise ValueError(f"temperature must be finite and not negative, got {temperature}; pass e.g. 1.0.")
         context = for_all(context, n)
-        return self.solve(self._drawn(n, context, temperature, seed=seed, first=first), context).x
+        given = self._contexts(context, n)
+        return self.solve(self.prior.sample(n, temperature, seed=seed, first=first, context=given), context).x
 
     def sample_and_log_prob(self, n: int, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return n samples [n, *event_shape] and their log-densities [n], differentiable unless the data are integers.
@@ -180,7 +182,7 @@ class IResNetFlow(Presets[FlowConfig], Standardizes, GroupsNorms, TakesCall):
         """
         _checks.check_count("n", n, 0)
         context = for_all(context, n)
-        z = self._drawn(n, context)
+        z = self.prior.sample(n, context=self._contexts(context, n))
         x, logdet = self.inverse(z, context)
         return x, self.latent_log_prob(z, context) - logdet
 
@@ -284,12 +286,10 @@ class IResNetFlow(Presets[FlowConfig], Standardizes, GroupsNorms, TakesCall):
         """Return a context [n, context_features] as the networks see it."""
         check_contexts(context, n, self.config.context_features, self.prior.mean)
         scaling = self.context_preprocessing
-        return context if context is None or scaling is None else scaling(context)[0]
-
-    def _drawn(self, n: int, context: Tensor | None, temperature: float = 1.0, **numbers: int | None) -> Tensor:
-        """Return latents [n, d] of the prior; the numbers are those of `DiagonalNormal.sample`."""
-        z: Tensor = self.prior.sample(n, temperature, context=self._contexts(context, n), **numbers)
-        return z
+        if context is None or scaling is None:
+            return context
+        scaled: Tensor = scaling(context)[0]
+        return scaled
 
     def _sizes(self) -> list[int]:
         return [math.prod(shape) for shape in self.latent_shapes]
