@@ -176,7 +176,7 @@ def _given_context(features: int, make: Callable[[], nn.Module]) -> Callable[[Te
 
 def _orthogonal(*widths: int) -> layers.ParametrizedBranch:
     maps = [nn.utils.parametrizations.orthogonal(nn.Linear(a, b)) for a, b in pairwise(widths)]
-    return layers.ParametrizedBranch(maps, ["identity", *["elu"] * (len(maps) - 1)], norm=2.0, coeff=COEFF)
+    return layers.ParametrizedBranch(maps, ["identity", *["elu"] * (len(maps) - 1)], norm=1.0, coeff=COEFF)
 
 
 def _of_activation(name: str) -> BranchCase:
