@@ -2,6 +2,7 @@
 
 python benchmarks/report.py --gpu         what was measured on GPUs, from benchmarks/results/<card>/*.jsonl
 python benchmarks/report.py --branches    the branches people build, from benchmarks/results/bench_branches.json
+python benchmarks/report.py --kinds       which branches and activations run on the kernels, from the code
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ import report_gpu
 from baselines import COMPILED, OURS, TITLES
 from cases import CASES
 from machine import Record, setting
-from text_table import table
+from text_table import put_between, table
 
+from iresnet_fast.nn import _kinds
+
+KINDS = "<!-- kinds:begin -->", "<!-- kinds:end -->"
 _NONE = "-"
 _WIDTH = 140  # columns of text, about as wide as the tables
 _NOTES = (
@@ -173,11 +177,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--gpu", action="store_true", help="the table of what was measured on GPUs")
     which.add_argument("--branches", action="store_true", help="the table of the branches people build")
+    which.add_argument("--kinds", action="store_true", help="which branches run on the kernels")
     parser.add_argument("--readme", type=Path, default=root / "README.md", help="file with the markers")
     parser.add_argument("--results", type=Path, default=root / "benchmarks/results", help="folder of the results")
     options = parser.parse_args(arguments)
-    write_readme = report_gpu.write_readme if options.gpu else report_branches.write_readme
     try:
+        if options.kinds:
+            put_between(options.readme, *KINDS, _kinds.markdown())
+            print(f"{options.readme}: the table of kinds was written.")
+            return
+        write_readme = report_gpu.write_readme if options.gpu else report_branches.write_readme
         count = write_readme(options.readme, options.results)
     except (OSError, ValueError) as error:
         sys.exit(f"report: {error}")

@@ -58,11 +58,11 @@ def _hooked() -> ResidualBranch:
 
 # One small branch of every kind.
 EXAMPLES: Final[Mapping[str, Callable[[], nn.Module]]] = {
-    "`ResidualBranch`, dense": lambda: ResidualBranch.dense([2, 4, 2]),
-    "`ResidualBranch`, convolutions": lambda: ResidualBranch.conv([2, 4, 2], [3, 1], (2, 2)),
-    '`ConditionalBranch`, `mode="add"`': lambda: ConditionalBranch.dense([2, 4, 4, 2], 3),
-    '`ConditionalBranch`, `mode="concat"`': lambda: ConditionalBranch.dense([2, 4, 4, 2], 3, mode="concat"),
-    '`ConditionalBranch`, `mode="multiply"`': lambda: ConditionalBranch.dense([2, 4, 4, 2], 3, mode="multiply"),
+    "dense `ResidualBranch`": lambda: ResidualBranch.dense([2, 4, 2]),
+    "convolutional `ResidualBranch`": lambda: ResidualBranch.conv([2, 4, 2], [3, 1], (2, 2)),
+    '`ConditionalBranch(mode="add")`': lambda: ConditionalBranch.dense([2, 4, 4, 2], 3),
+    '`ConditionalBranch(mode="concat")`': lambda: ConditionalBranch.dense([2, 4, 4, 2], 3, mode="concat"),
+    '`ConditionalBranch(mode="multiply")`': lambda: ConditionalBranch.dense([2, 4, 4, 2], 3, mode="multiply"),
     "`MaskedBranch`": lambda: MaskedBranch(ResidualBranch.dense([2, 4, 2]), sign=-1),
     "`InducedNormBranch`": lambda: InducedNormBranch.dense([2, 4, 2]),
     "`ParametrizedBranch`": _orthogonal,
@@ -92,11 +92,17 @@ def activation_names(kernels: bool) -> list[str]:
     return [name for name, entry in registry.REGISTRY.items() if not entry.internal and has_kernel(name) == kernels]
 
 
+def kind_names(kernels: bool) -> str:
+    """Return the kinds of branches that run on the kernels, or that do not, as the documents list them."""
+    return ", ".join(row.kind for row in kinds() if row.kernels == kernels)
+
+
 def markdown() -> str:
-    """Return README's table of the kinds of branches."""
+    """Return README's table of the kinds of branches, and what it says of activations."""
     lines = [f"| branch of a block | {' | '.join(DEVICES)} |", f"|---|{'---|' * len(DEVICES)}"]
     lines += [f"| {row.kind} | {' | '.join([row.cell] * len(DEVICES))} |" for row in kinds()]
-    return "\n".join(lines)
+    names = f"Activations with kernels: {sentence(True)}. On the twin: {sentence(False)}, and those of your own."
+    return "\n".join([*lines, "", names])
 
 
 def sentence(kernels: bool) -> str:
