@@ -1,4 +1,4 @@
-"""`python -m iresnet_fast`: versions, instruction sets, and what has a kernel on this machine: ops, branches, activations.
+"""`python -m iresnet_fast`: versions, instruction sets, and what has a kernel here: ops, branches, activations.
 
 `python -m iresnet_fast plan --help`: how a branch would run on a GPU or on the CPU.
 """
