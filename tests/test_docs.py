@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from iresnet_fast import activations
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -15,6 +17,7 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=[snippet.splitlines()[1] for snippet in SNIPPETS])
 def test_readme_snippet_runs(snippet, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(activations, "REGISTRY", dict(activations.REGISTRY))  # one snippet registers its own
     exec(compile(snippet, "README.md", "exec"), {"__name__": "readme"})
 
 
