@@ -42,5 +42,13 @@ template <class T>
 __device__ __forceinline__ T value_of(T operand) {
   return operand;
 }
+// That of operand number `at` of `operands`.
+template <class T>
+__device__ __forceinline__ T load_operand(const T* operands, int64_t at, Precision precision) {
+  if constexpr (sizeof(T) == 4) {
+    if (precision == Precision::kBf16) return value_of(reinterpret_cast<const Bf16*>(operands)[at]);
+  }
+  return operands[at];
+}
 
 }  // namespace irf::cuda
