@@ -4,9 +4,8 @@
 #include "cuda/layered/forward.h"
 #include "cuda/layered/launch_product.cuh"
 #include "cuda/layered/linearized.cuh"
-#include "cuda/layered/parameter_gradients.h"
 #include "cuda/layered/rows.cuh"
-#include "cuda/layered/sample_gradient.cuh"
+#include "cuda/layered/sample_gradients.h"
 #include "cuda/layered/sums.h"
 
 namespace irf::cuda {
@@ -98,7 +97,6 @@ class BackwardLaunch {
   cudaError_t cotangents() const;
   cudaError_t backward() const;
   cudaError_t parameters() const;
-  cudaError_t of_samples() const;
 
   const LayeredBackward<T>& described_;
   const Branch<T>& branch_;
@@ -186,7 +184,6 @@ cudaError_t BackwardLaunch<T>::backward() const {
   return from_rows<T>(input, LoadRows<T>{s_[0], input.pitch}, store, context_.stream);
 }
 
-// The gradients of weights, shared biases and slopes.
 template <class T>
 cudaError_t BackwardLaunch<T>::parameters() const {
   std::vector<WeightGradient<T>> gradients = described_.gradients;
@@ -201,24 +198,9 @@ cudaError_t BackwardLaunch<T>::parameters() const {
     const cudaError_t error = weight_gradient(gradient, context_.stream);
     if (error != cudaSuccess) return error;
   }
-  return gather_gradients(branch_, gradients.data(), op_.grad_parameters, context_.stream);
-}
-
-// Those of biases that samples have of their own, which s_{i+1} is, and of factors.
-template <class T>
-cudaError_t BackwardLaunch<T>::of_samples() const {
-  const std::vector<ParameterGradients<T>> gradients = parameter_gradients(branch_, op_.grad_parameters);
-  cudaError_t error = cudaSuccess;
-  for (int i = 0; i < stages_; ++i) {
-    const Stage<T>& stage = branch_.stage[i];
-    if (gradients[i].bias && stage.bias_spread != Spread::kShared && error == cudaSuccess)
-      error =
-          sample_gradient(layout(i + 1), s_[i + 1], precision_, stage.bias_spread, gradients[i].bias, context_.stream);
-    if (gradients[i].factor && error == cudaSuccess)
-      error = sample_gradient(layout(i), factors_[i], Precision::kFull, stage.factor_spread, gradients[i].factor,
-                              context_.stream);
-  }
-  return error;
+  const cudaError_t error = gather_gradients(branch_, gradients.data(), op_.grad_parameters, context_.stream);
+  if (error != cudaSuccess) return error;
+  return sample_gradients(branch_, s_, factors_, precision_, op_.grad_parameters, context_.stream);
 }
 
 }  // namespace

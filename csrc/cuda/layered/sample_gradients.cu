@@ -1,4 +1,6 @@
-#include "cuda/layered/sample_gradient.cuh"
+#include "cuda/layered/parameter_gradients.h"
+#include "cuda/layered/rows.cuh"
+#include "cuda/layered/sample_gradients.h"
 
 namespace irf::cuda {
 namespace {
@@ -36,15 +38,11 @@ struct LoadOperands {
   int pitch;
   Precision precision;
   __device__ Vector<T> operator()(const RowPlace& place, int column) const {
-    Vector<T> v;
-#pragma unroll
-    for (int e = 0; e < kVector<T>; ++e) v[e] = load_operand(rows, place.row * pitch + column + e, precision);
-    return v;
+    return load_operands(rows, place.row * pitch + column, precision);
   }
 };
 
-}  // namespace
-
+// `rows` are operands of this precision, `spread` is that of the gradient.
 template <class T>
 cudaError_t sample_gradient(const RowsLayout& layout, const T* rows, Precision precision, Spread spread, T* gradient,
                             cudaStream_t stream) {
@@ -58,7 +56,30 @@ cudaError_t sample_gradient(const RowsLayout& layout, const T* rows, Precision p
   return cudaGetLastError();
 }
 
-template cudaError_t sample_gradient(const RowsLayout&, const float*, Precision, Spread, float*, cudaStream_t);
-template cudaError_t sample_gradient(const RowsLayout&, const double*, Precision, Spread, double*, cudaStream_t);
+}  // namespace
+
+template <class T>
+cudaError_t sample_gradients(const Branch<T>& branch, const std::vector<T*>& s, const std::vector<T*>& factors,
+                             Precision precision, T* result, cudaStream_t stream) {
+  const std::vector<ParameterGradients<T>> gradients = parameter_gradients(branch, result);
+  cudaError_t error = cudaSuccess;
+  for (int i = 0; i < branch.stages && error == cudaSuccess; ++i) {
+    const Stage<T>& stage = branch.stage[i];
+    if (gradients[i].bias && stage.bias_spread != Spread::kShared)
+      error = sample_gradient(rows_of(branch, stage.out_channels, precision), s[i + 1], precision, stage.bias_spread,
+                              gradients[i].bias, stream);
+    if (gradients[i].factor && error == cudaSuccess)
+      error = sample_gradient(rows_of(branch, stage.in_channels, precision), factors[i], Precision::kFull,
+                              stage.factor_spread, gradients[i].factor, stream);
+  }
+  return error;
+}
+
+#define IRF_INSTANTIATE(T)                                                                                           \
+  template cudaError_t sample_gradients(const Branch<T>&, const std::vector<T*>&, const std::vector<T*>&, Precision, \
+                                        T*, cudaStream_t);
+IRF_INSTANTIATE(float)
+IRF_INSTANTIATE(double)
+#undef IRF_INSTANTIATE
 
 }  // namespace irf::cuda
