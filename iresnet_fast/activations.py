@@ -17,6 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LIPSWISH_INITIAL_BETA = 0.5
+# With s = swish', [s(a), 1 - s(a)] are the derivatives of swish(a) and -swish(-a). The norm of the pair is at most
+# 1.104363 whatever the slope, 1.003966 once divided by LipSwish's 1.1 (i-DenseNet, arXiv 2102.02694).
+CLIPSWISH_SCALE = 1.004
 # max swish' is 1.0998 at any slope: divided by 1.1 it stays below 1 (Residual Flows, arXiv 1906.02735, section 3.3).
 _LIPSWISH_SCALE = 1.0 / 1.1
 # min swish' = 1 - max swish', since swish'(u) + swish'(-u) = 1: -0.09984 / 1.1 = -0.09077 at any slope.
@@ -43,6 +46,7 @@ class Activation:
         pairwise: phi mixes pairs of channels, so the number of channels must be even.
         piecewise_linear: phi'' is zero wherever it exists, so its terms can be left out.
         kernel_id: the number the compiled kernels know it by; None: no kernel.
+        expansion: outputs for each input channel.
         constant: the fixed number of a family, such as 0.2 of "leaky_relu(0.2)"; zero without one.
     """
 
@@ -58,6 +62,7 @@ class Activation:
     pairwise: bool = False
     piecewise_linear: bool = False
     constant: float = 0.0
+    expansion: int = 1
 
 
 def get(name: str) -> Activation:
@@ -213,8 +218,14 @@ def _lipswish_parameter(a: Tensor, parameter: Tensor | None = None) -> tuple[Ten
 
 
 def _maxmin(a: Tensor, parameter: Tensor | None = None) -> Tensor:
-    even, odd = a[:, 0::2], a[:, 1::2]
-    return torch.stack((torch.maximum(even, odd), torch.minimum(even, odd)), 2).flatten(1, 2)
+    n = a.shape[1] // 2  # an odd channel is left as it is
+    even, odd = a[:, 0 : 2 * n : 2], a[:, 1 : 2 * n : 2]
+    pairs = torch.stack((torch.maximum(even, odd), torch.minimum(even, odd)), 2).flatten(1, 2)
+    return pairs if a.shape[1] % 2 == 0 else torch.cat((pairs, a[:, 2 * n :]), 1)
+
+
+def _clipswish(a: Tensor, parameter: Tensor | None = None) -> Tensor:
+    return torch.cat((_lipswish(a, parameter), _lipswish(-a, parameter)), 1) / CLIPSWISH_SCALE
 
 
 def _leaky_relu_of(constant: float) -> Activation:
@@ -289,5 +300,6 @@ REGISTRY: dict[str, Activation] = {
         _leaky_relu_of(0.01),
         Activation("half_abs", _half_abs, _half_abs_derivative, _zero, 9, least_slope=-1.0, piecewise_linear=True),
         Activation("maxmin", _maxmin, None, None, None, pairwise=True, piecewise_linear=True),
+        Activation("clipswish", _clipswish, None, None, None, has_parameter=True, expansion=2),
     )
 }

@@ -160,7 +160,7 @@ def make_flow(case, dtype=torch.float64, device="cpu"):
         else:
             problem = make(block, dtype, device)
             steps.append(Residual(tuple(problem.activations), part.logdet))
-            tensors += [*problem.weights, *problem.biases, *problem.parameters]
+            tensors += [*problem.weights, *problem.biases, *problem.parameters, *problem.factors]
             if part.logdet == "series":
                 draws.append((problem.probe, problem.coefficients))
     return Flow(x, tuple(steps), tensors, draws)

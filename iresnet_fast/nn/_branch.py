@@ -12,6 +12,7 @@ from ._chain import inputs_of, outputs_of
 from ._hooks import Skippable
 from ._inputs import check_layer_input
 from ._layer import SpectralLayer
+from ._stages import Stages
 from .activation import Activation
 
 
@@ -19,6 +20,7 @@ class Branch(Skippable):
     """A branch of `layers`, bounded linear maps, and activations between them."""
 
     takes_context = False
+    on_stages: ClassVar[bool] = False  # whether it has `as_stages`, so that a block can run it on the kernels
     layer_kind: ClassVar[type[nn.Module]] = SpectralLayer  # that of its layers, unless somebody has replaced one
     layers: nn.ModuleList
 
@@ -26,6 +28,27 @@ class Branch(Skippable):
         """Return what a call of the branch does beyond its stages, for messages; None if nothing."""
         own = super().why_no_kernels()
         return self.why_layers_are_called() if own is None else f"it {own}"
+
+    def as_stages(self, x: Tensor, context: Any = None) -> Stages:
+        """Return the stages of a call at x and a context, for branches with `on_stages`.
+
+        The tensors carry a graph where there is a gradient to take.
+
+        Args:
+            x: [B, d] or [B, C, H, W]; only its shape, dtype and device count, its numbers may be any.
+            context: what the branch takes beside x.
+
+        Raises:
+            ValueError: the context does not fit.
+        """
+        raise NotImplementedError(f"a {type(self).__name__} has no stages; call it.")
+
+    def stage_norms(self) -> list[float] | None:
+        """Return bounds of the spectral norms of the weights in `as_stages`; None: not known.
+
+        They only make the bound of the rounding of an inverse closer.
+        """
+        return None
 
     def why_layers_are_called(self) -> str | None:
         """Return which of the layers must be called and why, for messages; None if none."""

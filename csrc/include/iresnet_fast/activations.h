@@ -55,6 +55,9 @@ static constexpr bool piecewise_linear(Activation activation) {
          activation == Activation::kLeakyRelu || activation == Activation::kHalfAbs;
 }
 
+// Whether beta is learnt.
+static constexpr bool learns_slope(Activation activation) { return activation == Activation::kLipSwish; }
+
 // kHasSlope: whether beta is learnt. kByChannel: whether the constant is that of a channel, `constant_of`.
 struct PlainActivation {
   static constexpr bool kHasSlope = false, kByChannel = false;
