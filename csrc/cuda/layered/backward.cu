@@ -59,8 +59,8 @@ class BackwardLaunch {
 
   cudaError_t run() const {
     using Step = cudaError_t (BackwardLaunch::*)() const;
-    const Step steps[] = {&BackwardLaunch::forward,  &BackwardLaunch::tangents,   &BackwardLaunch::cotangents,
-                          &BackwardLaunch::backward, &BackwardLaunch::parameters, &BackwardLaunch::of_samples};
+    const Step steps[] = {&BackwardLaunch::forward, &BackwardLaunch::tangents, &BackwardLaunch::cotangents,
+                          &BackwardLaunch::backward, &BackwardLaunch::parameters};
     for (const Step step : steps) {
       const cudaError_t error = (this->*step)();
       if (error != cudaSuccess) return error;
