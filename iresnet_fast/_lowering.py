@@ -51,7 +51,7 @@ def lowered(
         [None] * n if factors is None else list(factors),
     )
     if not any(name in _MIXING for name in activations):
-        return Stages(*given)
+        return Stages(*given)  # type: ignore[arg-type]  # the lists are of what their names say
     made = Stages([], [], [], [], [])
     for weight, bias, name, parameter, factor in zip(*given, strict=True):
         if name in _MIXING:

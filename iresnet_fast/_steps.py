@@ -27,8 +27,7 @@ class Rearrange:
 
 @dataclass(frozen=True)
 class Residual:
-    """z = x + g(x). Its tensors: L weights, L biases, L parameters of activations, L factors, as `ops.branch` takes
-    them; None where there is none.
+    """z = x + g(x). Its tensors: L weights, biases, parameters and factors as `ops.branch` takes them, None for a gap.
 
     Attributes:
         activations: L names, of those that kernels know as they are.

@@ -23,6 +23,7 @@ class Branch(Skippable):
     on_stages: ClassVar[bool] = False  # whether it has `as_stages`, so that a block can run it on the kernels
     layer_kind: ClassVar[type[nn.Module]] = SpectralLayer  # that of its layers, unless somebody has replaced one
     layers: nn.ModuleList
+    activations: Any  # names, or modules that have them
 
     def why_no_kernels(self) -> str | None:
         """Return what a call of the branch does beyond its stages, for messages; None if nothing."""
@@ -53,6 +54,10 @@ class Branch(Skippable):
     def why_layers_are_called(self) -> str | None:
         """Return which of the layers must be called and why, for messages; None if none."""
         return _why_called(self.layers, "layers", self.layer_kind)
+
+    def activation_names(self) -> Sequence[str]:
+        """Return the names of the activations, in the order of the layers."""
+        return [phi if isinstance(phi, str) else phi.name for phi in self.activations]
 
     def check_context(self, context: object) -> None:
         """Raise ValueError unless `context` is None."""
