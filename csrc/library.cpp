@@ -1,33 +1,32 @@
 // Every raw op of the package on one screen. They are private (no autograd formula): iresnet_fast/ops wraps them.
 //
-// A branch is passed as weights, biases, betas (one entry per stage; a tensor without elements means "none") and the
-// kernel ids of its activations. precision: the least exact way in which products of float32 numbers may be formed, 0
-// exactly, 1 from TF32, 2 from bf16 operands, with float32 sums; a CPU knows the first, and with AVX512-BF16 the last.
-// Letters: B batch, d event, L stages, n terms, m probes. Results are packed into few tensors, since each one costs
-// microseconds.
+// A branch is passed as weights, biases, betas, factors (one entry per stage; a tensor without elements means "none"),
+// the kernel ids of its activations and their constants. precision: the least exact way in which products of float32
+// numbers may be formed, 0 exactly, 1 from TF32, 2 from bf16 operands, with float32 sums; a CPU knows the first, and
+// with AVX512-BF16 the last. Letters: B batch, d event, L stages, n terms, m probes. Results are packed into few
+// tensors, since each one costs microseconds.
 #include <torch/csrc/stable/library.h>
 
 STABLE_TORCH_LIBRARY(iresnet_fast, m) {
   // g(x)
   m.def(
-      "branch(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations, int precision) -> "
-      "Tensor");
+      "branch(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, Tensor[] factors, int[] activations, "
+      "float[] constants, int precision) -> Tensor");
 
   // Gradient of <grad, g(x)> + 1/m sum_j weight <cotangent_j, J tangent_j> -> grad_x (empty unless `input_gradient`),
-  // packed parameter gradients (per stage: weight, bias, beta). residual: of <grad, x + g(x)>. kept: from
+  // packed parameter gradients (per stage: weight, bias, beta, factor). residual: of <grad, x + g(x)>. kept: from
   // residual_logdet.
   m.def(
-      "branch_backward(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations, Tensor? grad, "
-      "Tensor? tangents, Tensor? cotangents, Tensor? weight, bool residual, bool input_gradient, Tensor? kept, int "
-      "precision) "
-      "-> (Tensor, Tensor)");
+      "branch_backward(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, Tensor[] factors, int[] "
+      "activations, float[] constants, Tensor? grad, Tensor? tangents, Tensor? cotangents, Tensor? weight, bool "
+      "residual, bool input_gradient, Tensor? kept, int precision) -> (Tensor, Tensor)");
 
   // z, value [B], Neumann vectors [m, B, d] (empty unless `neumann`), norms [m, B], terms [m, B] int64,
   // and what branch_backward need not compute again (empty unless `keep`)
   m.def(
-      "residual_logdet(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations, Tensor probe, "
-      "Tensor coefficients, Tensor? tail, float tolerance, bool relative, bool neumann, bool keep, int precision) "
-      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "residual_logdet(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, Tensor[] factors, int[] "
+      "activations, float[] constants, Tensor probe, Tensor coefficients, Tensor? tail, float tolerance, bool "
+      "relative, bool neumann, bool keep, int precision) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
   // A chain of steps in one call (torch/flow_program.h): z, logdet [B], what the backward pass reads of the states
   // (empty unless `save`), and for each block with a log-determinant what it need not compute again (none unless
@@ -37,39 +36,39 @@ STABLE_TORCH_LIBRARY(iresnet_fast, m) {
       "Tensor, Tensor, Tensor[])");
 
   // grad_x (empty unless `input_gradient`), packed parameter gradients (per step: bias, log_scale; or per stage weight,
-  // bias, beta). z: needed if the last step is a normalisation.
+  // bias, beta, factor). z: needed if the last step is a normalisation.
   m.def(
       "residual_flow_backward(Tensor x, Tensor? z, Tensor[] tensors, Tensor[] draws, int[] program, Tensor saved, "
       "Tensor[] kept, Tensor? grad_z, Tensor? grad_logdet, bool input_gradient) -> (Tensor, Tensor)");
 
   // [n, B, d]: J^k start, or (J^T)^k start, k = 1 .. n
   m.def(
-      "jacobian_powers(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations, Tensor start, "
-      "int count, bool transpose, int precision) -> Tensor");
+      "jacobian_powers(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, Tensor[] factors, int[] "
+      "activations, float[] constants, Tensor start, int count, bool transpose, int precision) -> Tensor");
 
   // [B, d, d]
   m.def(
-      "jacobian(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations, int precision) -> "
-      "Tensor");
+      "jacobian(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, Tensor[] factors, int[] activations, "
+      "float[] constants, int precision) -> Tensor");
 
   // z, log|det(I + J)| [B], and what the backward pass need not compute again (empty unless `keep`). On the CPU only.
   m.def(
-      "residual_logdet_exact(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations, bool "
-      "keep) "
-      "-> (Tensor, Tensor, Tensor)");
+      "residual_logdet_exact(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, Tensor[] factors, int[] "
+      "activations, float[] constants, bool keep) -> (Tensor, Tensor, Tensor)");
 
   // Gradient of <grad_z, z> + sum grad_logdet logdet -> grad_x (empty unless `input_gradient`), packed parameter
   // gradients. On the CPU only.
   m.def(
-      "residual_logdet_exact_backward(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations, "
-      "Tensor? grad_z, Tensor? grad_logdet, bool input_gradient, Tensor? kept) -> (Tensor, Tensor)");
+      "residual_logdet_exact_backward(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, Tensor[] factors, "
+      "int[] activations, float[] constants, Tensor? grad_z, Tensor? grad_logdet, bool input_gradient, Tensor? kept) "
+      "-> (Tensor, Tensor)");
 
   // x, iterations [B] int64, residual [B]. lipschitz: of the branch, for the safeguard of Anderson's method, and for
   // the number of iterations that a CUDA graph records where it cannot be told to end.
   m.def(
-      "residual_inverse(Tensor z, Tensor[] weights, Tensor[] biases, Tensor[] betas, int[] activations, "
-      "float residual_limit, int max_iterations, float lipschitz, bool accelerate, int precision) -> (Tensor, Tensor, "
-      "Tensor)");
+      "residual_inverse(Tensor z, Tensor[] weights, Tensor[] biases, Tensor[] betas, Tensor[] factors, int[] "
+      "activations, float[] constants, float residual_limit, int max_iterations, float lipschitz, bool accelerate, int "
+      "precision) -> (Tensor, Tensor, Tensor)");
 
   // geometry: 10 numbers a layer: height, width (0 for a matrix), stride, padding, dilation (two each), groups, input
   // channels. sigmas [layers], iterations [layers] int64, packed new u and v (all u, then all v)
@@ -92,6 +91,5 @@ STABLE_TORCH_LIBRARY(iresnet_fast, m) {
   // Packed gradients of the weights
   m.def(
       "spectral_normalize_backward(Tensor[] grads, Tensor[] weights, Tensor[] us, Tensor[] vs, Tensor sigmas, Tensor "
-      "coeffs, "
-      "int[] geometry, bool through_sigma) -> Tensor");
+      "coeffs, int[] geometry, bool through_sigma) -> Tensor");
 }

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import _library
-from . import activations as registry
+from ._lowering import has_kernel
 
 _KERNEL_DTYPES = (torch.float32, torch.float64)
 
@@ -32,7 +32,7 @@ def kernels_serve(tensor: Tensor, activations: Sequence[str] = ()) -> bool:
 def why_no_kernels(tensor: Tensor, activations: Sequence[str] = ()) -> str | None:
     """Return why the kernels, loaded as they are, cannot serve this tensor and these activations; None if they can."""
     for name in activations:
-        if registry.get(name).kernel_id is None:
+        if not has_kernel(name):
             return f"activation {name!r} has no kernel"
     device = tensor.device.type
     if device == "cuda" and not _library.HAS_CUDA:

@@ -24,6 +24,7 @@ def check_branch(
     biases: Sequence[Tensor | None],
     activations: Sequence[str],
     parameters: Sequence[Tensor | None] | None = None,
+    factors: Sequence[Tensor | None] | None = None,
     name: str = "x",
 ) -> None:
     """Check the stages of a branch against its input; `name` is what the caller calls `x`."""
@@ -34,7 +35,8 @@ def check_branch(
         raise ValueError("weights must hold at least one tensor, got none; pass one weight per stage.")
     check_list("activations", activations, "names")
     check_list("biases", biases, "tensors or None")
-    for argument, value in (("biases", biases), ("activations", activations), ("parameters", parameters)):
+    lists = (("biases", biases), ("activations", activations), ("parameters", parameters), ("factors", factors))
+    for argument, value in lists:
         if value is not None and len(value) != n_stages:
             raise ValueError(
                 f"{argument} must have one entry per weight ({n_stages}), got {len(value)}; pad it with "
@@ -42,19 +44,22 @@ def check_branch(
             )
     if x.dim() not in (2, 4):
         raise ValueError(f"{name} must have shape [B, d] or [B, C, H, W], got {tuple(x.shape)}; reshape it.")
-    _check_first(x, weights, name)
+    _check_first(x, weights, registry.get(activations[0]).expansion, name)
     channels = x.shape[1]
     for i in range(n_stages):
-        channels = _check_weight(i, weights[i], x, channels, name)
-        _check_activation(i, activations[i], weights[i], None if parameters is None else parameters[i], x, name)
-        bias = biases[i]
+        entry = registry.get(activations[i])
+        channels = _check_weight(i, weights[i], x, channels * entry.expansion, name)
+        bias, parameter = biases[i], None if parameters is None else parameters[i]
+        factor = None if factors is None else factors[i]
+        if parameter is not None:
+            _check_parameter(i, entry, parameter, x, name)
         if bias is not None:
             check_same("biases", i, bias, name, x)
             if bias.dim() != 1 or bias.shape[0] != channels:
-                raise ValueError(
-                    f"biases[{i}] must have shape ({channels},), one entry per output of weights[{i}], "
-                    f"got {tuple(bias.shape)}; reshape it or pass None."
-                )
+                _check_spread("biases", i, bias, channels, x)
+        if factor is not None:
+            check_same("factors", i, factor, name, x)
+            _check_spread("factors", i, factor, weights[i].shape[1], x)
     if channels != x.shape[1]:
         raise ValueError(
             f"weights[{n_stages - 1}] must have {x.shape[1]} outputs, the channels of {name}, since a branch is "
@@ -69,7 +74,7 @@ def check_list(argument: str, value: object, entries: str) -> None:
         raise TypeError(f"{argument} must be a list of {entries}, got {described(value)}; {advice}.")
 
 
-def _check_first(x: Tensor, weights: Sequence[Tensor], name: str) -> None:
+def _check_first(x: Tensor, weights: Sequence[Tensor], expansion: int, name: str) -> None:
     """Check x against the first weight: where they differ, and the weights agree, it is x that is wrong."""
     first = weights[0]
     check_tensor(first, "weights[0]")
@@ -83,8 +88,9 @@ def _check_first(x: Tensor, weights: Sequence[Tensor], name: str) -> None:
             f"{name} must be on the device of the weights, {first.device}, got {x.device}; move one of them, e.g. with "
             f"{name}.to(weights[0].device)."
         )
-    if first.dim() in (2, 4) and (x.dim() != first.dim() or x.shape[1] != first.shape[1]):
-        expected = f"[B, {first.shape[1]}]" if first.dim() == 2 else f"[B, {first.shape[1]}, H, W]"
+    if first.dim() in (2, 4) and (x.dim() != first.dim() or x.shape[1] * expansion != first.shape[1]):
+        channels = first.shape[1] // expansion
+        expected = f"[B, {channels}]" if first.dim() == 2 else f"[B, {channels}, H, W]"
         raise ValueError(
             f"{name} must have shape {expected} for weights[0] of shape {tuple(first.shape)}, got {tuple(x.shape)}; "
             f"change one of them."
@@ -113,17 +119,24 @@ def _check_weight(i: int, weight: Tensor, x: Tensor, channels: int, name: str) -
     return weight.shape[0]
 
 
-def _check_activation(i: int, activation: str, weight: Tensor, parameter: Tensor | None, x: Tensor, name: str) -> None:
-    entry = registry.get(activation)
-    if entry.pairwise and weight.shape[1] % 2 != 0:
-        raise ValueError(
-            f"weights[{i}] must have an even number of inputs after {activation}, which works on pairs of channels, "
-            f"got {weight.shape[1]}; change the width or the activation."
-        )
-    if parameter is None:
+def _check_spread(argument: str, i: int, tensor: Tensor, channels: int, x: Tensor) -> None:
+    """Check the shape of a bias or a factor of each sample."""
+    of_samples = (x.shape[0], channels)
+    shapes: list[tuple[int, ...]] = [of_samples] if x.dim() == 2 else [of_samples, (*of_samples, *x.shape[2:])]
+    if tuple(tensor.shape) in shapes:
         return
+    own = "one entry per output" if argument == "biases" else "one entry per sample and input"
+    if argument == "biases":
+        shapes.insert(0, (channels,))
+    raise ValueError(
+        f"{argument}[{i}] must have shape {shapes[0]}, {own} of weights[{i}]"
+        f"{''.join(f', or {shape}' for shape in shapes[1:])}, got {tuple(tensor.shape)}; reshape it or pass None."
+    )
+
+
+def _check_parameter(i: int, entry: registry.Activation, parameter: Tensor, x: Tensor, name: str) -> None:
     if not entry.has_parameter:
-        raise ValueError(f"parameters[{i}] must be None since {activation} has no parameter, got a tensor; pass None.")
+        raise ValueError(f"parameters[{i}] must be None since {entry.name} has no parameter, got a tensor; pass None.")
     check_same("parameters", i, parameter, name, x)
     if parameter.dim() > 1 or parameter.numel() != 1:
         raise ValueError(

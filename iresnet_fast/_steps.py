@@ -27,10 +27,10 @@ class Rearrange:
 
 @dataclass(frozen=True)
 class Residual:
-    """z = x + g(x). Its tensors: L weights, L biases, L parameters of activations; None where there is none.
+    """z = x + g(x). Its tensors: L weights, biases, parameters and factors as `ops.branch` takes them, None for a gap.
 
     Attributes:
-        activations: L names.
+        activations: L names, of those that kernels know as they are.
         logdet: "none", "exact" or "series": a series on probes, with the "neumann" gradient.
     """
 
@@ -40,7 +40,7 @@ class Residual:
     @property
     def n_tensors(self) -> int:
         """How many tensors it takes, those that are None counted."""
-        return 3 * len(self.activations)
+        return 4 * len(self.activations)
 
 
 Step = Normalize | Rearrange | Residual

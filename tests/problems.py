@@ -32,6 +32,10 @@ class Case(NamedTuple):
     per_sample: bool = False  # coefficients [B, n]
     terms: int = 4
     memory: str = "contiguous"
+    sample_bias: tuple[int, ...] = ()  # stages with a bias for each sample, [B, out]
+    pixel_bias: tuple[int, ...] = ()  # stages with a bias for each sample and pixel, [B, out, H, W]
+    sample_factor: tuple[int, ...] = ()  # stages with a factor, [B, in]
+    pixel_factor: tuple[int, ...] = ()  # stages with a factor, [B, in, H, W]
 
     @property
     def longest_reduction(self):
@@ -51,6 +55,7 @@ class Problem(NamedTuple):
     parameters: list[Tensor | None]
     probe: Tensor
     coefficients: Tensor
+    factors: list[Tensor | None]
 
     @property
     def branch(self):
@@ -59,7 +64,7 @@ class Problem(NamedTuple):
     @property
     def leaves(self):
         """Every tensor that can get a gradient, x first."""
-        return [t for t in (self.x, *self.weights, *self.biases, *self.parameters) if t is not None]
+        return [t for t in (self.x, *self.weights, *self.biases, *self.parameters, *self.factors) if t is not None]
 
     def requires_grad(self):
         for tensor in self.leaves:
@@ -73,9 +78,11 @@ class Problem(NamedTuple):
     def raw(self, op, **arguments):
         """Return an overload of a raw op and its arguments; what is left out is None, False or zero."""
         none = self.x.new_empty(0)
-        biases, betas = ([none if t is None else t for t in tensors] for tensors in (self.biases, self.parameters))
-        ids = [registry.get(name).kernel_id for name in self.activations]
-        given = {"weights": self.weights, "biases": biases, "betas": betas, "activations": ids, **arguments}
+        lists = {"biases": self.biases, "betas": self.parameters, "factors": self.factors}
+        given = {name: [none if t is None else t for t in tensors] for name, tensors in lists.items()}
+        entries = [registry.get(name) for name in self.activations]
+        given |= {"activations": [e.kernel_id for e in entries], "constants": [e.constant for e in entries]}
+        given |= {"weights": self.weights, **arguments}
         given["x"] = given["z"] = self.x
         overload = getattr(torch.ops.iresnet_fast, op).default
         defaults = {"bool": False, "int": 0, "float": 0.0}
@@ -112,17 +119,63 @@ CASES = [
     Case("strided images", (2, 4, 3), (3,), (3, 3), batch=4, memory="strided", activations=("lipswish",)),
     Case("channels last", (3, 4, 5), (5,), (3, 3), batch=4, memory="transposed", probes=2),
     Case("expanded images", (2, 4, 3), (3,), (3, 1), batch=4, memory="expanded", per_sample=True),
+    Case(
+        "a bias for each sample", (5,), (7, 4), batch=13, sample_bias=(0, 2), activations=("elu", "lipswish"), probes=2
+    ),
+    Case("a mask", (6,), (9,), batch=33, sample_factor=(0, 1), activations=("identity", "tanh")),
+    Case(
+        "masks of everything", (7,), (5,), batch=17, sample_bias=(0, 1), sample_factor=(0, 1), activations=("lipswish",)
+    ),
+    Case("images with a context", (2, 5, 7), (5, 3), (3, 1, 3), batch=5, sample_bias=(0,), pixel_bias=(1, 2), probes=2),
+    Case(
+        "images with masks", (2, 3, 8), (6,), (3, 3), sample_factor=(0,), pixel_factor=(1,), activations=("relu", "elu")
+    ),
+    Case(
+        "odd images with masks",
+        (3, 4, 5),
+        (4,),
+        (1, 3),
+        batch=6,
+        pixel_factor=(0,),
+        sample_factor=(1,),
+        sample_bias=(1,),
+    ),
     *(Case(f"dense {name}", (4,), (6, 6), activations=(name,), no_bias=(1,)) for name in KERNEL_ACTIVATIONS),
     *(Case(f"conv {name}", (2, 3, 5), (4,), (3, 3), activations=(name,), no_bias=(0,)) for name in KERNEL_ACTIVATIONS),
 ]
 TINY = [
     Case("dense", (3,), (4,), activations=("tanh", "lipswish"), batch=2, terms=3, probes=2, no_bias=(1,)),
     Case("conv", (2, 2, 3), (2,), (3, 1), activations=("softplus", "lipswish"), batch=2, terms=3, per_sample=True),
+    Case(
+        "context",
+        (3,),
+        (4,),
+        activations=("lipswish", "tanh"),
+        batch=2,
+        terms=3,
+        probes=2,
+        sample_bias=(0,),
+        sample_factor=(0, 1),
+    ),
+    Case(
+        "image context",
+        (2, 2, 3),
+        (2,),
+        (3, 1),
+        activations=("identity", "lipswish"),
+        batch=2,
+        terms=3,
+        sample_bias=(0,),
+        pixel_bias=(1,),
+        sample_factor=(0,),
+        pixel_factor=(1,),
+    ),
 ]
 # For what depends on the share of each thread: more samples than a tile holds, and images for every thread.
 WIDE = [
     Case("dense", (5,), (9,), batch=300, activations=("elu", "lipswish"), probes=2),
     Case("one probe", (5,), (9,), batch=200, activations=("elu", "lipswish")),
+    Case("given", (5,), (9,), batch=200, activations=("elu", "lipswish"), sample_bias=(0,), sample_factor=(1,)),
     Case("conv", (2, 5, 6), (4,), (3, 3), batch=7, activations=("elu", "lipswish")),
 ]
 
@@ -140,7 +193,7 @@ def named(cases):
 
 def make(case, dtype=torch.float64, device="cpu"):
     """Build the problem of a case; every dtype and device gets the same numbers, which float32 holds exactly."""
-    x, weights, biases, parameters, probe, coefficients = _numbers(case)
+    x, weights, biases, parameters, probe, coefficients, factors = _numbers(case)
 
     def place(tensor):
         return None if tensor is None else _place(tensor.to(device, dtype, copy=True), case.memory)
@@ -153,6 +206,7 @@ def make(case, dtype=torch.float64, device="cpu"):
         [None if t is None else t.to(device, dtype, copy=True) for t in parameters],
         probe[..., :1].to(device, dtype).expand(probe.shape) if case.memory == "expanded" else place(probe),
         place(coefficients),
+        [place(t) for t in factors],
     )
 
 
@@ -184,7 +238,17 @@ def _numbers(case):
     shape = (case.batch, *case.event)
     probe = normal(*shape) if case.probes is None else normal(case.probes, *shape)
     coefficients = 0.5 + torch.rand((case.batch, case.terms) if case.per_sample else case.terms, generator=generator)
-    return normal(*shape), weights, biases, parameters, probe, coefficients
+    x = normal(*shape)
+    of_samples = [(case.batch, width) for width in widths]
+    of_pixels = [(case.batch, width, *case.event[1:]) for width in widths]
+    for i in (*case.sample_bias, *case.pixel_bias):
+        biases[i] = normal(*(of_samples if i in case.sample_bias else of_pixels)[i + 1])
+    # Between -1 and 1, so that the branch keeps its constant; a zero in every sample, as masks have.
+    factors = [None] * n_stages
+    for i in (*case.sample_factor, *case.pixel_factor):
+        factors[i] = normal(*(of_samples if i in case.sample_factor else of_pixels)[i]).tanh()
+        factors[i][:, 0] = 0.0
+    return x, weights, biases, parameters, probe, coefficients, factors
 
 
 def _norm(weight, image_size):

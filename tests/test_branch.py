@@ -17,7 +17,7 @@ from iresnet_fast import _backend, ops, reference
 def evaluate(package, case, dtype):
     """g(x) and the gradients of x, weights, biases and parameters."""
     problem = make(case, dtype).requires_grad()
-    g = package.branch(problem.x, *problem.branch, problem.parameters)
+    g = package.branch(problem.x, *problem.branch, problem.parameters, factors=problem.factors)
     return [g, *gradients([g], problem.leaves)]
 
 
@@ -36,7 +36,7 @@ def test_gradcheck(case):
     problem = make(case).requires_grad()
 
     def g(*_):
-        return ops.branch(problem.x, *problem.branch, problem.parameters)
+        return ops.branch(problem.x, *problem.branch, problem.parameters, factors=problem.factors)
 
     assert torch.autograd.gradcheck(g, problem.leaves)
 
@@ -45,20 +45,22 @@ def test_gradcheck(case):
 def test_without_gradients_the_value_is_the_same(case):
     problem = make(case, torch.float32)
     with torch.inference_mode():
-        alone = ops.branch(problem.x, *problem.branch, problem.parameters)
+        alone = ops.branch(problem.x, *problem.branch, problem.parameters, factors=problem.factors)
     assert alone.is_inference()
-    assert not ops.branch(problem.x, *problem.branch, problem.parameters).requires_grad
+    assert not ops.branch(problem.x, *problem.branch, problem.parameters, factors=problem.factors).requires_grad
     with torch.no_grad():
-        assert not ops.branch(problem.requires_grad().x, *problem.branch, problem.parameters).requires_grad
-    assert torch.equal(ops.branch(problem.x, *problem.branch, problem.parameters), alone)
+        assert not ops.branch(
+            problem.requires_grad().x, *problem.branch, problem.parameters, factors=problem.factors
+        ).requires_grad
+    assert torch.equal(ops.branch(problem.x, *problem.branch, problem.parameters, factors=problem.factors), alone)
 
 
 @pytest.mark.parametrize("kept", range(6))
 def test_frozen_tensors_get_no_gradient(kept):
     full, problem = make(TINY[0]).requires_grad(), make(TINY[0])
-    expected = gradients([ops.branch(full.x, *full.branch, full.parameters)], full.leaves)
+    expected = gradients([ops.branch(full.x, *full.branch, full.parameters, factors=full.factors)], full.leaves)
     leaf = problem.leaves[kept % len(problem.leaves)].requires_grad_()
-    g = ops.branch(problem.x, *problem.branch, problem.parameters)
+    g = ops.branch(problem.x, *problem.branch, problem.parameters, factors=problem.factors)
     assert torch.equal(gradients([g], [leaf])[0], expected[kept % len(problem.leaves)])
 
 
@@ -72,7 +74,7 @@ def test_expanded_upstream_gradient():
     problem = make(CASES[2]).requires_grad()
     results = []
     for package in (ops, reference):
-        g = package.branch(problem.x, *problem.branch, problem.parameters)
+        g = package.branch(problem.x, *problem.branch, problem.parameters, factors=problem.factors)
         results.append(torch.autograd.grad(g.sum(), problem.leaves))
     torch.testing.assert_close(*results)
 
@@ -95,7 +97,9 @@ def test_opcheck(case):
 @pytest.mark.parametrize("case", **named(TINY))
 def test_compiles(case):
     problem = make(case).requires_grad()
-    assert_compiles(lambda: [ops.branch(problem.x, *problem.branch, problem.parameters)], problem.leaves)
+    assert_compiles(
+        lambda: [ops.branch(problem.x, *problem.branch, problem.parameters, factors=problem.factors)], problem.leaves
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -111,7 +115,7 @@ def test_the_kernels_are_used(monkeypatch):
     assert recorded.names == ["branch", "branch_backward"]
 
 
-@pytest.mark.parametrize(("dtype", "activation"), [(torch.bfloat16, "elu"), (torch.float64, "maxmin")])
+@pytest.mark.parametrize(("dtype", "activation"), [(torch.bfloat16, "elu"), (torch.float64, "fullsort")])
 def test_the_reference_serves_what_has_no_kernel(monkeypatch, dtype, activation):
     monkeypatch.setattr(_backend, "_told", set())
     problem = make(Case("fallback", (4,), (6,), activations=(activation,)), dtype)
@@ -129,7 +133,14 @@ def test_function_transforms():
     problem = make(TINY[0])
 
     def loss(x, weight):
-        g = ops.branch(x, [weight, *problem.weights[1:]], problem.biases, problem.activations, problem.parameters)
+        g = ops.branch(
+            x,
+            [weight, *problem.weights[1:]],
+            problem.biases,
+            problem.activations,
+            problem.parameters,
+            factors=problem.factors,
+        )
         return (g * g).sum()
 
     got = torch.func.grad(loss, argnums=(0, 1))(problem.x, problem.weights[0])
@@ -141,7 +152,10 @@ def test_function_transforms():
 def test_second_derivatives_match_reference(case):
     problem = make(case).requires_grad()
     assert_second_derivatives_agree(
-        *(lambda p=p: [p.branch(problem.x, *problem.branch, problem.parameters)] for p in (ops, reference)),
+        *(
+            lambda p=p: [p.branch(problem.x, *problem.branch, problem.parameters, factors=problem.factors)]
+            for p in (ops, reference)
+        ),
         problem.leaves,
     )
 
@@ -199,9 +213,16 @@ GOOD = {"x": D, "weights": W, "biases": [None, torch.ones(3)], "activations": ["
             r"weights\[0\] must have a square kernel of odd size, got \(2, 2\)",
         ),
         (
-            {"activations": ["maxmin", "elu"]},
+            {"factors": [torch.ones(2), None]},
             ValueError,
-            r"weights\[0\] must have an even number of inputs after maxmin",
+            r"factors\[0\] must have shape \(2, 3\), one entry per sample and input of weights\[0\], got \(2,\)",
+        ),
+        ({"factors": [None]}, ValueError, r"factors must have one entry per weight \(2\), got 1; pad it with None"),
+        ({"factors": [torch.ones(2, 3).double(), None]}, TypeError, r"factors\[0\] must have the dtype of x"),
+        (
+            {"biases": [torch.ones(3, 4), None]},
+            ValueError,
+            r"biases\[0\] must have shape \(4,\), one entry per output of weights\[0\], or \(2, 4\), got \(3, 4\)",
         ),
     ],
 )

@@ -25,11 +25,13 @@ LARGE = [
 
 
 def branch(package, p):
-    return [package.branch(p.x, *p.branch, p.parameters)]
+    return [package.branch(p.x, *p.branch, p.parameters, factors=p.factors)]
 
 
 def logdet(package, p, gradient="neumann", **options):
-    return package.residual_logdet(p.x, *p.branch, p.probe, p.coefficients, gradient, p.parameters, **options)
+    return package.residual_logdet(
+        p.x, *p.branch, p.probe, p.coefficients, gradient, p.parameters, factors=p.factors, **options
+    )
 
 
 def series(package, p):
@@ -42,13 +44,13 @@ def stopped(package, p):
 
 
 def exact(package, p):
-    return package.residual_logdet_exact(p.x, *p.branch, p.parameters)
+    return package.residual_logdet_exact(p.x, *p.branch, p.parameters, factors=p.factors)
 
 
 def inverse(package, p):
     # A tolerance below rounding: then only rounding is left to differ.
     tol = torch.finfo(p.x.dtype).eps / 8
-    return package.residual_inverse(p.x, *p.branch, LIPSCHITZ, tol, 300, p.parameters)[:1]
+    return package.residual_inverse(p.x, *p.branch, LIPSCHITZ, tol, 300, p.parameters, factors=p.factors)[:1]
 
 
 OPS = {f.__name__: f for f in (branch, logdet, series, stopped, exact, inverse)}
@@ -92,7 +94,9 @@ def test_information_matches_reference(dtype, case, device):
 def test_each_sample_of_the_inverse_stops_by_itself(dtype, tol, case, device):
     problem = make(case, dtype, device)
     got, same = (
-        package.residual_inverse(problem.x, *problem.branch, LIPSCHITZ, tol, 1000, problem.parameters)
+        package.residual_inverse(
+            problem.x, *problem.branch, LIPSCHITZ, tol, 1000, problem.parameters, factors=problem.factors
+        )
         for package in (ops, reference)
     )
     assert torch.equal(got[1], same[1])

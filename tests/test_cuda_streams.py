@@ -33,7 +33,13 @@ def gpu(device):
 def train(problem):
     """A training step: outputs and gradients."""
     z, logdet = ops.residual_logdet(
-        problem.x, *problem.branch, problem.probe, problem.coefficients, "neumann", problem.parameters
+        problem.x,
+        *problem.branch,
+        problem.probe,
+        problem.coefficients,
+        "neumann",
+        problem.parameters,
+        factors=problem.factors,
     )
     leaves = problem.leaves
     upstream = [z.detach().sin(), torch.arange(1.0, 1.0 + len(z), dtype=z.dtype, device=z.device)]
@@ -45,17 +51,25 @@ def evaluate(problem):
         arguments = (problem.x, *problem.branch)
         stop = {"tol": 0.1, "lipschitz": LIPSCHITZ}
         return [
-            ops.branch(*arguments, problem.parameters),
+            ops.branch(*arguments, problem.parameters, factors=problem.factors),
             *ops.residual_logdet(
-                *arguments, problem.probe, problem.coefficients, "neumann", problem.parameters, **stop
+                *arguments,
+                problem.probe,
+                problem.coefficients,
+                "neumann",
+                problem.parameters,
+                factors=problem.factors,
+                **stop,
             ),
-            *ops.residual_inverse(*arguments, LIPSCHITZ, 1e-3, 50, problem.parameters),
+            *ops.residual_inverse(*arguments, LIPSCHITZ, 1e-3, 50, problem.parameters, factors=problem.factors),
         ]
 
 
 def invert(problem):
     """The inverse and its gradient."""
-    x = ops.residual_inverse(problem.x, *problem.branch, LIPSCHITZ, 1e-3, 50, problem.parameters)[0]
+    x = ops.residual_inverse(
+        problem.x, *problem.branch, LIPSCHITZ, 1e-3, 50, problem.parameters, factors=problem.factors
+    )[0]
     return [x.detach(), *torch.autograd.grad(x, problem.leaves, x.detach().cos())]
 
 
@@ -138,7 +152,9 @@ WIDE = Case("too wide to stay on chip", (12, 8, 8), (1024, 1024), (3, 1, 3), bat
 
 def invert_to_rounding(problem, lipschitz, max_iterations=1000):
     """x, iterations and residual, to a tolerance that rounding does not allow."""
-    return ops.residual_inverse(problem.x, *problem.branch, lipschitz, 1e-12, max_iterations, problem.parameters)
+    return ops.residual_inverse(
+        problem.x, *problem.branch, lipschitz, 1e-12, max_iterations, problem.parameters, factors=problem.factors
+    )
 
 
 def test_a_graph_records_a_fixed_count_of_iterations(gpu):

@@ -72,7 +72,7 @@ def test_the_exact_log_determinant_and_its_gradients(package):
         torch.set_num_threads(threads)
         torch.manual_seed(0)
         problem = make(Case("large", (LARGE,), (7,))).requires_grad()
-        outputs = package.residual_logdet_exact(problem.x, *problem.branch, problem.parameters)
+        outputs = package.residual_logdet_exact(problem.x, *problem.branch, problem.parameters, factors=problem.factors)
         results.append([*outputs, *gradients(outputs, problem.leaves)])
     torch.testing.assert_close(results[1], results[0], rtol=1e-11, atol=1e-11)
 
@@ -82,7 +82,9 @@ def test_in_compiled_graphs_and_a_second_time():
     problem = make(Case("large", (_determinants._SHARED_OUT + 1,), (3,), batch=2)).requires_grad()
 
     def calls(package):
-        return lambda: package.residual_logdet_exact(problem.x, *problem.branch, problem.parameters)
+        return lambda: package.residual_logdet_exact(
+            problem.x, *problem.branch, problem.parameters, factors=problem.factors
+        )
 
     assert_compiles(calls(ops), problem.leaves)
     assert_second_derivatives_agree(calls(ops), calls(reference), problem.leaves)

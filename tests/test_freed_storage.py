@@ -32,16 +32,23 @@ PROBLEM = make(TINY[0], torch.float32)
 WEIGHTS = [freed(weight) for weight in PROBLEM.weights]
 VECTORS = [torch.randn(weight.shape[0]) for weight in PROBLEM.weights]
 CALLS = {
-    "x": lambda: ops.branch(freed(PROBLEM.x), *PROBLEM.branch, PROBLEM.parameters),
-    "weights": lambda: ops.branch(PROBLEM.x, WEIGHTS, *PROBLEM.branch[1:], PROBLEM.parameters),
+    "x": lambda: ops.branch(freed(PROBLEM.x), *PROBLEM.branch, PROBLEM.parameters, factors=PROBLEM.factors),
+    "weights": lambda: ops.branch(PROBLEM.x, WEIGHTS, *PROBLEM.branch[1:], PROBLEM.parameters, factors=PROBLEM.factors),
     "probe": lambda: ops.residual_logdet(
-        PROBLEM.x, *PROBLEM.branch, freed(PROBLEM.probe), PROBLEM.coefficients, parameters=PROBLEM.parameters
+        PROBLEM.x,
+        *PROBLEM.branch,
+        freed(PROBLEM.probe),
+        PROBLEM.coefficients,
+        parameters=PROBLEM.parameters,
+        factors=PROBLEM.factors,
     ),
-    "exact": lambda: ops.residual_logdet_exact(PROBLEM.x, WEIGHTS, *PROBLEM.branch[1:], PROBLEM.parameters),
+    "exact": lambda: ops.residual_logdet_exact(
+        PROBLEM.x, WEIGHTS, *PROBLEM.branch[1:], PROBLEM.parameters, factors=PROBLEM.factors
+    ),
     "flow": lambda: ops.residual_flow(
         PROBLEM.x,
         (Residual(tuple(PROBLEM.activations), "none"),),
-        [*WEIGHTS, *PROBLEM.biases, *PROBLEM.parameters],
+        [*WEIGHTS, *PROBLEM.biases, *PROBLEM.parameters, *PROBLEM.factors],
     ),
     "fingerprint": lambda: ops.fingerprint(WEIGHTS),
     "norm": lambda: ops.spectral_norm(WEIGHTS, VECTORS, [torch.randn(w.shape[1]) for w in WEIGHTS], [None, None]),

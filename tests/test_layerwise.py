@@ -123,7 +123,9 @@ def test_a_sample_of_an_inverse_stops_by_itself(case, dtype):
     problem.x[4] = torch.nan
 
     def solve(z):
-        return ops.residual_inverse(z, *problem.branch, LIPSCHITZ, 1e-3, 1000, problem.parameters)
+        return ops.residual_inverse(
+            z, *problem.branch, LIPSCHITZ, 1e-3, 1000, problem.parameters, factors=problem.factors
+        )
 
     x, iterations, residual = solve(problem.x)
     assert iterations.unique().numel() > 2
@@ -141,7 +143,11 @@ def test_inverse_of_several_slabs(force):
     for way in WAYS:
         force(way)
         problem = make(case, torch.float32)
-        results.append(ops.residual_inverse(problem.x, *problem.branch, LIPSCHITZ, 1e-3, 100, problem.parameters)[0])
+        results.append(
+            ops.residual_inverse(
+                problem.x, *problem.branch, LIPSCHITZ, 1e-3, 100, problem.parameters, factors=problem.factors
+            )[0]
+        )
     torch.testing.assert_close(*results, rtol=0.0, atol=1e-3)
 
 

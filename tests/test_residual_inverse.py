@@ -18,7 +18,7 @@ TOLERANCE = {torch.float32: 1e-3, torch.float64: 3e-9}
 
 
 def call(package, problem, tol=1e-9, max_iterations=1000, lipschitz=LIPSCHITZ, accelerate=True):
-    arguments = (*problem.branch, lipschitz, tol, max_iterations, problem.parameters, accelerate)
+    arguments = (*problem.branch, lipschitz, tol, max_iterations, problem.parameters, accelerate, problem.factors)
     return package.residual_inverse(problem.x, *arguments)
 
 
@@ -73,7 +73,7 @@ def check_accelerated(dtype, case):
     assert_within_rounding(case, got[:1], same[:1], (solution,))
     problem = make(case)
     x = got[0].detach().double()
-    image = x + reference.branch(x, *problem.branch, problem.parameters)
+    image = x + reference.branch(x, *problem.branch, problem.parameters, factors=problem.factors)
     assert_within_rounding(case, (got[2],), (same[2],), ((problem.x - image).flatten(1).norm(dim=1),))
     assert ((got[2] / (1.0 - LIPSCHITZ)) <= tol).all()
     return max((got[1] - same[1]).abs().tolist(), default=0)
@@ -84,7 +84,12 @@ def check_accelerated(dtype, case):
 def test_takes_at_most_one_evaluation_more_than_the_contraction_guarantees(case, dtype):
     problem, tol = make(case, dtype), TOLERANCE[dtype]
     _, iterations, _ = call(ops, problem, tol)
-    first = ops.branch(problem.x, *problem.branch, problem.parameters).double().flatten(1).norm(dim=1)
+    first = (
+        ops.branch(problem.x, *problem.branch, problem.parameters, factors=problem.factors)
+        .double()
+        .flatten(1)
+        .norm(dim=1)
+    )
     guaranteed = (torch.log(tol * (1.0 - LIPSCHITZ) / first) / math.log(LIPSCHITZ)).ceil().clamp(min=0.0)
     assert (iterations <= guaranteed + 1).all()
 
@@ -119,7 +124,7 @@ def test_certified_error_holds(case):
 @pytest.mark.parametrize("case", **named(TINY))
 def test_inverse_of_the_block(case):
     problem = make(case)
-    z = problem.x + ops.branch(problem.x, *problem.branch, problem.parameters)
+    z = problem.x + ops.branch(problem.x, *problem.branch, problem.parameters, factors=problem.factors)
     x, _, _ = call(ops, problem._replace(x=z), 1e-12)
     torch.testing.assert_close(x, problem.x, rtol=0.0, atol=1e-11)
 
@@ -270,7 +275,9 @@ def test_second_derivatives(module):
     def solution(x, weight):
         weights = [weight, *problem.weights[1:]]
         branch = (weights, problem.biases, problem.activations)
-        return module.residual_inverse(x, *branch, LIPSCHITZ, 1e-12, 1000, problem.parameters)[0]
+        return module.residual_inverse(x, *branch, LIPSCHITZ, 1e-12, 1000, problem.parameters, factors=problem.factors)[
+            0
+        ]
 
     leaves = tuple(t.clone().requires_grad_() for t in (problem.x[:1], problem.weights[0]))
     assert torch.autograd.gradgradcheck(solution, leaves, atol=1e-4)

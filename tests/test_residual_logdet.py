@@ -18,7 +18,14 @@ GRADIENTS = ["neumann", "series"]
 
 def call(package, problem, gradient="neumann", **options):
     return package.residual_logdet(
-        problem.x, *problem.branch, problem.probe, problem.coefficients, gradient, problem.parameters, **options
+        problem.x,
+        *problem.branch,
+        problem.probe,
+        problem.coefficients,
+        gradient,
+        problem.parameters,
+        factors=problem.factors,
+        **options,
     )
 
 

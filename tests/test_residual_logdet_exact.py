@@ -15,7 +15,7 @@ from iresnet_fast import ops, reference
 
 
 def call(package, problem):
-    return package.residual_logdet_exact(problem.x, *problem.branch, problem.parameters)
+    return package.residual_logdet_exact(problem.x, *problem.branch, problem.parameters, factors=problem.factors)
 
 
 def evaluate(package, case, dtype):
@@ -45,7 +45,7 @@ def test_value_and_gradients_are_those_of_slogdet_of_the_autograd_jacobian(case)
     d = problem.x[0].numel()
 
     def f(x):
-        return (x[None] + reference.branch(x[None], *problem.branch, problem.parameters))[0]
+        return (x[None] + reference.branch(x[None], *problem.branch, problem.parameters, factors=problem.factors))[0]
 
     jacobians = [torch.autograd.functional.jacobian(f, x, create_graph=True).reshape(d, d) for x in problem.x]
     oracle = torch.linalg.slogdet(torch.stack(jacobians))[1]

@@ -15,12 +15,12 @@ from iresnet_fast import _library, ops, reference
 from iresnet_fast.estimators import RussianRoulette, roulette_coefficients
 
 
-@pytest.mark.parametrize("kind", TINY, ids=["dense", "conv"])
+@pytest.mark.parametrize("kind", TINY, ids=[case.name for case in TINY])
 def test_neumann_gradient_is_that_of_its_definition(kind):
     problem = make(kind._replace(probes=None, per_sample=True)).requires_grad()
 
     def g(a):
-        return reference.branch(a, *problem.branch, problem.parameters)
+        return reference.branch(a, *problem.branch, problem.parameters, factors=problem.factors)
 
     w = y = problem.probe.new_zeros(problem.probe.shape)
     w, sign = problem.probe, 1.0
@@ -41,7 +41,13 @@ def test_every_unit_probe_and_many_terms_give_the_exact_value(kind):
     # The mean over i of d e_i e_i^T is the identity: no randomness is left.
     probe = d**0.5 * torch.eye(d, dtype=torch.float64).view(d, 1, *problem.x.shape[1:]).expand(d, *problem.x.shape)
     _, logdet = ops.residual_logdet(
-        problem.x, *problem.branch, probe, torch.ones(150).double(), "neumann", problem.parameters
+        problem.x,
+        *problem.branch,
+        probe,
+        torch.ones(150).double(),
+        "neumann",
+        problem.parameters,
+        factors=problem.factors,
     )
     exact = slogdet_of_autograd(problem)
     torch.testing.assert_close(logdet, exact, rtol=1e-9, atol=1e-12)
@@ -50,7 +56,7 @@ def test_every_unit_probe_and_many_terms_give_the_exact_value(kind):
 def slogdet_of_autograd(problem):
     def f(sample):
         x = sample[None]
-        return (x + reference.branch(x, *problem.branch, problem.parameters))[0]
+        return (x + reference.branch(x, *problem.branch, problem.parameters, factors=problem.factors))[0]
 
     d = problem.x[0].numel()
     jacobians = torch.stack([torch.autograd.functional.jacobian(f, x).reshape(d, d) for x in problem.x])

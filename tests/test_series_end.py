@@ -11,7 +11,14 @@ RAGGED = [case for case in CASES if case.name in ("primes", "below a vector", "w
 
 def call(package, problem, gradient="neumann", **options):
     return package.residual_logdet(
-        problem.x, *problem.branch, problem.probe, problem.coefficients, gradient, problem.parameters, **options
+        problem.x,
+        *problem.branch,
+        problem.probe,
+        problem.coefficients,
+        gradient,
+        problem.parameters,
+        factors=problem.factors,
+        **options,
     )
 
 

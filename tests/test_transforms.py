@@ -270,7 +270,9 @@ def test_probes_and_coefficients_of_their_own(gradient):
     coefficients = torch.stack([problem.coefficients * (1.0 + i) for i in range(MEMBERS)])
 
     def logdet(v, q):
-        return ops.residual_logdet(problem.x, *problem.branch, v, q, gradient, problem.parameters)[1]
+        return ops.residual_logdet(
+            problem.x, *problem.branch, v, q, gradient, problem.parameters, factors=problem.factors
+        )[1]
 
     expected = torch.stack([logdet(v, q) for v, q in zip(probes, coefficients, strict=True)])
     torch.testing.assert_close(vmap(logdet)(probes, coefficients), expected, rtol=1e-12, atol=1e-12)

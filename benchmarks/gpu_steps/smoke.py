@@ -97,14 +97,14 @@ def branch(widths: tuple[int, ...], kernels: tuple[int, ...], image: tuple[int, 
 
 def branch_ops(given: Branch) -> dict[str, Callable[[Any, int], list[Tensor]]]:
     """Return the ops on a branch: called with where tensors go and the precision, they return what they compute."""
-    raw, (x, weights, biases, betas, activations) = torch.ops.iresnet_fast, given
+    raw, (x, weights, biases, none, activations) = torch.ops.iresnet_fast, given
     generator = torch.Generator().manual_seed(1)
     probe, grad, cotangent = (torch.randn(1, *x.shape, generator=generator) for _ in range(3))
     few = slice(0, 2)
 
     def placed(place: Any, events: Tensor = x) -> list[Any]:
-        lists = ([place(t) for t in tensors] for tensors in (weights, biases, betas))
-        return [place(events), *lists, activations]
+        lists = ([place(t) for t in tensors] for tensors in (weights, biases, none, none))
+        return [place(events), *lists, activations, [0.0] * len(activations)]
 
     def logdet(place: Any, precision: int) -> list[Tensor]:
         series = (place(torch.ones(5)), None, 0.0, False, True, False, precision)

@@ -69,7 +69,7 @@ T activation_backward_by_argument(const Layout<T>& layout, const ActivationBackw
       store(op.r + at, d * r);
       store(op.s + at, fma(e * t, r, d * s));
       if constexpr (Act::kHasSlope) {
-        const SlopeGradient<Vector<T>> by_slope = Act::template slope_gradient<M>(a, p.slope);
+        const SlopeGradient<Vector<T>> by_slope = Act::template slope_gradient<M>(a, p);
         gradient += keep_pixels(layout, column, fma(r * t, by_slope.d, s * by_slope.h));
       }
     }

@@ -171,17 +171,18 @@ struct BackwardWalk : Walk<T>, ParameterSums<T> {
   // there is one; d slope / d beta is the logistic function.
   void add_slope_gradient(int i, const T* products, const T* t, Vector<T> SlopeGradient<Vector<T>>::* part) {
     Vector<T> sum{};
-    const Vector<T> slope = broadcast(prepared.slope[i]);
-    for (int c = 0; c < prepared.branch.stage[i].in_channels; ++c)
+    const Stage<T>& stage = prepared.branch.stage[i];
+    const Parameters<Vector<T>> p{broadcast(prepared.slope[i]), broadcast(stage.constant)};
+    for (int c = 0; c < stage.in_channels; ++c)
       for (int j = 0; j < layout.vectors; ++j) {
         const int64_t at = int64_t(c) * layout.stride + layout.position[j];
         Vector<T> upstream = load(products + at);
         if (t) upstream = upstream * load(t + at);
         if (of_factor[i]) upstream = upstream * load(this->factor_tile[i] + at);
-        const Vector<T> by_slope = LipSwish::slope_gradient<VectorMath<T>>(load(a[i] + at), slope).*part;
+        const Vector<T> by_slope = slope_gradient<VectorMath<T>>(stage.activation, load(a[i] + at), p).*part;
         sum += keep_pixels(layout, layout.position[j], upstream * by_slope);
       }
-    ParameterSums<T>::add_slope_gradient(prepared.branch.stage[i], i, sum_lanes<T>(sum));
+    ParameterSums<T>::add_slope_gradient(stage, i, sum_lanes<T>(sum));
   }
 };
 

@@ -15,13 +15,13 @@ template <class T>
 T slope_gradient_of_rows(const Stage<T>& stage, const Parallel& parallel, const EventSizes& sizes, int m,
                          const RowOperand<T>& factor, const T* source, const T* a, T* block_sums) {
   const int64_t n = sizes.numbers();
-  const Vector<T> slope = broadcast(slope_of(stage));
+  const Parameters<Vector<T>> p{broadcast(slope_of(stage)), broadcast(stage.constant)};
   const int64_t blocks = divide_up(n, kSlopeBlock);
   each_share(parallel, blocks, n * (1 + m), 1, [&](int64_t begin, int64_t end) {
     for (int64_t block = begin; block < end; ++block) {
       Vector<T> sum{};
       each_vector<T>(block * kSlopeBlock, min_of(n, (block + 1) * kSlopeBlock), [&](int64_t k, int lanes) {
-        auto by_slope = LipSwish::slope_gradient<VectorMath<T>>(load_first(a + k, lanes), slope);
+        auto by_slope = slope_gradient<VectorMath<T>>(stage.activation, load_first(a + k, lanes), p);
         if (factor.numbers) {
           const Vector<T> f = lane_factors(factor, sizes, k, lanes);
           by_slope = {f * by_slope.h, f * by_slope.d};

@@ -7,8 +7,9 @@ namespace irf::binding {
 namespace {
 
 Tensor branch(const Tensor& x, const Tensors& weights, const Tensors& biases, const Tensors& betas,
-              const std::vector<int64_t>& activations, int64_t precision) {
-  const BranchArguments arguments(x, weights, biases, betas, activations);
+              const Tensors& factors, const std::vector<int64_t>& activations, const std::vector<double>& constants,
+              int64_t precision) {
+  const BranchArguments arguments(x, weights, biases, betas, factors, activations, constants);
   Tensor g = make(arguments.event_sizes({arguments.batch()}, arguments.out_channels()), x);
   if (g.numel() == 0) return g;
   with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {
@@ -17,13 +18,12 @@ Tensor branch(const Tensor& x, const Tensors& weights, const Tensors& biases, co
   return g;
 }
 
-std::tuple<Tensor, Tensor> branch_backward(const Tensor& x, const Tensors& weights, const Tensors& biases,
-                                           const Tensors& betas, const std::vector<int64_t>& activations,
-                                           const std::optional<Tensor>& grad, const std::optional<Tensor>& tangents,
-                                           const std::optional<Tensor>& cotangents, const std::optional<Tensor>& weight,
-                                           bool residual, bool input_gradient, const std::optional<Tensor>& kept,
-                                           int64_t precision) {
-  const BranchArguments arguments(x, weights, biases, betas, activations);
+std::tuple<Tensor, Tensor> branch_backward(
+    const Tensor& x, const Tensors& weights, const Tensors& biases, const Tensors& betas, const Tensors& factors,
+    const std::vector<int64_t>& activations, const std::vector<double>& constants, const std::optional<Tensor>& grad,
+    const std::optional<Tensor>& tangents, const std::optional<Tensor>& cotangents, const std::optional<Tensor>& weight,
+    bool residual, bool input_gradient, const std::optional<Tensor>& kept, int64_t precision) {
+  const BranchArguments arguments(x, weights, biases, betas, factors, activations, constants);
   Tensor grad_x =
       make(input_gradient ? arguments.event_sizes({arguments.batch()}, x.size(1)) : std::vector<int64_t>{0}, x);
   Tensor grad_parameters = make({arguments.parameter_count()}, x);

@@ -1,6 +1,7 @@
 #include "torch/flow_program.h"
 
 #include <algorithm>
+#include <bit>
 
 namespace irf::binding {
 namespace {
@@ -72,7 +73,9 @@ FlowProgram::FlowProgram(const Tensor& x, const Tensors& tensors, const Tensors&
       step.precision = checked_precision(numbers.next());
       const int64_t stages = checked_int(numbers.next(), 1, "the number of stages");
       const std::vector<int64_t> activations = numbers.next(stages);
-      add_residual(step, state, owned.next(3 * stages), activations);
+      std::vector<double> constants;
+      for (const int64_t bits : numbers.next(stages)) constants.push_back(std::bit_cast<double>(bits));
+      add_residual(step, state, owned.next(4 * stages), activations, constants);
       if (step.series()) {
         const Tensor& probe = drawn.next();
         add_draws(step, state, probe, drawn.next());
@@ -116,14 +119,13 @@ Tensor FlowProgram::add_rearrange(FlowStep& step, std::vector<int64_t> event) {
 }
 
 void FlowProgram::add_residual(FlowStep& step, const Tensor& state, const Tensors& own,
-                               const std::vector<int64_t>& activations) {
+                               const std::vector<int64_t>& activations, const std::vector<double>& constants) {
   const auto stages = static_cast<int64_t>(activations.size());
   auto list = [&](int64_t i) { return Tensors(own.begin() + i * stages, own.begin() + (i + 1) * stages); };
-  const Tensors biases = list(1), betas = list(2);
-  step.branch.emplace(state, list(0), biases, betas, activations);
+  const Tensors betas = list(2);
+  step.branch.emplace(state, list(0), list(1), betas, list(3), activations, constants);
   for (int64_t i = 0; i < stages; ++i)
-    STD_TORCH_CHECK(biases[i].dim() == 1 && betas[i].dim() <= 1,
-                    "a bias must be [out] and a beta [] or [1], got more dimensions; reshape them.");
+    STD_TORCH_CHECK(betas[i].dim() <= 1, "a beta must be [] or [1], got more dimensions; reshape it.");
   STD_TORCH_CHECK(step.branch->square(),
                   "a residual branch must return the shape it takes, got other outputs; change them.");
   if (step.logdet == Logdet::kExact)

@@ -11,7 +11,8 @@ namespace irf::binding {
 // Numbers of the list `program`: the kind of a step, then, of
 //   a normalisation: nothing;
 //   a rearrangement: how many dimensions the events of z have, and their sizes;
-//   a residual block: its log-determinant, the precision of its products, the number of stages L, L ids of activations.
+//   a residual block: its log-determinant, the precision of its products, the number of stages L, L ids of
+//   activations, the bits of L constants of them (float64).
 enum class StepKind : int64_t { kNormalize, kRearrange, kResidual, kCount };
 enum class Logdet : int64_t { kNone, kSeries, kExact, kCount };
 
@@ -61,7 +62,8 @@ class FlowProgram {
  private:
   void add_normalize(FlowStep& step);
   Tensor add_rearrange(FlowStep& step, std::vector<int64_t> event);  // returns x in the shape of z
-  void add_residual(FlowStep& step, const Tensor& state, const Tensors& own, const std::vector<int64_t>& activations);
+  void add_residual(FlowStep& step, const Tensor& state, const Tensors& own, const std::vector<int64_t>& activations,
+                    const std::vector<double>& constants);
   void add_draws(FlowStep& step, const Tensor& state, const Tensor& probe, const Tensor& coefficients);
   void lay_out();
 

@@ -94,7 +94,8 @@ inline int checked_precision(int64_t precision) {
 class BranchArguments {
  public:
   BranchArguments(const Tensor& x, const Tensors& weights, const Tensors& biases, const Tensors& betas,
-                  const std::vector<int64_t>& activations);
+                  const Tensors& factors, const std::vector<int64_t>& activations,
+                  const std::vector<double>& constants);
 
   const Tensor& x() const { return x_; }
   int64_t batch() const { return x_.size(0); }
@@ -109,9 +110,17 @@ class BranchArguments {
   Branch<T> fill(std::vector<Stage<T>>& stages) const {
     for (size_t i = 0; i < weights_.size(); ++i) {
       const Tensor& w = weights_[i];
-      stages.push_back({static_cast<Activation>(activations_[i]), static_cast<int>(w.size(1)),
-                        static_cast<int>(w.size(0)), w.dim() == 4 ? static_cast<int>(w.size(2)) : 1, data<T>(w),
-                        optional_data<T>(biases_[i]), optional_data<T>(betas_[i])});
+      stages.push_back({.activation = static_cast<Activation>(activations_[i]),
+                        .in_channels = static_cast<int>(w.size(1)),
+                        .out_channels = static_cast<int>(w.size(0)),
+                        .kernel = w.dim() == 4 ? static_cast<int>(w.size(2)) : 1,
+                        .weight = data<T>(w),
+                        .bias = optional_data<T>(biases_[i]),
+                        .beta = optional_data<T>(betas_[i]),
+                        .factor = optional_data<T>(factors_[i]),
+                        .constant = static_cast<T>(constants_[i]),
+                        .bias_spread = spread_of(biases_[i]),
+                        .factor_spread = spread_of(factors_[i])});
     }
     const bool image = x_.dim() == 4;
     return {static_cast<int>(stages.size()), stages.data(), image ? static_cast<int>(x_.size(2)) : 0,
@@ -124,9 +133,15 @@ class BranchArguments {
     return t.numel() == 0 ? nullptr : data<T>(t);
   }
 
+  // [C], [B, C] or [B, C, height, width].
+  static Spread spread_of(const Tensor& t) {
+    return t.dim() == 4 ? Spread::kPixel : t.dim() == 2 ? Spread::kSample : Spread::kShared;
+  }
+
   Tensor x_;
-  Tensors weights_, biases_, betas_;
+  Tensors weights_, biases_, betas_, factors_;
   std::vector<int64_t> activations_;
+  std::vector<double> constants_;
 };
 
 // Calls body(branch, T{}) with the element type of the branch.

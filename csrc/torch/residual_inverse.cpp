@@ -19,10 +19,12 @@ int64_t iterations_to_rounding(double lipschitz) {
 }
 
 std::tuple<Tensor, Tensor, Tensor> residual_inverse(const Tensor& z, const Tensors& weights, const Tensors& biases,
-                                                    const Tensors& betas, const std::vector<int64_t>& activations,
-                                                    double residual_limit, int64_t max_iterations, double lipschitz,
-                                                    bool accelerate, int64_t precision) {
-  const BranchArguments arguments(z, weights, biases, betas, activations);
+                                                    const Tensors& betas, const Tensors& factors,
+                                                    const std::vector<int64_t>& activations,
+                                                    const std::vector<double>& constants, double residual_limit,
+                                                    int64_t max_iterations, double lipschitz, bool accelerate,
+                                                    int64_t precision) {
+  const BranchArguments arguments(z, weights, biases, betas, factors, activations, constants);
   STD_TORCH_CHECK(arguments.square(),
                   "a residual branch must return the shape it takes, got other outputs; change them.");
   STD_TORCH_CHECK(0.0 <= lipschitz && lipschitz < 1.0, "lipschitz must be in [0, 1), got ", lipschitz,

@@ -7,10 +7,11 @@ namespace irf::binding {
 namespace {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> residual_logdet(
-    const Tensor& x, const Tensors& weights, const Tensors& biases, const Tensors& betas,
-    const std::vector<int64_t>& activations, const Tensor& probe, const Tensor& coefficients,
-    const std::optional<Tensor>& tail, double tolerance, bool relative, bool neumann, bool keep, int64_t precision) {
-  const BranchArguments arguments(x, weights, biases, betas, activations);
+    const Tensor& x, const Tensors& weights, const Tensors& biases, const Tensors& betas, const Tensors& factors,
+    const std::vector<int64_t>& activations, const std::vector<double>& constants, const Tensor& probe,
+    const Tensor& coefficients, const std::optional<Tensor>& tail, double tolerance, bool relative, bool neumann,
+    bool keep, int64_t precision) {
+  const BranchArguments arguments(x, weights, biases, betas, factors, activations, constants);
   STD_TORCH_CHECK(arguments.square(),
                   "a residual branch must return the shape it takes, got other outputs; change them.");
   STD_TORCH_CHECK(probe.dim() == x.dim() + 1, "probe must have one dimension more than x, [m, *x.shape], got ",
@@ -63,9 +64,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> residual_logdet(
 }
 
 Tensor jacobian_powers(const Tensor& x, const Tensors& weights, const Tensors& biases, const Tensors& betas,
-                       const std::vector<int64_t>& activations, const Tensor& start, int64_t count, bool transpose,
+                       const Tensors& factors, const std::vector<int64_t>& activations,
+                       const std::vector<double>& constants, const Tensor& start, int64_t count, bool transpose,
                        int64_t precision) {
-  const BranchArguments arguments(x, weights, biases, betas, activations);
+  const BranchArguments arguments(x, weights, biases, betas, factors, activations, constants);
   STD_TORCH_CHECK(arguments.square(),
                   "a residual branch must return the shape it takes, got other outputs; change them.");
   const Tensor v = dense(start);

@@ -7,8 +7,9 @@ namespace irf::binding {
 namespace {
 
 Tensor jacobian(const Tensor& x, const Tensors& weights, const Tensors& biases, const Tensors& betas,
-                const std::vector<int64_t>& activations, int64_t precision) {
-  const BranchArguments arguments(x, weights, biases, betas, activations);
+                const Tensors& factors, const std::vector<int64_t>& activations, const std::vector<double>& constants,
+                int64_t precision) {
+  const BranchArguments arguments(x, weights, biases, betas, factors, activations, constants);
   STD_TORCH_CHECK(arguments.square(),
                   "a residual branch must return the shape it takes, got other outputs; change them.");
   int64_t size = 1;

@@ -9,17 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from .._backend import why_no_kernels
+from .._lowering import lowered
 from .._steps import Normalize, Rearrange, Residual, Step
 from .._torch_private import has_compiled_call, has_hooks
 from ..estimators import Exact
 from ..ops.residual_logdet_exact import is_native
+from ._branch import Branch
 from ._call import Call
 from ._draws import Request
 from ._inputs import check_branch_input
 from ._paths import why_autograd
 from .actnorm import ActNorm
 from .block import Estimator, InvertibleResidualBlock
-from .branch import ResidualBranch
 from .flatten import Flatten
 from .permutation import Permutation
 from .squeeze import Squeeze
@@ -41,13 +42,14 @@ class AsStep(NamedTuple):
     request: Request | None = None
 
 
-def as_step(part: nn.Module, place: int, x: Tensor, call: Call) -> AsStep | None:
+def as_step(part: nn.Module, place: int, x: Tensor, context: Any, call: Call) -> AsStep | None:
     """Return a part as a step; None: it must be called, which also says what is wrong if something is.
 
     Args:
         part: of a chain.
         place: of the part in the chain.
         x: of the shape, dtype and device of what it would be called with.
+        context: of the chain.
         call: of the chain.
     """
     kind = type(part)
@@ -56,11 +58,11 @@ def as_step(part: nn.Module, place: int, x: Tensor, call: Call) -> AsStep | None
         return None
     if has_hooks(part) or has_compiled_call(part):
         return None
-    return make(part, place, x, call)
+    return make(part, place, x, context, call)
 
 
-def _actnorm(part: ActNorm, place: int, x: Tensor, call: Call) -> AsStep | None:
-    if not part.is_known_to_be_initialized():
+def _actnorm(part: ActNorm, place: int, x: Tensor, context: Any, call: Call) -> AsStep | None:
+    if getattr(part, "context_features", 0) or not part.is_known_to_be_initialized():
         return None
     tensors = part.bias, part.log_scale
     if x.dim() not in (2, 4) or not _are_plain(tensors, x) or any(t.shape != x.shape[1:2] for t in tensors):
@@ -68,25 +70,27 @@ def _actnorm(part: ActNorm, place: int, x: Tensor, call: Call) -> AsStep | None:
     return AsStep(Normalize(), tensors, x)
 
 
-def _residual(block: InvertibleResidualBlock, place: int, x: Tensor, call: Call) -> AsStep | None:
+def _residual(block: InvertibleResidualBlock, place: int, x: Tensor, context: Any, call: Call) -> AsStep | None:
     branch, estimator = block.branch, block.estimator if call.logdet else None
     if why_autograd(branch) is not None or not _has_step(estimator, x) or not _takes(branch, x):
         return None
-    assert isinstance(branch, ResidualBranch)  # else autograd would be the way
-    if why_no_kernels(x, branch.activations) is not None:
-        return None
-    weights, biases, activations, betas = branch.stages(x.shape[2:])
-    if not _are_plain(weights, x):
+    assert isinstance(branch, Branch)  # else autograd would be the way
+    stages = branch.as_stages(x, context if branch.takes_context else None)
+    weights, biases, activations, betas, factors = lowered(*stages)
+    given = [t for t in (*weights, *biases, *factors) if t is not None]
+    if why_no_kernels(x, activations) is not None or not _are_plain(given, x):
         return None
     logdet, request = "none", None
     if isinstance(estimator, Exact):
         logdet = "exact"
     elif estimator is not None:
         logdet, request = "series", Request(estimator, block.training, place, x)
-    return AsStep(Residual(activations, logdet), (*weights, *biases, *betas), x, request)
+    return AsStep(Residual(tuple(activations), logdet), (*weights, *biases, *betas, *factors), x, request)
 
 
-def _rearrangement(part: Squeeze | Flatten | Permutation, place: int, x: Tensor, call: Call) -> AsStep | None:
+def _rearrangement(
+    part: Squeeze | Flatten | Permutation, place: int, x: Tensor, context: Any, call: Call
+) -> AsStep | None:
     event = x.shape[1:]
     if len(event) not in (1, 3):
         return None

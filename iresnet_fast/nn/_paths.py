@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from ..reference import functional
 from ..reference.fixed_point import Settings
 from ..reference.implicit import Contraction, implicit_inverse
 from ..reference.series import sample_norm
+from ._branch import Branch
 from ._call import Call
 from ._draws import draw
 from ._explicit import explicit_branch
@@ -28,7 +29,6 @@ from ._inputs import check_branch_output, check_takes_context
 from ._inverse import CertifiedInverse, moved, rounding_of
 from ._layer import SpectralLayer
 from ._tensors import can_take
-from .branch import ResidualBranch
 from .spectral import normalized_together
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ def path_of(block: InvertibleResidualBlock, x: Tensor, context: Any) -> Path:
 
 def why_autograd(branch: nn.Module) -> str | None:
     """Return why a block takes autograd products of its branch, for messages; None: it runs on the stages of it."""
-    if not isinstance(branch, ResidualBranch):
-        return f"{type(branch).__name__} is not a ResidualBranch"
+    if not isinstance(branch, Branch) or not branch.on_stages:
+        return f"{type(branch).__name__} is no branch of stages"
     return branch.why_no_kernels()
 
 
@@ -79,42 +79,53 @@ class Path(ABC):
 
 
 class _StagesPath(Path):
-    """One call of a block whose branch is a ResidualBranch: its stages, computed once."""
+    """One call of a block whose branch runs on stages: they are computed once."""
 
     def __init__(self, block: InvertibleResidualBlock, x: Tensor, context: Any) -> None:
         branch = block.branch
-        assert isinstance(branch, ResidualBranch)
-        branch.check_context(context)
+        assert isinstance(branch, Branch)
         self.block = block
         self.branch = branch
-        self.weights, self.biases, self.activations, self.parameters = branch.stages(x.shape[2:])
+        self.stages = branch.as_stages(x, context)
 
     def forward(self, x: Tensor, call: Call) -> tuple[Tensor, Tensor]:
         estimator = self.block.estimator
-        stages = (self.weights, self.biases, self.activations)
         if estimator is None or not call.logdet:
-            return x + ops.branch(x, *stages, self.parameters), x.new_zeros(x.shape[0])
+            return x + ops.branch(x, *self.stages), x.new_zeros(x.shape[0])
         if isinstance(estimator, Exact):
-            return ops.residual_logdet_exact(x, *stages, self.parameters)
+            return ops.residual_logdet_exact(x, *self.stages)
         probe, coefficients = draw(estimator, self.block.training, x, call)
         tol, lipschitz = _stopping(self.block, estimator)
+        stages = self.stages
         z, logdet, *_ = ops.residual_logdet(
-            x, *stages, probe, coefficients, estimator.gradient, self.parameters, tol, lipschitz
+            x,
+            stages.weights,
+            stages.biases,
+            stages.activations,
+            probe,
+            coefficients,
+            estimator.gradient,
+            stages.parameters,
+            tol,
+            lipschitz,
+            factors=stages.factors,
         )
         return z, logdet
 
     def solve(self, z: Tensor, tol: float) -> tuple[Tensor, Tensor, Tensor]:
         lipschitz, solver = self.block.known_lipschitz(), self.block.solver
+        stages = self.stages
         return ops.residual_inverse(
             z,
-            self.weights,
-            self.biases,
-            self.activations,
+            stages.weights,
+            stages.biases,
+            stages.activations,
             lipschitz,
             tol,
             solver.max_iterations,
-            self.parameters,
+            stages.parameters,
             solver.accelerate,
+            stages.factors,
         )
 
     def certified(self, z: Tensor) -> CertifiedInverse:
@@ -127,7 +138,7 @@ class _StagesPath(Path):
         if solver.refine and may_read(z) and bool(missed.any()):
             left = solver.max_iterations - int(iterations[missed].max())
             with torch.no_grad():
-                value, error[missed], more = wide.refine(
+                value, error[missed], more = wide.of_samples(missed).refine(
                     x[missed], z[missed], lipschitz, solver.tol, left, solver.accelerate
                 )
             iterations[missed] += more
@@ -138,10 +149,7 @@ class _StagesPath(Path):
         return self._wide().evaluate(x.double())
 
     def _wide(self) -> WideBranch:
-        norms = None  # the last layer of a branch that is normalised as a whole may exceed its coeff
-        if self.branch.normalize == "layers":
-            norms = [cast(SpectralLayer, layer).coeff for layer in self.branch.layers]
-        return WideBranch.of(self.weights, self.biases, self.activations, self.parameters, norms)
+        return WideBranch.of(*self.stages, self.branch.stage_norms())
 
 
 class _ModulePath(Path):

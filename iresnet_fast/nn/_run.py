@@ -29,7 +29,7 @@ def forward_of(parts: Sequence[nn.Module], x: Tensor, context: Any, call: Call) 
     logdets = []
     first = 0
     while first < len(parts):
-        run = _run_from(first, parts, x, call) if joins else None
+        run = _run_from(first, parts, x, context, call) if joins else None
         if run:
             x, logdet = _forward_of_run(run, x, call)
             first += len(run)
@@ -59,11 +59,11 @@ def _may_join(x: Tensor) -> bool:
     )
 
 
-def _run_from(first: int, parts: Sequence[nn.Module], x: Tensor, call: Call) -> list[AsStep]:
+def _run_from(first: int, parts: Sequence[nn.Module], x: Tensor, context: Any, call: Call) -> list[AsStep]:
     """Return the longest run from a part on: it begins and ends with one that computes, not with a rearrangement."""
     run: list[AsStep] = []
     for place in range(first, len(parts)):
-        found = as_step(parts[place], place, x, call)
+        found = as_step(parts[place], place, x, context, call)
         if found is None or (not run and isinstance(found.step, Rearrange)):
             break
         run.append(found)

@@ -13,12 +13,12 @@ from .._inputs import check_module, described
 from .._tracing import may_read
 from ..estimators import Exact, PowerSeries, RussianRoulette
 from ..solvers import FixedPoint
+from ._branch import Branch
 from ._call import Call, DeferredInverse, TakesCall, not_kept
 from ._inputs import check_branch_input
 from ._inverse import CertifiedInverse, report
 from ._paths import path_of, why_autograd
 from ._transform import takes_context
-from .branch import ResidualBranch
 
 Estimator = PowerSeries | RussianRoulette | Exact
 
@@ -26,8 +26,8 @@ Estimator = PowerSeries | RussianRoulette | Exact
 class InvertibleResidualBlock(TakesCall):
     """z = x + g(x) (i-ResNet, arXiv 1811.00995), with log|det(I + J)|, J = dg/dx, and the inverse by fixed point.
 
-    A ResidualBranch runs on the compiled kernels. Any other module runs on autograd products of itself: the same
-    numbers, slower; the repr and one warning say so. It must act on each sample by itself.
+    A branch on stages, such as a ResidualBranch, runs on the compiled kernels. Any other module runs on autograd
+    products of itself: the same numbers, slower; the repr and one warning say so. It must act on each sample by itself.
     Where backward hooks hang on it, forward evaluates it once more, for z, with them: if it draws, as dropout does, z
     and the log-determinant are of different maps.
 
@@ -66,7 +66,7 @@ class InvertibleResidualBlock(TakesCall):
         self.solver = solver
         self._lipschitz = None if lipschitz is None else float(lipschitz)
         if self.lipschitz is not None and not 0.0 <= self.lipschitz < 1.0:
-            coeffs = [layer.coeff for layer in branch.layers] if isinstance(branch, ResidualBranch) else None
+            coeffs = branch.stage_norms() if isinstance(branch, Branch) else None
             raise ValueError(
                 f"lipschitz must be in [0, 1), got {self.lipschitz:.6g}, and the coeff of the layers is {coeffs}; "
                 f"lower coeff so that the branch is a contraction."
@@ -91,11 +91,11 @@ class InvertibleResidualBlock(TakesCall):
 
         Args:
             x: [B, *event]; [B, d] or [B, C, H, W] for a ResidualBranch.
-            context: passed on to a branch that is not a ResidualBranch, if not None.
+            context: what the branch takes beside x, None if nothing.
             call: of the container, if this is a part of one: then the bits are those of its input.
 
         Raises:
-            ValueError: a shape does not fit, or a ResidualBranch got a context.
+            ValueError: a shape does not fit, or the branch got a context that it cannot use.
             TypeError: a dtype does not fit.
         """
         check_branch_input(self.branch, x, "x")
@@ -114,7 +114,7 @@ class InvertibleResidualBlock(TakesCall):
             context: as in `forward`.
 
         Raises:
-            ValueError: the Lipschitz constant is not known, a shape does not fit, or a ResidualBranch got a context.
+            ValueError: the Lipschitz constant is not known, a shape does not fit, or the branch got a context that it cannot use.
             TypeError: a dtype does not fit.
             RuntimeError: a sample is not within tol, and the solver's on_failure is "raise".
         """
@@ -138,7 +138,7 @@ class InvertibleResidualBlock(TakesCall):
     def certified_inverse(self, z: Tensor, context: Any = None) -> CertifiedInverse:
         """Return the inverse with a bound of its error for every sample: `CertifiedInverse`; no warning.
 
-        For a ResidualBranch the bound is (|z - x - g(x)| + rounding) / (1 - lipschitz), evaluated in float64, which is
+        For a branch on stages the bound is (|z - x - g(x)| + rounding) / (1 - lipschitz), evaluated in float64, which is
         one evaluation more than the solver makes. For any other module g(x) is taken to be right to an eps, since
         nothing is known of how it rounds: there the error is an estimate. Arguments and errors as in `inverse`.
         """
@@ -175,9 +175,9 @@ class InvertibleResidualBlock(TakesCall):
 
 def _describe_path(branch: nn.Module) -> str:
     reason = why_autograd(branch)
-    if reason is None and isinstance(branch, ResidualBranch):  # its stages go to ops, which need not have kernels
+    if reason is None and isinstance(branch, Branch):  # its stages go to ops, which need not have kernels
         if _library.HAS_EXTENSION and _library.backend() == "kernels":
-            reason = why_no_kernels(next(branch.parameters()), branch.activations)
+            reason = why_no_kernels(next(branch.parameters()), branch.activation_names())
         else:
             reason = "the kernels are missing or switched off"
     return "kernels" if reason is None else f"autograd fallback ({reason})"

@@ -16,12 +16,11 @@ from ._branch import Branch, check_chain, shown
 from ._chain import Layer, check_names, check_spectral, conv_layers, linear_layers, names_of, pairs_of
 from ._hooks import make_tensors
 from ._slack import spend_slack
+from ._stages import Stages
 from ._tensors import bias_of, gathered
 from .conv import SpectralConv2d
 from .linear import SpectralLinear
 from .spectral import effective_weights, normalized_as
-
-Stages = tuple[list[Tensor], list[Tensor | None], tuple[str, ...], list[Tensor | None]]
 
 
 class ResidualBranch(HasBeta, Branch):
@@ -49,6 +48,7 @@ class ResidualBranch(HasBeta, Branch):
         TypeError: a layer is of another type.
     """
 
+    on_stages = True
     # Weights without a graph, and what they are scaled to.
     _scaled: tuple[list[Tensor], list[Tensor]] | None = None
 
@@ -149,7 +149,24 @@ class ResidualBranch(HasBeta, Branch):
         """
         return self._product(self.layers, [registry.get(name).lipschitz for name in self.activations])
 
-    def stages(self, image_size: Sequence[int] | None = None) -> Stages:
+    def as_stages(self, x: Tensor, context: Any = None) -> Stages:
+        """Return the stages of a call at x: those of `stages`, without factors.
+
+        Raises:
+            ValueError: there is a context, which this branch cannot use.
+        """
+        self.check_context(context)
+        stages = self.stages(x.shape[2:])
+        return Stages(*stages, [None] * len(stages[0]))
+
+    def stage_norms(self) -> list[float] | None:
+        """Return bounds of the spectral norms of the weights; None if only the branch as a whole has one."""
+        # The last layer of a branch that is normalised as a whole may exceed its coeff.
+        return [layer.coeff for layer in self._layers()] if self.normalize == "layers" else None
+
+    def stages(
+        self, image_size: Sequence[int] | None = None
+    ) -> tuple[list[Tensor], list[Tensor | None], tuple[str, ...], list[Tensor | None]]:
         """Return the effective weights, the biases, the activations and their parameters, as `iresnet_fast.ops` takes.
 
         The weights carry a graph if there is a gradient to take; otherwise they are computed once per change.

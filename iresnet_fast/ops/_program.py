@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -39,6 +40,8 @@ class Program:
         numbers: as csrc/torch/flow_program.h reads them.
         activations: names, each once.
         parameters: places, in the list of tensors, of the parameters of activations that have one.
+        per_sample: places of those that may differ from sample to sample, biases and factors.
+        is_elementwise: whether the kernels know all activations as they are.
         packed: places of the tensors that can have a gradient, in the order of the packed one.
         has_exact: whether any step has an exact log-determinant, for which a GPU has no kernel.
         has_logdet: whether any step adds to the log-determinant; else it is zero and has no gradient.
@@ -48,6 +51,8 @@ class Program:
     numbers: list[int]
     activations: tuple[str, ...]
     parameters: tuple[int, ...]
+    per_sample: tuple[int, ...]
+    is_elementwise: bool
     packed: tuple[int, ...]
     has_exact: bool
     has_logdet: bool
@@ -58,6 +63,7 @@ def build_program(steps: tuple[Step, ...], dim: int, precisions: Precisions) -> 
     """Return the program of the steps for x of so many dimensions."""
     numbers: list[int] = []
     parameters: list[int] = []
+    per_sample: list[int] = []
     packed: list[int] = []
     first = 0
     for step in steps:
@@ -72,14 +78,20 @@ def build_program(steps: tuple[Step, ...], dim: int, precisions: Precisions) -> 
             precision = precisions.image if dim == 4 else precisions.dense
             numbers += [_RESIDUAL, _LOGDETS.get(step.logdet, -1), precision, len(entries)]
             numbers += [-1 if entry.kernel_id is None else entry.kernel_id for entry in entries]
+            numbers += struct.unpack(
+                f"{len(entries)}q", struct.pack(f"{len(entries)}d", *(e.constant for e in entries))
+            )
             n = len(entries)
             parameters += [first + 2 * n + i for i, entry in enumerate(entries) if entry.has_parameter]
-            packed += [first + kind * n + stage for stage in range(n) for kind in range(3)]
+            per_sample += [first + kind * n + stage for stage in range(n) for kind in (1, 3)]
+            packed += [first + kind * n + stage for stage in range(n) for kind in range(4)]
         first += step.n_tensors
     return Program(
         numbers,
         names_of(steps),
         tuple(parameters),
+        tuple(per_sample),
+        all(registry.get(name).kernel_id is not None for name in names_of(steps)),
         tuple(packed),
         any(isinstance(step, Residual) and step.logdet == "exact" for step in steps),
         any(isinstance(step, Normalize) or (isinstance(step, Residual) and step.logdet != "none") for step in steps),
@@ -102,7 +114,7 @@ def shapes_of(numbers: Sequence[int], draws: Sequence[Tensor], x: Tensor) -> tup
             n_numbers = 2 + numbers[at + 1]
             event = tuple(numbers[at + 2 : at + n_numbers])
         elif kind == _RESIDUAL:
-            n_numbers = 4 + numbers[at + 3]
+            n_numbers = 4 + 2 * numbers[at + 3]
             n_keeping += numbers[at + 1] != _LOGDETS["none"]
             if numbers[at + 1] == _LOGDETS["series"]:
                 saved += draws[2 * n_series].numel()

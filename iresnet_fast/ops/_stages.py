@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import activations as registry
+from .._lowering import lowered
 from .._packing import unpack
 
 
@@ -16,7 +17,7 @@ class Stages(NamedTuple):
     """A branch as an autograd.Function takes it: names apart, all tensors in one flat list."""
 
     activations: tuple[str, ...]
-    tensors: tuple[Tensor | None, ...]  # L weights, L biases, L betas
+    tensors: tuple[Tensor | None, ...]  # L weights, L biases, L betas, L factors
 
     @classmethod
     def of(
@@ -26,39 +27,47 @@ class Stages(NamedTuple):
         biases: Sequence[Tensor | None],
         activations: Sequence[str],
         parameters: Sequence[Tensor | None] | None,
+        factors: Sequence[Tensor | None] | None,
     ) -> Stages:
-        """Collect checked arguments; an activation whose parameter is left out gets its initial one."""
-        betas: list[Tensor | None] = [None] * len(weights) if parameters is None else list(parameters)
-        for i, name in enumerate(activations):
+        """Collect checked arguments as elementwise stages; a parameter that is left out gets its initial value."""
+        stages = lowered(weights, biases, activations, parameters, factors)
+        betas = stages.parameters
+        for i, name in enumerate(stages.activations):
             if betas[i] is None and registry.get(name).has_parameter:
                 betas[i] = x.new_full((), registry.LIPSWISH_INITIAL_BETA)
-        return cls(tuple(activations), (*weights, *biases, *betas))
+        return cls(tuple(stages.activations), (*stages.weights, *stages.biases, *betas, *stages.factors))
 
     def need_gradient(self, *others: Tensor) -> bool:
         """Whether autograd will ask for a gradient of this branch or of `others`."""
         return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (*others, *self.tensors))
 
 
-def apart(tensors: Sequence[Tensor | None]) -> tuple[Any, Any, Any]:
-    """Return weights, biases and betas from their flat list."""
-    n = len(tensors) // 3
-    return tensors[:n], tensors[n : 2 * n], tensors[2 * n :]
+def is_per_sample(biases: Sequence[Tensor | None], factors: Sequence[Tensor | None] | None) -> bool:
+    """Whether a bias or a factor differs from sample to sample, for which a transform would need another axis."""
+    return any(t is not None and t.dim() > 1 for t in (*biases, *(factors or ())))
 
 
-RawBranch = tuple[list[Tensor], list[Tensor], list[Tensor], list[int | None]]
+def apart(tensors: Sequence[Tensor | None]) -> tuple[Any, Any, Any, Any]:
+    """Return weights, biases, betas and factors from their flat list."""
+    n = len(tensors) // 4
+    return tensors[:n], tensors[n : 2 * n], tensors[2 * n : 3 * n], tensors[3 * n :]
+
+
+RawBranch = tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor], list[int | None], list[float]]
 
 
 def raw(activations: Sequence[str], tensors: Sequence[Tensor | None]) -> RawBranch:
-    """Return weights, biases, betas and ids as the raw ops take them: a missing tensor is one without elements."""
+    """Return the branch as the raw ops take it: a missing tensor is one without elements."""
     none = tensors[0].new_empty(0)  # type: ignore[union-attr]
-    weights, biases, betas = apart([none if t is None else t for t in tensors])
-    return weights, biases, betas, [registry.get(name).kernel_id for name in activations]
+    entries = [registry.get(name) for name in activations]
+    lists = apart([none if t is None else t for t in tensors])
+    return *lists, [entry.kernel_id for entry in entries], [entry.constant for entry in entries]
 
 
 def split_gradients(packed: Tensor, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Return the gradients of `tensors` from the packed result of branch_backward (per stage: weight, bias, beta)."""
-    n = len(tensors) // 3
-    order = [i for stage in range(n) for i in (stage, n + stage, 2 * n + stage) if tensors[i] is not None]
+    """Return the gradients of `tensors` from the packed result of branch_backward, in which stage follows stage."""
+    n = len(tensors) // 4
+    order = [i for stage in range(n) for i in range(stage, 4 * n, n) if tensors[i] is not None]
     found = [cast(Tensor, tensors[i]) for i in order]
     gradients: list[Tensor | None] = [None] * len(tensors)
     for i, gradient in zip(order, unpack(packed, found), strict=True):

@@ -16,7 +16,7 @@ from .._inputs import check_tensor
 from .._precision import precision_of
 from .._torch_private import by_vmap
 from .._tracing import under_transforms
-from ._stages import Stages, apart, raw, split_gradients
+from ._stages import Stages, apart, is_per_sample, raw, split_gradients
 from ._transformed import Kernel, transformed
 
 _Settings = tuple[tuple[str, ...], int]  # activations, precision
@@ -28,33 +28,37 @@ def branch(
     biases: Sequence[Tensor | None],
     activations: Sequence[str],
     parameters: Sequence[Tensor | None] | None = None,
+    factors: Sequence[Tensor | None] | None = None,
 ) -> Tensor:
     """Evaluate the branch g(x).
 
-    Equivalent to: for each stage, `x = linear(activation(x), weight, bias)`.
+    Equivalent to: for each stage, `x = linear(factor * activation(x), weight, bias)`.
 
     Args:
         x: [B, d] or [B, C, H, W].
         weights: L tensors, [out, in] (dense) or [out, in, k, k] (convolution, odd k, stride 1, zero padding k // 2).
-        biases: L tensors [out], or None each.
+        biases: L tensors, [out], [B, out] or, for images, [B, out, H, W], or None each.
         activations: L names, each applied before its linear map.
         parameters: None, or L entries, each None or the activation's learnable scalar.
+        factors: None, or L entries, each None or a tensor [B, in], for images also [B, in, H, W], that multiplies what
+            the activation returns: masks, multiplicative contexts.
 
     Returns:
-        g(x), the shape of x; differentiable in x, weights, biases and parameters (a second time through the reference).
+        g(x), the shape of x; differentiable in x and all tensors of the stages (a second time through the reference).
 
     Raises:
         ValueError: a shape, device, activation or number of entries does not fit.
         TypeError: a dtype differs from that of x, or x is not floating point.
     """
     check_tensor(x)
-    x, weights, biases, parameters = widen(x, weights, biases, parameters)
-    _checks.check_branch(x, weights, biases, activations, parameters)
-    if not kernels_serve(x, activations):
-        return reference.branch(x, weights, biases, activations, parameters)
-    stages = Stages.of(x, weights, biases, activations, parameters)
+    x, weights, biases, parameters, factors = widen(x, weights, biases, parameters, factors)
+    _checks.check_branch(x, weights, biases, activations, parameters, factors)
+    looked_at = under_transforms()
+    if not kernels_serve(x, activations) or (looked_at and is_per_sample(biases, factors)):
+        return reference.branch(x, weights, biases, activations, parameters, factors)
+    stages = Stages.of(x, weights, biases, activations, parameters, factors)
     settings = (stages.activations, precision_of(x))
-    if under_transforms():
+    if looked_at:
         return transformed(_kernel(settings), x, *stages.tensors)[0]
     if stages.need_gradient(x):
         result: Tensor = apply(_Branch, settings, x, *stages.tensors)
@@ -73,8 +77,8 @@ def _kernel(settings: _Settings) -> Kernel:
     activations, precision = settings
 
     def twin(x: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        weights, biases, betas = apart(tensors)
-        return (reference.branch(x, weights, biases, activations, betas),)
+        weights, biases, betas, factors = apart(tensors)
+        return (reference.branch(x, weights, biases, activations, betas, factors),)
 
     def product(x: Tensor, v: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         powers = torch.ops.iresnet_fast.jacobian_powers(x, *raw(activations, tensors), v, 1, False, precision)
@@ -106,8 +110,8 @@ class _Branch(torch.autograd.Function):
         if wants_graph():
 
             def branch_of(x: Tensor, *tensors: Tensor | None) -> Tensor:
-                weights, biases, betas = apart(tensors)
-                return reference.branch(x, weights, biases, ctx.activations, betas)
+                weights, biases, betas, factors = apart(tensors)
+                return reference.branch(x, weights, biases, ctx.activations, betas, factors)
 
             return None, *differentiable_gradients(branch_of, (x, *tensors), (grad,), ctx.needs_input_grad[1:])
         grad_x, packed = torch.ops.iresnet_fast.branch_backward(
@@ -127,7 +131,14 @@ class _Branch(torch.autograd.Function):
 
 @_library.register_fake("branch")
 def _branch_fake(
-    x: Tensor, weights: list[Tensor], biases: list[Tensor], betas: list[Tensor], activations: list[int], precision: int
+    x: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    betas: list[Tensor],
+    factors: list[Tensor],
+    activations: list[int],
+    constants: list[float],
+    precision: int,
 ) -> Tensor:
     return x.new_empty((x.shape[0], weights[-1].shape[0], *x.shape[2:]))
 
@@ -138,7 +149,9 @@ def _branch_backward_fake(
     weights: list[Tensor],
     biases: list[Tensor],
     betas: list[Tensor],
+    factors: list[Tensor],
     activations: list[int],
+    constants: list[float],
     grad: Tensor | None,
     tangents: Tensor | None,
     cotangents: Tensor | None,
@@ -148,5 +161,5 @@ def _branch_backward_fake(
     kept: Tensor | None,
     precision: int,
 ) -> tuple[Tensor, Tensor]:
-    count = sum(t.numel() for t in (*weights, *biases, *betas))
+    count = sum(t.numel() for t in (*weights, *biases, *betas, *factors))
     return x.new_empty(x.shape if input_gradient else 0), x.new_empty(count)

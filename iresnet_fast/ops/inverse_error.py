@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .. import _checks
+from .. import _checks, reference
+from .. import activations as registry
 from .._inputs import check_tensor
 from ..reference.fixed_point import Settings, iterate
 from ..reference.inverse_error import certified_error
@@ -28,6 +29,7 @@ def inverse_error(
     activations: Sequence[str],
     lipschitz: float,
     parameters: Sequence[Tensor | None] | None = None,
+    factors: Sequence[Tensor | None] | None = None,
 ) -> Tensor:
     """Return a bound of |x - x*| for the solution x* of x* + g(x*) = z, [B] float64.
 
@@ -44,18 +46,19 @@ def inverse_error(
         activations: likewise.
         lipschitz: Lipschitz constant of the branch, in [0, 1).
         parameters: likewise.
+        factors: likewise.
 
     Raises:
         ValueError: a shape, device, name or range does not fit.
         TypeError: a dtype differs from that of x.
     """
-    _checks.check_branch(x, weights, biases, activations, parameters)
+    _checks.check_branch(x, weights, biases, activations, parameters, factors)
     _checks.check_lipschitz(lipschitz)
     check_tensor(z, "z")
     if z.shape != x.shape:
         raise ValueError(f"z must have the shape of x, {tuple(x.shape)}, got {tuple(z.shape)}; pass what x solves for.")
     with torch.no_grad():
-        return WideBranch.of(weights, biases, activations, parameters).error(x, z, lipschitz)[0]
+        return WideBranch.of(weights, biases, activations, parameters, factors).error(x, z, lipschitz)[0]
 
 
 class WideBranch(NamedTuple):
@@ -65,6 +68,7 @@ class WideBranch(NamedTuple):
     biases: list[Tensor | None]
     activations: Sequence[str]
     parameters: list[Tensor | None] | None
+    factors: list[Tensor | None] | None
     norms: Sequence[float] | None  # bounds of the spectral norms of the weights, for a closer bound of the rounding
 
     @classmethod
@@ -74,6 +78,7 @@ class WideBranch(NamedTuple):
         biases: Sequence[Tensor | None],
         activations: Sequence[str],
         parameters: Sequence[Tensor | None] | None,
+        factors: Sequence[Tensor | None] | None,
         norms: Sequence[float] | None = None,
     ) -> WideBranch:
         """Return the branch of these stages."""
@@ -81,17 +86,27 @@ class WideBranch(NamedTuple):
         def wide(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
             return [None if t is None else t.detach().double() for t in tensors]
 
-        known = None if parameters is None else wide(parameters)
-        return cls([w.detach().double() for w in weights], wide(biases), activations, known, norms)
+        known, given = (None if tensors is None else wide(tensors) for tensors in (parameters, factors))
+        return cls([w.detach().double() for w in weights], wide(biases), activations, known, given, norms)
+
+    def of_samples(self, chosen: Tensor) -> WideBranch:
+        """Return the branch of some samples of the batch, by a mask [B]."""
+
+        def own(tensors: list[Tensor | None]) -> list[Tensor | None]:
+            return [t if t is None or t.dim() == 1 else t[chosen] for t in tensors]
+
+        return self._replace(biases=own(self.biases), factors=self.factors and own(self.factors))
 
     def evaluate(self, x: Tensor) -> Tensor:
-        """Return g(x) of x in float64."""
-        return branch(x, self.weights, self.biases, self.activations, self.parameters)
+        """Return g(x) of x in float64, without the rounding of weights that kernels change for some activations."""
+        is_elementwise = all(registry.get(name).kernel_id is not None for name in self.activations)
+        evaluate = branch if is_elementwise else reference.branch
+        return evaluate(x, self.weights, self.biases, self.activations, self.parameters, self.factors)
 
     def error(self, x: Tensor, z: Tensor, lipschitz: float) -> tuple[Tensor, Tensor]:
         """Return what `certified_error` does for x and z of any dtype."""
         x, z = x.detach().double(), z.detach().double()
-        rounding = branch_rounding(x, self.weights, self.biases, self.activations, self.norms)
+        rounding = branch_rounding(x, self.weights, self.biases, self.activations, self.norms, self.factors)
         return certified_error(x, z, self.evaluate(x), rounding, lipschitz)
 
     def refine(
@@ -101,7 +116,8 @@ class WideBranch(NamedTuple):
 
         The error is that before the rounding plus what was rounded away, so it does not grow by 1 / (1 - lipschitz).
         """
-        settings = Settings(lipschitz, _RESIDUAL_SHARE * tol, max_iterations, True, accelerate)
+        alike = all(t is None or t.dim() == 1 for t in (*self.biases, *(self.factors or ())))
+        settings = Settings(lipschitz, _RESIDUAL_SHARE * tol, max_iterations, alike, accelerate)
         solution, iterations, _ = iterate(self.evaluate, z.detach().double(), x.detach().double(), settings)
         rounded = solution.to(x.dtype)
         lost = sample_norm(rounded.double() - solution, x.dim() - 1)

@@ -79,7 +79,13 @@ def _flow(
 ) -> tuple[Tensor, Tensor]:
     build = build_program if torch.compiler.is_compiling() else program_of
     program = build(tuple(steps), x.dim(), Precisions.of(x))
-    if not kernels_serve(x, program.activations) or (program.has_exact and x.is_cuda):
+    looked_at = under_transforms()
+    if (
+        not kernels_serve(x, program.activations)
+        or not program.is_elementwise
+        or (program.has_exact and x.is_cuda)
+        or (looked_at and any(t is not None and t.dim() > 1 for t in map(tensors.__getitem__, program.per_sample)))
+    ):
         check_steps(x, steps, tensors, draws)
         return reference.residual_flow(x, steps, tensors, draws)
     given = [t for probe, coefficients in draws for t in (probe, _checks.check_coefficients(coefficients, x))]
@@ -87,7 +93,7 @@ def _flow(
     for place in program.parameters:
         if tensors[place] is None:
             tensors[place] = x.new_full((), registry.LIPSWISH_INITIAL_BETA)
-    if under_transforms():
+    if looked_at:
         return _transformed(x, tuple(steps), program, tensors, given)
     if torch.is_grad_enabled() and (x.requires_grad or any(t is not None and t.requires_grad for t in tensors)):
         # A compiled graph would have to know how much is kept, which depends on threads, instruction set and GPU.

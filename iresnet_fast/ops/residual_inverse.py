@@ -21,7 +21,7 @@ from ..reference.fixed_point import Settings, enough_terms
 from ..reference.implicit import Contraction, gradients_of, implicit_inverse
 from ..reference.residual_inverse import contraction_of
 from ..reference.series import sample_norm
-from ._stages import Stages, raw, split_gradients
+from ._stages import Stages, is_per_sample, raw, split_gradients
 
 _Outputs = tuple[Tensor, Tensor, Tensor]  # x, iterations, residual
 _Settings = tuple[tuple[str, ...], float, float, int, bool]  # activations and the last arguments, in their order
@@ -37,6 +37,7 @@ def residual_inverse(
     max_iterations: int = 1000,
     parameters: Sequence[Tensor | None] | None = None,
     accelerate: bool = True,
+    factors: Sequence[Tensor | None] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Solve x + g(x) = z by x <- z - g(x) from x = z, each sample until residual / (1 - lipschitz) is at most `tol`.
 
@@ -44,8 +45,8 @@ def residual_inverse(
     counts it. The iteration is accelerated by Anderson's method, window 5, safeguarded: a sample takes at most one
     evaluation more than the contraction guarantees (docs/mathematics.md, 5). Converged samples are frozen; a sample
     stops unconverged, which its residual tells, at `max_iterations`, at a NaN, or when three evaluations in a row, ten
-    if plain, brought no better residual (the floor of rounding, or no contraction). Gradients to z, weights, biases and
-    parameters by the implicit function theorem, of any order, to the relative tolerance `tol`.
+    if plain, brought no better residual (the floor of rounding, or no contraction). Gradients to z and all tensors of
+    the stages by the implicit function theorem, of any order, to the relative tolerance `tol`.
 
     The products are full float32 whatever TF32 and autocast allow: narrower operands would hold every residual above
     some 1e-3 of z, and no error near `tol` could be certified.
@@ -61,13 +62,15 @@ def residual_inverse(
     Args:
         z: [B, d] or [B, C, H, W].
         weights: L tensors, [out, in] (dense) or [out, in, k, k] (convolution, odd k, stride 1, zero padding k // 2).
-        biases: L tensors [out], or None each.
+        biases: L tensors, [out], [B, out] or, for images, [B, out, H, W], or None each.
         activations: L names, each applied before its linear map.
         lipschitz: Lipschitz constant of the branch, in [0, 1).
         tol: bound on the Euclidean error of a sample, in the units of z.
         max_iterations: at most so many updates of x.
         parameters: None, or L entries, each None or the activation's learnable scalar.
         accelerate: False: the plain iteration.
+        factors: None, or L entries, each None or a tensor [B, in], for images also [B, in, H, W], that multiplies what
+            the activation returns: masks, multiplicative contexts.
 
     Returns:
         x, iterations [B] int64 (updates of x), residual [B] = |z - x - g(x)| as rounded; the last two without gradient.
@@ -77,18 +80,19 @@ def residual_inverse(
         TypeError: a dtype differs from that of z.
     """
     check_tensor(z, "z")
-    z, weights, biases, parameters = widen(z, weights, biases, parameters)
-    _checks.check_branch(z, weights, biases, activations, parameters, name="z")
+    z, weights, biases, parameters, factors = widen(z, weights, biases, parameters, factors)
+    _checks.check_branch(z, weights, biases, activations, parameters, factors, name="z")
     _checks.check_lipschitz(lipschitz)
     _checks.check_tolerance(tol)
     _checks.check_count("max_iterations", max_iterations, 0)
-    if not kernels_serve(z, activations):
+    looked_at = under_transforms()
+    if not kernels_serve(z, activations) or (looked_at and is_per_sample(biases, factors)):
         return reference.residual_inverse(
-            z, weights, biases, activations, lipschitz, tol, max_iterations, parameters, accelerate
+            z, weights, biases, activations, lipschitz, tol, max_iterations, parameters, accelerate, factors
         )
-    stages = Stages.of(z, weights, biases, activations, parameters)
+    stages = Stages.of(z, weights, biases, activations, parameters, factors)
     settings = (stages.activations, float(lipschitz), float(tol), max_iterations, bool(accelerate))
-    if under_transforms():
+    if looked_at:
         return implicit_inverse(_contraction(settings), z, *stages.tensors)
     if stages.need_gradient(z):
         result: _Outputs = apply(_ResidualInverse, settings, z, *stages.tensors)
@@ -171,7 +175,9 @@ def _residual_inverse_fake(
     weights: list[Tensor],
     biases: list[Tensor],
     betas: list[Tensor],
+    factors: list[Tensor],
     activations: list[int],
+    constants: list[float],
     residual_limit: float,
     max_iterations: int,
     lipschitz: float,

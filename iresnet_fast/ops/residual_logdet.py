@@ -18,7 +18,7 @@ from .._torch_private import by_vmap
 from .._tracing import constants, under_transforms
 from ..reference import LogdetInfo
 from ..reference.series import sample_norm, tail_factors
-from ._stages import Stages, apart, raw, split_gradients
+from ._stages import Stages, apart, is_per_sample, raw, split_gradients
 from ._transformed import Kernel, transformed
 
 __all__ = ["LogdetInfo", "residual_logdet"]
@@ -38,6 +38,7 @@ def residual_logdet(
     tol: float | None = None,
     lipschitz: float | None = None,
     return_info: bool = False,
+    factors: Sequence[Tensor | None] | None = None,
 ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, LogdetInfo]:
     """Return z = x + g(x) and the estimate of log|det(I + J)|, J = dg/dx, per sample.
 
@@ -47,7 +48,7 @@ def residual_logdet(
     Args:
         x: [B, d] or [B, C, H, W].
         weights: L tensors, [out, in] (dense) or [out, in, k, k] (convolution, odd k, stride 1, zero padding k // 2).
-        biases: L tensors [out], or None each.
+        biases: L tensors, [out], [B, out] or, for images, [B, out, H, W], or None each.
         activations: L names, each applied before its linear map.
         probe: v, the shape of x, or [m, *x.shape] for m probes whose estimates are averaged.
         coefficients: q_k, [n] or [B, n]; ones for a truncation. A sample's series ends with its last one that is not
@@ -60,9 +61,11 @@ def residual_logdet(
         tol: a sample and probe stops after the first term k with |v| |w_k| sum_j lipschitz^j / (k + j) <= tol.
         lipschitz: Lipschitz constant of the branch in [0, 1), for the tail bound.
         return_info: also return a LogdetInfo.
+        factors: None, or L entries, each None or a tensor [B, in], for images also [B, in, H, W], that multiplies what
+            the activation returns: masks, multiplicative contexts.
 
     Returns:
-        z, logdet [B], and a LogdetInfo if asked for. Differentiable in x, weights, biases and parameters (a second time
+        z, logdet [B], and a LogdetInfo if asked for. Differentiable in x and all tensors of the stages (a second time
         through the reference).
 
     Raises:
@@ -70,21 +73,34 @@ def residual_logdet(
         TypeError: a dtype differs from that of x.
     """
     check_tensor(x)
-    x, weights, biases, parameters, probe = widen(x, weights, biases, parameters, probe)
-    _checks.check_branch(x, weights, biases, activations, parameters)
+    x, weights, biases, parameters, factors, probe = widen(x, weights, biases, parameters, factors, probe)
+    _checks.check_branch(x, weights, biases, activations, parameters, factors)
     looked_at = under_transforms()
     # Where samples stop at a tolerance, value and derivative must stop at the same term.
-    if not kernels_serve(x, activations) or (looked_at and (tol is not None or return_info)):
+    if not kernels_serve(x, activations) or (
+        looked_at and (tol is not None or return_info or is_per_sample(biases, factors))
+    ):
         return reference.residual_logdet(
-            x, weights, biases, activations, probe, coefficients, gradient, parameters, tol, lipschitz, return_info
+            x,
+            weights,
+            biases,
+            activations,
+            probe,
+            coefficients,
+            gradient,
+            parameters,
+            tol,
+            lipschitz,
+            return_info,
+            factors,
         )
     _checks.check_probe(probe, x)
     _checks.check_gradient(gradient)
     _checks.check_series_tolerance(tol, lipschitz)
     q = _checks.check_coefficients(coefficients, x)
     v = probe if probe.dim() > x.dim() else probe.unsqueeze(0)
-    factors = None if lipschitz is None else constants(tail_factors(lipschitz, q.shape[-1]), x)
-    stages = Stages.of(x, weights, biases, activations, parameters)
+    tail = None if lipschitz is None else constants(tail_factors(lipschitz, q.shape[-1]), x)
+    stages = Stages.of(x, weights, biases, activations, parameters, factors)
     precision = precision_of(x)
     if looked_at:
         z, logdet = transformed(
@@ -97,13 +113,13 @@ def residual_logdet(
         plain = gradient == "neumann" and v.shape[0] == 1 and tol is None and not return_info
         keep = plain and not torch.compiler.is_compiling()
         settings = (stages.activations, gradient, tol, keep, precision)
-        outputs: _Outputs = apply(_ResidualLogdet, settings, factors, v, q, x, *stages.tensors)
+        outputs: _Outputs = apply(_ResidualLogdet, settings, tail, v, q, x, *stages.tensors)
     else:
-        outputs = _forward(stages.activations, tol, False, False, precision, factors, v, q, x, stages.tensors)
+        outputs = _forward(stages.activations, tol, False, False, precision, tail, v, q, x, stages.tensors)
     z, logdet, _, norms, terms, _ = outputs
     if not return_info:
         return z, logdet
-    bound = None if factors is None else sample_norm(v, x.dim() - 1) * norms * factors[(terms - 1).clamp(min=0)]
+    bound = None if tail is None else sample_norm(v, x.dim() - 1) * norms * tail[(terms - 1).clamp(min=0)]
     return z, logdet, LogdetInfo(norms, terms, bound)
 
 
@@ -114,8 +130,9 @@ def _kernel(activations: tuple[str, ...], gradient: str, precision: int) -> Kern
         return _forward(activations, None, False, False, precision, None, v, q, x, tensors)[:2]
 
     def twin(v: Tensor, q: Tensor, x: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-        weights, biases, betas = apart(tensors)
-        return reference.residual_logdet(x, weights, biases, activations, v, q, gradient, betas)[:2]
+        weights, biases, betas, factors = apart(tensors)
+        stages = (weights, biases, activations)
+        return reference.residual_logdet(x, *stages, v, q, gradient, betas, factors=factors)[:2]
 
     return Kernel(value, twin, axes=(1, 0, 0))
 
@@ -177,8 +194,7 @@ class _ResidualLogdet(torch.autograd.Function):
         if wants_graph():
 
             def series_of(x: Tensor, *tensors: Tensor | None) -> tuple[Tensor, ...]:
-                weights, biases, betas = apart(tensors)
-                return _probe_by_probe(x, weights, biases, ctx.activations, betas, v, q, terms, ctx.gradient)
+                return _probe_by_probe(x, tensors, ctx.activations, v, q, terms, ctx.gradient)
 
             gradients = differentiable_gradients(
                 series_of, (x, *tensors), (grad_z, grad_logdet), ctx.needs_input_grad[4:]
@@ -209,21 +225,22 @@ class _ResidualLogdet(torch.autograd.Function):
 
 def _probe_by_probe(
     x: Tensor,
-    weights: Any,
-    biases: Any,
+    tensors: Sequence[Tensor | None],
     activations: Any,
-    betas: Any,
     v: Tensor,
     q: Tensor,
     terms: Tensor,
     gradient: str,
 ) -> tuple[Tensor, Tensor]:
     """Return z and logdet by the reference, with the terms that each probe and sample really used."""
+    weights, biases, betas, factors = apart(tensors)
     k = torch.arange(1, q.shape[-1] + 1, device=q.device)
     values = []
     for probe, used in zip(v, terms, strict=True):
         coefficients = torch.where(k <= used[:, None], q, 0.0)
-        z, value = reference.residual_logdet(x, weights, biases, activations, probe, coefficients, gradient, betas)[:2]
+        z, value = reference.residual_logdet(
+            x, weights, biases, activations, probe, coefficients, gradient, betas, factors=factors
+        )[:2]
         values.append(value)
     return z, torch.stack(values).mean(0)
 
@@ -259,7 +276,9 @@ def _residual_logdet_fake(
     weights: list[Tensor],
     biases: list[Tensor],
     betas: list[Tensor],
+    factors: list[Tensor],
     activations: list[int],
+    constants: list[float],
     probe: Tensor,
     coefficients: Tensor,
     tail: Tensor | None,
@@ -286,7 +305,9 @@ def _jacobian_powers_fake(
     weights: list[Tensor],
     biases: list[Tensor],
     betas: list[Tensor],
+    factors: list[Tensor],
     activations: list[int],
+    constants: list[float],
     start: Tensor,
     count: int,
     transpose: bool,

@@ -19,7 +19,7 @@ from .._inputs import check_tensor
 from .._precision import precision_of
 from .._torch_private import by_vmap
 from .._tracing import under_transforms
-from ._stages import Stages, apart, raw, split_gradients
+from ._stages import Stages, apart, is_per_sample, raw, split_gradients
 from ._transformed import Kernel, transformed
 
 # By device and dimensions of x: numbers of an event up to which the kernel is never slower than a composition of other
@@ -36,6 +36,7 @@ def residual_logdet_exact(
     biases: Sequence[Tensor | None],
     activations: Sequence[str],
     parameters: Sequence[Tensor | None] | None = None,
+    factors: Sequence[Tensor | None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return z = x + g(x) and log|det(I + J)|, J = dg/dx, per sample, exactly.
 
@@ -45,25 +46,28 @@ def residual_logdet_exact(
     Args:
         x: [B, d] or [B, C, H, W].
         weights: L tensors, [out, in] (dense) or [out, in, k, k] (convolution, odd k, stride 1, zero padding k // 2).
-        biases: L tensors [out], or None each.
+        biases: L tensors, [out], [B, out] or, for images, [B, out, H, W], or None each.
         activations: L names, each applied before its linear map.
         parameters: None, or L entries, each None or the activation's learnable scalar.
+        factors: None, or L entries, each None or a tensor [B, in], for images also [B, in, H, W], that multiplies what
+            the activation returns: masks, multiplicative contexts.
 
     Returns:
-        z, logdet [B]. Differentiable in x, weights, biases and parameters (a second time through the reference).
+        z, logdet [B]. Differentiable in x and all tensors of the stages (a second time through the reference).
 
     Raises:
         ValueError: a shape, device, name or number of entries does not fit.
         TypeError: a dtype differs from that of x.
     """
     check_tensor(x)
-    x, weights, biases, parameters = widen(x, weights, biases, parameters)
-    _checks.check_branch(x, weights, biases, activations, parameters)
-    if not kernels_serve(x, activations):
-        return reference.residual_logdet_exact(x, weights, biases, activations, parameters)
-    stages = Stages.of(x, weights, biases, activations, parameters)
+    x, weights, biases, parameters, factors = widen(x, weights, biases, parameters, factors)
+    _checks.check_branch(x, weights, biases, activations, parameters, factors)
+    looked_at = under_transforms()
+    if not kernels_serve(x, activations) or (looked_at and is_per_sample(biases, factors)):
+        return reference.residual_logdet_exact(x, weights, biases, activations, parameters, factors)
+    stages = Stages.of(x, weights, biases, activations, parameters, factors)
     settings = (stages.activations, precision_of(x))
-    if under_transforms():
+    if looked_at:
         kernel = Kernel(
             lambda x, *tensors: _forward(settings, x, tensors, False)[:2], partial(_twin, stages.activations)
         )
@@ -124,8 +128,8 @@ def _backward(
 
 
 def _twin(activations: Sequence[str], x: Tensor, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
-    weights, biases, betas = apart(tensors)
-    return reference.residual_logdet_exact(x, weights, biases, activations, betas)
+    weights, biases, betas, factors = apart(tensors)
+    return reference.residual_logdet_exact(x, weights, biases, activations, betas, factors)
 
 
 class _ResidualLogdetExact(torch.autograd.Function):
@@ -160,7 +164,14 @@ class _ResidualLogdetExact(torch.autograd.Function):
 
 @_library.register_fake("residual_logdet_exact")
 def _residual_logdet_exact_fake(
-    x: Tensor, weights: list[Tensor], biases: list[Tensor], betas: list[Tensor], activations: list[int], keep: bool
+    x: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    betas: list[Tensor],
+    factors: list[Tensor],
+    activations: list[int],
+    constants: list[float],
+    keep: bool,
 ) -> _Outputs:
     size = torch.library.get_ctx().new_dynamic_size() if keep else 0
     return x.new_empty(x.shape), x.new_empty(x.shape[0]), x.new_empty(size)
@@ -172,19 +183,28 @@ def _residual_logdet_exact_backward_fake(
     weights: list[Tensor],
     biases: list[Tensor],
     betas: list[Tensor],
+    factors: list[Tensor],
     activations: list[int],
+    constants: list[float],
     grad_z: Tensor | None,
     grad_logdet: Tensor | None,
     input_gradient: bool,
     kept: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    count = sum(t.numel() for tensors in (weights, biases, betas) for t in tensors)
+    count = sum(t.numel() for tensors in (weights, biases, betas, factors) for t in tensors)
     return x.new_empty(x.shape if input_gradient else (0,)), x.new_empty(count)
 
 
 @_library.register_fake("jacobian")
 def _jacobian_fake(
-    x: Tensor, weights: list[Tensor], biases: list[Tensor], betas: list[Tensor], activations: list[int], precision: int
+    x: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor],
+    betas: list[Tensor],
+    factors: list[Tensor],
+    activations: list[int],
+    constants: list[float],
+    precision: int,
 ) -> Tensor:
     d = math.prod(x.shape[1:])
     return x.new_empty((x.shape[0], d, d))

@@ -1,7 +1,7 @@
 """A residual branch: stages of an activation followed by a linear map, and the walks over them.
 
-a_0 = x,   h_i = phi_i(a_i),   a_{i+1} = A_i h_i + b_i,   g(x) = a_L
-D_i = phi_i'(a_i),   J = A_{L-1} D_{L-1} ... A_0 D_0
+a_0 = x,   h_i = f_i phi_i(a_i),   a_{i+1} = A_i h_i + b_i,   g(x) = a_L
+D_i = f_i phi_i'(a_i),   J = A_{L-1} D_{L-1} ... A_0 D_0
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ def branch(
     biases: Sequence[Tensor | None],
     activations: Sequence[str],
     parameters: Sequence[Tensor | None] | None = None,
+    factors: Sequence[Tensor | None] | None = None,
 ) -> Tensor:
     """Evaluate the branch g(x).
 
-    Equivalent to: for each stage, `x = linear(activation(x), weight, bias)`.
+    Equivalent to: for each stage, `x = linear(factor * activation(x), weight, bias)`.
 
     Arguments, results and errors: those of `iresnet_fast.ops.branch`.
     """
-    _checks.check_branch(x, weights, biases, activations, parameters)
-    return evaluate(x, weights, biases, activations, parameters)
+    _checks.check_branch(x, weights, biases, activations, parameters, factors)
+    return evaluate(x, weights, biases, activations, parameters, factors)
 
 
 def evaluate(
@@ -41,10 +42,14 @@ def evaluate(
     biases: Sequence[Tensor | None],
     activations: Sequence[str],
     parameters: Sequence[Tensor | None] | None = None,
+    factors: Sequence[Tensor | None] | None = None,
 ) -> Tensor:
     """Evaluate the branch without checking its arguments."""
     for i in range(len(weights)):
         h = registry.get(activations[i]).value(x, None if parameters is None else parameters[i])
+        factor = None if factors is None else factors[i]
+        if factor is not None:
+            h = h * spread(factor, x.dim())
         x = linear(h, weights[i], biases[i])
     return x
 
@@ -55,31 +60,36 @@ def linearize(
     biases: Sequence[Tensor | None],
     activations: Sequence[str],
     parameters: Sequence[Tensor | None] | None = None,
+    factors: Sequence[Tensor | None] | None = None,
 ) -> tuple[Tensor, list[Tensor | None]]:
-    """Evaluate the branch and keep D_i = phi_i'(a_i) of every stage, None for the identity.
+    """Evaluate the branch and keep D_i of every stage, None for an identity without a factor.
 
     All activations must be elementwise (`is_elementwise`).
     """
     derivatives: list[Tensor | None] = []
     for i in range(len(weights)):
         parameter = None if parameters is None else parameters[i]
-        h, d = activate(activations[i], x, parameter)
+        h, d = activate(activations[i], x, parameter, None if factors is None else factors[i])
         derivatives.append(d)
         x = linear(h, weights[i], biases[i])
     return x, derivatives
 
 
-def activate(name: str, a: Tensor, parameter: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Return phi(a) and phi'(a), the latter None for the identity: a product with one is left out."""
+def activate(
+    name: str, a: Tensor, parameter: Tensor | None, factor: Tensor | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Return f phi(a) and f phi'(a), the latter None if it is one: a product with it is left out."""
     activation = registry.get(name)
     h = activation.value(a, parameter)
+    f = None if factor is None else spread(factor, a.dim())
     if name == "identity":
-        return h, None
+        return (h, None) if f is None else (h * f, f.expand(h.shape))
     if activation.derivative is None:
         raise ValueError(
             f"activations must be elementwise for the explicit formula, got {name!r}; use residual_logdet."
         )
-    return h, activation.derivative(a, parameter, h)
+    d = activation.derivative(a, parameter, h)
+    return (h, d) if f is None else (h * f, d * f)
 
 
 def is_elementwise(activations: Sequence[str]) -> bool:
@@ -103,8 +113,15 @@ def vector_jacobian_product(
     return w
 
 
+def spread(t: Tensor, dim: int) -> Tensor:
+    """Return numbers per sample and channel, [B, C], so that they meet events of `dim` dimensions with the batch."""
+    return t[:, :, None, None] if t.dim() == 2 and dim == 4 else t
+
+
 def linear(h: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Apply the linear map of one stage: A h + b."""
+    """Apply the linear map of one stage: A h + b, with a bias of all samples or of each."""
+    if bias is not None and bias.dim() > 1:
+        return linear(h, weight) + spread(bias, h.dim())
     if weight.dim() == 2:
         return F.linear(h, weight, bias)
     return F.conv2d(h, weight, bias, padding=weight.shape[-1] // 2)

@@ -93,11 +93,13 @@ def _residual(
 ) -> tuple[Tensor, Tensor | None]:
     n = len(step.activations)
     weights: Sequence[Tensor] = tensors[:n]  # type: ignore[assignment]  # checked not to be None
-    biases, parameters = tensors[n : 2 * n], tensors[2 * n :]
+    biases, parameters, factors = (tensors[k * n : (k + 1) * n] for k in (1, 2, 3))
     if step.logdet == "none":
-        return x + branch(x, weights, biases, step.activations, parameters), None
+        return x + branch(x, weights, biases, step.activations, parameters, factors), None
     if step.logdet == "exact":
-        return residual_logdet_exact(x, weights, biases, step.activations, parameters)
+        return residual_logdet_exact(x, weights, biases, step.activations, parameters, factors)
     probe, coefficients = next(draws)
-    z, logdet, *_ = residual_logdet(x, weights, biases, step.activations, probe, coefficients, "neumann", parameters)
+    z, logdet, *_ = residual_logdet(
+        x, weights, biases, step.activations, probe, coefficients, "neumann", parameters, factors=factors
+    )
     return z, logdet

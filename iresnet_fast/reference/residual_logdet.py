@@ -26,6 +26,7 @@ def residual_logdet(
     tol: float | None = None,
     lipschitz: float | None = None,
     return_info: bool = False,
+    factors: Sequence[Tensor | None] | None = None,
 ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, LogdetInfo]:
     """Return z = x + g(x) and the estimate of log|det(I + J)|, J = dg/dx, per sample.
 
@@ -36,10 +37,10 @@ def residual_logdet(
 
     Arguments, results and errors: those of `iresnet_fast.ops.residual_logdet`.
     """
-    _checks.check_branch(x, weights, biases, activations, parameters)
-    inputs = [t for t in (*weights, *biases, *(parameters or ())) if t is not None]
+    _checks.check_branch(x, weights, biases, activations, parameters, factors)
+    inputs = [t for t in (*weights, *biases, *(parameters or ()), *(factors or ())) if t is not None]
     return logdet_of(
-        lambda a: evaluate(a, weights, biases, activations, parameters),
+        lambda a: evaluate(a, weights, biases, activations, parameters, factors),
         x,
         probe,
         coefficients,

@@ -18,6 +18,7 @@ def residual_logdet_exact(
     biases: Sequence[Tensor | None],
     activations: Sequence[str],
     parameters: Sequence[Tensor | None] | None = None,
+    factors: Sequence[Tensor | None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return z = x + g(x) and log|det(I + J)|, J = dg/dx, exactly. Differentiable.
 
@@ -25,11 +26,11 @@ def residual_logdet_exact(
 
     Arguments, results and errors: those of `iresnet_fast.ops.residual_logdet_exact`.
     """
-    _checks.check_branch(x, weights, biases, activations, parameters)
+    _checks.check_branch(x, weights, biases, activations, parameters, factors)
     if not is_elementwise(activations):
-        inputs = [t for t in (*weights, *biases, *(parameters or ())) if t is not None]
-        return logdet_exact_of(lambda a: evaluate(a, weights, biases, activations, parameters), x, inputs)
-    gx, derivatives = linearize(x, weights, biases, activations, parameters)
+        inputs = [t for t in (*weights, *biases, *(parameters or ()), *(factors or ())) if t is not None]
+        return logdet_exact_of(lambda a: evaluate(a, weights, biases, activations, parameters, factors), x, inputs)
+    gx, derivatives = linearize(x, weights, biases, activations, parameters, factors)
     event = x.shape[1:]
     d = event.numel()
     basis = torch.eye(d, dtype=x.dtype, device=x.device).view(d, 1, *event)

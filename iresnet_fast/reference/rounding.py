@@ -24,6 +24,7 @@ def branch_rounding(
     biases: Sequence[Tensor | None],
     activations: Sequence[str],
     norms: Sequence[float] | None = None,
+    factors: Sequence[Tensor | None] | None = None,
 ) -> Tensor:
     """Return a bound of |computed g(x) - g(x)|, [B], whatever the order in which the products are summed.
 
@@ -31,7 +32,7 @@ def branch_rounding(
     values entry by entry (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1). Norms follow with
     | |A| |_2 <= sqrt(| |A| |_1 | |A| |_inf), the largest sums of a column and of a row, which also bound how A carries
     on the errors of the stages before it, unless `norms` bounds the spectral norms of the stages closer. Activations
-    have a Lipschitz constant of at most 1.
+    and factors carry them on by their Lipschitz constants and largest numbers.
     """
     eps = torch.finfo(x.dtype).eps
     pixels = math.prod(x.shape[2:])
@@ -43,11 +44,25 @@ def branch_rounding(
         outputs = tuple(i for i in range(weight.dim()) if i != 1)
         of_absolute = (absolute.flatten(1).sum(1).amax() * absolute.sum(outputs).amax()).sqrt()
         norm = of_absolute if norms is None else of_absolute.clamp(max=norms[i])
-        shift = 0.0 if bias is None else torch.linalg.vector_norm(bias.detach().to(x.dtype)) * pixels**0.5
-        at_zero = registry.get(name).value(x.new_zeros(1, 2), None).amax()
-        activated = size + at_zero * (weight.shape[1] * pixels) ** 0.5
+        shift = 0.0 if bias is None else _norm_of_bias(bias.detach().to(x.dtype), pixels)
+        activation = registry.get(name)
+        at_zero = activation.value(x.new_zeros(1, 2), None).abs().amax()
+        activated = activation.lipschitz * size + at_zero * (weight.shape[1] * pixels) ** 0.5
+        error = activation.lipschitz * error
         if name not in ("identity", "relu", "maxmin"):  # these are exact
             error = error + _ACTIVATION * eps * (size + activated)
+        factor = None if factors is None else factors[i]
+        if factor is not None:
+            most = factor.detach().to(x.dtype).flatten(1).abs().amax(1)
+            activated = most * activated
+            error = most * error + 0.5 * eps * activated
         error = norm * error + 0.5 * (terms + 1) * eps * (of_absolute * activated + shift)
         size = norm * activated + shift
     return _SECOND_ORDER * error
+
+
+def _norm_of_bias(bias: Tensor, pixels: int) -> Tensor:
+    """Return the norm of a bias once it is spread over the pixels, [B] or [1]."""
+    if bias.dim() == 1:
+        bias = bias[None]
+    return sample_norm(bias, bias.dim() - 1) * (pixels**0.5 if bias.dim() == 2 else 1.0)

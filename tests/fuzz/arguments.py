@@ -5,6 +5,8 @@ import math
 
 import torch
 
+from iresnet_fast import activations as registry
+
 SIZES = (
     -(2**63),
     -(2**31),
@@ -30,7 +32,8 @@ FLOATS = (math.nan, math.inf, -math.inf, -1.0, 0.0, 1e-300, 0.5, 1.0, 1e308)
 HOSTILE_NUMBERS = (math.nan, math.inf, -math.inf, 1e38, -1e38, 0.0, 1e-40)
 LARGEST = 1 << 16  # elements of a tensor, so that a call under the sanitizers takes no longer than a moment
 LARGEST_LAYER = 1 << 12
-ACTIVATIONS = ("identity", "relu", "elu", "softplus", "tanh", "sin", "lipswish")
+ENTRIES = [*registry.REGISTRY.values(), registry.get("sin(3)")]
+KERNELS = {entry.kernel_id: entry for entry in ENTRIES if entry.kernel_id is not None}
 
 
 def tensor(r, *shape, dtype=torch.float32):
@@ -43,7 +46,7 @@ def tensor(r, *shape, dtype=torch.float32):
 
 
 def branch(r):
-    """Return x, weights, biases, betas and ids of a branch, dense or convolutional."""
+    """Return x, and weights, biases, betas, factors, ids and constants of a branch, dense or convolutional."""
     dtype = r.choice([torch.float32, torch.float64])
     image = r.random() < 0.5
     widths = [r.choice([1, 2, 3, 8, 17])] + [r.choice([1, 4, 5, 16]) for _ in range(r.choice([0, 1, 2]))]
@@ -51,14 +54,24 @@ def branch(r):
     batch = r.choice([1, 2, 7, 33])
     event = (r.choice([1, 3, 4, 8]), r.choice([1, 4, 5])) if image else ()
     x = tensor(r, batch, widths[0], *event, dtype=dtype)
-    weights, biases, betas, ids = [], [], [], []
+    weights, biases, betas, factors, entries = [], [], [], [], []
     for fan_in, fan_out in itertools.pairwise(widths):
         kernel = (r.choice([1, 3, 5]),) * 2 if image else ()
         weights.append(tensor(r, fan_out, fan_in, *kernel, dtype=dtype) / (fan_in * math.prod(kernel)))
-        biases.append(tensor(r, *((fan_out,) if r.random() < 0.7 else (0,)), dtype=dtype))
-        ids.append(r.randrange(len(ACTIVATIONS)))
-        betas.append(tensor(r, *((1,) if ACTIVATIONS[ids[-1]] == "lipswish" else (0,)), dtype=dtype))
-    return x, weights, biases, betas, ids
+        shape = r.choice([(fan_out,)] * 4 + [(0,)] * 2 + [(batch, fan_out), (batch, fan_out, *event)])
+        biases.append(tensor(r, *shape, dtype=dtype))
+        shape = r.choice([(0,)] * 4 + [(batch, fan_in), (batch, fan_in, *event)])
+        factors.append(tensor(r, *shape, dtype=dtype))
+        entries.append(r.choice(list(KERNELS.values())))
+        betas.append(tensor(r, *((1,) if entries[-1].has_parameter else (0,)), dtype=dtype))
+    return x, (
+        weights,
+        biases,
+        betas,
+        factors,
+        [entry.kernel_id for entry in entries],
+        [entry.constant for entry in entries],
+    )
 
 
 def layers(r):

@@ -1,6 +1,7 @@
 """Calls by number: the same number is the same call."""
 
 import random
+import struct
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from iresnet_fast import certify, nn, ops
 from iresnet_fast.geometry import ConvGeometry
 
-from .arguments import ACTIVATIONS, COUNTS, SIZES, branch, layers, spoil, spoilt, tensor
+from .arguments import COUNTS, KERNELS, SIZES, branch, layers, spoil, spoilt, tensor
 
 RAW = torch.ops.iresnet_fast
 
@@ -65,8 +66,8 @@ def possible(weight, u, v, numbers):
 
 def raw_branch(r):
     """A raw op on a branch."""
-    x, weights, biases, betas, ids = branch(r)
-    stages, probes, terms = [x, weights, biases, betas, ids], r.choice([1, 2]), r.choice([1, 4])
+    x, stages = branch(r)
+    probes, terms = r.choice([1, 2]), r.choice([1, 4])
     probe, grad = tensor(r, probes, *x.shape, dtype=x.dtype), tensor(r, *x.shape, dtype=x.dtype)
     coefficients = tensor(r, *r.choice([(terms,), (x.shape[0], terms)]), dtype=x.dtype)
     tail = r.choice([None, tensor(r, terms, dtype=x.dtype)])
@@ -90,7 +91,7 @@ def raw_branch(r):
     )
     if "exact" in name and x[:1].numel() > 64:
         name, rest = "jacobian", []  # elimination of many large matrices takes long
-    arguments = [*stages, *rest, *([] if "exact" in name else [0])]
+    arguments = [x, *stages, *rest, *([] if "exact" in name else [0])]
     spoils = r.choice([0, 1, 1, 2, 3])
     for _ in range(spoils):
         spoil(r, arguments, (*COUNTS, 2**62) if name == "jacobian_powers" else SIZES)
@@ -99,8 +100,8 @@ def raw_branch(r):
 
 def raw_flow(r):
     """The raw op of a flow, with its backward pass: a block between what may stand between blocks."""
-    x, weights, biases, betas, ids = branch(r)
-    channels, d, n = x.shape[1], x[0].numel(), len(weights)
+    x, (*tensors_of_stages, ids, constants) = branch(r)
+    channels, d, n = x.shape[1], x[0].numel(), len(ids)
     program, tensors, draws = [], [], []
     kinds = ["normalize", "rearrange", "none", "series", *(["exact"] if d <= 64 else [])]  # whose cost is that of d^3
     for kind in r.choices(kinds, k=r.choice([0, 1, 2, 4])):
@@ -112,7 +113,8 @@ def raw_flow(r):
             tensors.append(torch.tensor(r.sample(range(d), d)))
         else:
             program += [2, ["none", "series", "exact"].index(kind), 0, n, *ids]
-            tensors += [*weights, *biases, *betas]
+            program += struct.unpack(f"{n}q", struct.pack(f"{n}d", *constants))
+            tensors += [t for tensors_of_kind in tensors_of_stages for t in tensors_of_kind]
             if kind == "series":
                 draws += [tensor(r, *r.choice([(), (1,), (2,)]), *x.shape, dtype=x.dtype)]
                 draws += [tensor(r, *r.choice([(3,), (x.shape[0], 3)]), dtype=x.dtype)]
@@ -134,14 +136,9 @@ def raw_flow(r):
 
 def public_branch(r):
     """A public op on a branch, with a backward pass."""
-    x, weights, biases, betas, ids = branch(r)
-    arguments = [
-        x.requires_grad_(),
-        weights,
-        [bias if bias.numel() else None for bias in biases],
-        [ACTIVATIONS[i] for i in ids],
-    ]
-    parameters = [beta if beta.numel() else None for beta in betas]
+    x, (weights, *lists, ids, _) = branch(r)
+    biases, parameters, factors = ([t if t.numel() else None for t in tensors] for tensors in lists)
+    arguments = [x.requires_grad_(), weights, biases, [KERNELS[i].name for i in ids]]
     name, rest = r.choice(
         [
             ("branch", []),
@@ -158,7 +155,7 @@ def public_branch(r):
         spoil(r, arguments)
 
     def call():
-        outputs = getattr(ops, name)(*arguments, parameters=parameters)
+        outputs = getattr(ops, name)(*arguments, parameters=parameters, factors=factors)
         first = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
         if first.requires_grad:
             first.sum().backward()

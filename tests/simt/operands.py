@@ -7,7 +7,7 @@
 """
 
 import ctypes
-from ctypes import POINTER, Structure, c_bool, c_char_p, c_double, c_float, c_int, c_int64, c_size_t, c_void_p, pointer
+from ctypes import Structure, c_bool, c_char_p, c_double, c_float, c_int, c_int64, c_size_t, c_void_p, pointer
 from functools import cache
 
 import torch
@@ -97,16 +97,27 @@ def _struct(op, scalar):
     return type(op, (Structure,), {"_anonymous_": inner, "_fields_": fields})
 
 
-def branch(emulator, x, weights, biases, betas, factors, activations, constants, residual=False, variant="branch", **target):
+def branch(
+    emulator, x, weights, biases, betas, factors, activations, constants, residual=False, variant="branch", **target
+):
     g = x.new_empty(len(x), len(weights[-1]), *x.shape[2:])
     if g.numel():
         plain = {"residual": residual}
-        _call(emulator, variant, (x, weights, biases, betas, factors, activations, constants), target, {"x": x}, {"g": g}, plain)
+        _call(
+            emulator,
+            variant,
+            (x, weights, biases, betas, factors, activations, constants),
+            target,
+            {"x": x},
+            {"g": g},
+            plain,
+        )
     return g
 
 
 def branch_backward(
-    emulator, x, weights, biases, betas, factors, activations, constants, grad, tangents, cotangents, weight, residual, input_gradient,
+    emulator, x, weights, biases, betas, factors, activations, constants,
+    grad, tangents, cotangents, weight, residual, input_gradient,
     kept=None, **target,
 ):  # fmt: skip
     grad_x = torch.empty_like(x) if input_gradient else x.new_empty(0)
@@ -116,12 +127,21 @@ def branch_backward(
         given = {"x": x, "grad": grad, "tangents": tangents, "cotangents": cotangents, "weight": weight, "kept": kept}
         made = {"grad_x": grad_x if input_gradient else None, "grad_parameters": grad_parameters}
         plain = {"pairs": pairs, "residual": residual, "kept_size": 0 if kept is None else kept.numel()}
-        _call(emulator, "branch_backward", (x, weights, biases, betas, factors, activations, constants), target, given, made, plain)
+        _call(
+            emulator,
+            "branch_backward",
+            (x, weights, biases, betas, factors, activations, constants),
+            target,
+            given,
+            made,
+            plain,
+        )
     return grad_x, grad_parameters
 
 
 def residual_logdet(
-    emulator, x, weights, biases, betas, factors, activations, constants, probe, coefficients, tail, tolerance, relative, neumann,
+    emulator, x, weights, biases, betas, factors, activations, constants,
+    probe, coefficients, tail, tolerance, relative, neumann,
     keep=False, variant="residual_logdet", **target,
 ):  # fmt: skip
     z, y = torch.empty_like(x), torch.empty_like(probe) if neumann else x.new_empty(0)
@@ -134,8 +154,12 @@ def residual_logdet(
         given = {"x": x, "probe": probe, "coefficients": coefficients, "tail": tail}
         made = {"z": z, "value": value, "neumann": y if neumann else None, "norms": norms, "terms_used": terms_used}
         if keep:
-            made["kept"] = kept = _kept(emulator, (x, weights, biases, betas, factors, activations, constants), target, plain)
-        _call(emulator, variant, (x, weights, biases, betas, factors, activations, constants), target, given, made, plain)
+            made["kept"] = kept = _kept(
+                emulator, (x, weights, biases, betas, factors, activations, constants), target, plain
+            )
+        _call(
+            emulator, variant, (x, weights, biases, betas, factors, activations, constants), target, given, made, plain
+        )
     return (z, value, y, norms, terms_used, *((kept,) if keep else ()))
 
 
@@ -151,7 +175,19 @@ def _kept(emulator, branch_arguments, target, plain):
 
 
 def jacobian_powers(
-    emulator, x, weights, biases, betas, factors, activations, constants, start, count, transpose, variant="jacobian_powers", **target
+    emulator,
+    x,
+    weights,
+    biases,
+    betas,
+    factors,
+    activations,
+    constants,
+    start,
+    count,
+    transpose,
+    variant="jacobian_powers",
+    **target,
 ):
     powers = x.new_empty(count, *x.shape)
     if powers.numel():
@@ -165,12 +201,20 @@ def jacobian(emulator, x, weights, biases, betas, factors, activations, constant
     size = x[0].numel() if len(x) else 0
     result = x.new_empty(len(x), size, size)
     if result.numel():
-        _call(emulator, variant, (x, weights, biases, betas, factors, activations, constants), target, {"x": x}, {"jacobian": result})
+        _call(
+            emulator,
+            variant,
+            (x, weights, biases, betas, factors, activations, constants),
+            target,
+            {"x": x},
+            {"jacobian": result},
+        )
     return result
 
 
 def residual_inverse(
-    emulator, z, weights, biases, betas, factors, activations, constants, residual_limit, max_iterations, captured_iterations,
+    emulator, z, weights, biases, betas, factors, activations, constants,
+    residual_limit, max_iterations, captured_iterations,
     lipschitz=0.0, variant="residual_inverse", **target,
 ):  # fmt: skip
     x, residual = torch.empty_like(z), z.new_zeros(len(z))
@@ -179,7 +223,15 @@ def residual_inverse(
         plain = {"residual_limit": residual_limit, "max_iterations": max_iterations}
         plain |= {"captured_iterations": captured_iterations, "lipschitz": lipschitz}
         made = {"x": x, "iterations": iterations, "residual": residual}
-        _call(emulator, variant, (z, weights, biases, betas, factors, activations, constants), target, {"z": z}, made, plain)
+        _call(
+            emulator,
+            variant,
+            (z, weights, biases, betas, factors, activations, constants),
+            target,
+            {"z": z},
+            made,
+            plain,
+        )
     return x, iterations, residual
 
 

@@ -16,9 +16,10 @@ void check_event(int64_t size) {
 }
 
 std::tuple<Tensor, Tensor, Tensor> residual_logdet_exact(const Tensor& x, const Tensors& weights, const Tensors& biases,
-                                                         const Tensors& betas, const std::vector<int64_t>& activations,
-                                                         bool keep) {
-  const BranchArguments arguments(x, weights, biases, betas, activations);
+                                                         const Tensors& betas, const Tensors& factors,
+                                                         const std::vector<int64_t>& activations,
+                                                         const std::vector<double>& constants, bool keep) {
+  const BranchArguments arguments(x, weights, biases, betas, factors, activations, constants);
   STD_TORCH_CHECK(arguments.square(),
                   "a residual branch must return the shape it takes, got other outputs; change them.");
   Tensor z = make(arguments.event_sizes({arguments.batch()}, x.size(1)), x);
@@ -38,13 +39,11 @@ std::tuple<Tensor, Tensor, Tensor> residual_logdet_exact(const Tensor& x, const 
   return {z, logdet, kept};
 }
 
-std::tuple<Tensor, Tensor> residual_logdet_exact_backward(const Tensor& x, const Tensors& weights,
-                                                          const Tensors& biases, const Tensors& betas,
-                                                          const std::vector<int64_t>& activations,
-                                                          const std::optional<Tensor>& grad_z,
-                                                          const std::optional<Tensor>& grad_logdet, bool input_gradient,
-                                                          const std::optional<Tensor>& kept) {
-  const BranchArguments arguments(x, weights, biases, betas, activations);
+std::tuple<Tensor, Tensor> residual_logdet_exact_backward(
+    const Tensor& x, const Tensors& weights, const Tensors& biases, const Tensors& betas, const Tensors& factors,
+    const std::vector<int64_t>& activations, const std::vector<double>& constants, const std::optional<Tensor>& grad_z,
+    const std::optional<Tensor>& grad_logdet, bool input_gradient, const std::optional<Tensor>& kept) {
+  const BranchArguments arguments(x, weights, biases, betas, factors, activations, constants);
   STD_TORCH_CHECK(arguments.square(),
                   "a residual branch must return the shape it takes, got other outputs; change them.");
   Tensor grad_x =
