@@ -101,7 +101,7 @@ def test_far_out_the_slope_has_no_gradient(isa, dtype):
     assert not by_value.any()
     assert not by_derivative.any()
     for a in far.split(1):
-        problem = Problem(a[:, None], [a.new_ones(1, 1)], [None], ["lipswish"], [beta], None, None)
+        problem = Problem(a[:, None], [a.new_ones(1, 1)], [None], ["lipswish"], [beta], None, None, [None])
         ones = a.new_ones(1, 1, 1)
         for upstream in ({"grad": ones[0]}, {"tangents": ones, "cotangents": ones, "weight": ones.view(1)}):
             overload, values = problem.raw("branch_backward", **upstream)
