@@ -189,5 +189,5 @@ def test_errors_of_contexts():
             call(x)
     with pytest.raises(ValueError, match=r"got shape \(4, 2\)"):
         flow.sample(5, torch.zeros(4, 2))
-    with pytest.raises(ValueError, match=r"context must have shape \(2,\), got None"):
+    with pytest.raises(ValueError, match=r"context must have shape \[..., 2\], got None"):
         flow.as_distribution()

@@ -1,4 +1,4 @@
-"""The transforms a flow consists of, from its configuration: preprocessing, scales, fully connected end."""
+"""What a flow consists of, from its configuration: preprocessing, scales, fully connected end, prior."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from ..nn import (
 from ._blocks import Block, estimators_of
 from ._branches import flow_branch
 from .flow_config import FlowConfig
+from .prior import DiagonalNormal
 
 Shape = tuple[int, ...]
 
@@ -36,15 +37,26 @@ def preprocessing_of(config: FlowConfig) -> Sequential:
         layers.append(Dequantize(config.n_levels))
     if config.preprocess == "logit":
         layers.append(Logit(config.alpha))
-    elif config.preprocess != "none":
-        centered = config.preprocess == "center"
-        # Affine looks at its numbers, and a meta tensor has none.
-        with torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext():
-            one = torch.ones(() if centered else config.event_shape)
-            layers.append(Affine(one, torch.full_like(one, -0.5 if centered else 0.0)))
+    elif config.preprocess == "center":
+        layers.append(_affine((), -0.5))
+    elif config.preprocess == "standardize":
+        layers.append(_affine(config.event_shape))
     if config.noise_channels:
         layers.append(NoisePad(config.noise_channels))
     return Sequential(*layers)
+
+
+def context_preprocessing_of(config: FlowConfig) -> Affine | None:
+    """Return what the context goes through before any network sees it."""
+    return _affine((config.context_features,)) if config.context_preprocess == "standardize" else None
+
+
+def prior_of(config: FlowConfig, n_dims: int) -> DiagonalNormal:
+    """Return the prior of a latent of so many dimensions."""
+    context = config.context_features if config.prior == "conditional" else 0
+    return DiagonalNormal(
+        n_dims, config.prior != "standard", context_features=context, context_hidden=config.context_hidden
+    )
 
 
 def body_of(config: FlowConfig) -> tuple[Sequential | MultiScale, list[Shape]]:
@@ -83,7 +95,7 @@ def _end(config: FlowConfig, shape: Shape, layers: list[nn.Module]) -> tuple[lis
         for _ in range(config.fc_blocks):
             layers += _block_layers(config, shape, config.preactivation, config.fc_hidden, at_end=True)
     if config.final_actnorm:
-        layers.append(ActNorm(shape[0]))
+        layers.append(_actnorm(config, shape[0]))
     return layers, shape
 
 
@@ -92,10 +104,22 @@ def _block_layers(
 ) -> list[nn.Module]:
     layers: list[nn.Module] = []
     if config.actnorm:
-        layers.append(ActNorm(shape[0]))
+        layers.append(_actnorm(config, shape[0]))
     if config.linear:
         layers.append(InvertibleLinear(shape[0]))
     n_dims = math.prod(shape)
     branch = flow_branch(config, shape, preactivation, hidden, at_end)
     lipschitz = branch.inverse_lipschitz(n_dims) if isinstance(branch, InducedNormBranch) else None
     return [*layers, Block(branch, *estimators_of(config, n_dims), config.solver, n_dims, lipschitz)]
+
+
+def _actnorm(config: FlowConfig, channels: int) -> ActNorm:
+    context = config.context_features if config.conditional_actnorm else 0
+    return ActNorm(channels, context_features=context, context_hidden=config.context_hidden)
+
+
+def _affine(shape: Shape, shift: float = 0.0) -> Affine:
+    # Affine looks at its numbers, and a meta tensor has none.
+    with torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext():
+        one = torch.ones(shape)
+        return Affine(one, torch.full_like(one, shift))

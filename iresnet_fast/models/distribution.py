@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution
 
@@ -15,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class FlowDistribution(Distribution):
-    """The distribution of a flow's data, of empty batch shape and event shape `flow.config.event_shape`.
+    """The distribution of a flow's data, of event shape `flow.config.event_shape`, one for each context.
 
     It shares the flow's parameters and mode: call `flow.eval()` for numbers that do not change from call to call.
 
     Args:
         flow: the model.
-        context: [context_features] if the flow takes one.
+        context: [*batch_shape, context_features] if the flow takes one; else the batch shape is empty.
 
     Raises:
         ValueError: the context does not fit.
@@ -34,12 +36,13 @@ class FlowDistribution(Distribution):
         if context is not None:
             check_tensor(context, "context")
         width = flow.config.context_features
-        if (0 if context is None else tuple(context.shape)) != ((width,) if width else 0):
-            expected = f"have shape ({width},)" if width else "be None"
+        if (context is None) != (width == 0) or (context is not None and context.shape[-1:] != (width,)):
+            expected = f"have shape [..., {width}]" if width else "be None"
             got = "None" if context is None else f"shape {tuple(context.shape)}"
-            raise ValueError(f"context must {expected}, got {got}; pass one for all samples.")
+            raise ValueError(f"context must {expected}, got {got}; pass one for each distribution of the batch.")
         self.flow, self.context = flow, context
-        super().__init__(event_shape=Size(flow.config.event_shape), validate_args=False)
+        batch = Size() if context is None else context.shape[:-1]
+        super().__init__(batch, Size(flow.config.event_shape), validate_args=False)
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]  # depends on the flow
@@ -47,40 +50,46 @@ class FlowDistribution(Distribution):
         return self.flow.config.n_levels is None
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return the log-density, shape [...], of values [..., *event_shape]."""
+        """Return the log-density of values [..., *event_shape], of the shape [...] and the batch shape broadcast."""
         check_tensor(value, "value")
-        if tuple(value.shape[max(value.dim() - len(self.event_shape), 0) :]) != tuple(self.event_shape):
+        n_batch = max(value.dim() - len(self.event_shape), 0)
+        if tuple(value.shape[n_batch:]) != tuple(self.event_shape):
             raise ValueError(
                 f"value must have shape [..., {', '.join(map(str, self.event_shape))}], got {tuple(value.shape)}; "
                 f"reshape it or build the model for it."
             )
-        batch = value.shape[: value.dim() - len(self.event_shape)]
-        x = value.reshape(math.prod(batch), *value.shape[len(batch) :])
-        return self.flow.log_prob(x, self._contexts(x.shape[0])).view(batch)
+        batch = torch.broadcast_shapes(value.shape[:n_batch], self.batch_shape)  # type: ignore[no-untyped-call]
+        x = value.expand(*batch, *self.event_shape).reshape(-1, *self.event_shape)
+        return self.flow.log_prob(x, self._contexts(batch)).view(batch)
 
     def sample(self, sample_shape: Any = Size()) -> Tensor:  # noqa: B008  # an empty tuple
-        """Return samples [*sample_shape, *event_shape] without gradient."""
-        n = math.prod(_checked(sample_shape))
-        return self.flow.sample(n, self.context).view(*sample_shape, *self.event_shape)
+        """Return samples [*sample_shape, *batch_shape, *event_shape] without gradient."""
+        batch = (*_checked(sample_shape), *self.batch_shape)
+        return self.flow.sample(math.prod(batch), self._contexts(batch)).view(*batch, *self.event_shape)
 
     def rsample(self, sample_shape: Any = Size()) -> Tensor:  # noqa: B008  # an empty tuple
-        """Return samples [*sample_shape, *event_shape] that are differentiable in the parameters.
+        """Return samples [*sample_shape, *batch_shape, *event_shape] that are differentiable in the parameters.
 
         Raises:
             NotImplementedError: the data are whole numbers.
         """
         if not self.has_rsample:
             raise NotImplementedError("rsample needs continuous data, got a flow with n_levels; use sample.")
-        n = math.prod(_checked(sample_shape))
-        x, _ = self.flow.inverse(self.flow.prior.sample(n), self._contexts(n))
-        return x.view(*sample_shape, *self.event_shape)
+        batch = (*_checked(sample_shape), *self.batch_shape)
+        x, _ = self.flow.sample_and_log_prob(math.prod(batch), self._contexts(batch))
+        return x.view(*batch, *self.event_shape)
 
-    def _contexts(self, n: int) -> Tensor | None:
-        return None if self.context is None else self.context.expand(n, -1)
+    def _contexts(self, batch: Sequence[int]) -> Tensor | None:
+        """Return the context of each of a batch of samples, [n, context_features]."""
+        if self.context is None:
+            return None
+        width = self.context.shape[-1]
+        return self.context.expand(*batch, width).reshape(math.prod(batch), width)
 
     def __repr__(self) -> str:
         """Describe the distribution."""
-        return f"{type(self).__name__}(event_shape={tuple(self.event_shape)})"
+        batch = f"batch_shape={tuple(self.batch_shape)}, " if self.batch_shape else ""
+        return f"{type(self).__name__}({batch}event_shape={tuple(self.event_shape)})"
 
 
 def _checked(sample_shape: Any) -> Any:

@@ -9,17 +9,18 @@ from torch import Tensor
 
 from .. import _checks, likelihood
 from .._inputs import check_data, check_same_kind, check_shape, check_tensor
-from ..nn import Affine, Call
+from ..nn import Call
 from ..nn._call import DeferredInverse, Solution, TakesCall, not_kept
 from ._blocks import Block
-from ._flow_parts import body_of, preprocessing_of
+from ._contexts import check_contexts, for_all
+from ._flow_parts import body_of, context_preprocessing_of, preprocessing_of, prior_of
 from ._modes import training
 from ._norms import GroupsNorms
 from ._presets import Presets, check_config
+from ._standardize import Standardizes
 from .distribution import FlowDistribution
 from .flow_config import FlowConfig
 from .flow_presets import FLOWS
-from .prior import DiagonalNormal
 from .reconstruction import Reconstruction
 from .truncation import truncation_bound
 
@@ -27,7 +28,7 @@ from .truncation import truncation_bound
 _BODY = 1000
 
 
-class IResNetFlow(Presets[FlowConfig], GroupsNorms, TakesCall):
+class IResNetFlow(Presets[FlowConfig], Standardizes, GroupsNorms, TakesCall):
     """Density of vectors or images by invertible residual blocks (i-ResNet, arXiv 1811.00995).
 
     The latent z [B, d] is flat. Preprocessing is part of the model: log_prob is that of the data as they come, of
@@ -55,7 +56,8 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms, TakesCall):
         self.config = config
         self.preprocessing = preprocessing_of(config)
         self.body, self.latent_shapes = body_of(config)
-        self.prior = DiagonalNormal(sum(self._sizes()), config.prior == "learned")
+        self.prior = prior_of(config, sum(self._sizes()))
+        self.context_preprocessing = context_preprocessing_of(config)
 
     @property
     def takes_context(self) -> bool:
@@ -113,7 +115,12 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms, TakesCall):
     def log_prob(self, x: Tensor, context: Tensor | None = None, call: Call | None = None) -> Tensor:
         """Return the log-density [B] of the data, in nats; arguments and errors as in `forward`."""
         z, logdet = self(x, context, call)
-        log_prob: Tensor = self.prior.log_prob(z) + logdet
+        log_prob: Tensor = self.latent_log_prob(z, context) + logdet
+        return log_prob
+
+    def latent_log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return the log-density [B] that the prior gives a latent [B, d]; arguments and errors as in `forward`."""
+        log_prob: Tensor = self.prior.log_prob(self._latent(z), self._contexts(context, z.shape[0]))
         return log_prob
 
     def bits_per_dim(self, x: Tensor, context: Tensor | None = None, n_levels: int = 1) -> Tensor:
@@ -163,7 +170,9 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms, TakesCall):
         _checks.check_number("temperature", temperature, "1.0")
         if not 0.0 <= temperature < math.inf:
             raise ValueError(f"temperature must be finite and not negative, got {temperature}; pass e.g. 1.0.")
-        return self.solve(self.prior.sample(n, temperature, seed=seed, first=first), self._shared(context, n)).x
+        context = for_all(context, n)
+        given = self._contexts(context, n)
+        return self.solve(self.prior.sample(n, temperature, seed=seed, first=first, context=given), context).x
 
     def sample_and_log_prob(self, n: int, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return n samples [n, *event_shape] and their log-densities [n], differentiable unless the data are integers.
@@ -172,9 +181,10 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms, TakesCall):
         errors as in `sample`.
         """
         _checks.check_count("n", n, 0)
-        z = self.prior.sample(n)
-        x, logdet = self.inverse(z, self._shared(context, n))
-        return x, self.prior.log_prob(z) - logdet
+        context = for_all(context, n)
+        z = self.prior.sample(n, context=self._contexts(context, n))
+        x, logdet = self.inverse(z, context)
+        return x, self.latent_log_prob(z, context) - logdet
 
     def transform_to_noise(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Return the latent [B, d] without the cost of log-determinants; arguments and errors as in `forward`."""
@@ -217,7 +227,7 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms, TakesCall):
         check_data(a[None] if alone else a, self.config.event_shape, self.prior.mean, "a")
         ends = (a[None], b[None]) if alone else (a, b)
         n = ends[0].shape[0]
-        context = self._shared(context, n)
+        context = for_all(context, n)
         start, end = (self.transform_to_noise(x, context) for x in ends)
         weight = torch.linspace(0.0, 1.0, steps, dtype=start.dtype, device=start.device)[:, None, None]
         contexts = None if context is None else context.repeat(steps, 1)
@@ -239,25 +249,6 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms, TakesCall):
         with training(self):
             self.prior.fit(self.transform_to_noise(x, context), "x")
 
-    def fit_preprocessing(self, data: Tensor) -> None:
-        """Take mean and variance of every entry from data [N, *event_shape], for preprocess="standardize".
-
-        Raises:
-            ValueError: the model does not standardise, or the data do not fit or are not finite.
-        """
-        affine = next((layer for layer in self.preprocessing if isinstance(layer, Affine)), None)
-        if self.config.preprocess != "standardize" or affine is None:
-            raise ValueError(
-                f"preprocess must be 'standardize' to take statistics, got {self.config.preprocess!r}; change it."
-            )
-        check_data(data, self.config.event_shape, self.prior.mean, "data")
-        if self.config.n_levels is not None:
-            data = (data + 0.5) / self.config.n_levels
-        fitted = Affine.standardize(data)
-        with torch.no_grad():
-            affine.scale.copy_(fitted.scale)
-            affine.shift.copy_(fitted.shift)
-
     def truncation_bound(self) -> float:
         """Return how many bits/dim the estimates of evaluation can be off for their truncation, in the worst case.
 
@@ -269,7 +260,10 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms, TakesCall):
         return sum(truncation_bound(block) for block in blocks) / (math.log(2.0) * self.config.n_dims)
 
     def as_distribution(self, context: Tensor | None = None) -> FlowDistribution:
-        """Return the model as a torch.distributions.Distribution, at one context [context_features] if it takes one."""
+        """Return the model as a torch.distributions.Distribution.
+
+        A flow with a context needs one of shape [*batch_shape, context_features]: a distribution for each.
+        """
         return FlowDistribution(self, context)
 
     def _data(self, x: Tensor) -> Tensor:
@@ -289,24 +283,13 @@ class IResNetFlow(Presets[FlowConfig], GroupsNorms, TakesCall):
         return z
 
     def _contexts(self, context: Tensor | None, n: int) -> Tensor | None:
-        width = self.config.context_features
-        if context is None and not width:
-            return None
-        if context is not None:
-            check_tensor(context, "context")
-        if context is None or not width or context.shape != (n, width):
-            expected = f"have shape {(n, width)}" if width else "be None, since context_features is 0"
-            got = "None" if context is None else f"shape {tuple(context.shape)}"
-            raise ValueError(
-                f"context must {expected}, got {got}; pass one row for each sample, or set context_features."
-            )
-        check_same_kind(context, self.prior.mean, "context", "model")
-        return context
-
-    def _shared(self, context: Tensor | None, n: int) -> Tensor | None:
-        if context is not None:
-            check_tensor(context, "context")
-        return context.expand(n, -1) if context is not None and context.dim() == 1 else context
+        """Return a context [n, context_features] as the networks see it."""
+        check_contexts(context, n, self.config.context_features, self.prior.mean)
+        scaling = self.context_preprocessing
+        if context is None or scaling is None:
+            return context
+        scaled: Tensor = scaling(context)[0]
+        return scaled
 
     def _sizes(self) -> list[int]:
         return [math.prod(shape) for shape in self.latent_shapes]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from .. import _checks
 from ..nn.block import Estimator
 from ..solvers import FixedPoint
-from ._branches import BRANCHES, names_with
+from ._branches import BRANCHES, BranchKind, names_with
 from ._config import Config, check_activation, check_choice, check_coeff, check_counts, check_parts, register
 
 
@@ -41,6 +41,7 @@ class FlowConfig(Config):
         factor_out: let half of the channels go after every scale but the last.
         actnorm: an ActNorm before every block.
         final_actnorm: and one at the end.
+        conditional_actnorm: both depend on the context.
         linear: an invertible 1 x 1 map of the channels before every block.
         fc_blocks: number of fully connected blocks after the last scale, never dense, with "lipswish" for "clipswish".
         fc_hidden: widths between the layers of those.
@@ -49,10 +50,13 @@ class FlowConfig(Config):
         preprocess: of the (dequantised) data: "none"; "center": x - 1/2; "logit", for data in [0, 1]; "standardize":
             mean 0 and variance 1 for every entry, from `fit_preprocessing(data)`.
         alpha: of the logit.
-        prior: "learned": normal with a learned mean and scale for each dimension; "standard": standard normal.
+        prior: "learned": normal with a learned mean and scale for each dimension; "conditional": these depend on the
+            context; "standard": standard normal.
         context_features: width of the context; 0: there is none.
         context_hidden: width of the networks that embed the context.
-        context_mode: "add" or "concat", as in nn.ConditionalBranch.
+        context_mode: "add", "concat" or "multiply", as in nn.ConditionalBranch.
+        context_preprocess: of the context: "none"; "standardize": mean 0 and variance 1 for every entry, from
+            `fit_preprocessing(data, context)`.
         train_estimator: of the log-determinants in training; None: Exact for up to 16 dimensions, else ten terms.
         eval_estimator: outside training; None: Exact for up to 64 dimensions, else 20 terms.
         solver: of the inverse.
@@ -80,6 +84,7 @@ class FlowConfig(Config):
     factor_out: bool = False
     actnorm: bool = True
     final_actnorm: bool = False
+    conditional_actnorm: bool = False
     linear: bool = False
     fc_blocks: int = 0
     fc_hidden: tuple[int, ...] = (128, 128)
@@ -91,6 +96,7 @@ class FlowConfig(Config):
     context_features: int = 0
     context_hidden: int = 64
     context_mode: str = "add"
+    context_preprocess: str = "none"
     train_estimator: Estimator | None = None
     eval_estimator: Estimator | None = None
     solver: FixedPoint = FixedPoint()  # noqa: RUF009  # frozen
@@ -120,8 +126,9 @@ class FlowConfig(Config):
         check_choice("normalize", self.normalize, ("layers", "strict", "branch"))
         check_choice("norm", self.norm, ("1", "2", "inf"))
         check_choice("preprocess", self.preprocess, ("none", "center", "logit", "standardize"))
-        check_choice("prior", self.prior, ("learned", "standard"))
-        check_choice("context_mode", self.context_mode, ("add", "concat"))
+        check_choice("prior", self.prior, ("learned", "conditional", "standard"))
+        check_choice("context_mode", self.context_mode, ("add", "concat", "multiply"))
+        check_choice("context_preprocess", self.context_preprocess, ("none", "standardize"))
         check_activation(self.activation, kind.doubles_channels, names_with("doubles_channels"))
         check_coeff(self.coeff)
         if self.power_tolerance is not None:
@@ -130,19 +137,7 @@ class FlowConfig(Config):
             raise ValueError(f"alpha must be in [0, 0.5), got {self.alpha}; pass e.g. 0.05.")
         check_parts({"train_estimator": self.train_estimator, "eval_estimator": self.eval_estimator}, self.solver)
         self._check_images()
-        if self.context_features and not any(self.blocks) and not self.fc_blocks:
-            raise ValueError(
-                f"context_features must be 0 for a flow without residual blocks, got {self.context_features}; add some."
-            )
-        if self.context_features and self.context_mode == "concat" and any(self.blocks) and len(self.hidden) < 2:
-            raise ValueError(
-                f"hidden must have two widths at least for context_mode 'concat', got {self.hidden}; add one."
-            )
-        if self.context_features and not kind.takes_context:
-            raise ValueError(
-                f"context_features must be 0 for {self.branch} branches, got {self.context_features}; use "
-                f"{names_with('takes_context')}."
-            )
+        self._check_context(kind)
         if self.normalize == "branch" and (not kind.scales_whole or self.context_features or self.is_image):
             raise ValueError(
                 "normalize must be 'layers' or 'strict' for images, a context and branches that are not residual, got "
@@ -158,6 +153,32 @@ class FlowConfig(Config):
     def is_image(self) -> bool:
         """Whether the data are images."""
         return len(self.event_shape) == 3
+
+    def _check_context(self, kind: BranchKind) -> None:
+        for argument, is_conditional in (
+            ("conditional_actnorm must be False", self.conditional_actnorm),
+            ("prior must not be 'conditional'", self.prior == "conditional"),
+            ("context_preprocess must be 'none'", self.context_preprocess != "none"),
+        ):
+            if is_conditional and not self.context_features:
+                raise ValueError(
+                    f"{argument} without a context, got context_features = 0; set the width of the context."
+                )
+        if self.conditional_actnorm and not (self.actnorm or self.final_actnorm):
+            raise ValueError("conditional_actnorm must be False for a flow without an ActNorm, got True; set actnorm.")
+        if self.context_features and not any(self.blocks) and not self.fc_blocks:
+            raise ValueError(
+                f"context_features must be 0 for a flow without residual blocks, got {self.context_features}; add some."
+            )
+        if self.context_features and self.context_mode == "concat" and any(self.blocks) and len(self.hidden) < 2:
+            raise ValueError(
+                f"hidden must have two widths at least for context_mode 'concat', got {self.hidden}; add one."
+            )
+        if self.context_features and not kind.takes_context:
+            raise ValueError(
+                f"context_features must be 0 for {self.branch} branches, got {self.context_features}; use "
+                f"{names_with('takes_context')}."
+            )
 
     def _check_images(self) -> None:
         if self.is_image:

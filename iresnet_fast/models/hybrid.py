@@ -87,7 +87,7 @@ class HybridIResNet(Presets[HybridConfig], Shardable):
             ValueError: x or the context does not fit.
         """
         z, logdet = self.flow(x, context, call)
-        return self.head(self.flow.pieces(z)), self.flow.prior.log_prob(z) + logdet
+        return self.head(self.flow.pieces(z)), self.flow.latent_log_prob(z, context) + logdet
 
     def loss(self, x: Tensor, labels: Tensor, weight: float = 1.0, context: Tensor | None = None) -> Tensor:
         """Return the mean over the batch of weight * -log p(x) - log p(y | x), in bits [].

@@ -18,6 +18,7 @@ from .._torch_private import is_in_backward
 from .._tracing import is_eager, may_read
 from ._fsdp import write
 from ._layer import plainly
+from ._modulation import Modulation
 from ._ranks import sum_over_ranks
 from ._transform import Transform
 
@@ -42,31 +43,54 @@ class ActNorm(Transform):
     others: torch's own of integers raises where it divides and truncates where it does not. Any value but 0 counts as
     set, so the flag of an average is that of the models in it. The bool of earlier checkpoints is loaded as a number.
 
+    With context_features the layer is conditional: `network`, two layers, returns what a context [B, context_features]
+    adds to bias and log_scale, each sample its own. It starts from zeros and takes no part in the first batch.
+
     Args:
         num_features: channels of x, [B, num_features, ...].
         device: of the parameters.
         dtype: of the parameters.
+        context_features: width of the context; 0: there is none.
+        context_hidden: width between the two layers of the network.
 
     Raises:
-        ValueError: num_features is not positive.
-        TypeError: num_features is not an integer.
+        ValueError: num_features or context_hidden is not positive, or context_features negative.
+        TypeError: one of them is not an integer.
     """
 
+    context_features: int = 0  # also of a layer that an earlier version has pickled
+    network: Modulation
     bias: Tensor
     log_scale: Tensor
     initialized: Tensor
     _is_known = False  # that the flag is set
     _known_flag: Tensor | None = None  # the tensor that said so
 
-    def __init__(self, num_features: int, device: Any = None, dtype: Any = None) -> None:
+    def __init__(
+        self,
+        num_features: int,
+        device: Any = None,
+        dtype: Any = None,
+        context_features: int = 0,
+        context_hidden: int = 64,
+    ) -> None:
         """Build the layer; the arguments are those of the class."""
         super().__init__()
         _checks.check_count("num_features", num_features, 1)
-        self.num_features = num_features
+        _checks.check_count("context_features", context_features, 0)
+        _checks.check_count("context_hidden", context_hidden, 1)
+        self.num_features, self.context_features = num_features, context_features
+        if context_features:
+            self.network = Modulation(context_features, num_features, context_hidden, device, dtype)
         self.bias = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype))
         self.log_scale = nn.Parameter(torch.empty(num_features, device=device, dtype=dtype))
         self.register_buffer("initialized", torch.zeros((), device=device, dtype=dtype))
         self.reset_parameters()
+
+    @property
+    def takes_context(self) -> bool:  # type: ignore[override]  # that of a layer, not of the class
+        """Whether the layer depends on a context."""
+        return self.context_features > 0
 
     def reset_parameters(self) -> None:
         """Go back to the identity; the next batch in training initialises the layer again."""
@@ -74,18 +98,26 @@ class ActNorm(Transform):
             self.bias.zero_()
             self.log_scale.zero_()
             self.initialized.zero_()
+        if self.context_features:
+            self.network.reset_parameters()
         self._is_known = False
 
     def forward(self, x: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
-        """Return z, the shape of x, and the log-determinant [B]; context is not used.
+        """Return z, the shape of x, and the log-determinant [B].
+
+        Args:
+            x: [B, num_features, ...].
+            context: [B, context_features]; not used if the layer takes none.
 
         Raises:
-            ValueError: x does not fit, or the first batch has values that are not finite.
+            ValueError: x or the context does not fit, or the first batch has values that are not finite.
             RuntimeError: the first batch comes while tracing, inside torch.func or while a CUDA graph is captured.
         """
         check_same_kind(x, self.bias)
         check_channels(x, self.num_features)
         self._prepare(x, inverse=False)
+        if self.context_features:
+            return _normalize(x, *self._at(context, x))
         bias, log_scale = self.bias, self.log_scale
         if torch.is_grad_enabled() and is_eager() and not _has_tangent(x, bias, log_scale):
             z, logdet = apply(_Normalize, x, bias, log_scale)
@@ -93,21 +125,21 @@ class ActNorm(Transform):
         return _normalize(x, bias, log_scale)
 
     def inverse(self, z: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
-        """Return x and the log-determinant of the inverse [B]; context is not used.
-
-        Raises:
-            ValueError: z does not fit, or the first batch has values that are not finite.
-            RuntimeError: as in `forward`.
-        """
+        """Return x and the log-determinant of the inverse [B]; else as `forward`."""
         check_same_kind(z, self.bias, "z")
         check_channels(z, self.num_features, "z")
         self._prepare(z, inverse=True)
-        log_scale, bias = _like(self.log_scale, z), _like(self.bias, z)
-        return z * (-log_scale).exp() - bias, _logdet(-self.log_scale, z)
+        bias, log_scale = self._at(context, z) if self.context_features else (self.bias, self.log_scale)
+        return z * _like((-log_scale).exp(), z) - _like(bias, z), _logdet(-log_scale, z)
 
     def extra_repr(self) -> str:
         """Describe the layer in its repr."""
-        return f"{self.num_features}"
+        return f"{self.num_features}" + f", context_features={self.context_features}" * self.takes_context
+
+    def _at(self, context: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return bias and log_scale [B, num_features] at a context."""
+        shift, log_scale = self.network(context, x.shape[0], "ActNorm")
+        return self.bias + shift, self.log_scale + log_scale
 
     def _prepare(self, values: Tensor, inverse: bool) -> None:
         """See that the layer is initialised: from the values that come in if it is being trained, else warn."""
@@ -214,7 +246,7 @@ def _has_tangent(*tensors: Tensor) -> bool:
 
 
 def _like(values: Tensor, x: Tensor) -> Tensor:
-    """Return values [C] so that they broadcast over x [B, C, ...]."""
+    """Return values [C] or [B, C] so that they broadcast over x [B, C, ...]."""
     return values if x.dim() == 2 else values.view(values.shape + (1,) * (x.dim() - 2))
 
 

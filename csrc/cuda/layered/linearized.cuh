@@ -67,7 +67,7 @@ struct Linearized {
         if (terms) {
 #pragma unroll
           for (int i = 0; i < kVector<T>; ++i) {
-            const SlopeGradient<T> by_slope = LipSwish::slope_gradient<ScalarMath<T>>(point[i], parameters.slope);
+            const SlopeGradient<T> by_slope = slope_gradient<ScalarMath<T>>(activation, point[i], parameters);
             term += f[i] * v[i] * (t ? tangent[i] * by_slope.d : by_slope.h);
           }
         }
