@@ -1,4 +1,4 @@
-"""An ActNorm that depends on a context: as the plain one until it is trained, then a scale and shift for each sample."""
+"""An ActNorm that depends on a context: as the plain one until it is trained, then a scale and shift a sample."""
 
 import copy
 import pickle
