@@ -73,7 +73,8 @@ def recipe(
     """Return an untrained model that fits the data, and how to train it.
 
     The shape of an event, the number of levels and that of classes are those of the data, and so is the width of the
-    context, which is standardised and moves ActNorms and a learned prior too. Initial weights come from torch's global generator.
+    context, which is standardised and moves ActNorms and a learned prior too. Initial weights come from torch's global
+    generator.
 
     Args:
         dataset: what to train on.
