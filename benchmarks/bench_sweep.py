@@ -20,9 +20,9 @@ try:
     import torch
     from baselines import MODES, TITLES, make_step, memory_formats
     from cases import Case
-    from machine import Record, environment
+    from machine import Record, environment, setting
     from plot_sweep import draw
-    from report import setting, write_json
+    from report import write_json
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
     from sweep_fit import LAYERS, TILES, fit, ways, work_of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
@@ -27,6 +28,16 @@ def environment() -> Record:
         "torch": torch.__version__,
         "date": datetime.now(timezone.utc).date().isoformat(),
     }
+
+
+def setting(records: Sequence[Record]) -> str:
+    """Return what the figures were measured on, in one line."""
+    first = records[0]
+    isa = f", {first['isa']}" if first["isa"] else ""
+    return (
+        f"{first['processor']}, {first['threads']} threads{isa}, {first['dtype']}, torch {first['torch']}, "
+        f"{first['date']}; ours: {first['backend']}"
+    )
 
 
 def why_no_gpu() -> str | None:

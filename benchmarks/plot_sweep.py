@@ -7,8 +7,7 @@ from pathlib import Path
 
 import matplotlib
 from baselines import MODES
-from machine import Record
-from report import setting
+from machine import Record, setting
 
 matplotlib.use("Agg")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import matplotlib
 from baselines import OURS, TITLES
-from report import setting
+from machine import setting
 from report_train_step import Record, parts
 from train_steps import PHASES
 

@@ -1,6 +1,8 @@
-"""The printed tables and the JSON file; as a program, README's table of what was measured on GPUs.
+"""The printed tables and the JSON file; as a program, README's tables between markers.
 
-python benchmarks/report.py --gpu     between the two markers in README.md, from benchmarks/results/<card>/*.jsonl
+python benchmarks/report.py --gpu         what was measured on GPUs, from benchmarks/results/<card>/*.jsonl
+python benchmarks/report.py --branches    the branches people build, from benchmarks/results/bench_branches.json
+python benchmarks/report.py --kinds       which branches and activations run on the kernels, from the code
 """
 
 from __future__ import annotations
@@ -12,12 +14,16 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
+import report_branches
+import report_gpu
 from baselines import COMPILED, OURS, TITLES
 from cases import CASES
-from machine import Record
-from report_gpu import write_readme
-from text_table import table
+from machine import Record, setting
+from text_table import put_between, table
 
+from iresnet_fast.nn import _kinds
+
+KINDS = "<!-- kinds:begin -->", "<!-- kinds:end -->"
 _NONE = "-"
 _WIDTH = 140  # columns of text, about as wide as the tables
 _NOTES = (
@@ -60,16 +66,6 @@ def verdict(value: float, floor: float | None, text: str) -> str:
 def tables(records: Sequence[Record]) -> str:
     """Return all results as Markdown tables, which read well on a terminal too."""
     return "\n\n".join([setting(records), _times(records), _ratios(records), _costs(records), _notes(records)])
-
-
-def setting(records: Sequence[Record]) -> str:
-    """Return what the figures were measured on, in one line."""
-    first = records[0]
-    isa = f", {first['isa']}" if first["isa"] else ""
-    return (
-        f"{first['processor']}, {first['threads']} threads{isa}, {first['dtype']}, torch {first['torch']}, "
-        f"{first['date']}; ours: {first['backend']}"
-    )
 
 
 def summary(records: Sequence[Record]) -> tuple[str, str]:
@@ -175,14 +171,22 @@ def write_json(records: Sequence[Record], path: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write README's table."""
+    """Write one of README's tables."""
     root = Path(__file__).resolve().parents[1]
     parser = argparse.ArgumentParser(description="Make README's tables from the committed results.")
-    parser.add_argument("--gpu", action="store_true", required=True, help="the table of what was measured on GPUs")
-    parser.add_argument("--readme", type=Path, default=root / "README.md", help="file with the two markers")
-    parser.add_argument("--results", type=Path, default=root / "benchmarks/results", help="folder of folders of cards")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--gpu", action="store_true", help="the table of what was measured on GPUs")
+    which.add_argument("--branches", action="store_true", help="the table of the branches people build")
+    which.add_argument("--kinds", action="store_true", help="which branches run on the kernels")
+    parser.add_argument("--readme", type=Path, default=root / "README.md", help="file with the markers")
+    parser.add_argument("--results", type=Path, default=root / "benchmarks/results", help="folder of the results")
     options = parser.parse_args(arguments)
     try:
+        if options.kinds:
+            put_between(options.readme, *KINDS, _kinds.markdown())
+            print(f"{options.readme}: the table of kinds was written.")
+            return
+        write_readme = report_gpu.write_readme if options.gpu else report_branches.write_readme
         count = write_readme(options.readme, options.results)
     except (OSError, ValueError) as error:
         sys.exit(f"report: {error}")

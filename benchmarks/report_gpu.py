@@ -8,7 +8,7 @@ from pathlib import Path
 
 from baselines import MODES, OURS, TITLES
 from gpu_records import EAGER, GRAPH, PLAIN, GpuRecord, card, card_folder, read, write
-from text_table import table
+from text_table import put_between, table
 
 BEGIN, END = "<!-- gpu-table:begin -->", "<!-- gpu-table:end -->"
 NOTHING = "Nothing was measured on a GPU yet."
@@ -170,15 +170,10 @@ def write_readme(readme: Path, results: Path) -> int:
     Raises:
         ValueError: a marker is missing.
     """
-    text = readme.read_text()
-    head, begin, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{readme} must have the lines {BEGIN} and {END}, between which the table goes; add them.")
     folders = sorted(path for path in results.iterdir() if path.is_dir()) if results.exists() else []
     # What was tried without a GPU is no result.
     records = [record for folder in folders for record in read(folder) if record["device"] == "cuda"]
-    readme.write_text(f"{head}{BEGIN}\n{readme_block(records)}\n{END}{tail}")
+    put_between(readme, BEGIN, END, readme_block(records))
     return len(records)
 
 

@@ -6,7 +6,8 @@ import textwrap
 from typing import Any
 
 from baselines import COMPILED, OURS, TITLES
-from report import setting, verdict
+from machine import setting
+from report import verdict
 from sections import BACKWARD, FORWARD
 from text_table import table
 from train_steps import PHASES

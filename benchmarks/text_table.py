@@ -1,8 +1,9 @@
-"""Tables in Markdown, which read well on a terminal too."""
+"""Tables in Markdown, which read well on a terminal too, and their place in a document."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -14,3 +15,16 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         cells = [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def put_between(document: Path, begin: str, end: str, block: str) -> None:
+    """Write a block between two markers of a document.
+
+    Raises:
+        ValueError: a marker is missing.
+    """
+    head, found, rest = document.read_text().partition(begin)
+    _, found_end, tail = rest.partition(end)
+    if not found or not found_end:
+        raise ValueError(f"{document} must have the lines {begin} and {end}, between which the table goes; add them.")
+    document.write_text(f"{head}{begin}\n{block}\n{end}{tail}")

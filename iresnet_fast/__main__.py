@@ -1,4 +1,4 @@
-"""`python -m iresnet_fast`: versions, instruction sets, and which op has which kernel on this machine.
+"""`python -m iresnet_fast`: versions, instruction sets, and what has a kernel here: ops, branches, activations.
 
 `python -m iresnet_fast plan --help`: how a branch would run on a GPU or on the CPU.
 """
@@ -10,7 +10,8 @@ from pathlib import Path
 
 import torch
 
-from . import __version__, _environment, _library, _plan, activations, reference
+from . import __version__, _environment, _library, _plan, reference
+from .nn import _kinds
 
 # Public op: the raw op that carries its work.
 RAW_OPS = {
@@ -55,9 +56,22 @@ def _op_row(op: str, raw_op: str) -> list[str]:
     return [op, *cpu, cuda, "yes" if hasattr(reference, op) else "-"]
 
 
-def _activation_row(name: str) -> list[str]:
-    kernel_id = activations.REGISTRY[name].kernel_id
-    return [name, "kernel" if kernel_id is not None else "fallback (autograd)"]
+def _has_kernels(device: str) -> bool:
+    return _library.HAS_EXTENSION if device == "CPU" else _library.HAS_CUDA
+
+
+def _cells(cell: str) -> list[str]:
+    """Return what stands for the devices: where the kernels are missing the twin serves everything."""
+    return [cell if cell == "twin" or _has_kernels(device) else "twin (no kernels here)" for device in _kinds.DEVICES]
+
+
+def _kind_rows() -> list[list[str]]:
+    return [[row.kind.replace("`", ""), *_cells(row.cell), row.why] for row in _kinds.kinds()]
+
+
+def _activation_rows() -> list[list[str]]:
+    words = {True: "kernel", False: "twin"}
+    return [[name, *_cells(words[known])] for known in words for name in _kinds.activation_names(known)]
 
 
 def _cuda_line() -> str:
@@ -106,7 +120,8 @@ def report() -> str:
     lines += [f"CUDA              {_cuda_line()}", f"backend           {_backend_line()}", ""]
     ops_header = ["op (float32, float64)", *ISAS.values(), "CUDA", "reference"]
     lines += [_table(ops_header, [_op_row(op, raw_op) for op, raw_op in RAW_OPS.items()]), ""]
-    lines += [_table(["activation", "CPU, CUDA"], [_activation_row(name) for name in activations.REGISTRY])]
+    lines += [_table(["branch of a block", *_kinds.DEVICES, "twin, since"], _kind_rows()), ""]
+    lines += [_table(["activation", *_kinds.DEVICES], _activation_rows())]
     return "\n".join(lines)
 
 

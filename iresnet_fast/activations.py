@@ -1,305 +1,190 @@
 """The activations a branch may use: value, first and second derivative, Lipschitz constant, one registry for all.
 
-A derivative takes the value `h` (and the second derivative the first, `d`) when the caller already has it: ELU, ReLU,
-tanh and sine then cost no second transcendental.
+`get` finds one by its name, `names` are those there are, `register` adds one of your own.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-LIPSWISH_INITIAL_BETA = 0.5
-# With s = swish', [s(a), 1 - s(a)] are the derivatives of swish(a) and -swish(-a). The norm of the pair is at most
-# 1.104363 whatever the slope, 1.003966 once divided by LipSwish's 1.1 (i-DenseNet, arXiv 2102.02694).
-CLIPSWISH_SCALE = 1.004
-# max swish' is 1.0998 at any slope: divided by 1.1 it stays below 1 (Residual Flows, arXiv 1906.02735, section 3.3).
-_LIPSWISH_SCALE = 1.0 / 1.1
-# min swish' = 1 - max swish', since swish'(u) + swish'(-u) = 1: -0.09984 / 1.1 = -0.09077 at any slope.
-_LIPSWISH_LEAST_SLOPE = -0.0908
-# The logistic function of it is 0 or 1 in any precision.
-_LOGISTIC_ENDS = 1024.0
-# torch switches softplus to the identity above this; at its default of 20 the step is visible in float64.
-_SOFTPLUS_THRESHOLD = 40.0
+from . import _phi as phi
+from . import _phi_swish as swish
+from ._activation import Activation
+from ._phi_check import check_activation
+from ._phi_families import FAMILIES, LEAKY_LSWISH_CONSTANT, celu_of, leaky_lswish_of, leaky_relu_of, member
+from ._phi_swish import CLIPSWISH_SCALE, LIPSWISH_INITIAL_BETA
+
+__all__ = [
+    "CLIPSWISH_SCALE",
+    "FAMILIES",
+    "LIPSWISH_INITIAL_BETA",
+    "REGISTRY",
+    "Activation",
+    "get",
+    "names",
+    "register",
+]
+
+# max gelu' = gelu'(sqrt(2)), rounded up; the minimum is 1 minus it, since gelu'(a) + gelu'(-a) = 1.
+_GELU_SLOPE = 1.128904145185155
+
+_identity = Activation(
+    "identity", phi.identity, phi.identity_derivative, phi.zero, 0, least_slope=1.0, piecewise_linear=True
+)
+_lipswish = Activation(
+    "lipswish",
+    swish.lipswish,
+    swish.lipswish_derivative,
+    swish.lipswish_second,
+    6,
+    swish.lipswish_parameter,
+    least_slope=swish.LEAST_SLOPE,
+    has_parameter=True,
+)
+_half_abs = Activation(
+    "half_abs",
+    phi.half_abs,
+    phi.half_abs_derivative,
+    phi.zero,
+    9,
+    least_slope=-1.0,
+    piecewise_linear=True,
+    internal=True,
+)
+_selu = Activation("selu", phi.selu, phi.selu_derivative, phi.selu_second, 10, lipschitz=phi.SELU_LEFT_SCALE)
+_gelu = Activation(
+    "gelu",
+    phi.gelu,
+    phi.gelu_derivative,
+    phi.gelu_second,
+    12,
+    lipschitz=_GELU_SLOPE,
+    least_slope=1.0 - _GELU_SLOPE,
+)
+_swish = Activation(
+    "swish",
+    swish.swish,
+    swish.swish_derivative,
+    swish.swish_second,
+    13,
+    lipschitz=swish.GREATEST_SLOPE,
+    least_slope=swish.LEAST_SLOPE,
+)
+
+REGISTRY: dict[str, Activation] = {
+    entry.name: entry
+    for entry in (
+        _identity,
+        Activation("relu", phi.relu, phi.relu_derivative, phi.zero, 1, piecewise_linear=True),
+        Activation("elu", phi.elu, phi.elu_derivative, phi.elu_second, 2),
+        Activation("softplus", phi.softplus, phi.softplus_derivative, phi.softplus_second, 3),
+        Activation("tanh", phi.tanh, phi.tanh_derivative, phi.tanh_second, 4),
+        Activation("sin", phi.sin, phi.sin_derivative, phi.sin_second, 5, least_slope=-1.0),
+        _lipswish,
+        leaky_relu_of(0.01),
+        _half_abs,
+        _selu,
+        Activation("sigmoid", phi.sigmoid, phi.sigmoid_derivative, phi.sigmoid_second, 11, lipschitz=0.25),
+        _gelu,
+        _swish,
+        celu_of(1.0),
+        Activation("hardtanh", phi.hardtanh, phi.hardtanh_derivative, phi.zero, 15, piecewise_linear=True),
+        leaky_lswish_of(LEAKY_LSWISH_CONSTANT),
+        Activation("maxmin", phi.maxmin, None, None, None, pairwise=True, piecewise_linear=True),
+        Activation("fullsort", phi.fullsort, None, None, None, piecewise_linear=True),
+        Activation("clipswish", swish.clipswish, None, None, None, has_parameter=True, expansion=2),
+    )
+}
+# Those of families that were asked for, by name, so that a compiled function only looks them up.
+_members: dict[str, Activation] = {}
 
 
-@dataclass(frozen=True)
-class Activation:
-    """One activation and its derivatives.
-
-    Attributes:
-        name: the name used in `activations=[...]`.
-        value: phi(a, parameter=None).
-        derivative: phi'(a, parameter=None, h=None), `h` = phi(a) if known; None if phi is not elementwise.
-        second_derivative: phi''(a, parameter=None, h=None, d=None), `d` = phi'(a) if known; None likewise.
-        parameter_derivatives: (d phi/d beta, d phi'/d beta) at (a, parameter=None); None without a parameter.
-        lipschitz: an upper bound of |phi'|.
-        least_slope: a lower bound of phi'; without meaning if phi is not elementwise.
-        has_parameter: phi takes a learnable scalar beta.
-        pairwise: phi mixes pairs of channels, so the number of channels must be even.
-        piecewise_linear: phi'' is zero wherever it exists, so its terms can be left out.
-        kernel_id: the number the compiled kernels know it by; None: no kernel.
-        expansion: outputs for each input channel.
-        constant: the fixed number of a family, such as 0.2 of "leaky_relu(0.2)"; zero without one.
-    """
-
-    name: str
-    value: Callable[..., Tensor]
-    derivative: Callable[..., Tensor] | None
-    second_derivative: Callable[..., Tensor] | None
-    kernel_id: int | None
-    parameter_derivatives: Callable[..., tuple[Tensor, Tensor]] | None = None
-    lipschitz: float = 1.0
-    least_slope: float = 0.0
-    has_parameter: bool = False
-    pairwise: bool = False
-    piecewise_linear: bool = False
-    constant: float = 0.0
-    expansion: int = 1
+def names() -> list[str]:
+    """Return all names but those of families with another constant, such as "leaky_relu(0.2)"."""
+    return [name for name, entry in REGISTRY.items() if not entry.internal]
 
 
 def get(name: str) -> Activation:
     """Return the activation called `name`, or the member "family(constant)" of a family.
 
     Raises:
-        ValueError: no activation has that name.
+        ValueError: no activation has that name, or the constant makes no sense.
     """
     if isinstance(name, str):
         if name in REGISTRY:
             return REGISTRY[name]
-        found = _member(name)
+        if name in _members:
+            return _members[name]
+        found = member(name)
         if found is not None:
+            _members[name] = found
             return found
-    raise ValueError(f"activation must be one of {', '.join(REGISTRY)}, got {name!r}; use one of these names.")
-
-
-@lru_cache(maxsize=256)
-def _member(name: str) -> Activation | None:
-    """Return the member of a family, None if the name is none."""
-    match = re.fullmatch(r"(\w+)\((.+)\)", name)
-    if match is None or match[1] not in FAMILIES:
-        return None
-    try:
-        constant = float(match[2])
-    except ValueError:
-        return None
-    return replace(FAMILIES[match[1]](constant), name=name)
-
-
-def _identity(a: Tensor, parameter: Tensor | None = None) -> Tensor:
-    return a
-
-
-def _identity_derivative(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None) -> Tensor:
-    return torch.ones_like(a)
-
-
-def _zero(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None, d: Tensor | None = None) -> Tensor:
-    return torch.zeros_like(a)
-
-
-def _relu(a: Tensor, parameter: Tensor | None = None) -> Tensor:
-    return torch.relu(a)
-
-
-def _relu_derivative(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None) -> Tensor:
-    return torch.sign(torch.relu(a) if h is None else h)  # one pass; a comparison would need a second for the dtype
-
-
-def _elu(a: Tensor, parameter: Tensor | None = None) -> Tensor:
-    return F.elu(a)
-
-
-def _elu_derivative(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None) -> Tensor:
-    return (F.elu(a) if h is None else h).clamp(max=0.0) + 1.0
-
-
-def _elu_second(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None, d: Tensor | None = None) -> Tensor:
-    return (_elu_derivative(a, None, h) if d is None else d) * (a < 0)
-
-
-def _softplus(a: Tensor, parameter: Tensor | None = None) -> Tensor:
-    return F.softplus(a, threshold=_SOFTPLUS_THRESHOLD)
-
-
-def _softplus_derivative(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None) -> Tensor:
-    return torch.sigmoid(a)
-
-
-def _softplus_second(
-    a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None, d: Tensor | None = None
-) -> Tensor:
-    d = torch.sigmoid(a) if d is None else d
-    return d * (1.0 - d)
-
-
-def _tanh(a: Tensor, parameter: Tensor | None = None) -> Tensor:
-    return torch.tanh(a)
-
-
-def _tanh_derivative(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None) -> Tensor:
-    h = torch.tanh(a) if h is None else h
-    return 1.0 - h * h
-
-
-def _tanh_second(
-    a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None, d: Tensor | None = None
-) -> Tensor:
-    h = torch.tanh(a) if h is None else h
-    return -2.0 * h * (1.0 - h * h if d is None else d)
-
-
-def _sin(a: Tensor, parameter: Tensor | None = None) -> Tensor:
-    return torch.sin(a)
-
-
-def _sin_derivative(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None) -> Tensor:
-    return torch.cos(a)
-
-
-def _sin_second(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None, d: Tensor | None = None) -> Tensor:
-    return -(torch.sin(a) if h is None else h)
-
-
-def _slope(a: Tensor, parameter: Tensor | None) -> Tensor:
-    """The slope s = softplus(beta) of LipSwish, positive whatever beta is."""
-    beta = a.new_full((), LIPSWISH_INITIAL_BETA) if parameter is None else parameter
-    # Zero times infinity is no number; a positive slope this small does as little.
-    return F.softplus(beta, threshold=_SOFTPLUS_THRESHOLD).clamp(min=torch.finfo(a.dtype).tiny)
-
-
-def _kept(a: Tensor, least: float, most: float) -> Tensor:
-    """Return a within bounds; the derivative of torch's clamp at NaN is 0, which would lose it."""
-    return torch.where(a < least, least, torch.where(a > most, most, a))
-
-
-def _scaled(a: Tensor, slope: Tensor) -> Tensor:
-    """Return s a, but no further out than where the logistic function is 0 or 1: it may be multiplied by a zero."""
-    return _kept(a * slope, -_LOGISTIC_ENDS, _LOGISTIC_ENDS)
-
-
-def _lipswish(a: Tensor, parameter: Tensor | None = None) -> Tensor:
-    # The smallest number in place of -infinity, for which phi is 0 too.
-    return (
-        _kept(a, torch.finfo(a.dtype).min, math.inf) * torch.sigmoid(_scaled(a, _slope(a, parameter))) * _LIPSWISH_SCALE
+    raise ValueError(
+        f"activation must be one of {', '.join(names())}, got {name!r}; use one of these names, or register your own "
+        f"activation before it is used."
     )
 
 
-def _lipswish_derivative(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None) -> Tensor:
-    u = _scaled(a, _slope(a, parameter))
-    p = torch.sigmoid(u)
-    return p * (1.0 + u * (1.0 - p)) * _LIPSWISH_SCALE
+def register(
+    name: str,
+    value: Callable[[Tensor], Tensor],
+    derivative: Callable[[Tensor], Tensor],
+    second_derivative: Callable[[Tensor], Tensor] | None,
+    lipschitz: float,
+    least_slope: float | None = None,
+) -> None:
+    """Add an activation of your own, which ops, branches and configurations then know by its name.
 
+    It works elementwise and has no kernel: the plain-torch reference serves it, on any device. Models and checkpoints
+    hold its name only, so register it before they are read.
 
-def _lipswish_second(
-    a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None, d: Tensor | None = None
-) -> Tensor:
-    s = _slope(a, parameter)
-    u = _scaled(a, s)
-    p = torch.sigmoid(u)
-    return p * (1.0 - p) * (2.0 + u * (1.0 - 2.0 * p)) * (s * _LIPSWISH_SCALE)
+    Example:
+        >>> register(
+        ...     "arctan",
+        ...     torch.atan,
+        ...     lambda a: 1.0 / (1.0 + a * a),
+        ...     lambda a: -2.0 * a / (1.0 + a * a) ** 2,
+        ...     lipschitz=1.0,
+        ...     least_slope=0.0,
+        ... )
+        >>> branch = iresnet_fast.nn.ResidualBranch.dense(2, [64, 64], activation="arctan")
 
+    Args:
+        name: a letter, then letters, digits and underscores.
+        value: phi(a) for a tensor of any shape, dtype and device, of the same; differentiable by autograd.
+        derivative: phi'(a), likewise.
+        second_derivative: phi''(a); None: zero, since phi is piecewise linear.
+        lipschitz: an upper bound of |phi'|, the smaller the better.
+        least_slope: a lower bound of phi', by default -lipschitz.
 
-def _lipswish_parameter(a: Tensor, parameter: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    beta = a.new_full((), LIPSWISH_INITIAL_BETA) if parameter is None else parameter
-    u = _scaled(a, _slope(a, parameter))
-    p = torch.sigmoid(u)
-    # ds/dbeta = sigmoid(beta); phi = a p(s a) and phi' = f(s a) with f the derivative of swish.
-    a = _kept(a, torch.finfo(a.dtype).min, torch.finfo(a.dtype).max)  # zero times infinity is no number
-    common = a * (p * (1.0 - p)) * (torch.sigmoid(beta) * _LIPSWISH_SCALE)
-    return a * common, (2.0 + u * (1.0 - 2.0 * p)) * common
+    Raises:
+        ValueError: the name is taken or no such name, or on a grid of points from -20 to 20 in float64 the derivatives
+            are not those of the value or not within the bounds.
+    """
+    if not isinstance(name, str) or re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) is None:
+        raise ValueError(f"name must be a letter, then letters, digits and underscores, got {name!r}; choose another.")
+    if name in REGISTRY:
+        raise ValueError(f"name must be a new one, got {name!r}, which there is already; choose another.")
 
+    def first(a: Tensor, parameter: Any = None, h: Any = None) -> Tensor:
+        return derivative(a)
 
-def _maxmin(a: Tensor, parameter: Tensor | None = None) -> Tensor:
-    n = a.shape[1] // 2  # an odd channel is left as it is
-    even, odd = a[:, 0 : 2 * n : 2], a[:, 1 : 2 * n : 2]
-    pairs = torch.stack((torch.maximum(even, odd), torch.minimum(even, odd)), 2).flatten(1, 2)
-    return pairs if a.shape[1] % 2 == 0 else torch.cat((pairs, a[:, 2 * n :]), 1)
+    def second(a: Tensor, parameter: Any = None, h: Any = None, d: Any = None) -> Tensor:
+        return phi.zero(a) if second_derivative is None else second_derivative(a)
 
-
-def _clipswish(a: Tensor, parameter: Tensor | None = None) -> Tensor:
-    return torch.cat((_lipswish(a, parameter), _lipswish(-a, parameter)), 1) / CLIPSWISH_SCALE
-
-
-def _leaky_relu_of(constant: float) -> Activation:
-    def value(a: Tensor, parameter: Tensor | None = None) -> Tensor:
-        return torch.where(a <= 0, constant * a, a)
-
-    def derivative(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None) -> Tensor:
-        return torch.where(a > 0, 1.0, constant).to(a.dtype)
-
-    return Activation(
-        "leaky_relu",
-        value,
-        derivative,
-        _zero,
-        7,
-        lipschitz=max(1.0, abs(constant)),
-        least_slope=min(1.0, constant),
-        piecewise_linear=True,
-        constant=constant,
+    entry = Activation(
+        name,
+        lambda a, parameter=None: value(a),
+        first,
+        second,
+        None,
+        lipschitz=lipschitz,
+        least_slope=-lipschitz if least_slope is None else least_slope,
+        piecewise_linear=second_derivative is None,
     )
-
-
-def _scaled_sin_of(constant: float) -> Activation:
-    return Activation(
-        "sin",
-        lambda a, parameter=None: torch.sin(constant * a) / constant,
-        lambda a, parameter=None, h=None: torch.cos(constant * a),
-        lambda a, parameter=None, h=None, d=None: -constant * torch.sin(constant * a),
-        8,
-        least_slope=-1.0,
-        constant=constant,
-    )
-
-
-def _half_abs_slope(a: Tensor) -> Tensor:
-    """The slope below zero of each channel of [B, C, ...]: -1 in the first half, 1 in the others."""
-    slope = a.new_ones(a.shape[1])
-    slope[: a.shape[1] // 2] = -1.0
-    return slope.view(-1, *[1] * (a.dim() - 2))
-
-
-def _half_abs(a: Tensor, parameter: Tensor | None = None) -> Tensor:
-    return torch.where(a <= 0, _half_abs_slope(a) * a, a)
-
-
-def _half_abs_derivative(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None) -> Tensor:
-    return torch.where(a > 0, 1.0, _half_abs_slope(a))
-
-
-# Families of activations that a number chooses from.
-FAMILIES: dict[str, Callable[[float], Activation]] = {"leaky_relu": _leaky_relu_of, "sin": _scaled_sin_of}
-
-REGISTRY: dict[str, Activation] = {
-    entry.name: entry
-    for entry in (
-        Activation("identity", _identity, _identity_derivative, _zero, 0, least_slope=1.0, piecewise_linear=True),
-        Activation("relu", _relu, _relu_derivative, _zero, 1, piecewise_linear=True),
-        Activation("elu", _elu, _elu_derivative, _elu_second, 2),
-        Activation("softplus", _softplus, _softplus_derivative, _softplus_second, 3),
-        Activation("tanh", _tanh, _tanh_derivative, _tanh_second, 4),
-        Activation("sin", _sin, _sin_derivative, _sin_second, 5, least_slope=-1.0),
-        Activation(
-            "lipswish",
-            _lipswish,
-            _lipswish_derivative,
-            _lipswish_second,
-            6,
-            _lipswish_parameter,
-            least_slope=_LIPSWISH_LEAST_SLOPE,
-            has_parameter=True,
-        ),
-        _leaky_relu_of(0.01),
-        Activation("half_abs", _half_abs, _half_abs_derivative, _zero, 9, least_slope=-1.0, piecewise_linear=True),
-        Activation("maxmin", _maxmin, None, None, None, pairwise=True, piecewise_linear=True),
-        Activation("clipswish", _clipswish, None, None, None, has_parameter=True, expansion=2),
-    )
-}
+    check_activation(entry, first, second)
+    REGISTRY[name] = entry

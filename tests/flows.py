@@ -21,6 +21,9 @@ class Block(NamedTuple):
     probes: int | None = None
     per_sample: bool = False
     terms: int = 4
+    sample_bias: tuple[int, ...] = ()
+    pixel_bias: tuple[int, ...] = ()
+    sample_factor: tuple[int, ...] = ()
 
 
 class FlowCase(NamedTuple):
@@ -103,6 +106,24 @@ FLOWS = [
         (3, 5, 7),
         (Block((4,), (3, 3), probes=2), "normalize", "permute", Block((4, 2), (3, 1, 3), logdet="none"), "normalize"),
         memory="transposed",
+    ),
+    FlowCase(
+        "given",
+        (5,),
+        (
+            Block((7,), sample_bias=(0,), sample_factor=(1,), probes=2),
+            "permute",
+            Block((4,), sample_factor=(0,), logdet="exact"),
+            "normalize",
+            Block(sample_bias=(0,), logdet="none"),
+        ),
+        batch=19,
+    ),
+    FlowCase(
+        "given images",
+        (2, 4, 6),
+        (Block((3,), **IMAGE, sample_bias=(0,), pixel_bias=(1,), sample_factor=(1,)), "squeeze", Block(kernels=(1, 3))),
+        batch=5,
     ),
     FlowCase("one pixel", (3, 1, 1), ("normalize", Block(kernels=(1, 1)), "normalize", "flatten"), batch=20),
 ]
@@ -191,6 +212,9 @@ def _case(case, i, event, block):
         block.per_sample,
         block.terms,
         case.memory,
+        block.sample_bias,
+        block.pixel_bias,
+        block.sample_factor,
     )
 
 
@@ -220,13 +244,13 @@ def one_by_one(package, flow):
             x = x.flatten(1)[:, own[0]].reshape(x.shape[0], *step.event_shape)
         else:
             n = len(step.activations)
-            branch = (own[:n], own[n : 2 * n], step.activations)
+            branch, betas, factors = (own[:n], own[n : 2 * n], step.activations), own[2 * n : 3 * n], own[3 * n :]
             if step.logdet == "none":
-                x = x + package.branch(x, *branch, own[2 * n :])
+                x = x + package.branch(x, *branch, betas, factors)
             elif step.logdet == "exact":
-                x, logdet = package.residual_logdet_exact(x, *branch, own[2 * n :])
+                x, logdet = package.residual_logdet_exact(x, *branch, betas, factors)
                 logdets.append(logdet)
             else:
-                x, logdet = package.residual_logdet(x, *branch, *next(draws), "neumann", own[2 * n :])
+                x, logdet = package.residual_logdet(x, *branch, *next(draws), "neumann", betas, factors=factors)
                 logdets.append(logdet)
     return x, sum(logdets) if logdets else x.new_zeros(x.shape[0])

@@ -135,7 +135,7 @@ def _ops():
             f"{name}.residual_logdet_exact",
             Entry(lambda x, m=module: m.residual_logdet_exact(x, *stages), "x", VECTOR),
         )
-        flow = ((Residual(("identity", "elu"), "none"),), [*weights, *biases, None, None])
+        flow = ((Residual(("identity", "elu"), "none"),), [*weights, *biases, *[None] * 4])
         yield f"{name}.residual_flow", Entry(lambda x, m=module, flow=flow: m.residual_flow(x, *flow), "x", VECTOR)
         yield f"{name}.residual_inverse", Entry(lambda z, m=module: m.residual_inverse(z, *stages, 0.5), "z", VECTOR)
 

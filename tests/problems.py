@@ -28,14 +28,14 @@ class Case(NamedTuple):
     activations: tuple[str, ...] = ("identity", "elu")
     batch: int = 3
     no_bias: tuple[int, ...] = ()  # stages without a bias
-    sample_bias: tuple[int, ...] = ()  # stages with a bias for each sample, [B, out]
-    pixel_bias: tuple[int, ...] = ()  # stages with a bias for each sample and pixel, [B, out, H, W]
-    sample_factor: tuple[int, ...] = ()  # stages with a factor, [B, in]
-    pixel_factor: tuple[int, ...] = ()  # stages with a factor, [B, in, H, W]
     probes: int | None = None
     per_sample: bool = False  # coefficients [B, n]
     terms: int = 4
     memory: str = "contiguous"
+    sample_bias: tuple[int, ...] = ()  # stages with a bias for each sample, [B, out]
+    pixel_bias: tuple[int, ...] = ()  # stages with a bias for each sample and pixel, [B, out, H, W]
+    sample_factor: tuple[int, ...] = ()  # stages with a factor, [B, in]
+    pixel_factor: tuple[int, ...] = ()  # stages with a factor, [B, in, H, W]
 
     @property
     def longest_reduction(self):

@@ -213,9 +213,16 @@ GOOD = {"x": D, "weights": W, "biases": [None, torch.ones(3)], "activations": ["
             r"weights\[0\] must have a square kernel of odd size, got \(2, 2\)",
         ),
         (
-            {"activations": ["maxmin", "elu"]},
+            {"factors": [torch.ones(2), None]},
             ValueError,
-            r"weights\[0\] must have an even number of inputs after maxmin",
+            r"factors\[0\] must have shape \(2, 3\), one entry per sample and input of weights\[0\], got \(2,\)",
+        ),
+        ({"factors": [None]}, ValueError, r"factors must have one entry per weight \(2\), got 1; pad it with None"),
+        ({"factors": [torch.ones(2, 3).double(), None]}, TypeError, r"factors\[0\] must have the dtype of x"),
+        (
+            {"biases": [torch.ones(3, 4), None]},
+            ValueError,
+            r"biases\[0\] must have shape \(4,\), one entry per output of weights\[0\], or \(2, 4\), got \(3, 4\)",
         ),
     ],
 )

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from iresnet_fast import activations
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -15,6 +17,7 @@ SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=[snippet.splitlines()[1] for snippet in SNIPPETS])
 def test_readme_snippet_runs(snippet, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(activations, "REGISTRY", dict(activations.REGISTRY))  # one snippet registers its own
     exec(compile(snippet, "README.md", "exec"), {"__name__": "readme"})
 
 
@@ -25,20 +28,29 @@ def test_readme_example_inverts(capsys):
     assert sum_of_logdets < 1e-3
 
 
-def committed_records():
-    """The results in git, not those in the work tree: `make bench` may have measured again since."""
-    path = "benchmarks/results/bench_logdet.json"
+def committed_records(name):
+    """The results in git, not those in the work tree: the benchmark may have run again since; none: it never did."""
+    path = f"benchmarks/results/{name}.json"
     shown = subprocess.run(["git", "show", f"HEAD:{path}"], cwd=ROOT, capture_output=True, text=True)
-    return json.loads(shown.stdout if shown.returncode == 0 else (ROOT / path).read_text())
+    if shown.returncode == 0:
+        return json.loads(shown.stdout)
+    return json.loads((ROOT / path).read_text()) if (ROOT / path).exists() else []
 
 
 def test_readme_quotes_the_committed_run(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     from report import summary
 
-    setting, table = summary(committed_records())
+    setting, table = summary(committed_records("bench_logdet"))
     assert setting in README
     assert table in README
+
+
+def test_readme_quotes_the_committed_run_of_branches(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    from report_branches import BEGIN, END, readme_block
+
+    assert f"{BEGIN}\n{readme_block(committed_records('bench_branches'))}\n{END}" in README
 
 
 def test_links_in_the_documents_lead_somewhere():

@@ -48,7 +48,7 @@ CALLS = {
     "flow": lambda: ops.residual_flow(
         PROBLEM.x,
         (Residual(tuple(PROBLEM.activations), "none"),),
-        [*WEIGHTS, *PROBLEM.biases, *PROBLEM.parameters],
+        [*WEIGHTS, *PROBLEM.biases, *PROBLEM.parameters, *PROBLEM.factors],
     ),
     "fingerprint": lambda: ops.fingerprint(WEIGHTS),
     "norm": lambda: ops.spectral_norm(WEIGHTS, VECTORS, [torch.randn(w.shape[1]) for w in WEIGHTS], [None, None]),

@@ -160,13 +160,13 @@ def test_fallback_is_said_once_and_in_the_repr():
         warnings.simplefilter("error")
         block(make_input("dense"))
         make_block("dense")(make_input("dense"))
-    assert "path=autograd fallback (Conditional is not a ResidualBranch)" in repr(block)
+    assert "path=autograd fallback (Conditional is no branch of stages)" in repr(block)
     with _library.use_backend("reference"):
         assert "path=autograd fallback (the kernels are missing or switched off)" in repr(make_block("dense"))
     if _library.HAS_EXTENSION and _library.backend() == "kernels":
         assert "path=kernels" in repr(make_block("conv"))
-        assert "path=autograd fallback (activation 'maxmin' has no kernel)" in repr(
-            make_block("dense", activation="maxmin")
+        assert "path=autograd fallback (activation 'fullsort' has no kernel)" in repr(
+            make_block("dense", activation="fullsort")
         )
         assert "path=autograd fallback (there are no kernels for torch.bfloat16)" in repr(
             make_block("dense").bfloat16()

@@ -114,9 +114,9 @@ def test_noise_of_a_smaller_batch_in_training(layer):
 
 
 @pytest.mark.parametrize("estimator", [PowerSeries(5), Exact()])
-@pytest.mark.filterwarnings("ignore:iresnet_fast. activation 'maxmin'")
+@pytest.mark.filterwarnings("ignore:iresnet_fast. activation 'fullsort'")
 def test_what_has_no_kernel_breaks_the_graph(estimator):
-    block = make_block("dense", estimator, "maxmin").train()
+    block = make_block("dense", estimator, "fullsort").train()
     compiled = torch.compile(block, backend="aot_eager")
     for size in (5, 3):
         x = torch.randn(size, 6)

@@ -58,8 +58,8 @@ def replaced(place, make):
     return change
 
 
-def with_maxmin(chain):
-    chain[4].branch = nn.ResidualBranch.dense([6, 4, 6], "maxmin").double()
+def with_fullsort(chain):
+    chain[4].branch = nn.ResidualBranch.dense([6, 4, 6], "fullsort").double()
 
 
 # What is done to the chain of six, and how many parts its runs have then.
@@ -78,7 +78,7 @@ CHANGES = {
     "another layer": (lambda c: c[4].branch.layers.__setitem__(1, torch.nn.Linear(5, 7).double()), [4, 1]),
     "tolerance": (lambda c: setattr(c[4], "estimator", PowerSeries(5, tol=1e-3)), [4, 1]),
     "gradient of the series": (lambda c: setattr(c[4], "estimator", PowerSeries(5, gradient="series")), [4, 1]),
-    "no kernel": (with_maxmin, [4, 1]),
+    "no kernel": (with_fullsort, [4, 1]),
     "new ActNorm": (replaced(3, lambda _: nn.ActNorm(6)), [2, 2]),
     "layer in between": (lambda c: c.insert(2, nn.InvertibleLinear(6).double()), [2, 3]),
     "chain in a chain": (lambda c: c.insert(2, nn.Sequential(nn.ActNorm(6)).eval().double()), [2, 3]),

@@ -37,7 +37,7 @@ def chain(estimator):
     )
     weights, biases, _, betas = branch.stages((2, 2))
     tensors = [squeezed.flatten().long(), permuted.flatten(), layers[2].bias, layers[2].log_scale]
-    return layers, steps, [*tensors, *weights, *biases, *betas, torch.arange(32)]
+    return layers, steps, [*tensors, *weights, *biases, *betas, None, None, torch.arange(32)]
 
 
 @pytest.mark.parametrize("kind", ESTIMATORS)
@@ -82,8 +82,8 @@ BRANCH = Residual(("elu",), "none")
         ((Residual((), "both"),), (), (), ValueError, r"logdet of steps\[0\] must be one of 'none', 'exact', 'series'"),
         ((Normalize(),), (torch.zeros(2),), (), ValueError, "tensors must hold the 2 of the steps, got 1; pass None"),
         ((Normalize(),), (torch.zeros(3),) * 2, (), ValueError, r"x must have shape \[B, 3\] or"),
-        ((BRANCH,), (torch.zeros(2, 2), None, None), ((1, 2),), ValueError, "each of 0 steps with a series, got 1"),
-        ((BRANCH,), (torch.zeros(2, 3), None, None), (), ValueError, r"weights\[0\]"),
+        ((BRANCH,), (torch.zeros(2, 2), *[None] * 3), ((1, 2),), ValueError, "each of 0 steps with a series, got 1"),
+        ((BRANCH,), (torch.zeros(2, 3), *[None] * 3), (), ValueError, r"weights\[0\]"),
     ],
 )
 def test_errors(steps, tensors, draws, error, message):

@@ -271,7 +271,7 @@ D = torch.ones(2, 3)
 GOOD = {
     "x": D,
     "steps": (Normalize(), Residual(("elu", "relu"), "series"), Rearrange((3,))),
-    "tensors": [*torch.ones(2, 3), torch.ones(4, 3), torch.ones(3, 4), *[None] * 4, torch.tensor([2, 0, 1])],
+    "tensors": [*torch.ones(2, 3), torch.ones(4, 3), torch.ones(3, 4), *[None] * 6, torch.tensor([2, 0, 1])],
     "draws": [(D, [1.0, 1.0])],
 }
 
@@ -288,8 +288,8 @@ def changed(place, tensor):
         ({"x": torch.ones(2, 3, 4)}, ValueError, r"x must have shape \[B, d\] or \[B, C, H, W\], got \(2, 3, 4\)"),
         ({"steps": [Normalize(), "elu"]}, TypeError, r"steps\[1\] must be a Normalize, Rearrange or Residual"),
         ({"steps": (Residual(("elu",), "all"),)}, ValueError, r"logdet of steps\[0\] must be one of"),
-        ({"tensors": GOOD["tensors"][:-1]}, ValueError, "tensors must hold the 9 of the steps, got 8"),
-        ({"tensors": [*GOOD["tensors"], None]}, ValueError, "tensors must hold the 9 of the steps, got 10"),
+        ({"tensors": GOOD["tensors"][:-1]}, ValueError, "tensors must hold the 11 of the steps, got 10"),
+        ({"tensors": [*GOOD["tensors"], None]}, ValueError, "tensors must hold the 11 of the steps, got 12"),
         (
             {"draws": [None]},
             TypeError,
@@ -317,17 +317,17 @@ def changed(place, tensor):
         (changed(4, torch.ones(4, 1)), ValueError, r"^biases\[0\] must have shape \(4,\).*\(steps\[1\]\)\.$"),
         (changed(6, torch.ones(())), ValueError, r"^parameters\[0\] must be None since elu.*\(steps\[1\]\)\.$"),
         (
-            changed(8, torch.tensor([0, 0, 1])),
+            changed(10, torch.tensor([0, 0, 1])),
             ValueError,
             r"^index must hold every number below 3 once.*\(steps\[2\]\)\.$",
         ),
         (
-            changed(8, torch.tensor([0, 3, 1])),
+            changed(10, torch.tensor([0, 3, 1])),
             ValueError,
             r"^index must hold every number below 3 once.*\(steps\[2\]\)\.$",
         ),
-        (changed(8, torch.arange(4)), ValueError, r"^index must be int64 of shape \(3,\).*\(steps\[2\]\)\.$"),
-        (changed(8, torch.arange(3).int()), ValueError, r"index must be int64 of shape \(3,\).* got torch.int32"),
+        (changed(10, torch.arange(4)), ValueError, r"^index must be int64 of shape \(3,\).*\(steps\[2\]\)\.$"),
+        (changed(10, torch.arange(3).int()), ValueError, r"index must be int64 of shape \(3,\).* got torch.int32"),
         ({"steps": (*GOOD["steps"][:2], Rearrange((3, 1)))}, ValueError, r"event_shape must be \(d,\) or \(C, H, W\)"),
         ({"steps": (*GOOD["steps"][:2], Rearrange((4,)))}, ValueError, r"event_shape must be .* with 3 numbers"),
     ],

@@ -15,7 +15,7 @@ from iresnet_fast import _library, ops, reference
 from iresnet_fast.estimators import RussianRoulette, roulette_coefficients
 
 
-@pytest.mark.parametrize("kind", TINY, ids=["dense", "conv"])
+@pytest.mark.parametrize("kind", TINY, ids=[case.name for case in TINY])
 def test_neumann_gradient_is_that_of_its_definition(kind):
     problem = make(kind._replace(probes=None, per_sample=True)).requires_grad()
 

@@ -67,6 +67,46 @@ struct FromValue<Tanh> {
   }
 };
 
+template <>
+struct FromValue<Selu> {
+  static constexpr bool possible = true, straight = false;
+  template <class M, class V = typename M::V>
+  static IRF_ALWAYS_INLINE V derivative(V h) {
+    return M::select(h > M::constant(0), M::constant(Selu::kScale), h + M::constant(Selu::kLeftScale));
+  }
+  template <class M, class V = typename M::V>
+  static IRF_ALWAYS_INLINE V ratio(V h) {
+    return M::select(h < M::constant(0), M::constant(1), M::constant(0));
+  }
+};
+
+template <>
+struct FromValue<Sigmoid> {
+  static constexpr bool possible = true, straight = false;
+  template <class M, class V = typename M::V>
+  static IRF_ALWAYS_INLINE V derivative(V h) {
+    return h * (M::constant(1) - h);
+  }
+  template <class M, class V = typename M::V>
+  static IRF_ALWAYS_INLINE V ratio(V h) {
+    return M::constant(1) - M::constant(2) * h;
+  }
+};
+
+// Exact: the derivative is 0 at -1 and 1 themselves.
+template <>
+struct FromValue<Hardtanh> {
+  static constexpr bool possible = true, straight = true;
+  template <class M, class V = typename M::V>
+  static IRF_ALWAYS_INLINE V derivative(V h) {
+    return M::select(h * h >= M::constant(1), M::constant(0), M::constant(1));
+  }
+  template <class M, class V = typename M::V>
+  static IRF_ALWAYS_INLINE V ratio(V) {
+    return M::constant(0);
+  }
+};
+
 // Whether the derivatives of a stage follow from its h; a factor hides them.
 template <class T>
 bool known_from_value(const Stage<T>& stage) {

@@ -64,9 +64,9 @@ def _block(name: str, block: Block, n_steps: int) -> BranchCertificate:
     # What hooks and forwards of their own do to activations, nobody can bound.
     if isinstance(block, UnboundedBlock):
         stages = None if any(map(sees_activations, block.branch.modules())) else _plain_stages(block)
-    elif isinstance(branch, InducedNormBranch) and branch.why_no_kernels() is None:
+    elif isinstance(branch, InducedNormBranch) and branch.beyond_formula() is None:
         return _induced(name, block, branch, n_steps)
-    elif isinstance(branch, (ResidualBranch, ConditionalBranch, DenseBranch)) and branch.why_no_kernels() is None:
+    elif isinstance(branch, (ResidualBranch, ConditionalBranch, DenseBranch)) and branch.beyond_formula() is None:
         stages = _spectral_stages(branch)
     else:
         stages = None
@@ -123,10 +123,12 @@ def _whole(branch: nn.Module, stages: _Stages, norms: list[float], n_steps: int)
     """Return a bound of the whole branch if its layers are matrices, those of 1 x 1 convolutions included."""
     if any(geometry is not None for geometry in stages.geometries):
         return None
+    if isinstance(branch, ConditionalBranch) and branch.mode == "multiply":
+        return None  # factors of any sign change the slopes that an activation has
     weights = [weight.flatten(1) for weight in stages.weights]
     if isinstance(branch, ConditionalBranch) and branch.mode == "concat":
         # What the network adds does not change with x; a pair of MaxMin may hold one channel of each.
-        if registry.get(stages.activations[1]).pairwise:
+        if not registry.get(stages.activations[1]).elementwise:
             return None
         weights[1] = weights[1][:, : len(weights[0])]
     return branch_bound(weights, stages.activations, norms, n_steps)

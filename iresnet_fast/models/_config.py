@@ -6,9 +6,9 @@ import dataclasses
 from typing import Any, TypeVar, cast
 
 from .. import _checks
+from .. import activations as registry
 from .._checks import check_choice as check_choice
 from ..estimators import Exact, PowerSeries, RussianRoulette
-from ..nn.activation import get_entry
 from ..nn.block import Estimator
 from ..solvers import FixedPoint
 
@@ -73,10 +73,9 @@ def check_counts(argument: str, values: Any, minimum: int, length: int | None = 
 
 def check_activation(name: str, may_double: bool, others: str = "") -> None:
     """Raise ValueError unless a branch can take the activation; `others` can take one that doubles its channels."""
-    get_entry(name)
-    if name == "clipswish" and not may_double:
+    if registry.get(name).expansion > 1 and not may_double:
         where = f" unless branch is {others}" if others else ""
-        raise ValueError(f"activation must keep the number of channels{where}, got 'clipswish'; use 'lipswish'.")
+        raise ValueError(f"activation must keep the number of channels{where}, got {name!r}; use 'lipswish'.")
 
 
 def check_coeff(coeff: float, advice: str = "pass e.g. 0.9") -> None:

@@ -18,8 +18,10 @@ from .injective_pad import InjectivePad
 from .invertible_linear import InvertibleLinear
 from .linear import SpectralLinear
 from .logit import Logit
+from .masked_branch import MaskedBranch, Masks
 from .multiscale import MultiScale
 from .noise_pad import NoisePad
+from .parametrized_branch import ParametrizedBranch
 from .permutation import Permutation
 from .sequential import Sequential
 from .spectral import shard_spectral_norms, update_spectral_norm
@@ -43,8 +45,11 @@ __all__ = [
     "InvertibleLinear",
     "InvertibleResidualBlock",
     "Logit",
+    "MaskedBranch",
+    "Masks",
     "MultiScale",
     "NoisePad",
+    "ParametrizedBranch",
     "Permutation",
     "ResidualBranch",
     "Sequential",

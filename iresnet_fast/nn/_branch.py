@@ -7,12 +7,12 @@ from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
-from .. import activations as registry
-from ._chain import inputs_of, outputs_of
-from ._hooks import Skippable
+from ._chain import expansion_of, inputs_of, outputs_of
+from ._hooks import Skippable, make_tensors
 from ._inputs import check_layer_input
 from ._layer import SpectralLayer
 from ._stages import Stages
+from ._tensors import gathered
 from .activation import Activation
 
 
@@ -26,7 +26,16 @@ class Branch(Skippable):
     activations: Any  # names, or modules that have them
 
     def why_no_kernels(self) -> str | None:
-        """Return what a call of the branch does beyond its stages, for messages; None if nothing."""
+        """Return why a block cannot run the stages of the branch in its place, for messages; None if it can."""
+        reason = self.beyond_formula()
+        return self.beyond_stages() if reason is None else reason
+
+    def beyond_stages(self) -> str | None:
+        """Return what of the formula no stages could do, for messages; None if they can do all of it."""
+        return None
+
+    def beyond_formula(self) -> str | None:
+        """Return what a call of the branch does beyond the formula of its class, for messages; None if nothing."""
         own = super().why_no_kernels()
         return self.why_layers_are_called() if own is None else f"it {own}"
 
@@ -89,9 +98,9 @@ class ModuleBranch(Branch):
 
     activations: nn.ModuleList
 
-    def why_no_kernels(self) -> str | None:
-        """Return what a call of the branch does beyond its formula, for messages; None if nothing."""
-        reason = super().why_no_kernels()
+    def beyond_formula(self) -> str | None:
+        """Return what a call of the branch does beyond the formula of its class, for messages; None if nothing."""
+        reason = super().beyond_formula()
         return _why_called(self.activations, "activations", Activation) if reason is None else reason
 
     def _phis(self) -> list[Activation]:
@@ -100,6 +109,16 @@ class ModuleBranch(Branch):
     def _constants(self) -> list[float | None]:
         """Return the Lipschitz constants of the activations; None for a module that does not say."""
         return [getattr(phi, "lipschitz", None) for phi in self.activations]
+
+    def _names(self) -> tuple[str, ...]:
+        return tuple(phi.name for phi in self._phis())
+
+    def _betas(self) -> list[Tensor | None]:
+        betas = []
+        for phi in self._phis():
+            make_tensors(phi)
+            betas.append(None if phi.beta is None else gathered(phi.beta))
+        return betas
 
     def _set_activations(self, names: Sequence[str], layers: Sequence[nn.Module]) -> None:
         """Make the activations, each on the device and in the dtype of its layer."""
@@ -124,22 +143,20 @@ def check_chain(layers: Sequence[nn.Module], activations: Sequence[str], grows_a
 
     Args:
         layers: the layers, each after its activation.
-        activations: their names.
+        activations: their names; one may double the channels.
         grows_at: index of a layer that takes more.
     """
     for i, (layer, name) in enumerate(zip(layers, activations, strict=True)):
         width, before = inputs_of(layer), outputs_of(layers[i - 1])
-        source = f"layers[{i - 1}]" if i else "the last layer, since a branch is added to its input"
-        if width <= before if i == grows_at else width != before:
+        expected = before * expansion_of(name)
+        if width <= expected if i == grows_at else width != expected:
+            source = f"layers[{i - 1}]" if i else "the last layer, since a branch is added to its input"
             more = "more inputs than" if i == grows_at else "as many inputs as"
+            if expected != before:
+                more = f"after {name} twice {more}"
             raise ValueError(
                 f"layers[{i}] must have {more} there are outputs of {source}, {before}, got {width}; change one of "
                 f"them."
-            )
-        if registry.get(name).pairwise and width % 2:
-            raise ValueError(
-                f"layers[{i}] must have an even number of inputs after {name}, which works on pairs of channels, "
-                f"got {width}; change the width or the activation."
             )
 
 

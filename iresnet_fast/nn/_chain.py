@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from .. import _checks
+from .. import activations as registry
 from .conv import SpectralConv2d
 from .linear import SpectralLinear
 
@@ -57,6 +58,19 @@ def conv_layers(
 def names_of(activation: str, n_layers: int, preactivation: bool = False) -> list[str]:
     """Return the activation before each layer: before the first only for a preactivation."""
     return [activation if preactivation else "identity"] + [activation] * (n_layers - 1)
+
+
+def expansion_of(activation: str) -> int:
+    """Return the outputs of an activation for each of its inputs; raises ValueError if there is none of that name."""
+    return registry.get(activation).expansion
+
+
+def pairs_after(
+    activation: str, pairs: Sequence[tuple[int, int]], preactivation: bool = False
+) -> list[tuple[int, int]]:
+    """Return the inputs and outputs of layers with this activation before each, before the first if `preactivation`."""
+    names = names_of(activation, len(pairs), preactivation)
+    return [(inputs * expansion_of(name), outputs) for name, (inputs, outputs) in zip(names, pairs, strict=True)]
 
 
 def integers_of(argument: str, values: Any, example: str) -> list[int]:

@@ -178,16 +178,14 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
 
     def why_no_kernels(self) -> str | None:
         """Return what a call does that kernels with weight and bias would not, for messages; or None."""
-        if not self.keeps_size or type(self)._conv_forward is not nn.Conv2d._conv_forward:
+        if not is_stage(self):
             return "is no convolution that keeps the image size, with stride 1 and zero padding"
         return super().why_no_kernels()
 
     @property
     def keeps_size(self) -> bool:
         """Whether it has an odd square kernel k, stride 1, padding k // 2, dilation 1 and one group."""
-        k = self.kernel_size[0]
-        same = (self.kernel_size, self.padding) == ((k, k), (k // 2, k // 2)) and k % 2 == 1
-        return same and (self.stride, self.dilation, self.groups) == ((1, 1), (1, 1), 1)
+        return keeps_size(self)
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer to [B, C, H, W] or [C, H, W]."""
@@ -218,6 +216,19 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
             if (u_shape, v_shape) != self._vector_shapes():
                 self.image_size = before
         return super()._fits(u_shape, v_shape)
+
+
+def keeps_size(layer: nn.Conv2d) -> bool:
+    """Whether a convolution has an odd square kernel k, stride 1, zero padding k // 2, dilation 1 and one group."""
+    k = layer.kernel_size[0]
+    same = layer.kernel_size == (k, k) and k % 2 == 1 and layer.padding in ("same", (k // 2, k // 2))
+    plain = (layer.stride, layer.dilation, layer.groups) == ((1, 1), (1, 1), 1)
+    return same and plain and layer.padding_mode == "zeros"
+
+
+def is_stage(layer: nn.Conv2d) -> bool:
+    """Whether a convolution keeps the image size as kernels know it, and is computed as torch does."""
+    return keeps_size(layer) and type(layer)._conv_forward is nn.Conv2d._conv_forward
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:

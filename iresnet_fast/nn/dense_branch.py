@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import _checks
+from .. import activations as registry
 from ._branch import ModuleBranch, shown
 from ._chain import Layer, check_spectral, conv_layers, inputs_of, linear_layers, outputs_of
 from ._maps import maps_of
 from ._tensors import gathered
-from .activation import get_entry
 from .conv import SpectralConv2d
 from .linear import SpectralLinear
 
@@ -31,7 +31,7 @@ class DenseBranch(ModuleBranch):
     Args:
         layers: W_0 .. W_n, all SpectralLinear, or all SpectralConv2d with an odd square kernel k, stride 1, padding
             k // 2, dilation 1 and one group; W_i takes all that came before, W_n gives the shape of x.
-        activation: phi, a name of `iresnet_fast.activations` or "clipswish", which doubles the channels.
+        activation: phi, a name of `iresnet_fast.activations`; "clipswish" doubles the channels.
         learnable: whether eta is a parameter; otherwise it is a buffer and both weights are sqrt(1/2).
 
     Raises:
@@ -44,7 +44,7 @@ class DenseBranch(ModuleBranch):
     def __init__(self, layers: Sequence[Layer], activation: str = "clipswish", learnable: bool = True) -> None:
         """Build the branch; the arguments are those of the class."""
         super().__init__()
-        expansion = 2 if activation == "clipswish" else 1
+        expansion = registry.get(activation).expansion
         _check_layers(layers, activation, expansion)
         self.layers = nn.ModuleList(layers)
         self._set_activations([activation] * (len(layers) - 1), layers[:-1])
@@ -164,7 +164,7 @@ def _pairs(features: int, growth: int, depth: int, activation: str) -> list[tupl
     """Return the inputs and outputs of each stage and of the last layer."""
     for argument, value in (("features", features), ("growth", growth), ("depth", depth)):
         _checks.check_count(argument, value, 1)
-    expansion = 2 if activation == "clipswish" else 1
+    expansion = registry.get(activation).expansion
     widths = [features + i * growth * expansion for i in range(depth + 1)]
     return [(width, growth) for width in widths[:-1]] + [(widths[-1], features)]
 
@@ -180,10 +180,6 @@ def _check_layers(layers: Sequence[Layer], activation: str, expansion: int) -> N
             raise ValueError(
                 f"layers[{i}] must have {width} inputs, those of the first layer and all outputs of {activation} "
                 f"since, got {inputs_of(layer)}; change it."
-            )
-        if i + 1 < len(layers) and get_entry(activation).pairwise and outputs_of(layer) % 2:
-            raise ValueError(
-                f"layers[{i}] must have an even number of outputs for {activation}, got {outputs_of(layer)}; change it."
             )
         width += outputs_of(layer) * expansion
     if outputs_of(layers[-1]) != inputs_of(layers[0]):

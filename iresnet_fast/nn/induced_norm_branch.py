@@ -9,7 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from ._branch import ModuleBranch, check_chain, shown
-from ._chain import check_names, conv_layers, linear_layers, names_of, pairs_of
+from ._chain import check_names, conv_layers, linear_layers, names_of, pairs_after, pairs_of
+from ._stages import Stages
+from ._tensors import bias_of
+from .conv import is_stage
 from .induced_norm import InducedNormConv2d, InducedNormLayer, InducedNormLinear
 
 Layer = InducedNormLinear | InducedNormConv2d
@@ -19,7 +22,8 @@ class InducedNormBranch(ModuleBranch):
     """g(x): stages of an activation followed by a layer bounded in one induced p-norm, p = 1, 2 or inf.
 
     Every norm is a closed form of the current weights: an upper bound at every step, where power iteration approaches
-    from below. As the branch of an InvertibleResidualBlock it runs on the autograd path.
+    from below. As the branch of an InvertibleResidualBlock it runs on the kernels, but for convolutions with a stride,
+    dilation, groups or padding of their own, which keep the image size together.
 
     Args:
         layers: InducedNormLinear, or InducedNormConv2d that keep the image size, each with p as its domain and
@@ -27,7 +31,7 @@ class InducedNormBranch(ModuleBranch):
         activations: one name of `iresnet_fast.activations` per layer, each applied before its layer.
 
     Raises:
-        ValueError: the layers do not form such a branch, or a name is unknown.
+        ValueError: the layers do not form such a branch, a name is unknown, or it is "clipswish" and p is 1.
         TypeError: a layer is of another type.
 
     Attributes:
@@ -35,6 +39,7 @@ class InducedNormBranch(ModuleBranch):
     """
 
     layer_kind = InducedNormLayer
+    on_stages = True
 
     def __init__(self, layers: Sequence[Layer], activations: Sequence[str]) -> None:
         """Build the branch; the arguments are those of the class."""
@@ -52,6 +57,11 @@ class InducedNormBranch(ModuleBranch):
                     f"{layer.domain:g} and {layer.codomain:g}; use one norm throughout."
                 )
         check_chain(layers, activations)
+        if layers[0].domain == 1.0 and "clipswish" in activations:
+            raise ValueError(
+                "activations must have the constant 1 in l1, got clipswish, whose two outputs move by up to 1.09 "
+                "together; use lipswish or another norm."
+            )
         self.norm = layers[0].domain
         self.layers = nn.ModuleList(layers)
         self._set_activations(activations, layers)
@@ -78,7 +88,7 @@ class InducedNormBranch(ModuleBranch):
             ValueError: an argument is out of range, or the name is unknown.
         """
         options = {"domain": norm, "codomain": norm, "coeff": coeff, **layer_options}
-        layers = linear_layers(pairs_of("widths", widths), InducedNormLinear, options)
+        layers = linear_layers(pairs_after(activation, pairs_of("widths", widths)), InducedNormLinear, options)
         return cls(layers, names_of(activation, len(layers)))
 
     @classmethod
@@ -105,7 +115,9 @@ class InducedNormBranch(ModuleBranch):
             ValueError: an argument is out of range, or the name is unknown.
         """
         options = {"domain": norm, "codomain": norm, "coeff": coeff, **layer_options}
-        layers = conv_layers(pairs_of("channels", channels), kernel_sizes, InducedNormConv2d, options)
+        layers = conv_layers(
+            pairs_after(activation, pairs_of("channels", channels)), kernel_sizes, InducedNormConv2d, options
+        )
         return cls(layers, names_of(activation, len(layers)))
 
     @property
@@ -147,6 +159,25 @@ class InducedNormBranch(ModuleBranch):
         for phi, layer in zip(self.activations, self.layers, strict=True):
             x = layer(phi(x))
         return x
+
+    def beyond_stages(self) -> str | None:
+        """Return what no stages could do, for messages; None if nothing."""
+        for i, layer in enumerate(self._layers()):
+            if isinstance(layer, nn.Conv2d) and not is_stage(layer):
+                return f"layers[{i}] has no odd square kernel with stride 1 and zero padding"
+        return None
+
+    def as_stages(self, x: Tensor, context: None = None) -> Stages:
+        """Return the stages of a call at x, of which only the shape, dtype and device count.
+
+        Raises:
+            ValueError: there is a context, which this branch cannot use.
+        """
+        self.check_context(context)
+        layers = self._layers()
+        weights = [layer.effective_weight() for layer in layers]
+        biases = [bias_of(layer) for layer in layers]
+        return Stages(weights, biases, self._names(), self._betas(), [None] * len(layers))
 
     def extra_repr(self) -> str:
         """Describe the branch in its repr."""

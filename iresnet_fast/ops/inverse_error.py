@@ -106,7 +106,7 @@ class WideBranch(NamedTuple):
     def error(self, x: Tensor, z: Tensor, lipschitz: float) -> tuple[Tensor, Tensor]:
         """Return what `certified_error` does for x and z of any dtype."""
         x, z = x.detach().double(), z.detach().double()
-        rounding = branch_rounding(x, self.weights, self.biases, self.activations, self.factors, self.norms)
+        rounding = branch_rounding(x, self.weights, self.biases, self.activations, self.norms, self.factors)
         return certified_error(x, z, self.evaluate(x), rounding, lipschitz)
 
     def refine(
@@ -116,7 +116,8 @@ class WideBranch(NamedTuple):
 
         The error is that before the rounding plus what was rounded away, so it does not grow by 1 / (1 - lipschitz).
         """
-        settings = Settings(lipschitz, _RESIDUAL_SHARE * tol, max_iterations, True, accelerate)
+        alike = all(t is None or t.dim() == 1 for t in (*self.biases, *(self.factors or ())))
+        settings = Settings(lipschitz, _RESIDUAL_SHARE * tol, max_iterations, alike, accelerate)
         solution, iterations, _ = iterate(self.evaluate, z.detach().double(), x.detach().double(), settings)
         rounded = solution.to(x.dtype)
         lost = sample_norm(rounded.double() - solution, x.dim() - 1)

@@ -33,7 +33,9 @@ def residual_inverse(
     """
     _checks.check_branch(z, weights, biases, activations, parameters, factors, name="z")
     none = (None,) * len(weights)
-    contraction = contraction_of(activations, Settings(lipschitz, tol, max_iterations, True, accelerate))
+    # With numbers of single samples, those still iterated cannot be evaluated without the others.
+    alike = all(t is None or t.dim() == 1 for t in (*biases, *(factors or ())))
+    contraction = contraction_of(activations, Settings(lipschitz, tol, max_iterations, alike, accelerate))
     check_settings(contraction.settings)
     tensors = (*weights, *biases, *(parameters or none), *(factors or none))
     if under_transforms() or (

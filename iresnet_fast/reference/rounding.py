@@ -23,8 +23,8 @@ def branch_rounding(
     weights: Sequence[Tensor],
     biases: Sequence[Tensor | None],
     activations: Sequence[str],
-    factors: Sequence[Tensor | None] | None = None,
     norms: Sequence[float] | None = None,
+    factors: Sequence[Tensor | None] | None = None,
 ) -> Tensor:
     """Return a bound of |computed g(x) - g(x)|, [B], whatever the order in which the products are summed.
 

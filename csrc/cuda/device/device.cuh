@@ -103,9 +103,20 @@ inline void store8(void* p, unsigned first, unsigned second) {
   typedef unsigned Pair __attribute__((vector_size(8), may_alias));
   *static_cast<Pair*>(p) = Pair{first, second};
 }
+inline void load8(const void* p, unsigned& first, unsigned& second) {
+  typedef unsigned Pair __attribute__((vector_size(8), may_alias));
+  const Pair pair = *static_cast<const Pair*>(p);
+  first = pair[0];
+  second = pair[1];
+}
 #else
 __device__ __forceinline__ void store8(void* p, unsigned first, unsigned second) {
   *static_cast<uint2*>(p) = make_uint2(first, second);
+}
+__device__ __forceinline__ void load8(const void* p, unsigned& first, unsigned& second) {
+  const uint2 pair = *static_cast<const uint2*>(p);
+  first = pair.x;
+  second = pair.y;
 }
 #endif
 
@@ -156,6 +167,10 @@ struct ScalarMath<float> {
   static __device__ __forceinline__ float expm1_nonpositive(float x) { return expm1f(x); }
   static __device__ __forceinline__ float log1p_unit(float x) { return log1pf(x); }
   static __device__ __forceinline__ void sincos(float x, float& s, float& c) { sincos_without_stack(x, s, c); }
+  static __device__ __forceinline__ float normal_tail(float x, float& gaussian) {
+    gaussian = expf(-0.5f * x * x);
+    return 0.5f * erfcf(x * 0.70710678118654752440f);
+  }
 };
 
 template <>
@@ -167,6 +182,10 @@ struct ScalarMath<double> {
   static __device__ __forceinline__ double expm1_nonpositive(double x) { return expm1(x); }
   static __device__ __forceinline__ double log1p_unit(double x) { return log1p(x); }
   static __device__ __forceinline__ void sincos(double x, double& s, double& c) { ::sincos(x, &s, &c); }
+  static __device__ __forceinline__ double normal_tail(double x, double& gaussian) {
+    gaussian = exp(-0.5 * x * x);
+    return 0.5 * erfc(x * 0.70710678118654752440);
+  }
 };
 
 // phi, phi', phi'' at a.

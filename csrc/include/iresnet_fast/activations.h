@@ -2,8 +2,9 @@
 //
 // Each formula is written once, against a `Math` policy that supplies the number type V (a SIMD vector on the CPU, a
 // scalar on the GPU) and the few functions that need care: exp and expm1 of a non-positive number, log1p on [0, 1],
-// sincos, select. Every formula below only ever exponentiates a non-positive number, so nothing overflows. Torch-free;
-// host and device. The Python registry is iresnet_fast/activations.py; the order here is its kernel_id.
+// sincos, the tail of the normal distribution, select. Every formula below only ever exponentiates a non-positive
+// number, so nothing overflows. Torch-free; host and device. The Python registry is iresnet_fast/activations.py; the
+// order here is its kernel_id.
 #pragma once
 
 #include "iresnet_fast/macros.h"
@@ -19,7 +20,14 @@
   X(lipswish, LipSwish)            \
   X(leaky_relu, LeakyRelu)         \
   X(scaled_sin, ScaledSin)         \
-  X(half_abs, HalfAbs)
+  X(half_abs, HalfAbs)             \
+  X(selu, Selu)                    \
+  X(sigmoid, Sigmoid)              \
+  X(gelu, Gelu)                    \
+  X(swish, Swish)                  \
+  X(celu, Celu)                    \
+  X(hardtanh, Hardtanh)            \
+  X(leaky_lswish, LeakyLSwish)
 
 namespace irf {
 
@@ -52,11 +60,14 @@ struct SlopeGradient {
 // Whether phi'' vanishes everywhere.
 static constexpr bool piecewise_linear(Activation activation) {
   return activation == Activation::kIdentity || activation == Activation::kRelu ||
-         activation == Activation::kLeakyRelu || activation == Activation::kHalfAbs;
+         activation == Activation::kLeakyRelu || activation == Activation::kHalfAbs ||
+         activation == Activation::kHardtanh;
 }
 
-// Whether beta is learnt.
-static constexpr bool learns_slope(Activation activation) { return activation == Activation::kLipSwish; }
+// Whether the slope of the activation is learnt, through its beta.
+static constexpr bool learns_slope(Activation activation) {
+  return activation == Activation::kLipSwish || activation == Activation::kLeakyLSwish;
+}
 
 // kHasSlope: whether beta is learnt. kByChannel: whether the constant is that of a channel, `constant_of`.
 struct PlainActivation {
@@ -88,6 +99,38 @@ struct Elu : PlainActivation {
   }
 };
 
+// scale (a above zero, alpha (e^a - 1) below it), with the constants of self-normalizing networks (arXiv 1706.02515).
+struct Selu : PlainActivation {
+  static constexpr double kScale = 1.0507009873554804934, kLeftScale = 1.7580993408473768599;  // scale alpha
+
+  template <class M, class V = typename M::V>
+  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE Jet<V> jet(V a, Parameters<V>) {
+    const V zero = M::constant(0), scale = M::constant(kScale), left = M::constant(kLeftScale);
+    const V grown = left * M::expm1_nonpositive(M::select(a > zero, zero, a));
+    return {M::select(a > zero, scale * a, grown), M::select(a > zero, scale, grown + left),
+            M::select(a >= zero, zero, grown + left)};
+  }
+};
+
+// a above zero, c (e^(a/c) - 1) below it; the constant is c > 0.
+struct Celu : PlainActivation {
+  template <class M, class V = typename M::V>
+  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE Jet<V> jet(V a, Parameters<V> p) {
+    const V zero = M::constant(0), one = M::constant(1);
+    const V grown = M::expm1_nonpositive(M::select(a > zero, zero, a) / p.constant), d = grown + one;
+    return {M::select(a > zero, a, p.constant * grown), d, M::select(a >= zero, zero, d / p.constant)};
+  }
+};
+
+struct Hardtanh : PlainActivation {
+  template <class M, class V = typename M::V>
+  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE Jet<V> jet(V a, Parameters<V>) {
+    const V zero = M::constant(0), one = M::constant(1);
+    return {M::select(a > one, one, M::select(a < -one, -one, a)),
+            M::select(M::select(a > zero, a, -a) >= one, zero, one), zero};
+  }
+};
+
 // exp(-|a|) and what the logistic function needs of it.
 template <class M, class V = typename M::V>
 IRF_HOST_DEVICE static IRF_ALWAYS_INLINE void logistic(V a, V& exp_minus, V& sigma, V& sigma_prime) {
@@ -105,6 +148,32 @@ struct Softplus : PlainActivation {
     logistic<M>(a, exp_minus, sigma, sigma_prime);
     const V zero = M::constant(0);
     return {M::select(a <= zero, zero, a) + M::log1p_unit(exp_minus), sigma, sigma_prime};
+  }
+};
+
+struct Sigmoid : PlainActivation {
+  template <class M, class V = typename M::V>
+  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE Jet<V> jet(V a, Parameters<V>) {
+    V exp_minus, sigma, sigma_prime;
+    logistic<M>(a, exp_minus, sigma, sigma_prime);
+    return {sigma, sigma_prime, sigma_prime * (M::constant(1) - M::constant(2) * sigma)};
+  }
+};
+
+// a P(a), P the distribution function of a normal number.
+struct Gelu : PlainActivation {
+  template <class M, class V = typename M::V>
+  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE Jet<V> jet(V a, Parameters<V>) {
+    const V zero = M::constant(0), one = M::constant(1), two = M::constant(2);
+    const V magnitude = M::select(a > zero, a, -a);
+    V gaussian;
+    const V tail = M::normal_tail(magnitude, gaussian);
+    const V p = M::select(a > zero, one - tail, tail);
+    const V density = gaussian * M::constant(0.39894228040143267794);  // 1 / sqrt(2 pi)
+    // Far out a may be infinite, or its square, which times zero is no number.
+    const auto flat = gaussian == zero;
+    const V moved = M::select(flat, zero, a * density);
+    return {M::select(p == zero, zero, a * p), p + moved, M::select(flat, zero, two * density - a * moved)};
   }
 };
 
@@ -181,10 +250,10 @@ struct LipSwish {
   }
 
   template <class M, class V = typename M::V>
-  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE SlopeGradient<V> slope_gradient(V a, V slope) {
+  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE SlopeGradient<V> slope_gradient(V a, Parameters<V> p) {
     V exp_minus, sigma, sigma1;
     const V zero = M::constant(0), one = M::constant(1), two = M::constant(2), scale = M::constant(1 / 1.1);
-    const V z = scaled<M>(a, slope);
+    const V z = scaled<M>(a, p.slope);
     logistic<M>(z, exp_minus, sigma, sigma1);
     const V sigma2 = sigma1 * (one - two * sigma);
     const auto flat = sigma1 == zero;  // as far out as a * a may be infinite
@@ -192,5 +261,39 @@ struct LipSwish {
             M::select(flat, zero, a * (two * sigma1 + z * sigma2) * scale)};
   }
 };
+
+// LipSwish of slope 1.
+struct Swish : PlainActivation {
+  template <class M, class V = typename M::V>
+  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE Jet<V> jet(V a, Parameters<V>) {
+    return LipSwish::jet<M>(a, {M::constant(1), M::constant(0)});
+  }
+};
+
+// c a + (1 - c) LipSwish(a), the constant is c (i-DenseNet, arXiv 2102.02694).
+struct LeakyLSwish {
+  static constexpr bool kHasSlope = true, kByChannel = false;
+
+  template <class M, class V = typename M::V>
+  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE Jet<V> jet(V a, Parameters<V> p) {
+    const V rest = M::constant(1) - p.constant;
+    const Jet<V> swish = LipSwish::jet<M>(a, p);
+    return {p.constant * a + rest * swish.h, p.constant + rest * swish.d, rest * swish.e};
+  }
+
+  template <class M, class V = typename M::V>
+  IRF_HOST_DEVICE static IRF_ALWAYS_INLINE SlopeGradient<V> slope_gradient(V a, Parameters<V> p) {
+    const V rest = M::constant(1) - p.constant;
+    const SlopeGradient<V> swish = LipSwish::slope_gradient<M>(a, p);
+    return {rest * swish.h, rest * swish.d};
+  }
+};
+
+// Of an activation that learns its slope.
+template <class M, class V = typename M::V>
+IRF_HOST_DEVICE static IRF_ALWAYS_INLINE SlopeGradient<V> slope_gradient(Activation activation, V a, Parameters<V> p) {
+  return activation == Activation::kLeakyLSwish ? LeakyLSwish::slope_gradient<M>(a, p)
+                                                : LipSwish::slope_gradient<M>(a, p);
+}
 
 }  // namespace irf
