@@ -39,7 +39,7 @@ def leaky_relu_of(constant: float) -> Activation:
         return torch.where(a <= 0, constant * a, a)
 
     def derivative(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None) -> Tensor:
-        return torch.where(a > 0, 1.0, constant).to(a.dtype)
+        return torch.where(a > 0, torch.ones_like(a), constant)
 
     return Activation(
         "leaky_relu",

@@ -227,7 +227,8 @@ def test_models_with_labels(tmp_path, capsys, kind):
 def test_the_machine(run, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "iresnet_fast.cli.evaluate.evaluate", lambda *_: seen.append((_library.backend(), torch.get_num_threads()))
+        "iresnet_fast.cli.evaluate.evaluate",
+        lambda *_, **__: seen.append((_library.backend(), torch.get_num_threads())),
     )
     monkeypatch.setattr("iresnet_fast.cli.evaluate.describe", lambda *_: "")
     assert main(["evaluate", str(run), "--backend", "reference", "--threads", "2", "--device", "cpu"]) == 0

@@ -20,7 +20,7 @@ def points(dtype, largest=80.0):
 def call(op, name, a, beta, **arguments):
     """Run a raw op on a branch of one stage with weight 1."""
     beta = beta if registry.get(name).has_parameter else None
-    problem = Problem(a[:, None], [a.new_ones(1, 1)], [None], [name], [beta], None, None)
+    problem = Problem(a[:, None], [a.new_ones(1, 1)], [None], [name], [beta], None, None, [None])
     overload, values = problem.raw(op, **arguments)
     return overload(*values)
 

@@ -96,7 +96,14 @@ def test_a_file_is_tensors_and_json(folder):
     assert training.TrainConfig.from_dict(found["train_config"]) == make_config(
         max_steps=3, checkpoint_steps=1, decay_start=1.0
     )
-    assert found["data"] == {"name": "curve", "event_shape": [2], "n_levels": None, "n_classes": None, "n_train": 50}
+    assert found["data"] == {
+        "name": "curve",
+        "event_shape": [2],
+        "n_levels": None,
+        "n_classes": None,
+        "n_train": 50,
+        "context": None,
+    }
     assert found["minutes"] > 0.0
 
 

@@ -60,7 +60,7 @@ def test_steps_are_those_of_a_plain_loop(tmp_path):
 
         batches.seed_initial(0)
         made = batches.Batches(data, config, torch.device("cpu"))
-        model.initialize(made.initial())
+        model.initialize(made.initial().x)
         optimizer = torch.optim.Adam(model.parameters(), fused=False, foreach=False)
         losses, norms = [], []
         average = [p.detach().clone() for p in model.parameters()]

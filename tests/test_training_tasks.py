@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from training_examples import make_data, make_model
 
 from iresnet_fast import training
-from iresnet_fast.models import FlowConfig, IResNetClassifier, IResNetFlow
+from iresnet_fast.models import IResNetClassifier
 
 
 @pytest.mark.filterwarnings("ignore:iresnet_fast. evaluation of an ActNorm")
@@ -65,8 +65,6 @@ def test_models_without_a_task():
         TypeError, match="model must be an IResNetFlow, IResNetClassifier or HybridIResNet, got Linear; p"
     ):
         training.task_of(torch.nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="context_features must be 0, got 3; a data set has no context: write"):
-        training.task_of(IResNetFlow(FlowConfig((2,), blocks=(1,), context_features=3)))
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,17 @@ namespace IRF_ISA {
 namespace {
 
 // Tiles of one stage. On entry r and s hold R = A^T r_{i+1} and S = A^T s_{i+1}; on return r = D R and s = D S + E t R.
+// With a factor f, D is f phi' and E is f phi''.
 template <class T>
 struct ActivationBackward {
   int channels;
   Parameters<T> parameters;
-  const T* kept;     // h if the derivatives are known from it, else a
+  const T* kept;     // h if the derivatives are known from it, which they are not with a factor, else a
   const T* tangent;  // D t in the first case, else t
   T *r, *s;
-  T *h, *dt;  // set to h and D t in the second case
+  T *h, *dt;           // set to h and D t in the second case
+  const T* factor;     // null without one
+  T* factor_gradient;  // set to phi S + phi' t R where there is a factor
 };
 
 template <class T, class Act>
@@ -37,7 +40,7 @@ void activation_backward_by_value(const Layout<T>& layout, const ActivationBackw
 }
 
 // Returns the gradient of the slope, zero without one.
-template <class T, class Act>
+template <class T, class Act, bool kFactor>
 T activation_backward_by_argument(const Layout<T>& layout, const ActivationBackward<T>& op) {
   using M = VectorMath<T>;
   Vector<T> gradient{};
@@ -46,11 +49,23 @@ T activation_backward_by_argument(const Layout<T>& layout, const ActivationBackw
     for (int j = 0; j < layout.vectors; ++j) {
       const int column = layout.position[j];
       const int64_t at = layout.size(c) + column;
-      const Vector<T> a = load(op.kept + at), t = load(op.tangent + at), r = load(op.r + at), s = load(op.s + at);
+      const Vector<T> a = load(op.kept + at), t = load(op.tangent + at);
+      Vector<T> r = load(op.r + at), s = load(op.s + at);
       const Jet<Vector<T>> jet = Act::template jet<M>(a, p);
       const Vector<T> d = keep_pixels(layout, column, jet.d), e = keep_pixels(layout, column, jet.e);
-      store(op.h + at, keep_pixels(layout, column, jet.h));
-      store(op.dt + at, d * t);
+      const Vector<T> h = keep_pixels(layout, column, jet.h), dt = d * t;
+      if constexpr (kFactor) {
+        // Whatever goes through the activation is multiplied by f on its way.
+        const Vector<T> f = load(op.factor + at);
+        store(op.factor_gradient + at, fma(dt, r, h * s));
+        store(op.h + at, f * h);
+        store(op.dt + at, f * dt);
+        r = f * r;
+        s = f * s;
+      } else {
+        store(op.h + at, h);
+        store(op.dt + at, dt);
+      }
       store(op.r + at, d * r);
       store(op.s + at, fma(e * t, r, d * s));
       if constexpr (Act::kHasSlope) {
@@ -64,11 +79,12 @@ T activation_backward_by_argument(const Layout<T>& layout, const ActivationBackw
 
 template <class T, class Act>
 T activation_backward_as(const Layout<T>& layout, const ActivationBackward<T>& op) {
+  if (op.factor) return activation_backward_by_argument<T, Act, true>(layout, op);
   if constexpr (FromValue<Act>::possible) {
     activation_backward_by_value<T, Act>(layout, op);
     return T(0);
   } else {
-    return activation_backward_by_argument<T, Act>(layout, op);
+    return activation_backward_by_argument<T, Act, false>(layout, op);
   }
 }
 

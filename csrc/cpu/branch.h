@@ -19,6 +19,7 @@ void branch(const Branch<T>& branch, const BranchOperands<T>& op, const Parallel
     Walk<T>& walk = *walks[chunk];
     for_each_tile(prepared, chunk, [&](int64_t first, int samples) {
       load_events(prepared.layout, op.x + first * branch.in_size(), samples, branch.stage[0].in_channels, walk.x);
+      walk.load_operands(first, samples);
       walk.template forward<Order::kValue>();
       store_events(prepared.layout, walk.g, samples, last.out_channels,
                    op.g + first * last.out_channels * branch.pixels(),
@@ -38,16 +39,16 @@ struct BackwardWalk : Walk<T>, ParameterSums<T> {
   using Walk<T>::d;
   using Walk<T>::e;
   using ParameterSums<T>::weight;
-  using ParameterSums<T>::bias;
   T **t, **dt;      // [L] tangents t_i and D_i t_i
   T** r;            // [L + 1] cotangents
   T** u;            // [L] sum over pairs of E_i t_i (A_i^T r_{i+1})
   T** s;            // [L + 1] ordinary backward
-  T* raw;           // A_i^T r or A_i^T s itself, for the slope gradient
+  T* raw;           // A_i^T r or A_i^T s itself, for the gradients of the slope and of the factor
+  T** of_factor;    // [L] the gradient of a tile's factor, null where there is none
   T** sums_of_few;  // [L] as weight[i].sums, if there are many pairs
 
-  BackwardWalk(const Prepared<T>& prepared_, int pairs, Workspace& workspace)
-      : Walk<T>(prepared_, Order::kSecond, true, workspace), ParameterSums<T>(prepared_, workspace) {
+  BackwardWalk(const Prepared<T>& prepared_, int pairs, const StageGradients<T>* result, Workspace& workspace)
+      : Walk<T>(prepared_, Order::kSecond, true, workspace), ParameterSums<T>(prepared_, result, workspace) {
     T*** const lists[] = {&t, &dt, &r, &u, &s};
     for (T*** list : lists) {
       *list = workspace.take<T*>(stages + 1);
@@ -58,8 +59,22 @@ struct BackwardWalk : Walk<T>, ParameterSums<T> {
       }
     }
     raw = prepared.take(prepared.most_channels, workspace);
+    of_factor = workspace.take_zeroed<T*>(stages);
+    for (int i = 0; i < stages; ++i) {
+      const Stage<T>& stage = prepared.branch.stage[i];
+      if (!stage.factor) continue;
+      T** const of_stage[] = {of_factor, this->plain_h, this->plain_d};
+      for (T** list : of_stage) list[i] = prepared.take(stage.in_channels, workspace);
+    }
     sums_of_few = workspace.take<T*>(stages);
     for (int i = 0; pairs > 1 && i < stages; ++i) sums_of_few[i] = workspace.take_zeroed<T>(weight[i].size());
+  }
+
+  // Before anything else of a tile.
+  void begin(int64_t first, int count) {
+    this->load_operands(first, count);
+    for (int i = 0; i < stages; ++i)
+      if (of_factor[i]) std::memset(of_factor[i], 0, sizeof(T) * layout.size(prepared.branch.stage[i].in_channels));
   }
 
   // t_0 is set; fills t, dt.
@@ -72,13 +87,15 @@ struct BackwardWalk : Walk<T>, ParameterSums<T> {
               t[i + 1]);
   }
 
-  // Whether u_0 is zero: then r_0 serves nobody, and neither is computed.
-  bool straight_start() const { return prepared.branch.stage[0].straight(); }
+  // Whether u_0 is zero and no factor asks for A_0^T r_1: then r_0 serves nobody, and neither is computed.
+  bool straight_start() const { return prepared.branch.stage[0].straight() && !prepared.branch.stage[0].factor; }
+
+  // Whether stage i has gradients that are made of products with A_i^T as they are.
+  bool wants_raw(int i) const { return prepared.branch.stage[i].beta || prepared.branch.stage[i].factor; }
 
   // r_L is set; fills r and adds to u (sets it for the first pair).
   void cotangent(bool first_pair) {
     for (int i = stages - 1; i >= (straight_start() ? 1 : 0); --i) {
-      const bool slope = prepared.branch.stage[i].beta != nullptr;
       product(prepared.transposed[i], r[i + 1], layout,
               {.kind = Epilogue::kCotangent,
                .d = d[i],
@@ -86,27 +103,26 @@ struct BackwardWalk : Walk<T>, ParameterSums<T> {
                .t = t[i],
                .second = u[i],
                .accumulate = !first_pair,
-               .raw = slope ? raw : nullptr},
+               .raw = wants_raw(i) ? raw : nullptr},
               r[i]);
-      if (slope) add_slope_gradient(i, t[i], &SlopeGradient<Vector<T>>::d);
+      add_of_tangent(i, raw, t[i]);
     }
   }
 
   // s_L is set; fills s and the parameter gradients, those of the last pair included.
   void backward(bool pairs, bool input_gradient) {
     for (int i = stages - 1; i >= 0; --i) {
-      const Stage<T>& stage = prepared.branch.stage[i];
       const OperandPair<T> operands[] = {{s[i + 1], h[i]}, {r[i + 1], dt[i]}};
       contract(weight[i], operands, pairs ? 2 : 1, layout);
-      if (stage.bias) add_row_sums(s[i + 1], stage.out_channels, layout, bias[i]);
-      if (i == 0 && !input_gradient && !stage.beta) break;
+      this->add_bias_gradient(prepared, i, s[i + 1], this->tile);
+      if (i == 0 && !input_gradient && !wants_raw(0)) break;
       product(prepared.transposed[i], s[i + 1], layout,
               {.kind = Epilogue::kBackward,
                .d = d[i],
                .second = pairs && !(i == 0 && straight_start()) ? u[i] : nullptr,
-               .raw = stage.beta ? raw : nullptr},
+               .raw = wants_raw(i) ? raw : nullptr},
               s[i]);
-      if (stage.beta) add_slope_gradient(i, nullptr, &SlopeGradient<Vector<T>>::h);
+      finish_of_value(i);
     }
   }
 
@@ -124,17 +140,45 @@ struct BackwardWalk : Walk<T>, ParameterSums<T> {
     }
   }
 
-  // beta's gradient += sum raw * (d h / d slope), or raw * t * (d D / d slope); d slope / d beta is the logistic
-  // function.
-  void add_slope_gradient(int i, const T* t, Vector<T> SlopeGradient<Vector<T>>::* part) {
+  // What products with A_i^T of a cotangent of J t_i (t null: of a sum over unit vectors) add to the gradients of
+  // beta and of the factor.
+  void add_of_tangent(int i, const T* products, const T* t) {
+    if (of_factor[i]) add_factor_gradient(i, products, t, this->plain_d[i]);
+    if (prepared.branch.stage[i].beta) add_slope_gradient(i, products, t, &SlopeGradient<Vector<T>>::d);
+  }
+
+  // What those of the ordinary backward, in `raw`, add; with them the factor's gradient is complete.
+  void finish_of_value(int i) {
+    if (of_factor[i]) {
+      add_factor_gradient(i, raw, nullptr, this->plain_h[i]);
+      this->set_factor_gradient(prepared, i, of_factor[i], this->tile);
+    }
+    if (prepared.branch.stage[i].beta) add_slope_gradient(i, raw, nullptr, &SlopeGradient<Vector<T>>::h);
+  }
+
+ private:
+  // The factor's gradient += products * t * plain; t null: ones.
+  void add_factor_gradient(int i, const T* products, const T* t, const T* plain) {
+    for (int c = 0; c < prepared.branch.stage[i].in_channels; ++c)
+      for (int j = 0; j < layout.vectors; ++j) {
+        const int64_t at = layout.size(c) + layout.position[j];
+        const Vector<T> through = t ? load(plain + at) * load(t + at) : load(plain + at);
+        store(of_factor[i] + at, fma(load(products + at), through, load(of_factor[i] + at)));
+      }
+  }
+
+  // beta's gradient += sum products * f (d h / d slope), or products * t * f (d D / d slope), with the factor f if
+  // there is one; d slope / d beta is the logistic function.
+  void add_slope_gradient(int i, const T* products, const T* t, Vector<T> SlopeGradient<Vector<T>>::* part) {
     Vector<T> sum{};
     const Stage<T>& stage = prepared.branch.stage[i];
     const Parameters<Vector<T>> p{broadcast(prepared.slope[i]), broadcast(stage.constant)};
     for (int c = 0; c < stage.in_channels; ++c)
       for (int j = 0; j < layout.vectors; ++j) {
         const int64_t at = int64_t(c) * layout.stride + layout.position[j];
-        Vector<T> upstream = load(raw + at);
+        Vector<T> upstream = load(products + at);
         if (t) upstream = upstream * load(t + at);
+        if (of_factor[i]) upstream = upstream * load(this->factor_tile[i] + at);
         const Vector<T> by_slope = slope_gradient<VectorMath<T>>(stage.activation, load(a[i] + at), p).*part;
         sum += keep_pixels(layout, layout.position[j], upstream * by_slope);
       }
@@ -151,16 +195,19 @@ void branch_backward(const Branch<T>& branch, const BranchBackwardOperands<T>& o
   const Layout<T>& layout = prepared.layout;
   const int in_channels = branch.stage[0].in_channels;
   const int64_t in_size = branch.in_size();
+  const StageGradients<T>* gradients = unpack_gradients(branch, op.grad_parameters, workspace);
 
   auto** walks = workspace.take<BackwardWalk<T>*>(prepared.chunks);
   for (int i = 0; i < prepared.chunks; ++i)
-    walks[i] = new (workspace.take<char>(sizeof(BackwardWalk<T>))) BackwardWalk<T>(prepared, op.pairs, workspace);
+    walks[i] =
+        new (workspace.take<char>(sizeof(BackwardWalk<T>))) BackwardWalk<T>(prepared, op.pairs, gradients, workspace);
 
   for_each_chunk(prepared, [&](int64_t chunk) {
     BackwardWalk<T>& walk = *walks[chunk];
     T weight[kLargestTile];
     for_each_tile(prepared, chunk, [&](int64_t first, int samples) {
       load_events(layout, op.x + first * in_size, samples, in_channels, walk.x);
+      walk.begin(first, samples);
       walk.template forward<Order::kSecond>();
       for (int s = 0; op.pairs > 0 && s < samples; ++s) weight[s] = op.weight[first + s] / static_cast<T>(op.pairs);
       for (int pair = 0; pair < op.pairs; ++pair) {
@@ -178,7 +225,7 @@ void branch_backward(const Branch<T>& branch, const BranchBackwardOperands<T>& o
     });
   });
 
-  gather_gradients(prepared, walks, op.grad_parameters);
+  gather_gradients(prepared, walks, gradients);
 }
 
 }  // namespace

@@ -22,17 +22,20 @@ struct PairWalk : Walk<T>, ParameterSums<T> {
   using Walk<T>::d;
   T** tangent;     // [L] t_0, and D t_i or t_i as `Kept` keeps them
   T* dt;           // D t of a stage that keeps t
+  T* of_factor;    // the gradient of a stage's factor
   T *r[2], *s[2];  // what arrives from the stage above and goes to the one below: cotangent, ordinary backward pass
   T* piece;        // what the forward pass would have kept of a tile, or null
 
-  PairWalk(const Prepared<T>& prepared_, const Kept<T>& kept, bool recall, Workspace& workspace)
+  PairWalk(const Prepared<T>& prepared_, const Kept<T>& kept, bool recall, const StageGradients<T>* result,
+           Workspace& workspace)
       : Walk<T>(prepared_, recall ? Order::kValue : Order::kFirst, false, workspace),
-        ParameterSums<T>(prepared_, workspace) {
+        ParameterSums<T>(prepared_, result, workspace) {
     const int in_channels = prepared.branch.stage[0].in_channels;
     tangent = workspace.take<T*>(stages);
     tangent[0] = prepared.take(in_channels, workspace);
     if (recall) d[0] = prepared.take(in_channels, workspace);
     dt = prepared.take(prepared.most_channels, workspace);
+    of_factor = has_factors(prepared.branch) ? prepared.take(prepared.most_channels, workspace) : nullptr;
     for (int k = 0; k < 2; ++k) {
       r[k] = prepared.take(prepared.most_channels, workspace);
       s[k] = prepared.take(prepared.most_channels, workspace);
@@ -52,8 +55,8 @@ struct PairWalk : Walk<T>, ParameterSums<T> {
   void backward(bool input_gradient) {
     for (int i = stages - 1; i >= 0; --i) {
       const Stage<T>& stage = prepared.branch.stage[i];
-      const bool wanted = i > 0 || input_gradient || stage.beta, by_value = known_from_value(stage);
-      const bool values_first = i == 0 && (by_value || !wanted);
+      const bool wanted = i > 0 || input_gradient || stage.beta || stage.factor, by_value = known_from_value(stage);
+      const bool values_first = i == 0 && (by_value || !wanted || straight_start());
       if (values_first) {
         this->template activate_stage<Order::kFirst>(0);
         this->multiply(d[0], tangent[0], stage.in_channels, dt);
@@ -62,13 +65,16 @@ struct PairWalk : Walk<T>, ParameterSums<T> {
       if (wanted) pull_back(i, values_first ? h[i] : a[i], values_first ? dt : tangent[i]);
       const OperandPair<T> operands[] = {{s[0], h[i]}, {r[0], through}};
       contract(this->weight[i], operands, 2, layout);
-      if (stage.bias) add_row_sums(s[0], stage.out_channels, layout, this->bias[i]);
+      this->add_bias_gradient(prepared, i, s[0], this->tile);
       swap(r);
       swap(s);
     }
   }
 
  private:
+  // Whether r_0 serves nobody: s_0 needs it no more, nor does a factor's gradient.
+  bool straight_start() const { return prepared.branch.stage[0].straight() && !prepared.branch.stage[0].factor; }
+
   static void swap(T* (&buffers)[2]) {
     T* below = buffers[1];
     buffers[1] = buffers[0];
@@ -78,13 +84,15 @@ struct PairWalk : Walk<T>, ParameterSums<T> {
   // r[0], s[0] of stage i + 1 -> r[1], s[1] of stage i.
   void pull_back(int i, const T* kept, const T* kept_tangent) {
     const Stage<T>& stage = prepared.branch.stage[i];
-    if (i == 0 && stage.straight())  // r_0 serves nobody, and s_0 needs it no more
+    if (i == 0 && straight_start())
       return product(prepared.transposed[0], s[0], layout, {.kind = Epilogue::kScale, .d = d[0]}, s[1]);
     product(prepared.transposed[i], r[0], layout, {.kind = Epilogue::kBias}, r[1]);
     product(prepared.transposed[i], s[0], layout, {.kind = Epilogue::kBias}, s[1]);
-    const T gradient = activation_backward(
-        stage.activation, layout,
-        ActivationBackward<T>{stage.in_channels, prepared.parameters(i), kept, kept_tangent, r[1], s[1], h[i], dt});
+    const T gradient =
+        activation_backward(stage.activation, layout,
+                            ActivationBackward<T>{stage.in_channels, prepared.parameters(i), kept, kept_tangent, r[1],
+                                                  s[1], h[i], dt, this->factor_tile[i], of_factor});
+    if (stage.factor) this->set_factor_gradient(prepared, i, of_factor, this->tile);
     if (stage.beta) this->add_slope_gradient(stage, i, gradient);
   }
 };
@@ -120,16 +128,19 @@ void branch_backward_pair(const Branch<T>& branch, const BranchBackwardOperands<
   const Layout<T>& layout = prepared.layout;
   const int in_channels = branch.stage[0].in_channels;
   const int64_t in_size = branch.in_size();
+  const StageGradients<T>* gradients = unpack_gradients(branch, op.grad_parameters, workspace);
 
   auto** walks = workspace.take<PairWalk<T>*>(prepared.chunks);
   for (int i = 0; i < prepared.chunks; ++i)
-    walks[i] = new (workspace.take<char>(sizeof(PairWalk<T>))) PairWalk<T>(prepared, kept, recall, workspace);
+    walks[i] =
+        new (workspace.take<char>(sizeof(PairWalk<T>))) PairWalk<T>(prepared, kept, recall, gradients, workspace);
 
   for_each_chunk(prepared, [&](int64_t chunk) {
     PairWalk<T>& walk = *walks[chunk];
     for_each_tile(prepared, chunk, [&](int64_t first, int samples) {
       load_events(layout, op.x + first * in_size, samples, in_channels, walk.x);
       load_events(layout, op.tangents + first * in_size, samples, in_channels, walk.tangent[0]);
+      recall ? walk.load_factors(first, samples) : walk.load_operands(first, samples);
       // `op.kept` is only read.
       T* piece = recall ? kept.piece(const_cast<T*>(op.kept), chunk, first) : walk.piece;
       kept.point(piece, walk.a, walk.h, walk.tangent);
@@ -141,7 +152,7 @@ void branch_backward_pair(const Branch<T>& branch, const BranchBackwardOperands<
     });
   });
 
-  gather_gradients(prepared, walks, op.grad_parameters);
+  gather_gradients(prepared, walks, gradients);
 }
 
 }  // namespace

@@ -45,8 +45,9 @@ struct ExactBackwardWalk : BackwardWalk<T> {
   T* column;                // J e_j
   T* start;                 // matrices: the pairs' part of the gradient of A_0, [out, in]
 
-  ExactBackwardWalk(const Prepared<T>& prepared_, const ExactKept<T>& kept, bool fits, Workspace& workspace)
-      : Base(prepared_, false, workspace),
+  ExactBackwardWalk(const Prepared<T>& prepared_, const ExactKept<T>& kept, bool fits, const StageGradients<T>* result,
+                    Workspace& workspace)
+      : Base(prepared_, 0, result, workspace),
         stage(prepared.branch.stage),
         unit(*this, workspace),
         determinants(layout, prepared.branch.in_size(), workspace) {
@@ -132,9 +133,9 @@ struct ExactBackwardWalk : BackwardWalk<T> {
                  .t = t ? t : pair_dt[k][i],
                  .second = u[i],
                  .accumulate = first + k > 0,
-                 .raw = stage[i].beta ? raw : nullptr},
+                 .raw = this->wants_raw(i) ? raw : nullptr},
                 pair_r[i % 2][k]);
-        if (stage[i].beta) this->add_slope_gradient(i, t, &SlopeGradient<Vector<T>>::d);
+        this->add_of_tangent(i, raw, t);
       }
       if (last) ordinary(i, count > 0);
     }
@@ -142,8 +143,8 @@ struct ExactBackwardWalk : BackwardWalk<T> {
     if (!last) return;
     if (count > 0 && layout.dense) finish_start();
     contract_stage(0, 0, true);
-    if (input_gradient || stage[0].beta) return ordinary(0, count > 0 && !straight_start());
-    add_bias(0);
+    if (input_gradient || this->wants_raw(0)) return ordinary(0, count > 0 && !straight_start());
+    this->add_bias_gradient(prepared, 0, s[1], this->tile);
   }
 
  private:
@@ -162,19 +163,15 @@ struct ExactBackwardWalk : BackwardWalk<T> {
     if (pairs > 0) contract(weight[i], operands, pairs, layout);
   }
 
-  void add_bias(int i) {
-    if (stage[i].bias) add_row_sums(s[i + 1], stage[i].out_channels, layout, this->bias[i]);
-  }
-
   void ordinary(int i, bool through_d) {
-    add_bias(i);
+    this->add_bias_gradient(prepared, i, s[i + 1], this->tile);
     product(prepared.transposed[i], s[i + 1], layout,
             {.kind = Epilogue::kBackward,
              .d = d[i],
              .second = through_d ? u[i] : nullptr,
-             .raw = stage[i].beta ? raw : nullptr},
+             .raw = this->wants_raw(i) ? raw : nullptr},
             s[i]);
-    if (stage[i].beta) this->add_slope_gradient(i, nullptr, &SlopeGradient<Vector<T>>::h);
+    this->finish_of_value(i);
   }
 
   // A_0 D_0 e_j is a column of a matrix, so that its gradient is a column too, and of A_0^T r_1 one number is wanted.
@@ -200,12 +197,7 @@ struct ExactBackwardWalk : BackwardWalk<T> {
   // u_0 from the numbers of A_0^T r_1 that start_dense left there.
   void finish_start() {
     if (straight_start()) return;
-    if (stage[0].beta) {
-      T* products = raw;
-      raw = u[0];
-      this->add_slope_gradient(0, nullptr, &SlopeGradient<Vector<T>>::d);
-      raw = products;
-    }
+    this->add_of_tangent(0, u[0], nullptr);
     this->multiply(e[0], u[0], stage[0].in_channels);
   }
 
@@ -222,9 +214,9 @@ struct ExactBackwardWalk : BackwardWalk<T> {
                .t = unit.start,
                .second = u[0],
                .accumulate = j > 0,
-               .raw = stage[0].beta ? raw : nullptr},
+               .raw = this->wants_raw(0) ? raw : nullptr},
               pair_r[0][k]);
-      if (stage[0].beta) this->add_slope_gradient(0, unit.start, &SlopeGradient<Vector<T>>::d);
+      this->add_of_tangent(0, raw, unit.start);
     }
     unit.clear(j);
   }
@@ -242,17 +234,19 @@ void residual_logdet_exact_backward(const Branch<T>& branch, const ResidualLogde
   const int channels = branch.stage[0].in_channels;
   const int64_t size = branch.in_size();
   T* saved = const_cast<T*>(op.kept);  // only read
+  const StageGradients<T>* gradients = unpack_gradients(branch, op.grad_parameters, workspace);
 
   auto** walks = workspace.take<ExactBackwardWalk<T>*>(prepared.chunks);
   auto** sums = workspace.take<BackwardWalk<T>*>(prepared.chunks);
   for (int i = 0; i < prepared.chunks; ++i)
-    sums[i] = walks[i] =
-        new (workspace.take<char>(sizeof(ExactBackwardWalk<T>))) ExactBackwardWalk<T>(prepared, kept, fits, workspace);
+    sums[i] = walks[i] = new (workspace.take<char>(sizeof(ExactBackwardWalk<T>)))
+        ExactBackwardWalk<T>(prepared, kept, fits, gradients, workspace);
 
   for_each_chunk(prepared, [&](int64_t chunk) {
     ExactBackwardWalk<T>& walk = *walks[chunk];
     for_each_tile(prepared, chunk, [&](int64_t first, int samples) {
       load_events(layout, op.x + first * size, samples, channels, walk.x);
+      walk.begin(first, samples);
       if (recall) kept.point_activations(saved, chunk, first, walk.a, walk.h);
       walk.linearize(recall);
       load_grad(prepared, op.grad_z, first, samples, walk.s[branch.stages]);
@@ -277,7 +271,7 @@ void residual_logdet_exact_backward(const Branch<T>& branch, const ResidualLogde
     });
   });
 
-  gather_gradients(prepared, sums, op.grad_parameters);
+  gather_gradients(prepared, sums, gradients);
   const int64_t weights = int64_t(branch.stage[0].out_channels) * channels;
   for (int chunk = 0; branch.dense() && chunk < prepared.chunks; ++chunk)
     for (int64_t k = 0; k < weights; ++k) op.grad_parameters[k] += walks[chunk]->start[k];

@@ -71,7 +71,7 @@ void layerwise_branch(const Branch<T>& branch, const BranchOperands<T>& op, cons
   for_each_slab(walk, [&](int64_t first) {
     const T* x = op.x + first * walk.size();
     walk.forward(x, nullptr, branch.stages);
-    add_rows(parallel, walk.outputs(), walk.finish(), last.bias, op.residual ? x : nullptr,
+    add_rows(parallel, walk.outputs(), walk.finish(), walk.bias(branch.stages - 1), op.residual ? x : nullptr,
              op.g + first * last.out_channels * branch.pixels());
   });
 }
@@ -226,8 +226,7 @@ void layerwise_residual_logdet(const Branch<T>& branch, const ResidualLogdetOper
     const T* x = op.x + first * walk.size();
     walk.forward(x, op.kept ? op.probe + first * walk.size() : nullptr, branch.stages);
     const T* product = op.z || op.kept ? walk.finish() : nullptr;
-    if (op.z)
-      add_rows(parallel, walk.outputs(), product, branch.stage[branch.stages - 1].bias, x, op.z + first * walk.size());
+    if (op.z) add_rows(parallel, walk.outputs(), product, walk.bias(branch.stages - 1), x, op.z + first * walk.size());
     if (op.kept) series.keep_tangent(product + walk.numbers(0));
     series.run(first);
   });

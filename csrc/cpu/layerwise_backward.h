@@ -2,29 +2,12 @@
 #pragma once
 
 #include "cpu/layerwise.h"
+#include "cpu/layerwise_gradients.h"
+#include "cpu/packed_gradients.h"
 
 namespace irf {
 namespace IRF_ISA {
 namespace {
-
-// Where a stage's gradients lie in the packed result.
-template <class T>
-struct StageGradients {
-  T *weight, *bias, *beta;  // the latter two null where there is none
-};
-
-template <class T>
-StageGradients<T>* unpack_gradients(const Branch<T>& branch, T* packed, Workspace& workspace) {
-  auto* gradients = workspace.take<StageGradients<T>>(branch.stages);
-  for (int i = 0; i < branch.stages; ++i) {
-    const Stage<T>& stage = branch.stage[i];
-    gradients[i] = {packed, nullptr, nullptr};
-    packed += int64_t(stage.out_channels) * stage.in_channels * stage.kernel * stage.kernel;
-    if (stage.bias) gradients[i].bias = packed, packed += stage.out_channels;
-    if (stage.beta) gradients[i].beta = packed++;
-  }
-  return gradients;
-}
 
 // `grad` (zero if null) and weight / m times every cotangent, one after the other.
 template <class T>
@@ -73,6 +56,18 @@ void weight_gradient(const LayerWalk<T>& walk, int i, const T* cotangents, bool 
                                  min_of(at_once, 1 + walk.m - j) * walk.samples, accumulate || j > 0, result);
 }
 
+// The gradient of stage i's bias from the cotangents behind it: added up over slabs, or, of a bias that is not shared,
+// done.
+template <class T>
+void bias_gradient(const LayerWalk<T>& walk, int i, const T* cotangents, T* result) {
+  const Stage<T>& stage = walk.branch.stage[i];
+  const EventSizes sizes{walk.samples, stage.out_channels, walk.branch.pixels()};
+  const Spread spread = stage.bias_spread;
+  if (spread == Spread::kShared) return add_channel_sums(walk.parallel, sizes, cotangents, result);
+  result += walk.first * sample_numbers(walk.branch, spread, stage.out_channels);
+  set_bias_gradient(walk.parallel, sizes, spread, cotangents, result);
+}
+
 template <class T>
 void layerwise_branch_backward(const Branch<T>& branch, const BranchBackwardOperands<T>& op, const Parallel& parallel,
                                const LibraryProducts<T>& library) {
@@ -84,7 +79,8 @@ void layerwise_branch_backward(const Branch<T>& branch, const BranchBackwardOper
   const int m = op.pairs;
   StageGradients<T>* gradients = unpack_gradients(branch, op.grad_parameters, workspace);
   for (int i = 0; i < branch.stages; ++i) {
-    if (gradients[i].bias) std::memset(gradients[i].bias, 0, sizeof(T) * branch.stage[i].out_channels);
+    if (gradients[i].bias && branch.stage[i].bias_spread == Spread::kShared)
+      std::memset(gradients[i].bias, 0, sizeof(T) * branch.stage[i].out_channels);
     if (gradients[i].beta) *gradients[i].beta = T(0);
   }
   T* tangent_buffer = m > 1 ? walk.take_rows(m, branch.stage[0].in_channels, workspace) : nullptr;
@@ -104,26 +100,28 @@ void layerwise_branch_backward(const Branch<T>& branch, const BranchBackwardOper
       const bool from_value = recall && i > 0 && known_from_value(stage);
       if (recall && i > 0 && !from_value) {
         const StageRows<T> again{rows.h, rows.d, rows.et, nullptr};
-        activate_rows(stage.activation, parallel, walk.inputs(i), rows.a, static_cast<const T*>(nullptr),
-                      rows.a + walk.numbers(i), m, walk.parameters[i], again);
+        walk.activate(i, rows.a, {}, rows.a + walk.numbers(i), again);
       }
       weight_gradient(walk, i, cotangents, first > 0, gradients[i].weight);
-      if (stage.bias)
-        add_channel_sums(parallel, {walk.samples, stage.out_channels, branch.pixels()}, cotangents, gradients[i].bias);
-      if (i == 0 && !op.grad_x && !stage.beta) break;
-      const int bends = i == 0 && stage.straight() ? 0 : m;  // else r_0 serves nobody
+      if (stage.bias) bias_gradient(walk, i, cotangents, gradients[i].bias);
+      if (i == 0 && !op.grad_x && !stage.beta && !stage.factor) break;
+      const int bends = i == 0 && stage.straight() && !stage.factor ? 0 : m;  // else r_0 serves nobody
       const T* product = walk.multiply(i, true, cotangents, 1 + bends);
       if (stage.beta)
-        *gradients[i].beta += slope_gradient_of_rows(stage, parallel, walk.numbers(i), m, product, rows.a, block_sums);
+        *gradients[i].beta +=
+            slope_gradient_of_rows(stage, parallel, walk.inputs(i), m, walk.factor(i), product, rows.a, block_sums);
+      if (stage.factor)
+        set_factor_gradient(
+            stage.activation, parallel, walk.inputs(i), m, walk.parameters[i], stage.factor_spread, product, rows.a,
+            gradients[i].factor + first * sample_numbers(branch, stage.factor_spread, stage.in_channels));
       if (from_value)
         cotangent_rows_from_value(stage.activation, parallel, walk.numbers(i), m, product, rows.h, cotangents);
       else
         cotangent_rows(parallel, walk.numbers(i), bends, product, rows.d, rows.et, cotangents);
     }
     if (!op.grad_x) return;
-    const T* none = nullptr;
-    add_rows(parallel, walk.inputs(0), cotangents, none,
-             op.residual && op.grad ? op.grad + first * walk.size() : nullptr, op.grad_x + first * walk.size());
+    add_rows(parallel, walk.inputs(0), cotangents, {}, op.residual && op.grad ? op.grad + first * walk.size() : nullptr,
+             op.grad_x + first * walk.size());
   });
 }
 

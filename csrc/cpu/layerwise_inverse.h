@@ -74,7 +74,6 @@ void layerwise_residual_inverse(const Branch<T>& branch, const ResidualInverseOp
   Workspace workspace;
   LayerWalk<T> walk(branch, parallel, library, Leaves::kValue, Holds::kShared, 0, 0, workspace);
   const int channels = branch.stage[0].in_channels;
-  const T* const bias = branch.stage[branch.stages - 1].bias;
   const T* const none = nullptr;
   const int64_t size = walk.size();
   const bool accelerate = op.lipschitz > T(0);
@@ -134,7 +133,7 @@ void layerwise_residual_inverse(const Branch<T>& branch, const ResidualInverseOp
     bool active = true;
     for (int64_t iteration = 0; active; ++iteration) {
       walk.forward(x, nullptr, branch.stages);
-      add_rows(parallel, walk.outputs(), walk.finish(), bias, none, g);
+      add_rows(parallel, walk.outputs(), walk.finish(), walk.bias(branch.stages - 1), none, g);
       each_share(parallel, walk.samples, walk.samples * size, 1, [&](int64_t begin, int64_t end) {
         for (int64_t s = begin; s < end; ++s) update(s, iteration);
       });

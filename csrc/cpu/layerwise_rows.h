@@ -61,20 +61,44 @@ struct EventSizes {
   int64_t numbers() const { return samples * channels * pixels; }
 };
 
-// Calls body(offset, lanes, bias of them) for the vectors of all events, in parallel, `copies` of them for one call.
+// An operand of a stage for the samples of a slab.
+template <class T>
+struct RowOperand {
+  const T* numbers = nullptr;  // null: there is none
+  Spread spread = Spread::kShared;
+};
+
+// Calls body(offset, lanes, bias of them) for the vectors of all events, in parallel, `copies` of them for one call. No
+// vector spans two samples, nor two channels of an image.
 template <class T, class Body>
-void each_biased_vector(const Parallel& parallel, const EventSizes& sizes, int copies, const T* bias,
+void each_biased_vector(const Parallel& parallel, const EventSizes& sizes, int copies, const RowOperand<T>& bias,
                         const Body& body) {
   const int64_t planes = sizes.pixels == 1 ? sizes.samples : sizes.samples * sizes.channels;
   const int64_t length = sizes.pixels == 1 ? sizes.channels : sizes.pixels;
   each_share(parallel, planes, sizes.numbers() * copies, 1, [&](int64_t begin, int64_t end) {
     for (int64_t plane = begin; plane < end; ++plane) {
-      const Vector<T> of_plane = bias && sizes.pixels > 1 ? broadcast(bias[plane % sizes.channels]) : Vector<T>{};
+      const bool shared = bias.spread == Spread::kShared;
+      const T* row = bias.numbers;  // a number for each of the plane, else one for all
+      Vector<T> of_plane{};
+      if (bias.numbers && sizes.pixels > 1 && bias.spread != Spread::kPixel)
+        of_plane = broadcast(bias.numbers[shared ? plane % sizes.channels : plane]), row = nullptr;
+      if (row && !shared) row += plane * length;
       each_vector<T>(0, length, [&](int64_t k, int lanes) {
-        body(plane * length + k, lanes, bias && sizes.pixels == 1 ? load_first(bias + k, lanes) : of_plane);
+        body(plane * length + k, lanes, row ? load_first(row + k, lanes) : of_plane);
       });
     }
   });
+}
+
+// The given factors in the lanes of a vector that begins at `at` of events of this size.
+template <class T>
+IRF_ALWAYS_INLINE Vector<T> lane_factors(const RowOperand<T>& factor, const EventSizes& sizes, int64_t at, int lanes) {
+  if (factor.spread == Spread::kPixel || sizes.pixels == 1) return load_first(factor.numbers + at, lanes);
+  const int64_t first = at / sizes.pixels, last = (at + lanes - 1) / sizes.pixels;
+  if (first == last) return broadcast(factor.numbers[first]);
+  T lane[kLanes<T>] = {};
+  for (int k = 0; k < lanes; ++k) lane[k] = factor.numbers[(at + k) / sizes.pixels];
+  return load(lane);
 }
 
 // The parameters of the activation in the lanes of a vector that begins at `at` of events of this size.
@@ -100,14 +124,25 @@ struct StageRows {
   T* a = nullptr;   // [1 + m][n] a, then t of every tangent, or null
 };
 
+// What the activation of a stage is of, besides its argument.
+template <class T>
+struct RowParameters {
+  Parameters<T> of_activation;
+  RowOperand<T> factor;
+};
+
 // a (= source + bias) and tangents [m][n] -> what `out` wants of a stage.
-template <class T, class Act>
-void activate_rows_as(const Parallel& parallel, const EventSizes& sizes, const T* source, const T* bias,
-                      const T* tangents, int m, const Parameters<T>& p, const StageRows<T>& out) {
+template <class T, class Act, bool kFactor>
+void activate_rows_as(const Parallel& parallel, const EventSizes& sizes, const T* source, const RowOperand<T>& bias,
+                      const T* tangents, int m, const RowParameters<T>& p, const StageRows<T>& out) {
   const int64_t n = sizes.numbers();
   each_biased_vector<T>(parallel, sizes, 1 + m, bias, [&](int64_t at, int lanes, Vector<T> b) {
     const Vector<T> a = load_first(source + at, lanes) + b;
-    const Jet<Vector<T>> jet = Act::template jet<VectorMath<T>>(a, lane_parameters<Act>(p, sizes, at));
+    Jet<Vector<T>> jet = Act::template jet<VectorMath<T>>(a, lane_parameters<Act>(p.of_activation, sizes, at));
+    if constexpr (kFactor) {
+      const Vector<T> f = lane_factors(p.factor, sizes, at, lanes);
+      jet = {f * jet.h, f * jet.d, f * jet.e};
+    }
     if (out.a) store_first(out.a + at, a, lanes);
     store_first(out.h + at, jet.h, lanes);
     if (out.d) store_first(out.d + at, jet.d, lanes);
@@ -122,11 +157,14 @@ void activate_rows_as(const Parallel& parallel, const EventSizes& sizes, const T
 
 template <class T>
 void activate_rows(Activation activation, const Parallel& parallel, const EventSizes& sizes, const T* source,
-                   const T* bias, const T* tangents, int m, const Parameters<T>& p, const StageRows<T>& out) {
+                   const RowOperand<T>& bias, const T* tangents, int m, const RowParameters<T>& p,
+                   const StageRows<T>& out) {
   switch (activation) {
-#define IRF_CASE(name, Struct) \
-  case Activation::k##Struct:  \
-    return activate_rows_as<T, Struct>(parallel, sizes, source, bias, tangents, m, p, out);
+#define IRF_CASE(name, Struct)                      \
+  case Activation::k##Struct:                       \
+    return (p.factor.numbers                        \
+                ? activate_rows_as<T, Struct, true> \
+                : activate_rows_as<T, Struct, false>)(parallel, sizes, source, bias, tangents, m, p, out);
     IRF_FOR_EACH_ACTIVATION(IRF_CASE)
 #undef IRF_CASE
     case Activation::kCount:
@@ -200,62 +238,13 @@ void cotangent_rows_from_value(Activation activation, const Parallel& parallel, 
   }
 }
 
-constexpr int64_t kSlopeBlock = 4096;
-
-// What a slab adds to the gradient of beta: source [1 + m][n] is A^T [s, r], `a` [1 + m][n] holds a and the tangents.
-// Sums of blocks of fixed size, added in order: the same for any number of threads.
+// out = source + bias + addend; there may be no bias, and addend may be null.
 template <class T>
-T slope_gradient_of_rows(const Stage<T>& stage, const Parallel& parallel, int64_t n, int m, const T* source, const T* a,
-                         T* block_sums) {
-  const Parameters<Vector<T>> p{broadcast(slope_of(stage)), broadcast(stage.constant)};
-  const int64_t blocks = divide_up(n, kSlopeBlock);
-  each_share(parallel, blocks, n * (1 + m), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t block = begin; block < end; ++block) {
-      Vector<T> sum{};
-      each_vector<T>(block * kSlopeBlock, min_of(n, (block + 1) * kSlopeBlock), [&](int64_t k, int lanes) {
-        const auto by_slope = slope_gradient<VectorMath<T>>(stage.activation, load_first(a + k, lanes), p);
-        sum += load_first(source + k, lanes) * by_slope.h;
-        for (int j = 1; j <= m; ++j)
-          sum += load_first(source + j * n + k, lanes) * load_first(a + j * n + k, lanes) * by_slope.d;
-      });
-      block_sums[block] = sum_lanes<T>(sum);
-    }
-  });
-  T total{};
-  for (int64_t block = 0; block < blocks; ++block) total += block_sums[block];
-  return total * slope_derivative(stage);
-}
-
-// out = source + bias + addend; bias [channels] and addend may be null.
-template <class T>
-void add_rows(const Parallel& parallel, const EventSizes& sizes, const T* source, const T* bias, const T* addend,
-              T* out) {
+void add_rows(const Parallel& parallel, const EventSizes& sizes, const T* source, const RowOperand<T>& bias,
+              const T* addend, T* out) {
   each_biased_vector<T>(parallel, sizes, 1, bias, [&](int64_t at, int lanes, Vector<T> b) {
     const Vector<T> value = load_first(source + at, lanes) + b;
     store_first(out + at, addend ? value + load_first(addend + at, lanes) : value, lanes);
-  });
-}
-
-// sums[c] += the sum of source[.][c][.], block by block, so that long sums round like short ones.
-template <class T>
-void add_channel_sums(const Parallel& parallel, const EventSizes& sizes, const T* source, T* sums) {
-  constexpr int64_t kBlock = 64;
-  const int64_t channels = sizes.channels, pixels = sizes.pixels;
-  each_share(parallel, channels, sizes.numbers(), pixels == 1 ? kLanes<T> : 1, [&](int64_t begin, int64_t end) {
-    for (int64_t c = begin; pixels > 1 && c < end; ++c)
-      for (int64_t s = 0; s < sizes.samples; ++s) {
-        Vector<T> sum{};
-        const T* plane = source + (s * channels + c) * pixels;
-        each_vector<T>(0, pixels, [&](int64_t k, int lanes) { sum += load_first(plane + k, lanes); });
-        sums[c] += sum_lanes<T>(sum);
-      }
-    for (int64_t first = 0; pixels == 1 && first < sizes.samples; first += kBlock)
-      each_vector<T>(begin, end, [&](int64_t c, int lanes) {
-        Vector<T> sum{};
-        for (int64_t s = first; s < min_of(sizes.samples, first + kBlock); ++s)
-          sum += load_first(source + s * channels + c, lanes);
-        store_first(sums + c, load_first(sums + c, lanes) + sum, lanes);
-      });
   });
 }
 

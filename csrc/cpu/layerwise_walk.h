@@ -4,6 +4,7 @@
 
 #include "cpu/layerwise_rows.h"
 #include "cpu/library.h"
+#include "cpu/spread.h"
 #include "cpu/workspace.h"
 
 namespace irf {
@@ -38,10 +39,10 @@ struct LayerWalk {
   const LibraryProducts<T>& library;
   const int stages, m;
   const int64_t most_samples;
-  int64_t samples;      // of this slab
-  StageRows<T>* stage;  // [L]
-  Parameters<T>* parameters;  // [L]
-  T* state;             // [copies] rows of the widest stage: of chains and cotangents
+  int64_t first = 0, samples;  // of this slab
+  StageRows<T>* stage;         // [L]
+  Parameters<T>* parameters;   // [L]
+  T* state;                    // [copies] rows of the widest stage: of chains and cotangents
 
   LayerWalk(const Branch<T>& branch_, const Parallel& parallel_, const LibraryProducts<T>& library_, Leaves leaves,
             Holds holds, int tangents, int copies, Workspace& workspace)
@@ -65,10 +66,9 @@ struct LayerWalk {
       stage[i].h = separate ? take_rows(1 + m, s.in_channels, workspace) : shared;
       if (holds == Holds::kRecalled && i > 0 && known_from_value(s)) continue;
       const bool curvature = leaves == Leaves::kCurvature;
-      if (leaves != Leaves::kValue && !s.identity())
-        stage[i].d = take_rows(1, s.in_channels, workspace);
+      if (leaves != Leaves::kValue && !s.identity()) stage[i].d = take_rows(1, s.in_channels, workspace);
       if (curvature && m > 0 && !s.straight()) stage[i].et = take_rows(m, s.in_channels, workspace);
-      if (curvature && s.beta) stage[i].a = take_rows(1 + m, s.in_channels, workspace);
+      if (curvature && (s.beta || s.factor)) stage[i].a = take_rows(1 + m, s.in_channels, workspace);
     }
     state = copies > 0 ? take_rows(copies, widest, workspace) : nullptr;
   }
@@ -82,17 +82,28 @@ struct LayerWalk {
     return library.multiply(library.context, i, transpose, from, copies * samples);
   }
 
-  // Fills stage i from a = source + bias and its tangents.
-  void activate(int i, const T* source, const T* bias, const T* tangents) const {
-    activate_rows(branch.stage[i].activation, parallel, inputs(i), source, bias, tangents, m, parameters[i], stage[i]);
+  // The bias of stage i and its factor, for the samples of this slab.
+  RowOperand<T> bias(int i) const {
+    const Stage<T>& s = branch.stage[i];
+    return {from_sample(branch, s.bias, s.bias_spread, s.out_channels, first), s.bias_spread};
+  }
+  RowOperand<T> factor(int i) const {
+    const Stage<T>& s = branch.stage[i];
+    return {from_sample(branch, s.factor, s.factor_spread, s.in_channels, first), s.factor_spread};
+  }
+
+  // Fills `out` of stage i from a = source + bias and its tangents.
+  void activate(int i, const T* source, const RowOperand<T>& bias, const T* tangents, const StageRows<T>& out) const {
+    activate_rows<T>(branch.stage[i].activation, parallel, inputs(i), source, bias, tangents, m,
+                     {parameters[i], factor(i)}, out);
   }
 
   // Events x and tangents [m] -> what stages `from` .. `last` - 1 leave.
   void forward(const T* x, const T* tangents, int last) const {
-    activate(0, x, nullptr, tangents);
+    activate(0, x, {}, tangents, stage[0]);
     for (int i = 0; i + 1 < last; ++i) {
       const T* product = multiply(i, false, stage[i].h, 1 + m);
-      activate(i + 1, product, branch.stage[i].bias, product + numbers(i + 1));
+      activate(i + 1, product, bias(i), product + numbers(i + 1), stage[i + 1]);
     }
   }
 
@@ -120,10 +131,11 @@ struct LayerWalk {
   }
 };
 
-// Calls body(first) for every slab, after telling `walk` how many samples it has.
+// Calls body(first) for every slab, after telling `walk` which samples it has.
 template <class T, class Body>
 void for_each_slab(LayerWalk<T>& walk, const Body& body) {
   for (int64_t first = 0; first < walk.branch.batch; first += walk.most_samples) {
+    walk.first = first;
     walk.samples = min_of(walk.most_samples, walk.branch.batch - first);
     body(first);
   }

@@ -77,7 +77,7 @@ void pack_tile(const PackedWeights<T>& packed, int tile, const T* source, int64_
 
 // What happens to a finished sum `acc` at out[m][p]. D, E, t, u have the layout of `out`.
 enum class Epilogue {
-  kBias,       // out = acc + bias[m]
+  kBias,       // out = acc + bias[m], or acc + second
   kScale,      // out = D acc                         vector-Jacobian chain
   kTangent,    // out = acc, second = D acc           Jacobian-vector chain
   kCotangent,  // out = D acc, second (+)= E t acc    cotangent, with what it sends back through D
@@ -125,6 +125,8 @@ IRF_ALWAYS_INLINE void finish_tile(const Vector<T> (&acc)[kRows][kVectors], int 
 #pragma GCC unroll 8
           for (int j = 0; j < kVectors; ++j) store(out + first + i * stride + at[j], acc[i][j] + bias);
         }
+      } else if (op.second) {
+        each_sum<T>(acc, rows, first, stride, at, [&](int64_t k, V a) { store(out + k, a + load(op.second + k)); });
       } else {
         each_sum<T>(acc, rows, first, stride, at, [&](int64_t k, V a) { store(out + k, a); });
       }

@@ -42,6 +42,7 @@ void residual_inverse(const Branch<T>& branch, const ResidualInverseOperands<T>&
     T *target = z[chunk], *norm = square[chunk], *move = step[chunk];
     for_each_tile(prepared, chunk, [&](int64_t first, int samples) {
       load_events(layout, op.z + first * size, samples, channels, target);
+      walk.load_operands(first, samples);
       std::memcpy(walk.x, target, sizeof(T) * layout.size(channels));
       for (int s = 0; s < layout.slots(); ++s) move[s] = s < samples ? T(1) : T(0);  // 1: still iterating
       for (int s = 0; s < samples; ++s) {

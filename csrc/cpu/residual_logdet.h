@@ -111,6 +111,7 @@ void residual_logdet(const Branch<T>& branch, const ResidualLogdetOperands<T>& o
         kept.clear_pads(piece);
       }
       load_events(layout, op.x + first * size, samples, channels, walk.x);
+      walk.load_operands(first, samples);
       walk.template forward<Order::kFirst>();
       if (op.z) store_events(layout, walk.g, samples, channels, op.z + first * size, op.x + first * size);
       for (int probe = 0; probe < op.probes; ++probe) {
@@ -148,6 +149,7 @@ void jacobian_powers(const Branch<T>& branch, const JacobianPowersOperands<T>& o
     Walk<T>& walk = *walks[chunk];
     for_each_tile(prepared, chunk, [&](int64_t first, int samples) {
       load_events(prepared.layout, op.x + first * size, samples, channels, walk.x);
+      walk.load_operands(first, samples);
       walk.template forward<Order::kFirst>();
       load_events(prepared.layout, op.start + first * size, samples, channels, walk.state[0]);
       for (int k = 0; k < op.count; ++k) {

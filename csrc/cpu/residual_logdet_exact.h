@@ -34,6 +34,7 @@ void jacobian(const Branch<T>& branch, const JacobianOperands<T>& op, const Para
       for (int64_t k = 0; k < samples * span; ++k)
         std::memcpy(rows + k * size, op.x + (b + k / span) * size, sizeof(T) * size);
       load_events(layout, rows, static_cast<int>(samples * span), channels, walk.x);
+      walk.load_operands(b, static_cast<int>(samples * span), span);
       walk.template forward<Order::kFirst>();
       std::memset(rows, 0, sizeof(T) * size * samples * span);
       for (int64_t row = 0; row < size; row += span) {
@@ -121,6 +122,7 @@ void residual_logdet_exact(const Branch<T>& branch, const ResidualLogdetExactOpe
         kept.clear_pads(walk.h);
       }
       load_events(layout, op.x + first * size, samples, channels, walk.x);
+      walk.load_operands(first, samples);
       walk.template forward<Order::kFirst>();
       store_events(layout, walk.g, samples, channels, op.z + first * size, op.x + first * size);
       T* matrices = op.kept ? kept.inverses(op.kept, chunk, first) : walk.matrices;

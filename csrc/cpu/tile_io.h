@@ -82,6 +82,26 @@ void store_events(const Layout<T>& layout, const T* tile, int samples, int chann
   for (int64_t k = 0; addend && k < size; ++k) target[k] += addend[k];
 }
 
+// Numbers [samples, channels], or, with `by_pixel`, [samples, channels, pixels] -> tile: those of sample k / copies in
+// the columns of k = 0 .. count - 1, the same at every pixel where there is one of a channel. Everything else is zero.
+template <class T>
+void load_operand(const Layout<T>& layout, const T* source, bool by_pixel, int count, int64_t copies, int channels,
+                  T* tile) {
+  if (copies == 1 && (layout.dense || by_pixel)) return load_events(layout, source, count, channels, tile);
+  for (int c = 0; c < channels; ++c)
+    for (int j = 0; j < layout.vectors; ++j) store(tile + layout.size(c) + layout.position[j], Vector<T>{});
+  const int width = layout.dense ? 1 : layout.width;
+  const int64_t pixels = by_pixel ? int64_t(layout.height) * width : 1;
+  for (int k = 0; k < count; ++k)
+    for (int c = 0; c < channels; ++c) {
+      const T* plane = source + (k / copies * channels + c) * pixels;
+      for (int y = 0; y < layout.height; ++y) {
+        T* row = tile + layout.size(c) + layout.lead + y * layout.pitch + k;
+        for (int x = 0; x < width; ++x) row[x * layout.images] = plane[by_pixel ? int64_t(y) * width + x : 0];
+      }
+    }
+}
+
 // The vector of per-sample numbers at `column`.
 template <class T>
 IRF_ALWAYS_INLINE Vector<T> sample_vector(const Layout<T>& layout, const T* per_sample, int column) {
@@ -100,6 +120,20 @@ void gather(const Layout<T>& layout, Vector<T> lanes, T* per_sample) {
   store(per_sample, lanes);
   for (int half = kLanes<T> / 2; half >= layout.images; half /= 2)
     for (int l = 0; l < half; ++l) per_sample[l] += per_sample[l + half];
+}
+
+// The inverse of load_operand for gradients: tile -> target, sums over the pixels where a channel has one number. Pads
+// are zero.
+template <class T>
+void store_operand(const Layout<T>& layout, const T* tile, bool by_pixel, int samples, int channels, T* target) {
+  if (layout.dense || by_pixel) return store_events(layout, tile, samples, channels, target);
+  T sums[kLanes<T>];
+  for (int c = 0; c < channels; ++c) {
+    Vector<T> sum{};
+    for (int j = 0; j < layout.vectors; ++j) sum += load(tile + layout.size(c) + layout.position[j]);
+    gather(layout, sum, sums);
+    for (int s = 0; s < samples; ++s) target[int64_t(s) * channels + c] = sums[s];
+  }
 }
 
 // dot[s] = <a, b> and square[s] = |a|^2 per sample of the tile.

@@ -17,7 +17,13 @@ namespace irf::cuda {
 
 constexpr int64_t kKeptShare = 256;
 
-// Rows of one stage. Null: a_i of an identity, which is h_i; t_i where phi_i'' is zero, which nobody reads.
+// Whether the backward pass reads t_i: for what phi_i'' adds, and for the gradient of a factor.
+template <class T>
+bool reads_tangent(const Stage<T>& stage) {
+  return !stage.straight() || stage.factor;
+}
+
+// Rows of one stage. Null: a_i of an identity without a factor, which is h_i; t_i where nobody reads it.
 template <class T>
 struct KeptRows {
   T *a, *h, *t, *scaled;  // scaled: D_i t_i
@@ -43,7 +49,7 @@ struct Kept {
       };
       if (!stage.identity()) stages[i].a = take(count);
       stages[i].h = take(operand_size(count, precision));
-      if (!stage.straight()) stages[i].t = take(count);
+      if (reads_tangent(stage)) stages[i].t = take(count);
       stages[i].scaled = take(operand_size(count, precision));
     }
     if (size == 0) return;

@@ -128,7 +128,7 @@ def _whole(branch: nn.Module, stages: _Stages, norms: list[float], n_steps: int)
     weights = [weight.flatten(1) for weight in stages.weights]
     if isinstance(branch, ConditionalBranch) and branch.mode == "concat":
         # What the network adds does not change with x; a pair of MaxMin may hold one channel of each.
-        if registry.get(stages.activations[1]).pairwise:
+        if not registry.get(stages.activations[1]).elementwise:
             return None
         weights[1] = weights[1][:, : len(weights[0])]
     return branch_bound(weights, stages.activations, norms, n_steps)

@@ -43,7 +43,7 @@ def steepest_secant(layers: Sequence[Layer]) -> float:
     # Pixels of which every one is treated by itself are as good as one.
     pixels = next((layer.operator.geometry.image_size for layer in layers if not layer.operator.is_pointwise), (1, 1))
     weight = layers[0].operator.weight
-    shape = (1, weight.shape[2], *pixels)
+    shape = (1, weight.shape[2] // layers[0].activation.expansion, *pixels)
     generator = torch.Generator().manual_seed(0)
     largest = 0.0
     for _ in range(_POINTS):
@@ -77,7 +77,8 @@ def _with_error(layers: Sequence[Layer], x: Tensor) -> tuple[Tensor, Tensor]:
     error = x.new_zeros(())
     for layer in layers:
         h = _activate(layer, x)
-        own = 16.0 * UNIT * torch.linalg.vector_norm(x.abs() + h.abs() + 1.0)
+        inputs = x.abs().repeat(1, layer.activation.expansion, 1, 1)
+        own = 16.0 * UNIT * torch.linalg.vector_norm(inputs + h.abs() + 1.0)
         error = layer.activation.lipschitz * error + own
         k = layer.operator.weight[0, 0].numel()
         absolute = layer.operator.apply(h.abs(), layer.operator.weight.abs())

@@ -34,7 +34,7 @@ def branch_bound(
     The relaxation LipSDP, which knows that no unit can have its largest slope in one direction and its least in
     another: ECLipsE-Fast (arXiv 2404.04375) and closed forms with other multipliers, then a descent over these, and a
     proof of what comes out, so that rounding cannot make it too small. Stages without an activation within the branch,
-    and MaxMin, whose slopes are not those of units, divide the branch into parts: the product of their bounds is taken.
+    and those that mix channels, such as MaxMin, whose slopes are not those of units, divide the branch into parts: the product of their bounds is taken.
     It is never above the product of the norms, times the constants of the activations, which is all that is taken of
     branches of more than 2048 inputs and hidden units.
 
@@ -62,7 +62,7 @@ def branch_bound(
         return Bounds(0.0, product, "product")
     first, parts = 0, []
     for i in range(1, len(stages) + 1):
-        if i == len(stages) or entries[i].pairwise or entries[i].least_slope == entries[i].lipschitz:
+        if i == len(stages) or not entries[i].elementwise or entries[i].least_slope == entries[i].lipschitz:
             parts.append(_part_bound(stages[first:i], n_steps))
             first = i
     found = product_up(*parts)
@@ -95,7 +95,7 @@ def branch_scale(weights: Sequence[Tensor], activations: Sequence[str], target: 
 
 
 def _part_bound(part: Sequence[tuple[Tensor, registry.Activation, float]], n_steps: int) -> float:
-    """Return a bound of stages of which only the first may have no activation, or one of pairs."""
+    """Return a bound of stages of which only the first may have no activation, or one that mixes channels."""
     # An activation before the first layer acts on a ball, where its constant is all that counts.
     constant = part[0][1].lipschitz
     product = product_up(*(norm for *_, norm in part), *(entry.lipschitz for _, entry, _ in part))
@@ -129,7 +129,7 @@ def _check(weights: Sequence[Tensor], entries: Sequence[registry.Activation]) ->
         )
     for i, weight in enumerate(weights):
         check_tensor(weight, f"weights[{i}]")
-        inputs = weights[i - 1].shape[0] if i else None
+        inputs = weights[i - 1].shape[0] * entries[i].expansion if i else None
         if weight.dim() != 2 or (inputs is not None and weight.shape[1] != inputs):
             raise ValueError(
                 f"weights[{i}] must have shape [out, {'in' if inputs is None else inputs}], got "

@@ -50,6 +50,14 @@ def add_output_option(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--out", type=Path, default=Path(default), help=f"picture to write, a PNG (default: {default})")
 
 
+def numbers(text: str) -> tuple[float, ...]:
+    """Return the numbers of an option."""
+    return tuple(map(float, text.split(",")))
+
+
+numbers.__name__ = "numbers, separated by commas"  # as argparse calls it in errors
+
+
 @contextmanager
 def machine(options: argparse.Namespace) -> Iterator[torch.device]:
     """Use the threads and the backend asked for, and yield the device.
@@ -78,8 +86,12 @@ def open_run(options: argparse.Namespace, device: torch.device) -> tuple[Model, 
 
 
 def open_data(options: argparse.Namespace, model: Model, metadata: dict[str, Any]) -> data.DataSet:
-    """Return the data asked for, else those of the run; raises ValueError if they do not fit the model."""
-    dataset = data.load(options.data or metadata["data"]["name"], options.data_root)
+    """Return the data asked for, else those of the run; raises ValueError if they do not fit the model.
+
+    The columns of the context are those of the run.
+    """
+    context = metadata["data"].get("context") or ()
+    dataset = data.load(options.data or metadata["data"]["name"], options.data_root, context=context)
     task_of(model).check(dataset)
     return dataset
 

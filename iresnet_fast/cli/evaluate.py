@@ -9,7 +9,7 @@ from torch import nn
 from .. import _checks
 from ..certify.certificate import rounded_up
 from ..models import certified_lipschitz
-from ..training.batches import permutation
+from ..training.batches import permutation, test_batch
 from ..training.evaluate import Evaluation, evaluate
 from ..training.tasks import flow_of
 from ._options import add_data_options, add_machine_options, add_run_argument, machine, open_data, open_run
@@ -29,12 +29,12 @@ def run(options: argparse.Namespace) -> None:
     with machine(options) as device:
         model, metadata = open_run(options, device)
         dataset = open_data(options, model, metadata)
-        x, labels = dataset.test, dataset.test_labels
+        test = test_batch(dataset)
         if options.samples is not None:
             _checks.check_count("--samples", options.samples, 1)
-            rows = permutation(len(x), 0)[: options.samples]
-            x, labels = x[rows], None if labels is None else labels[rows]
-        print(describe(model, evaluate(model, x, labels, options.batch_size)))
+            test = test.rows(permutation(len(test.x), 0)[: options.samples])
+        x, labels, context = test
+        print(describe(model, evaluate(model, x, labels, options.batch_size, context=context)))
 
 
 def describe(model: nn.Module, found: Evaluation) -> str:

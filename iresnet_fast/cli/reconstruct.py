@@ -7,8 +7,10 @@ import argparse
 from torch import Tensor
 
 from .. import _checks
+from ..data import DataSet
 from ..models import ImageReconstruction, IResNetClassifier, Reconstruction
 from ..training import pictures
+from ..training.batches import test_batch
 from ..training.recipes import Model
 from ..training.tasks import flow_of, task_of
 from ._options import (
@@ -41,20 +43,23 @@ def run(options: argparse.Namespace) -> None:
     with machine(options) as device:
         model, metadata = open_run(options, device)
         dataset = open_data(options, model, metadata)
-        x, found = reconstruct(model, dataset.test[: options.n])
+        x, found = reconstruct(model, dataset, options.n)
         print(describe(found))
         if dataset.is_image:
             print(pictures.reconstructions(x, found.x, found.error, options.out))
 
 
-def reconstruct(model: Model, x: Tensor) -> tuple[Tensor, Reconstruction | ImageReconstruction]:
-    """Return data [N, *event_shape] as the model takes them, and after x -> z -> x."""
-    inputs = task_of(model).inputs(x.to(next(model.parameters()).device))
+def reconstruct(model: Model, dataset: DataSet, n: int) -> tuple[Tensor, Reconstruction | ImageReconstruction]:
+    """Return the first n test data [n, *event_shape] as the model takes them, and after x -> z -> x."""
+    task = task_of(model)
+    device = next(model.parameters()).device
+    x, _, context = test_batch(dataset)
+    inputs = task.inputs(x[:n].to(device))
     if isinstance(model, IResNetClassifier):
         return inputs, model.reconstruct(inputs)
     flow = flow_of(model)
     assert flow is not None  # all other models have one
-    return inputs, flow.reconstruct(inputs)
+    return inputs, flow.reconstruct(inputs, None if context is None else task.context(context[:n].to(device)))
 
 
 def describe(found: Reconstruction | ImageReconstruction) -> str:

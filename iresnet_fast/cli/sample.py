@@ -6,14 +6,16 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from .. import _checks
 from ..models import IResNetFlow
 from ..training import pictures
 from ..training.files import writing
+from ..training.samples import samples_at
 from ..training.tasks import flow_of
-from ._options import add_machine_options, add_output_option, add_run_argument, check_file, machine, open_run
+from ._options import add_machine_options, add_output_option, add_run_argument, check_file, machine, numbers, open_run
 
 N_SAMPLES = 64
 
@@ -28,6 +30,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--temperature", type=float, default=1.0, help="factor of the prior's standard deviations (default: 1)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the samples (default: 0)")
+    parser.add_argument(
+        "--context",
+        type=numbers,
+        metavar="NUMBERS",
+        help="values of the context of all samples, separated by commas, in the units of the data; write "
+        "--context=-1,2 if the first is negative (default: none)",
+    )
     add_machine_options(parser)
 
 
@@ -42,13 +51,15 @@ def run(options: argparse.Namespace) -> None:
     if options.npy is not None:
         check_file("--npy", options.npy)
     with machine(options) as device:
-        flow = flow_of(open_run(options, device)[0])
+        model, metadata = open_run(options, device)
+        flow = flow_of(model)
         if flow is None:
             raise ValueError("a classifier has no samples; train a flow or a hybrid.")
         if options.npy is None and not can_draw(flow):
             shape = flow.config.event_shape
             raise ValueError(f"samples of shape {shape} have no picture, got no --npy; name a file for the numbers.")
-        samples = draw_samples(flow, options.n, options.temperature, options.seed)
+        contexts = _contexts(flow, options.context, metadata["data"].get("context"))
+        samples = draw_samples(flow, contexts, options.n, options.temperature, options.seed)
         if options.npy is not None:
             with writing(options.npy) as file:  # np.save would add a suffix to another name
                 np.save(file, samples.numpy())
@@ -57,9 +68,30 @@ def run(options: argparse.Namespace) -> None:
             print(write_picture(flow, samples, options.out))
 
 
-def draw_samples(flow: IResNetFlow, n: int = N_SAMPLES, temperature: float = 1.0, seed: int = 0) -> Tensor:
-    """Return n samples [n, *event_shape] of a seed, on the CPU; torch's global generator is not touched."""
-    return flow.sample(n, temperature=temperature, seed=seed).cpu()
+def draw_samples(
+    flow: IResNetFlow, contexts: Tensor | None, n: int = N_SAMPLES, temperature: float = 1.0, seed: int = 0
+) -> Tensor:
+    """Return n samples [n, *event_shape] of a seed, on the CPU, at contexts as `samples_at` takes them.
+
+    Torch's global generator is not touched.
+    """
+    return samples_at(flow, n, contexts, temperature, seed).cpu()
+
+
+def _contexts(flow: IResNetFlow, given: tuple[float, ...] | None, names: list[str] | None) -> Tensor | None:
+    """Return the context of all samples, [1, context_features]."""
+    width = flow.config.context_features
+    if len(given or ()) != width:
+        expected = f"{width} numbers, of {', '.join(names)}," if names else f"{width} numbers" if width else "left out"
+        got = "none" if given is None else len(given)
+        advice = f"pass e.g. --context={','.join(['0.5'] * width)}" if width else "this model has no context"
+        raise ValueError(f"--context must be {expected} for this model, got {got}; {advice}.")
+    if given is None:
+        return None
+    contexts = torch.tensor([given])
+    if not bool(contexts.isfinite().all()):
+        raise ValueError(f"--context must be finite numbers, got {', '.join(map(str, given))}; correct it.")
+    return contexts
 
 
 def can_draw(flow: IResNetFlow) -> bool:

@@ -22,7 +22,7 @@ from ..training.fit import Run, fit
 from ..training.recipes import MODELS, recipe
 from ..training.tasks import flow_of
 from . import evaluate, reconstruct, sample
-from ._options import add_data_options, add_machine_options, machine
+from ._options import add_data_options, add_machine_options, machine, numbers
 
 _BUDGETS = ("max_minutes", "max_steps", "max_epochs")
 
@@ -31,12 +31,11 @@ def _or_none(text: str) -> float | None:
     return None if text == "none" else float(text)
 
 
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(map(float, text.split(",")))
+def _columns(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
 
 
 _or_none.__name__ = "number, or none"  # as argparse calls it in errors
-_numbers.__name__ = "numbers, separated by commas"
 
 _OF_RECIPE = "that of the recipe"
 # Field of TrainConfig: the type of its option, what it is, and its default.
@@ -47,12 +46,12 @@ _RECIPE: dict[str, tuple[Callable[[str], Any], str, str]] = {
     "batch_size": (int, "samples of a backward pass, over all processes together", _OF_RECIPE),
     "accumulate": (int, "backward passes whose gradients are averaged for a step", _OF_RECIPE),
     "learning_rate": (float, "of the optimizer, after the warm-up and before the decay", _OF_RECIPE),
-    "betas": (_numbers, "of adam, adamw and adamax, such as 0.9,0.99; another optimizer has torch's", _OF_RECIPE),
+    "betas": (numbers, "of adam, adamw and adamax, such as 0.9,0.99; another optimizer has torch's", _OF_RECIPE),
     "weight_decay": (float, "of the optimizer", _OF_RECIPE),
     "clip": (_or_none, "largest norm of the whole gradient, or none", _OF_RECIPE),
     "warmup_steps": (int, "steps over which the learning rate rises", _OF_RECIPE),
     "decay_start": (float, "fraction of the budget from which linear and cosine fall to 0; 1: never", _OF_RECIPE),
-    "decay_at": (_numbers, "fractions of the budget at which steps lowers the rate, such as 0.5,0.8", _OF_RECIPE),
+    "decay_at": (numbers, "fractions of the budget at which steps lowers the rate, such as 0.5,0.8", _OF_RECIPE),
     "decay_factor": (float, "what steps multiplies the rate by", _OF_RECIPE),
     "restarts": (int, "equal periods of cosine", _OF_RECIPE),
     "ema": (_or_none, "decay of the moving average of the weights, or none", _OF_RECIPE),
@@ -74,6 +73,14 @@ _CHOICES: dict[str, tuple[tuple[str, ...], str]] = {
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     add_data_options(parser, "digits")
+    parser.add_argument(
+        "--context",
+        type=_columns,
+        default=(),
+        metavar="COLUMNS",
+        help="columns of a table that the density of the others depends on, separated by commas: names, or numbers "
+        "from 1 if the file has none (default: none)",
+    )
     parser.add_argument("--model", choices=list(MODELS), default="flow", help="kind of model (default: flow)")
     parser.add_argument("--preset", help="named configuration of that kind (default: the one for the data)")
     parser.add_argument(
@@ -102,7 +109,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Train; errors as of `fit` and `recipe`."""
     with distributed.setup(), machine(options) as device:
-        dataset = data.load(options.data, options.data_root)
+        dataset = data.load(options.data, options.data_root, context=options.context)
         changes = dict(map(_change, options.set))
         given = {field: getattr(options, field) for field in (*_RECIPE, *_CHOICES, "flip") if hasattr(options, field)}
         with torch.random.fork_rng([]):
@@ -145,12 +152,13 @@ def _report(done: Run, dataset: data.DataSet) -> None:
     if done.evaluation is not None:
         print(evaluate.describe(model, done.evaluation))
     drawn = [pictures.curves(done.folder / "log.csv", done.folder / "curves.png")]
-    flow = flow_of(model)
+    flow, contexts = flow_of(model), dataset.test_context
     if flow is not None and sample.can_draw(flow):
-        drawn.append(sample.write_picture(flow, sample.draw_samples(flow), done.folder / "samples.png"))
+        drawn.append(sample.write_picture(flow, sample.draw_samples(flow, contexts), done.folder / "samples.png"))
     if isinstance(model, IResNetFlow) and dataset.event_shape == (2,):
-        drawn.append(pictures.density(model, dataset.test, done.folder / "density.png"))
-    x, found = reconstruct.reconstruct(model, dataset.test[: reconstruct.N_SAMPLES])
+        at = None if contexts is None else contexts[0]
+        drawn.append(pictures.density(model, dataset.test, done.folder / "density.png", at))
+    x, found = reconstruct.reconstruct(model, dataset, reconstruct.N_SAMPLES)
     print(reconstruct.describe(found))
     if dataset.is_image:
         drawn.append(pictures.reconstructions(x, found.x, found.error, done.folder / "reconstructions.png"))

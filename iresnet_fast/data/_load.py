@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .. import _checks
@@ -33,7 +33,7 @@ _FROM_FILES: dict[str, Callable[[str, Root], DataSet]] = {
 NAMES = (*DENSITIES, "digits", *_FROM_FILES)
 
 
-def load(name: str | os.PathLike[str], root: Root = None, seed: int = 0) -> DataSet:
+def load(name: str | os.PathLike[str], root: Root = None, seed: int = 0, context: Sequence[str] = ()) -> DataSet:
     """Return a data set, split into a training and a test part.
 
     Args:
@@ -43,9 +43,11 @@ def load(name: str | os.PathLike[str], root: Root = None, seed: int = 0) -> Data
             downloaded. A relative path of a table starts there too.
         seed: of the points of a density and of the splits that are made here; data that come split stay as they are.
             The same seed gives the same data; no global generator is used.
+        context: the columns of a table that the density of the others depends on: their names, or where the file has
+            none their numbers from 1, as texts.
 
     Raises:
-        DataError: the name is unknown, or a file is missing or damaged.
+        DataError: the name is unknown, a file is missing or damaged, or there is no such column.
         ValueError: seed is negative.
         TypeError: name or root is no path, or seed not an integer.
     """
@@ -54,6 +56,11 @@ def load(name: str | os.PathLike[str], root: Root = None, seed: int = 0) -> Data
         check_path("root", root, "the folder with the files")
     name = os.fspath(name)
     _checks.check_count("seed", seed, 0)
+    if context and (name in NAMES or Path(name).suffix.lower() not in SUFFIXES):
+        raise DataError(
+            f"context must be none for {name}, which has no columns, got {', '.join(context)}; use a table, such as a "
+            f".csv file."
+        )
     if name in DENSITIES:
         return load_density(name, seed)
     if name == "digits":
@@ -62,7 +69,7 @@ def load(name: str | os.PathLike[str], root: Root = None, seed: int = 0) -> Data
         if name in _FROM_FILES:
             return _FROM_FILES[name](name, root)
         if Path(name).suffix.lower() in SUFFIXES:
-            return load_table(name, root, seed)
+            return load_table(name, root, seed, tuple(context))
     except MemoryError:
         raise DataError(
             f"{name} must fit in memory, got more than there is; free some, or make a DataSet of a part of it."

@@ -28,11 +28,14 @@ class DataSet:
         n_levels: number of values if the data are the whole numbers 0 .. n_levels - 1, 256 for bytes; None: the data
             are continuous, hence float32.
         n_classes: number of classes; None: there are no labels.
+        train_context: what the density of each event depends on, [N, context_features], float32, finite; None: nothing.
+        test_context: likewise [M, context_features].
+        context_names: of the columns of the context, for logs and checkpoints; empty: they have none.
 
     Raises:
         DataError: the parts contradict each other, or a value is out of range.
         ValueError: n_levels is below 2, or n_classes below 1.
-        TypeError: name is no text, one of the parts no tensor, or one of the numbers no integer.
+        TypeError: a name is no text, one of the parts no tensor, or one of the numbers no integer.
     """
 
     name: str
@@ -42,6 +45,9 @@ class DataSet:
     test_labels: Tensor | None = None
     n_levels: int | None = None
     n_classes: int | None = None
+    train_context: Tensor | None = None
+    test_context: Tensor | None = None
+    context_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check everything: whoever holds a data set can rely on it."""
@@ -62,6 +68,15 @@ class DataSet:
             )
         for part in ("train", "test"):
             self._check_labels(part)
+            self._check_context(part)
+        if isinstance(self.context_names, str) or not all(isinstance(name, str) for name in self.context_names):
+            raise TypeError(f"context_names must be texts, got {self.context_names!r}; pass e.g. ('age', 'height').")
+        object.__setattr__(self, "context_names", tuple(self.context_names))
+        if len(self.context_names) not in (0, self.context_features):
+            raise DataError(
+                f"context_names of {self.name} must be as many as the context has columns, {self.context_features}, "
+                f"got {len(self.context_names)}; name all of them, or none."
+            )
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -72,6 +87,11 @@ class DataSet:
     def is_image(self) -> bool:
         """Whether events are images."""
         return len(self.event_shape) == 3
+
+    @property
+    def context_features(self) -> int:
+        """Width of the context, 0 if there is none."""
+        return 0 if self.train_context is None else self.train_context[:1].shape[-1]
 
     def _check_events(self, part: str) -> None:
         x: Tensor = getattr(self, part)
@@ -130,3 +150,25 @@ class DataSet:
         low, high = (int(bound) for bound in labels.aminmax())
         if low < 0 or high >= self.n_classes:
             raise DataError(f"{what} must be in 0 .. {self.n_classes - 1}, got {low} to {high}; renumber the classes.")
+
+    def _check_context(self, part: str) -> None:
+        context: Tensor | None = getattr(self, f"{part}_context")
+        what, n = f"{part}_context of {self.name}", len(getattr(self, part))
+        if (context is None) != (self.train_context is None):
+            raise DataError(
+                f"{what} must be given if and only if train_context is, got {'none' if context is None else 'one'}; "
+                f"pass both or neither."
+            )
+        if context is None:
+            return
+        check_tensor(context, what)
+        fits = context.dim() == 2 and len(context) == n and context.shape[1] > 0 and context.dtype == torch.float32
+        if not fits or context.is_meta or context.shape[1] != self.context_features:
+            width = "context_features" if part == "train" else self.context_features
+            raise DataError(
+                f"{what} must be float32 of shape ({n}, {width}), a row of numbers for each event, got {context.dtype} "
+                f"of shape {tuple(context.shape)}; convert it."
+            )
+        n_bad = int((~context.isfinite()).sum())
+        if n_bad:
+            raise DataError(f"{what} must be finite, got {n_bad} values that are NaN or infinite; remove them.")

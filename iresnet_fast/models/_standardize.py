@@ -20,6 +20,11 @@ class Standardizes(nn.Module):
     context_preprocessing: Affine | None
     prior: DiagonalNormal
 
+    @property
+    def standardizes(self) -> bool:
+        """Whether data or context are to be standardised, see `fit_preprocessing`."""
+        return self.config.preprocess == "standardize" or self.context_preprocessing is not None
+
     @torch.no_grad()
     def fit_preprocessing(self, data: Tensor, context: Tensor | None = None) -> None:
         """Take mean and variance of every entry of what is to be standardised.
@@ -31,15 +36,14 @@ class Standardizes(nn.Module):
         Raises:
             ValueError: the model standardises neither, or the data or the context do not fit or are not finite.
         """
-        affine = next((layer for layer in self.preprocessing if isinstance(layer, Affine)), None)
-        of_data = affine if self.config.preprocess == "standardize" else None
-        if of_data is None and self.context_preprocessing is None:
+        if not self.standardizes:
             raise ValueError(
                 f"preprocess must be 'standardize' to take statistics, got {self.config.preprocess!r}; change it."
             )
         check_data(data, self.config.event_shape, self.prior.mean, "data")
         check_contexts(context, len(data), self.config.context_features, self.prior.mean)
-        if of_data is not None:
+        if self.config.preprocess == "standardize":
+            of_data = next(layer for layer in self.preprocessing if isinstance(layer, Affine))
             n_levels = self.config.n_levels
             _refit(of_data, data if n_levels is None else (data + 0.5) / n_levels)
         if self.context_preprocessing is not None and context is not None:

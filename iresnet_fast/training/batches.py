@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,6 +16,32 @@ from .config import TrainConfig
 
 # Streams of random numbers besides those of the batches, which are (seed, number, rank).
 _EPOCHS, _INITIAL, _TEST = 1, 2, 3
+
+
+class Batch(NamedTuple):
+    """Samples of a data set.
+
+    Attributes:
+        x: [n, *event_shape].
+        labels: [n]; None if there are none.
+        context: [n, context_features]; None if there is none.
+    """
+
+    x: Tensor
+    labels: Tensor | None = None
+    context: Tensor | None = None
+
+    def rows(self, rows: Tensor) -> Batch:
+        """Return some of the samples, by their numbers."""
+        return self._map(lambda part: part.index_select(0, rows))
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the samples on a device."""
+        return self._map(lambda part: part.to(device))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        labels, context = (None if part is None else change(part) for part in (self.labels, self.context))
+        return Batch(change(self.x), labels, context)
 
 
 class Batches:
@@ -60,32 +89,35 @@ class Batches:
                 f"{config.shift}; lower it."
             )
         self.per_epoch = n_samples // of_step
-        self._x = dataset.train.to(device)
-        self._labels = None if dataset.train_labels is None else dataset.train_labels.to(device)
+        self._data = Batch(dataset.train, dataset.train_labels, dataset.train_context).to(device)
         self._config, self._device = config, device
         self._epoch, self._order = -1, torch.empty(0)
 
-    def __call__(self, number: int) -> tuple[Tensor, Tensor | None]:
-        """Return the data [batch_size / world_size, *event_shape] of a batch, augmented, and their labels."""
+    def __call__(self, number: int) -> Batch:
+        """Return a batch, batch_size / world_size samples, augmented."""
         epoch, place = divmod(number, self.per_epoch * self._config.accumulate)
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self._permutation(_EPOCHS, epoch)
         size = self._config.batch_size
         rows = self._order[place * size : (place + 1) * size][distributed.rank() :: distributed.world_size()]
-        x = self._x.index_select(0, rows)
+        x, labels, context = self._data.rows(rows)
         if self._config.shift:
             x = _shifted(x, self._config.shift, self._config.shift_padding)
         if self._config.flip:
             mirrored = torch.rand(x.shape[0], 1, 1, 1, device=x.device) < 0.5
             x = torch.where(mirrored, x.flip(-1), x)
-        return x, None if self._labels is None else self._labels.index_select(0, rows)
+        return Batch(x, labels, context)
 
-    def initial(self) -> Tensor:
+    def all(self) -> Batch:
+        """Return all training samples as they are in the data set, on the device."""
+        return self._data
+
+    def initial(self) -> Batch:
         """Return the samples that a model starts from, the same in all processes."""
-        return self._x.index_select(0, self._permutation(_INITIAL, 0)[: self._config.initial_samples])
+        return self._data.rows(self._permutation(_INITIAL, 0)[: self._config.initial_samples])
 
     def _permutation(self, *stream: int) -> Tensor:
-        return permutation(self._x.shape[0], self._config.seed, *stream).to(self._device)
+        return permutation(len(self._data.x), self._config.seed, *stream).to(self._device)
 
 
 def seed_batch(seed: int, number: int) -> None:
@@ -101,6 +133,11 @@ def seed_initial(seed: int) -> None:
 def permutation(n: int, seed: int, *stream: int) -> Tensor:
     """Return a permutation of n samples that depends on nothing but the numbers given."""
     return torch.randperm(n, generator=torch.Generator().manual_seed(_state(seed, *stream)))
+
+
+def test_batch(dataset: DataSet) -> Batch:
+    """Return all test samples."""
+    return Batch(dataset.test, dataset.test_labels, dataset.test_context)
 
 
 def test_subset(dataset: DataSet, config: TrainConfig) -> Tensor:

@@ -16,6 +16,7 @@ from ..models._modes import evaluating
 from ..models.truncation import evaluation_terms
 from ..nn import Call
 from ..nn._transform import check_range
+from .batches import Batch
 from .tasks import Task, flow_of, task_of
 
 # Training learns to exploit a short series: one of 5 terms flattered a trained MNIST model by 0.015 bits/dim, one of
@@ -48,7 +49,12 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, x: Tensor, labels: Tensor | None = None, batch_size: int = 200, seed: int = 0
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor | None = None,
+    batch_size: int = 200,
+    seed: int = 0,
+    context: Tensor | None = None,
 ) -> Evaluation:
     """Return the mean of the metrics of a model over all samples, in eval mode and with its eval_estimator.
 
@@ -64,10 +70,12 @@ def evaluate(
         labels: [N] integers, for a model that classifies; others do not look at them.
         batch_size: samples at a time.
         seed: of the noise.
+        context: [N, context_features], as a data set holds it, for a model that takes one.
 
     Raises:
-        ValueError: there are no samples, labels are missing or no numbers of classes, the eval_estimator is no honest
-            one (Exact, or at least ten terms), or the value of a sample is not finite.
+        ValueError: there are no samples, labels are missing or no numbers of classes, the context is missing or not
+            wanted, the eval_estimator is no honest one (Exact, or at least ten terms), or the value of a sample is not
+            finite.
         TypeError: the model is of another kind.
     """
     _checks.check_count("batch_size", batch_size, 1)
@@ -81,16 +89,16 @@ def evaluate(
         check_labels(labels, len(x), n_classes)
         if n_classes is not None:
             check_range(labels.cpu(), 0, n_classes - 1, "number the classes from 0", "labels")
+    _check_context(context, len(x), task.context_features)
     check_estimators(model)
     device = next(model.parameters()).device
-    if labels is not None:
-        labels = labels.to(device)
     batches: list[dict[str, Tensor]] = []
     with evaluating(model), torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         for start in range(0, x.shape[0], batch_size):
             part = slice(start, start + batch_size)
-            values = _values(model, task, x[part].to(device), None if labels is None else labels[part], seed)
+            batch = Batch(x[part], *(None if other is None else other[part] for other in (labels, context)))
+            values = _values(model, task, batch.to(device), seed)
             batches.append({name: value.double().cpu() for name, value in values.items()})
     found = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
     for name, value in found.items():
@@ -111,17 +119,29 @@ def evaluate(
     )
 
 
-def _values(model: nn.Module, task: Task, x: Tensor, labels: Tensor | None, seed: int) -> dict[str, Tensor]:
+def _check_context(context: Tensor | None, n: int, width: int) -> None:
+    shape = None if context is None else tuple(context.shape)
+    expected = (n, width) if width else None
+    if shape != expected:
+        raise ValueError(
+            f"context must {f'have shape {expected}' if expected else 'be None'} for this model, got "
+            f"{f'shape {shape}' if shape else 'None'}; pass a row for each sample if the model takes a context."
+        )
+    if context is not None and not bool(context.isfinite().all()):
+        raise ValueError("context must be finite, got NaN or infinity in it; remove such samples.")
+
+
+def _values(model: nn.Module, task: Task, batch: Batch, seed: int) -> dict[str, Tensor]:
     """Return the metrics of each sample, [B] each."""
-    inputs = task.inputs(x)
+    inputs, labels, context = task.inputs(batch.x), batch.labels, task.context(batch.context)
     call, flow = Call.of(inputs, seed), flow_of(model)
     if flow is model:
-        return _density(flow, task, flow.log_prob(inputs, call=call))
+        return _density(flow, task, flow.log_prob(inputs, context, call))
     if labels is None:
         raise ValueError(f"labels must be given for a {type(model).__name__}, got None; pass those of the samples.")
     if flow is None:
         return {"error_percent": _errors(model(inputs), labels)}
-    logits, log_prob = model(inputs, call=call)
+    logits, log_prob = model(inputs, context, call)
     return {**_density(flow, task, log_prob), "error_percent": _errors(logits, labels)}
 
 

@@ -69,7 +69,7 @@ def fit(
 
     Args:
         model: an IResNetFlow, IResNetClassifier or HybridIResNet, trained in place, on its device.
-        dataset: what on; its event_shape, n_levels and n_classes must be those of the model.
+        dataset: what on; its event_shape, n_levels, n_classes and context_features must be those of the model.
         config: how.
         folder: made if it is not there. It gets log.csv, the folder tensorboard, checkpoint-<step>.safetensors and
             model.safetensors; while the run is alive, a file .lock keeps others out.
@@ -92,7 +92,7 @@ def fit(
         raise TypeError(f"config must be a TrainConfig, got {described(config)}; pass one.")
     if not isinstance(dataset, DataSet):
         raise TypeError(f"dataset must be a data.DataSet, got {described(dataset)}; pass what data.load returned.")
-    task_of(model)
+    task_of(model).check(dataset)  # before anything is written
     check_estimators(model)  # now, not at the evaluation after hours of training
     check_path("folder", folder, "e.g. 'runs/first'")
     folder = Path(folder)

@@ -8,11 +8,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from .._regular import open_regular
 from .board import Board
 from .files import WriteError, append, is_at, writing
+from .samples import samples_at
 from .tasks import flow_of
 
 Row = dict[str, float | int | None]
@@ -78,12 +79,19 @@ class Log:
             {name: value for name, value in full.items() if value is not None and name != "step"}, row["step"]
         )
 
-    def add_samples(self, model: nn.Module, step: int) -> None:
-        """Add samples of a model in eval mode to TensorBoard, if they are pictures or points of the plane."""
+    def add_samples(self, model: nn.Module, step: int, contexts: Tensor | None = None) -> None:
+        """Add samples of a model in eval mode to TensorBoard, if they are pictures or points of the plane.
+
+        Args:
+            model: in eval mode.
+            step: number of steps it has taken.
+            contexts: [n, context_features] that samples are drawn at, from the first on, for a model that takes one.
+        """
         flow = flow_of(model)
         if flow is None or flow.config.event_shape[0] not in ((1, 3) if flow.config.is_image else (2,)):
             return
-        samples = flow.sample(_IMAGES if flow.config.is_image else _POINTS, seed=0).cpu()  # the same latents each time
+        n = _IMAGES if flow.config.is_image else _POINTS
+        samples = samples_at(flow, n, contexts, seed=0).cpu()  # the same latents each time
         if flow.config.is_image:
             white = 1.0 if flow.config.n_levels is None else flow.config.n_levels - 1.0
             self._board.add_images("samples", (samples / white).clamp(0.0, 1.0), step)

@@ -32,6 +32,7 @@ _DATA = {
     "n_levels": int | None,
     "n_classes": int | None,
     "n_train": int,
+    "context": tuple[str, ...] | None,
 }
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..models import IResNetFlow
+from ..models._contexts import for_all
 from .files import writing
 
 if TYPE_CHECKING:
@@ -65,19 +66,20 @@ def reconstructions(x: Tensor, again: Tensor, error: Tensor, path: str | Path) -
     return _save(figure, path)
 
 
-def density(model: IResNetFlow, data: Tensor, path: str | Path) -> Path:
+def density(model: IResNetFlow, data: Tensor, path: str | Path, context: Tensor | None = None) -> Path:
     """Draw points of the plane beside the density a model gives the plane.
 
     Args:
-        model: of two dimensions, without context; its mode is restored.
+        model: of two dimensions; its mode is restored.
         data: [N, 2].
         path: of the file to write.
+        context: [context_features], that of the density, if the model takes one.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: the model or the data have another number of dimensions.
+        ValueError: the model or the data have another number of dimensions, or the context does not fit.
     """
     if model.config.event_shape != (2,) or data.shape[1:] != (2,):
         raise ValueError(
@@ -88,12 +90,13 @@ def density(model: IResNetFlow, data: Tensor, path: str | Path) -> Path:
     low, high = points.min(0), points.max(0)
     margin = 0.1 * (high - low) + 1e-6  # data on a line too
     xs, ys = (np.linspace(a, b, _GRID) for a, b in zip(low - margin, high + margin, strict=True))
-    values = _densities(model, np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2)).reshape(_GRID, _GRID)
+    values = _densities(model, np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2), context).reshape(_GRID, _GRID)
     figure = _figure(2, 9.0, 4.7)
     left, right = figure.axes
-    left.set_title(f"{len(points)} points of the data")
+    left.set_title(f"{len(points)} points of the data{', at all contexts' * (context is not None)}")
     left.hist2d(points[:, 0], points[:, 1], bins=(xs[::2], ys[::2]), cmap="viridis")
-    right.set_title("density of the model")
+    shown = "" if context is None else f" at context {', '.join(f'{value:.3g}' for value in context.tolist())}"
+    right.set_title(f"density of the model{shown}")
     right.pcolormesh(xs, ys, values, cmap="viridis", shading="nearest", rasterized=True)
     for axes in (left, right):
         axes.set_aspect("equal")
@@ -157,13 +160,15 @@ def curves(log: str | Path, path: str | Path) -> Path:
 
 
 @torch.no_grad()
-def _densities(model: IResNetFlow, at: np.ndarray) -> np.ndarray:
+def _densities(model: IResNetFlow, at: np.ndarray, context: Tensor | None) -> np.ndarray:
     like = next(model.parameters())
+    given = None if context is None else context.to(like)
     mode = model.training
     model.eval()
     try:
         batches = torch.split(torch.from_numpy(at).to(like), _BATCH)
-        return torch.cat([model.log_prob(batch).double().exp() for batch in batches]).cpu().numpy()
+        log_probs = [model.log_prob(batch, for_all(given, len(batch))) for batch in batches]
+        return torch.cat(log_probs).double().exp().cpu().numpy()
     finally:
         model.train(mode)
 

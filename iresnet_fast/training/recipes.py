@@ -72,8 +72,8 @@ def recipe(
 ) -> tuple[Model, TrainConfig]:
     """Return an untrained model that fits the data, and how to train it.
 
-    The shape of an event, the number of levels and that of classes are those of the data. Initial weights come from
-    torch's global generator.
+    The shape of an event, the number of levels and that of classes are those of the data, and so is the width of the
+    context, which is standardised. Initial weights come from torch's global generator.
 
     Args:
         dataset: what to train on.
@@ -112,6 +112,8 @@ def recipe(
         }
     else:
         of_data = {"event_shape": dataset.event_shape, "n_levels": dataset.n_levels}
+        if dataset.context_features:
+            of_data |= {"context_features": dataset.context_features, "context_preprocess": "standardize"}
     if kind == "hybrid":
         names = {field.name for field in fields(FlowConfig)}
         of_flow = {**of_data, **{name: own.pop(name) for name in names & own.keys()}}

@@ -48,6 +48,7 @@ def identity(model: nn.Module, model_config: Any, dataset: DataSet, config: Trai
             "n_levels": dataset.n_levels,
             "n_classes": dataset.n_classes,
             "n_train": len(dataset.train),
+            "context": list(dataset.context_names) or None,  # None of checkpoints that do not know of it
         },
         "seed": config.seed,
         "backend": _library.backend(),

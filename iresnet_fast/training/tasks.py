@@ -23,6 +23,7 @@ class Task(ABC):
         metrics: names of what `evaluate` measures of such a model.
         needs_labels: whether the loss looks at labels.
         event_shape: of the data.
+        context_features: width of the context of the data, 0 if there is none.
     """
 
     metrics: tuple[str, ...]
@@ -34,19 +35,24 @@ class Task(ABC):
         flow = flow_of(model)
         config: Any = model.config if flow is None else flow.config
         self.event_shape: tuple[int, ...] = config.image_shape if flow is None else config.event_shape
+        self.context_features = 0 if flow is None else flow.config.context_features
         self._dtype = next(model.parameters()).dtype
 
     def inputs(self, x: Tensor) -> Tensor:
         """Return what the model takes for data [B, *event_shape] as a DataSet holds them: whole numbers stay whole."""
         return x.to(self._dtype)
 
-    @abstractmethod
-    def loss(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        """Return the mean loss [] of inputs [B, *event_shape] and their labels [B]."""
+    def context(self, context: Tensor | None) -> Tensor | None:
+        """Return what the model takes for a context [B, context_features] as a DataSet holds it."""
+        return None if context is None else context.to(self._dtype)
 
     @abstractmethod
-    def initialize(self, x: Tensor) -> None:
-        """Start ActNorms, and a learned prior, from inputs [n, *event_shape]."""
+    def loss(self, x: Tensor, labels: Tensor | None, context: Tensor | None = None) -> Tensor:
+        """Return the mean loss [] of inputs [B, *event_shape], their labels [B] and context [B, context_features]."""
+
+    @abstractmethod
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Start ActNorms, and a learned prior, from inputs [n, *event_shape] and their context."""
 
     @abstractmethod
     def check(self, dataset: DataSet) -> None:
@@ -72,15 +78,15 @@ class FlowTask(Task):
         self.flow = flow
         self.metrics = (_density_metric(flow),)
 
-    def loss(self, x: Tensor, labels: Tensor | None) -> Tensor:
+    def loss(self, x: Tensor, labels: Tensor | None, context: Tensor | None = None) -> Tensor:
         """Return the mean of -log_prob []; labels are not used."""
         if self.metrics == ("nats",):
-            return -self.flow.log_prob(x).mean()
-        return self.flow.bits_per_dim(x).mean()
+            return -self.flow.log_prob(x, context).mean()
+        return self.flow.bits_per_dim(x, context).mean()
 
-    def initialize(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Start ActNorms and a learned prior."""
-        self.flow.initialize(x)
+        self.flow.initialize(x, context)
 
     def check(self, dataset: DataSet) -> None:
         """Raise ValueError unless the model fits the data."""
@@ -106,18 +112,23 @@ class ClassifierTask(Task):
         whole = self.classifier.config.n_levels is not None or not x.is_floating_point()
         return self.classifier.scaled(x) if whole else x.to(self._dtype)
 
-    def loss(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        """Return the mean cross-entropy []."""
+    def loss(self, x: Tensor, labels: Tensor | None, context: Tensor | None = None) -> Tensor:
+        """Return the mean cross-entropy []; there is no context."""
         assert labels is not None  # see check
         return F.cross_entropy(self.classifier(x), labels)
 
-    def initialize(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Start ActNorms."""
         self.classifier.train()
         self.classifier(x)
 
     def check(self, dataset: DataSet) -> None:
         """Raise ValueError unless the model fits the data."""
+        if dataset.context_features:
+            raise ValueError(
+                f"train_context of {dataset.name} must be None for a classifier, got one of width "
+                f"{dataset.context_features}; leave it out, or train a flow or a hybrid."
+            )
         config = self.classifier.config
         _check_equal("image_shape", config.image_shape, dataset.event_shape, dataset)
         _check_equal("n_classes", config.n_classes, dataset.n_classes, dataset)
@@ -138,14 +149,14 @@ class HybridTask(Task):
         self.model, self.density_weight = model, density_weight
         self.metrics = (_density_metric(model.flow), "error_percent")
 
-    def loss(self, x: Tensor, labels: Tensor | None) -> Tensor:
+    def loss(self, x: Tensor, labels: Tensor | None, context: Tensor | None = None) -> Tensor:
         """Return the mean of density_weight * -log p(x) - log p(y | x) []."""
         assert labels is not None  # see check
-        return self.model.loss(x, labels, self.density_weight)
+        return self.model.loss(x, labels, self.density_weight, context)
 
-    def initialize(self, x: Tensor) -> None:
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Start ActNorms and a learned prior."""
-        self.model.flow.initialize(x)
+        self.model.flow.initialize(x, context)
 
     def check(self, dataset: DataSet) -> None:
         """Raise ValueError unless the model fits the data."""
@@ -161,9 +172,9 @@ class LossModule(nn.Module):
         super().__init__()
         self.model, self.task = model, task
 
-    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, labels: Tensor | None, context: Tensor | None = None) -> Tensor:
         """Return the loss []; arguments as of `Task.loss`."""
-        return self.task.loss(x, labels)
+        return self.task.loss(x, labels, context)
 
 
 def task_of(model: nn.Module, density_weight: float = 1.0) -> Task:
@@ -175,14 +186,7 @@ def task_of(model: nn.Module, density_weight: float = 1.0) -> Task:
 
     Raises:
         TypeError: the model is none of them.
-        ValueError: the flow takes a context, for which a DataSet has no place.
     """
-    flow = flow_of(model)
-    if flow is not None and flow.takes_context:
-        raise ValueError(
-            f"context_features must be 0, got {flow.config.context_features}; a data set has no context: write the "
-            f"loop for such a model yourself."
-        )
     if isinstance(model, HybridIResNet):
         return HybridTask(model, density_weight)
     if isinstance(model, IResNetFlow):
@@ -207,6 +211,7 @@ def _density_metric(flow: IResNetFlow) -> str:
 def _check_flow(flow: IResNetFlow, prefix: str, dataset: DataSet) -> None:
     _check_equal(f"{prefix}event_shape", flow.config.event_shape, dataset.event_shape, dataset)
     _check_equal(f"{prefix}n_levels", flow.config.n_levels, dataset.n_levels, dataset)
+    _check_equal(f"{prefix}context_features", flow.config.context_features, dataset.context_features, dataset)
 
 
 def _check_equal(field: str, ours: object, theirs: object, dataset: DataSet) -> None:

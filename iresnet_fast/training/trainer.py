@@ -18,7 +18,7 @@ from ..data import DataSet
 from ..models import certified_lipschitz
 from ..nn.spectral import count_unsettled
 from . import checkpoint, distributed, schedule
-from .batches import Batches, seed_batch, seed_initial, test_subset
+from .batches import Batches, seed_batch, seed_initial, test_batch, test_subset
 from .checkpoint import Checkpoint
 from .config import TrainConfig
 from .evaluate import Evaluation, evaluate
@@ -66,7 +66,6 @@ class Trainer:
         """Start or go on; arguments and errors are those of the class."""
         self._model, self._dataset, self._config, self._folder = model, dataset, config, folder
         self._task = task_of(model, config.density_weight)
-        self._task.check(dataset)
         self._batches = Batches(dataset, config, next(model.parameters()).device)
         self._identity = identity(model, self._task.adopted(dataset), dataset, config)
         if found is not None:
@@ -169,21 +168,23 @@ class Trainer:
         n_parts = self._config.accumulate
         number = self.step * n_parts + part
         seed_batch(self._config.seed, number)
-        x, labels = self._batches(number)
+        x, labels, context = self._batches(number)
         # Processes exchange gradients once a step: with the last part go those of the others.
         is_last, module = part == n_parts - 1, self._loss
         with nullcontext() if is_last or not isinstance(module, DistributedDataParallel) else module.no_sync():
-            loss: Tensor = module(self._task.inputs(x), labels)
+            loss: Tensor = module(self._task.inputs(x), labels, self._task.context(context))
             loss.backward(torch.full_like(loss, 1.0 / n_parts))  # type: ignore[no-untyped-call]
         return loss.detach()
 
     def _initialize(self) -> None:
         seed_initial(self._config.seed)
         with torch.no_grad():
-            flow = flow_of(self._model)
-            if flow is not None and flow.config.preprocess == "standardize":
-                flow.fit_preprocessing(self._task.inputs(self._dataset.train.to(flow.prior.mean.device)))
-            self._task.initialize(self._task.inputs(self._batches.initial()))
+            flow, task = flow_of(self._model), self._task
+            if flow is not None and flow.standardizes:
+                x, _, context = self._batches.all()
+                flow.fit_preprocessing(task.inputs(x), task.context(context))
+            x, _, context = self._batches.initial()
+            task.initialize(task.inputs(x), task.context(context))
 
     def _restore(self, found: Checkpoint) -> None:
         checkpoint.load_weights(self._model, found.part("model"), found.path)
@@ -262,15 +263,14 @@ class Trainer:
 
     def _evaluate(self, rows: Tensor | None) -> dict[str, float]:
         """Evaluate on some rows of the test set, or on all of it: a copy, since training must not notice."""
-        x, labels = self._dataset.test, self._dataset.test_labels
-        if rows is not None:
-            x, labels = x[rows], None if labels is None else labels[rows]
+        test = test_batch(self._dataset)
+        x, labels, context = test if rows is None else test.rows(rows)
         model = copy.deepcopy(self.best).eval()
-        evaluation = evaluate(model, x, labels)
+        evaluation = evaluate(model, x, labels, context=context)
         if rows is None:
             self.evaluation = evaluation
         if self.log is not None:
-            self.log.add_samples(model, self.step)
+            self.log.add_samples(model, self.step, self._dataset.test_context)
         return {f"test_{name}": value for name, value in evaluation.metrics.items()}
 
 

@@ -29,7 +29,7 @@ inline std::vector<Numbers<float>> bf16_step(const BranchData<float>& data, irf:
                  .terms_used = used.data()};
   step.kept = kept.data();
   kernels.residual_logdet(branch, step, parallel);
-  Numbers<float> grad_x = unwritten<float>(all), packed = unwritten<float>(data.parameters);
+  Numbers<float> grad_x = unwritten<float>(all), packed = unwritten<float>(data.parameter_count);
   irf::BranchBackwardOperands<float> op{};
   op.x = x.data(), op.grad = grad.data(), op.residual = true;
   op.pairs = 1, op.tangents = v.data(), op.cotangents = y.data(), op.weight = weight.data();
@@ -55,6 +55,7 @@ void check_bf16() {
   }
   std::vector<BranchCase> cases = dense_cases();
   for (const BranchCase& c : image_cases()) cases.push_back(c);
+  for (const BranchCase& c : operand_cases()) cases.push_back(c);
   bool rounded = false;
   for (size_t i = 0; i < cases.size(); ++i) {
     const BranchData<float> data(cases[i]);

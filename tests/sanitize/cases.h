@@ -16,7 +16,9 @@ struct BranchCase {
   std::vector<irf::Activation> activations;
   bool biases;
   int probes;
-  bool per_sample;  // coefficients [B, n]
+  bool per_sample;                               // coefficients [B, n]
+  std::vector<irf::Spread> bias_spreads = {};    // of every stage, or none: they are shared
+  std::vector<irf::Spread> factor_spreads = {};  // of every stage, or none; kShared: a stage without a factor
 };
 
 // Weight [out, in / groups, kh, kw]; a matrix has height 0. Numbers as in NormLayer.
@@ -54,6 +56,45 @@ std::vector<BranchCase> image_cases() {
       {1, 2, 33, {1, 13, 1}, {3, 3}, {kElu, kSin}, true, 1, false},
       {2, 3, 4, {1, 2, 1}, {7, 5}, {kLipSwish, kElu}, true, 1, false},
       {7, 2, 3, {2, 9, 2}, {3, 1}, {kSin, kSoftplus}, true, 1, true},
+  };
+}
+
+// Biases that are not shared, factors, and constants of channels.
+std::vector<BranchCase> operand_cases() {
+  using enum irf::Activation;
+  using enum irf::Spread;
+  return {
+      {3, 0, 0, {37, 4, 37}, {1, 1}, {kLeakyRelu, kHalfAbs}, true, 1, false},
+      {17,
+       0,
+       0,
+       {9, 17, 31, 9},
+       {1, 1, 1},
+       {kIdentity, kLipSwish, kTanh},
+       true,
+       2,
+       true,
+       {kSample, kShared, kSample},
+       {kSample, kSample, kSample}},
+      {130, 0, 0, {3, 19, 3}, {1, 1}, {kHalfAbs, kElu}, true, 1, false, {kSample, kSample}, {kShared, kSample}},
+      {1, 0, 0, {35, 5, 35}, {1, 1}, {kLipSwish, kIdentity}, true, 1, false, {kShared, kSample}, {kSample, kSample}},
+      {300, 0, 0, {3, 4, 3}, {1, 1}, {kRelu, kHalfAbs}, true, 2, false, {kSample, kShared}, {kSample, kShared}},
+      {3, 3, 5, {3, 4, 3}, {3, 1}, {kHalfAbs, kLeakyRelu}, true, 1, false},
+      {5,
+       5,
+       7,
+       {2, 5, 3, 2},
+       {3, 1, 3},
+       {kIdentity, kElu, kLipSwish},
+       true,
+       2,
+       true,
+       {kSample, kPixel, kSample},
+       {kPixel, kSample, kSample}},
+      {7, 2, 3, {2, 9, 2}, {3, 1}, {kSin, kHalfAbs}, true, 1, true, {kPixel, kSample}, {kSample, kPixel}},
+      {2, 3, 16, {2, 6, 2}, {3, 3}, {kLipSwish, kIdentity}, true, 1, false, {kShared, kPixel}, {kSample, kPixel}},
+      {3, 4, 17, {1, 2, 1}, {1, 3}, {kTanh, kRelu}, true, 2, false, {kSample, kPixel}, {kShared, kSample}},
+      {2, 1, 1, {3, 5, 3}, {3, 1}, {kLipSwish, kElu}, true, 1, false, {kSample, kPixel}, {kPixel, kSample}},
   };
 }
 

@@ -6,6 +6,7 @@
 #include "branch_data.h"
 #include "cases.h"
 #include "checks.h"
+#include "differences.h"
 #include "fingerprint.h"
 #include "flow.h"
 #include "lanczos.h"
@@ -40,7 +41,7 @@ void check_branch(const std::string& name, const BranchCase& c, bool layers) {
     std::vector<Numbers<T>> results;
     for (bool pairs : {false, true})
       for (bool ordinary : {false, true}) {
-        Numbers<T> grad_x = unwritten<T>(all), packed = unwritten<T>(data.parameters);
+        Numbers<T> grad_x = unwritten<T>(all), packed = unwritten<T>(data.parameter_count);
         irf::BranchBackwardOperands<T> op{};
         op.x = x.data();
         op.grad = ordinary ? grad.data() : nullptr;
@@ -48,13 +49,14 @@ void check_branch(const std::string& name, const BranchCase& c, bool layers) {
         if (pairs) op.pairs = int(m), op.tangents = v.data(), op.cotangents = y.data(), op.weight = weight.data();
         op.grad_x = grad_x.data(), op.grad_parameters = packed.data();
         kernels.branch_backward(branch, op, parallel);
-        Numbers<T> alone = unwritten<T>(data.parameters);
+        Numbers<T> alone = unwritten<T>(data.parameter_count);
         op.grad_x = nullptr, op.grad_parameters = alone.data();
         kernels.branch_backward(branch, op, parallel);
         expect(close(alone, packed), where, "the gradient of the parameters depends on whether that of x is wanted");
         results.push_back(grad_x);
         results.push_back(packed);
       }
+    if constexpr (sizeof(T) == 8) check_differences(data, kernels, {int(m), x, grad, v, y, weight}, parallel, where);
     Numbers<T> pulled = unwritten<T>(all);
     kernels.jacobian_powers(branch, {x.data(), grad.data(), 1, true, pulled.data()}, parallel);
     for (int64_t i = 0; i < all; ++i) pulled[i] += grad[i];
@@ -109,7 +111,7 @@ void check_branch(const std::string& name, const BranchCase& c, bool layers) {
     std::vector<Numbers<T>> gradients;
     const int64_t kept_sizes[] = {0, int64_t(kept.size()) - 1, int64_t(kept.size())};
     for (int64_t kept_size : kept_sizes) {
-      Numbers<T> grad_x = unwritten<T>(all), packed = unwritten<T>(data.parameters);
+      Numbers<T> grad_x = unwritten<T>(all), packed = unwritten<T>(data.parameter_count);
       const Numbers<T> part(kept.begin(), kept.begin() + kept_size);
       irf::BranchBackwardOperands<T> op{};
       op.x = x.data(), op.grad = grad.data(), op.residual = true;
@@ -142,7 +144,7 @@ void check_branch(const std::string& name, const BranchCase& c, bool layers) {
       results.push_back(logdet);
       std::vector<Numbers<T>> exact;
       for (int64_t short_by : {int64_t(0), int64_t(1), int64_t(kept_exact.size())}) {
-        Numbers<T> grad_x = unwritten<T>(all), packed = unwritten<T>(data.parameters);
+        Numbers<T> grad_x = unwritten<T>(all), packed = unwritten<T>(data.parameter_count);
         const Numbers<T> part(kept_exact.begin(), kept_exact.end() - short_by);
         kernels.residual_logdet_exact_backward(branch,
                                                {x.data(), grad.data(), weight.data(), grad_x.data(), packed.data(),
@@ -155,7 +157,7 @@ void check_branch(const std::string& name, const BranchCase& c, bool layers) {
         expect(close(exact[k], exact[k % 2]), where, "gradients from what the exact pass kept differ");
       results.push_back(exact[0]);
       results.push_back(exact[1]);
-      Numbers<T> ordinary = unwritten<T>(all), unused = unwritten<T>(data.parameters);
+      Numbers<T> ordinary = unwritten<T>(all), unused = unwritten<T>(data.parameter_count);
       kernels.residual_logdet_exact_backward(branch,
                                              {x.data(), grad.data(), nullptr, ordinary.data(), unused.data(),
                                               kept_exact.data(), int64_t(kept_exact.size())},
@@ -260,8 +262,8 @@ template <class T>
 void check_all() {
   const char* type = kTypeName<T>;
   random_state<T> = 2;  // whatever was drawn before
-  const std::pair<const char*, std::vector<BranchCase>> groups[] = {{"dense", dense_cases()},
-                                                                    {"images", image_cases()}};
+  const std::pair<const char*, std::vector<BranchCase>> groups[] = {
+      {"dense", dense_cases()}, {"images", image_cases()}, {"operands", operand_cases()}};
   for (const auto& [group, cases] : groups) {
     const int before = failures;
     for (size_t i = 0; i < cases.size(); ++i)

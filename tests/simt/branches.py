@@ -14,6 +14,17 @@ DENSE = [
     Case("narrow", (5,), (3, 33), batch=33, no_bias=(1,), probes=3, per_sample=True, terms=3),
     Case("wide", (33,), (130,), batch=127, activations=("softplus", "sin"), terms=2),
     Case("above a block", (3,), (65,), batch=129, activations=("lipswish", "tanh"), terms=3),
+    Case(
+        "contexts and masks",
+        (5,),
+        (33, 6),
+        batch=33,
+        sample_bias=(0, 2),
+        sample_factor=(0, 2),
+        probes=2,
+        terms=3,
+        activations=("identity", "sin(3)", "half_abs"),
+    ),
 ]
 IMAGES = [
     Case("one pixel", (1, 1, 1), kernels=(1,), batch=1, activations=("softplus",), terms=1),
@@ -22,9 +33,23 @@ IMAGES = [
     Case("ragged", (3, 5, 9), (17, 5), (3, 1, 3), batch=5, no_bias=(0,), probes=2, per_sample=True, terms=3),
     Case("wide images", (5, 13, 6), (35,), (3, 5), batch=2, activations=("identity", "lipswish"), terms=2),
     Case("many channels", (33, 8, 8), (66,), (1, 3), batch=1, activations=("sin", "elu"), terms=2),
+    Case(
+        "images with contexts and masks",
+        (3, 5, 9),
+        (17, 6),
+        (3, 1, 3),
+        batch=5,
+        sample_bias=(0,),
+        pixel_bias=(1, 2),
+        sample_factor=(1,),
+        pixel_factor=(0, 2),
+        probes=2,
+        terms=3,
+        activations=("leaky_relu(0.2)", "lipswish", "half_abs"),
+    ),
 ]
 CASES = [*DENSE, *IMAGES]
-FEW = [DENSE[2], DENSE[4], IMAGES[2], IMAGES[3]]
+FEW = [DENSE[2], *DENSE[4:], *IMAGES[2:4], IMAGES[6]]
 TENSOR = [*DENSE[2:], *IMAGES[3:]]  # more than 16 columns somewhere: the others never meet a tensor core
 
 

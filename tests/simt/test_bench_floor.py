@@ -71,7 +71,7 @@ RUNS = [
 def test_the_modelled_kernels_are_those_launched(case, card, precision, training):
     """In the same order; weight gradients with as many blocks, in which their tiles and splits show."""
     emulator, problem = project_emulator("fast"), make(case, torch.float32)
-    weights, *_, activations = raw_branch(problem)
+    weights, *_, activations, _ = raw_branch(problem)
     kernels = [weight.shape[-1] if weight.dim() == 4 else 1 for weight in weights]
     shape = Shape((case.event[0], *map(len, weights)), case.batch, tuple(kernels), tuple(case.event[1:]))
     modelled = kernel_costs(shape, activations, case.terms, training, card, precision, library=emulator)

@@ -15,7 +15,7 @@ WIDE = Case("layer by layer", (3, 4, 4), (520,), (3, 1), batch=2)
 
 def evaluate(package, case, dtype):
     problem = make(case, dtype)
-    return [package.branch(problem.x, *problem.branch, problem.parameters)]
+    return [package.branch(problem.x, *problem.branch, problem.parameters, problem.factors)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -7,10 +7,10 @@ import torch
 from comparison import assert_within_rounding
 from problems import DTYPES, KERNEL_ACTIVATIONS, Case, make, named, upstream
 
-from iresnet_fast import activations as registry
 from iresnet_fast import reference
 
 from . import operands
+from .branches import raw_branch
 from .emulator import project_emulator
 
 TF32, BF16 = 1, 2
@@ -23,6 +23,39 @@ CASES = [
     Case("one pixel", (3, 1, 1), (5,), (3, 1), batch=33, activations=("relu", "lipswish")),
     Case("images", (3, 5, 9), (33,), (3, 3), batch=2, activations=("lipswish", "tanh"), no_bias=(1,)),
     Case("square images", (1, 8, 8), (5, 4), (3, 1, 5), batch=3, activations=("elu", "lipswish")),
+    Case("a mask of the input", (5,), (7,), batch=33, sample_factor=(0,), activations=("identity", "relu")),
+    Case(
+        "contexts and masks",
+        (5,),
+        (33, 6, 7),
+        batch=9,
+        sample_bias=(0, 2),
+        sample_factor=(0, 1, 2, 3),
+        activations=("lipswish", "sin(3)", "half_abs", "identity"),
+    ),
+    Case(
+        "images with contexts and masks",
+        (3, 5, 9),
+        (17, 6),
+        (3, 1, 3),
+        batch=2,
+        sample_bias=(0, 2),
+        pixel_bias=(1,),
+        sample_factor=(1,),
+        pixel_factor=(0, 2),
+        activations=("leaky_relu(0.2)", "lipswish", "half_abs"),
+    ),
+    Case(
+        "more contexts and masks",
+        (2, 4, 5),
+        (35,),
+        (3, 3),
+        batch=3,
+        sample_bias=(0,),
+        pixel_bias=(1,),
+        sample_factor=(0, 1),
+        activations=("elu", "lipswish"),
+    ),
 ]
 # What is asked for: pairs, the ordinary gradient, x + g(x), the gradient of x.
 REQUESTS = {
@@ -35,6 +68,21 @@ REQUESTS = {
 # Wide enough for tensor cores to be the cheaper way.
 WIDE_CASE = Case("tensor cores", (8,), (40, 24), batch=140, activations=("elu",))
 WIDE_IMAGES = Case("tensor images", (20, 5, 6), (40,), (3, 3), batch=3, activations=("lipswish", "tanh"), no_bias=(1,))
+WIDE_CONTEXTS = [
+    Case("tensor contexts", (8,), (40, 24), batch=140, activations=("elu",), sample_bias=(0, 2), sample_factor=(0, 1)),
+    Case(
+        "tensor images with contexts",
+        (20, 5, 6),
+        (40,),
+        (3, 3),
+        batch=3,
+        activations=("lipswish", "tanh"),
+        sample_bias=(0,),
+        pixel_bias=(1,),
+        pixel_factor=(0,),
+        sample_factor=(1,),
+    ),
+]
 
 
 def arguments(case, pairs, with_grad, dtype):
@@ -49,18 +97,16 @@ def arguments(case, pairs, with_grad, dtype):
 def by_kernel(emulator, case, request, dtype, **target):
     pairs, with_grad, residual, input_gradient = request
     problem, grad, tangents, cotangents, weight = arguments(case, pairs, with_grad, dtype)
-    lists = ([t if t is None else t.detach() for t in ts] for ts in problem.branch[:2])
-    weights, biases = ([t if t is not None else torch.empty(0, dtype=dtype) for t in ts] for ts in lists)
-    betas = [torch.empty(0, dtype=dtype) if t is None else t.detach() for t in problem.parameters]
+    *lists, activations, constants = raw_branch(problem)
+    lists = [[t.detach() for t in tensors] for tensors in lists]
+    upper = grad, tangents, cotangents, weight, residual, input_gradient
     grad_x, packed = operands.branch_backward(
-        emulator, problem.x.detach(), weights, biases, betas,
-        [registry.get(name).kernel_id for name in problem.activations],
-        grad, tangents, cotangents, weight, residual, input_gradient, **target,
-    )  # fmt: skip
-    sizes = [t.numel() for stage in zip(weights, biases, betas, strict=True) for t in stage]
-    pieces = iter(packed.split(sizes))
-    shaped = [[next(pieces).view(t.shape) for t in stage] for stage in zip(weights, biases, betas, strict=True)]
-    gradients = [t for ts in zip(*shaped, strict=True) for t in ts if t.numel()]
+        emulator, problem.x.detach(), *lists, activations, constants, *upper, **target
+    )
+    stages = list(zip(*lists, strict=True))  # packed stage by stage
+    pieces = iter(packed.split([t.numel() for stage in stages for t in stage]))
+    shaped = [[next(pieces).view(t.shape) for t in stage] for stage in stages]
+    gradients = [t for tensors in zip(*shaped, strict=True) for t in tensors if t.numel()]
     return [grad_x if input_gradient else None, *gradients]
 
 
@@ -69,7 +115,7 @@ def by_autograd(case, request, dtype):
     problem, grad, tangents, cotangents, weight = arguments(case, pairs, with_grad, dtype)
 
     def g(x):
-        return reference.branch(x, *problem.branch, problem.parameters)
+        return reference.branch(x, *problem.branch, problem.parameters, problem.factors)
 
     total = problem.x.new_zeros(())
     if with_grad:
@@ -109,15 +155,17 @@ def test_every_activation(every_emulator, name, dtype):
 
 
 @pytest.mark.parametrize(("precision", "eps"), [(TF32, 2.0**-11), (BF16, 2.0**-8)])
-@pytest.mark.parametrize("case", [WIDE_CASE, WIDE_IMAGES], ids=lambda case: case.name.replace(" ", "-"))
+@pytest.mark.parametrize("case", **named([WIDE_CASE, WIDE_IMAGES, *WIDE_CONTEXTS]))
 def test_tensor_cores_round_their_operands_only(emulator, case, precision, eps):
     request = REQUESTS["all"]
     got = by_kernel(emulator, case, request, torch.float32, precision=precision)
     exact = by_autograd(case, request, torch.float64)
     full = by_kernel(emulator, case, request, torch.float32)
-    summed = (case.batch * math.prod(case.event[1:])) ** 0.5
+    pixels = math.prod(case.event[1:])
     for a, b, oracle in zip(got, full, exact, strict=True):
-        scale = max(summed if a is not got[0] else 1.0, oracle.abs().max().item())
+        # Terms of each of its numbers: over all rows, or over those of a sample that it does not tell apart.
+        summed = pixels / math.prod(a.shape[2:]) if a.shape[:1] == (case.batch,) else case.batch * pixels
+        scale = max(summed**0.5, oracle.abs().max().item())
         assert (a.double() - oracle).abs().max().item() <= 4 * eps * scale
         assert not torch.equal(a, b) or a.dim() == 1
 

@@ -24,6 +24,28 @@ CASES = [
     Case("one pixel", (3, 1, 1), (5,), (3, 1), batch=33, activations=("relu", "lipswish"), terms=2),
     Case("images", (3, 5, 9), (17, 5), (3, 1, 3), batch=2, activations=("lipswish", "tanh"), per_sample=True),
     Case("square images", (1, 8, 8), (5, 4), (3, 1, 5), batch=3, activations=("elu", "lipswish"), terms=1),
+    Case(
+        "contexts and masks",
+        (5,),
+        (9, 6, 7),
+        batch=9,
+        sample_bias=(0, 2),
+        sample_factor=(0, 1, 2, 3),
+        terms=3,
+        activations=("sin(3)", "identity", "half_abs", "lipswish"),
+    ),
+    Case(
+        "images with contexts and masks",
+        (3, 4, 5),
+        (6, 5),
+        (3, 1, 3),
+        batch=3,
+        sample_bias=(1,),
+        pixel_bias=(0,),
+        sample_factor=(2,),
+        pixel_factor=(1,),
+        activations=("tanh", "leaky_relu(0.2)", "lipswish"),
+    ),
 ]
 ACTIVATIONS = [Case(name, (3,), (5, 5), batch=4, activations=(name,), terms=3) for name in KERNEL_ACTIVATIONS]
 ONE_STAGE = Case("one stage", (5,), batch=7, activations=("elu",), terms=3)
@@ -39,8 +61,9 @@ ROUNDING = {1: 2.0**-11, 2: 2.0**-8}  # of one operand: TF32, bf16
 def evaluate(package, problem):
     problem = problem.requires_grad()
     outputs = package.residual_logdet(
-        problem.x, *problem.branch, problem.probe, problem.coefficients, "neumann", problem.parameters
-    )
+        problem.x, *problem.branch, problem.probe, problem.coefficients, "neumann", problem.parameters,
+        factors=problem.factors,
+    )  # fmt: skip
     return [*outputs, *gradients(outputs, problem.leaves)]
 
 
@@ -192,8 +215,9 @@ def test_the_norm_is_that_of_the_term_before_the_last(case):
             expected = problem.probe.flatten(1).norm(dim=1)
         else:
             _, _, info = reference.residual_logdet(
-                problem.x, *problem.branch, problem.probe, shorter, "neumann", problem.parameters, return_info=True
-            )
+                problem.x, *problem.branch, problem.probe, shorter, "neumann", problem.parameters, return_info=True,
+                factors=problem.factors,
+            )  # fmt: skip
             expected = info.norms.flatten()
         torch.testing.assert_close(norms.flatten(), expected, rtol=1e-10, atol=1e-12)
 
@@ -241,12 +265,12 @@ def test_kept_memory_is_at_most_one_part_in_256():
     """Rows of a, h, t and D t of every inner stage: a softplus keeps four, a relu three, an identity two."""
     emulator = project_emulator("fast")
     case = Case("limit", (4,), (64, 64, 64), activations=("elu", "softplus", "relu", "identity"), batch=1)
-    weights, biases, betas, activations = raw_branch(make(case, torch.float32))
+    arguments = raw_branch(make(case, torch.float32))
     row = 64 * 4 * (4 + 3 + 2)
     most = 80 * 10**9 // 256 // row
     for batch, kept in ((most // 64 * 64, True), (most // 64 * 64 + 64, False)):
         x = torch.empty(1, 4).expand(batch, 4)
-        struct, size = operands._branch(x, weights, biases, betas, activations), ctypes.c_int64()
+        struct, size = operands._branch(x, *arguments), ctypes.c_int64()
         given = operands._struct("residual_logdet", ctypes.c_float)(probes=1, terms=3)
         emulator.call(
             "residual_logdet_kept_float", ctypes.pointer(struct), ctypes.pointer(given), operands._target({}),

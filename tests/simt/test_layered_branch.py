@@ -18,7 +18,7 @@ def branch(emulator, problem, **target):
 
 
 def expected(problem):
-    return reference.branch(problem.x, *problem.branch, problem.parameters)
+    return reference.branch(problem.x, *problem.branch, problem.parameters, problem.factors)
 
 
 @pytest.mark.parametrize("case", **named(CASES))

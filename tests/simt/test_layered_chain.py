@@ -29,7 +29,7 @@ STOPPING = [
 
 def series(problem, tail=None, tolerance=0.0, relative=False):
     """Return z, value [m, B], neumann, norms, terms of the series with frozen derivatives and the stop per item."""
-    g, derivatives = linearize(problem.x, *problem.branch, problem.parameters)
+    g, derivatives = linearize(problem.x, *problem.branch, problem.parameters, problem.factors)
     v, ndim = probes_of(problem), problem.x.dim() - 1
     c = signed_coefficients(problem.coefficients)  # [n, B or 1]
     length = sample_norm(v, ndim)
@@ -61,7 +61,7 @@ def powers(emulator, problem, transpose, **target):
 
 
 def expected_powers(problem, transpose):
-    derivatives = linearize(problem.x, *problem.branch, problem.parameters)[1]
+    derivatives = linearize(problem.x, *problem.branch, problem.parameters, problem.factors)[1]
     w, result = probes_of(problem)[:1], []
     for _ in range(problem.coefficients.shape[-1]):
         if transpose:
@@ -168,7 +168,7 @@ def test_unit_probes_give_the_jacobian(emulator, case):
     problem = make(case)
     got = run(emulator, operands.jacobian, problem, variant="layered_jacobian")
     size = problem.x[0].numel()
-    derivatives = linearize(problem.x, *problem.branch, problem.parameters)[1]
+    derivatives = linearize(problem.x, *problem.branch, problem.parameters, problem.factors)[1]
     units = torch.eye(size, dtype=torch.float64).view(size, 1, *case.event).expand(size, *problem.x.shape)
     rows = vector_jacobian_product(units, problem.weights, derivatives).flatten(2).movedim(0, 1)
     assert_within_rounding(case, [got], [rows], [rows])

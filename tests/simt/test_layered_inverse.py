@@ -16,7 +16,7 @@ TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-5}
 
 
 def expected(problem, tol, max_iterations, accelerate=False):
-    arguments = (*problem.branch, LIPSCHITZ, tol, max_iterations, problem.parameters, accelerate)
+    arguments = (*problem.branch, LIPSCHITZ, tol, max_iterations, problem.parameters, accelerate, problem.factors)
     return reference.residual_inverse(problem.x, *arguments)
 
 

@@ -14,7 +14,8 @@ WIDE = Case("layer by layer", (3, 4, 4), (520,), (3, 1), batch=2)
 
 def evaluate(package, case, dtype, tol=1e-3, accelerate=False):
     problem = make(case, dtype)
-    return package.residual_inverse(problem.x, *problem.branch, LIPSCHITZ, tol, 40, problem.parameters, accelerate)
+    arguments = LIPSCHITZ, tol, 40, problem.parameters, accelerate, problem.factors
+    return package.residual_inverse(problem.x, *problem.branch, *arguments)
 
 
 @pytest.mark.parametrize("case", **named([*SMALL, WIDE]))
@@ -35,7 +36,8 @@ def test_accelerated_matches_the_reference(emulated_ops, case):
     emulated_ops("h100")
     got, same = (evaluate(package, case, torch.float32, accelerate=True) for package in (ops, reference))
     problem = make(case)
-    solution, *_ = reference.residual_inverse(problem.x, *problem.branch, LIPSCHITZ, 1e-13, 1000, problem.parameters)
+    arguments = LIPSCHITZ, 1e-13, 1000, problem.parameters, True, problem.factors
+    solution, *_ = reference.residual_inverse(problem.x, *problem.branch, *arguments)
     assert torch.equal(got[1], same[1])
     assert_within_rounding(case, got[:1], same[:1], (solution,))
     assert (got[2] <= 1e-3 * (1.0 - LIPSCHITZ)).all()

@@ -23,8 +23,9 @@ ROUNDING = {1: 2.0**-11, 2: 2.0**-8}  # of one operand: TF32, bf16
 def evaluate(package, case, dtype, gradient="neumann", **options):
     problem = make(case, dtype).requires_grad()
     outputs = package.residual_logdet(
-        problem.x, *problem.branch, problem.probe, problem.coefficients, gradient, problem.parameters, **options
-    )
+        problem.x, *problem.branch, problem.probe, problem.coefficients, gradient, problem.parameters,
+        factors=problem.factors, **options,
+    )  # fmt: skip
     return [*outputs, *gradients(outputs, problem.leaves)]
 
 
@@ -61,7 +62,7 @@ def test_samples_stop_alone(emulated_ops, card, case):
         results.append(
             package.residual_logdet(
                 problem.x, *problem.branch, problem.probe, problem.coefficients, "neumann", problem.parameters,
-                tol=0.1, lipschitz=LIPSCHITZ, return_info=True,
+                tol=0.1, lipschitz=LIPSCHITZ, return_info=True, factors=problem.factors,
             )
         )  # fmt: skip
     assert torch.equal(results[0][2].terms, results[2][2].terms)
@@ -79,7 +80,8 @@ def test_tensor_cores_round_only_operands(emulated_ops, card, precision, case):
     """
 
     def logdet(package, p):
-        return package.residual_logdet(p.x, *p.branch, p.probe, p.coefficients, "neumann", p.parameters)
+        arguments = p.x, *p.branch, p.probe, p.coefficients, "neumann", p.parameters
+        return package.residual_logdet(*arguments, factors=p.factors)
 
     problem = make(case, torch.float32)
     emulated_ops(card)

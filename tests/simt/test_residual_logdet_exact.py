@@ -16,7 +16,7 @@ LAYERED = Case("layer by layer", (2, 3, 4), (260,), (1, 3), batch=2)
 
 def evaluate(package, case, dtype):
     problem = make(case, dtype).requires_grad()
-    outputs = package.residual_logdet_exact(problem.x, *problem.branch, problem.parameters)
+    outputs = package.residual_logdet_exact(problem.x, *problem.branch, problem.parameters, problem.factors)
     return [*outputs, *gradients(outputs, problem.leaves)]
 
 

@@ -54,8 +54,9 @@ def test_every_item_has_its_own_last(emulator, case, card):
     z, value, y, norms, terms = series(emulator, problem, card)
     assert torch.equal(terms, ends.expand_as(terms))
     exact_z, exact, info = reference.residual_logdet(
-        problem.x, *problem.branch, problem.probe, problem.coefficients, "neumann", problem.parameters, return_info=True
-    )
+        problem.x, *problem.branch, problem.probe, problem.coefficients, "neumann", problem.parameters,
+        return_info=True, factors=problem.factors,
+    )  # fmt: skip
     got = z, value, norms
     assert_within_rounding(case, got, *[(exact_z, exact, info.norms)] * 2)
     alone = [series(emulator, make(case)._replace(coefficients=problem.coefficients[:, :n].contiguous()), card)[2]

@@ -103,9 +103,20 @@ inline void store8(void* p, unsigned first, unsigned second) {
   typedef unsigned Pair __attribute__((vector_size(8), may_alias));
   *static_cast<Pair*>(p) = Pair{first, second};
 }
+inline void load8(const void* p, unsigned& first, unsigned& second) {
+  typedef unsigned Pair __attribute__((vector_size(8), may_alias));
+  const Pair pair = *static_cast<const Pair*>(p);
+  first = pair[0];
+  second = pair[1];
+}
 #else
 __device__ __forceinline__ void store8(void* p, unsigned first, unsigned second) {
   *static_cast<uint2*>(p) = make_uint2(first, second);
+}
+__device__ __forceinline__ void load8(const void* p, unsigned& first, unsigned& second) {
+  const uint2 pair = *static_cast<const uint2*>(p);
+  first = pair.x;
+  second = pair.y;
 }
 #endif
 

@@ -42,5 +42,25 @@ template <class T>
 __device__ __forceinline__ T value_of(T operand) {
   return operand;
 }
+// What the operands `at`, ... of `operands` stand for: a vector of them, or one.
+template <class T>
+__device__ __forceinline__ Vector<T> load_operands(const T* operands, int64_t at, Precision precision) {
+  if constexpr (sizeof(T) == 4) {
+    if (precision == Precision::kBf16) {
+      unsigned first, second;
+      load8(reinterpret_cast<const Bf16*>(operands) + at, first, second);
+      return {{float_of(first << 16), float_of(first & 0xffff0000u), float_of(second << 16),
+               float_of(second & 0xffff0000u)}};
+    }
+  }
+  return load16(operands + at);
+}
+template <class T>
+__device__ __forceinline__ T load_operand(const T* operands, int64_t at, Precision precision) {
+  if constexpr (sizeof(T) == 4) {
+    if (precision == Precision::kBf16) return value_of(reinterpret_cast<const Bf16*>(operands)[at]);
+  }
+  return operands[at];
+}
 
 }  // namespace irf::cuda

@@ -5,6 +5,7 @@
 #include "cuda/layered/launch_product.cuh"
 #include "cuda/layered/linearized.cuh"
 #include "cuda/layered/rows.cuh"
+#include "cuda/layered/sample_gradients.h"
 #include "cuda/layered/sums.h"
 
 namespace irf::cuda {
@@ -53,7 +54,8 @@ class BackwardLaunch {
         curved_(context.memory.all(described.curved)),
         r_(context.memory.all(described.r)),
         s_(context.memory.all(described.s)),
-        terms_(context.memory.all(described.terms)) {}
+        terms_(context.memory.all(described.terms)),
+        factors_(context.memory.all(described.factors)) {}
 
   cudaError_t run() const {
     using Step = cudaError_t (BackwardLaunch::*)() const;
@@ -68,7 +70,7 @@ class BackwardLaunch {
 
  private:
   RowsLayout layout(int i, int repeat = 1) const { return layout_of(branch_, i, precision_, repeat); }
-  bool wants_backward(int i) const { return i > 0 || op_.grad_x || branch_.stage[0].beta; }
+  bool wants_backward(int i) const { return i > 0 || op_.grad_x || branch_.stage[0].beta || branch_.stage[0].factor; }
 
   StageProduct<T> transposed(int i, const T* from, int repeat = 1) const {
     const T* packed = context_.memory[described_.transposed.buffers()[i]];
@@ -83,6 +85,7 @@ class BackwardLaunch {
     epilogue.beta = branch_.stage[i].beta;
     epilogue.parameters.constant = branch_.stage[i].constant;
     epilogue.channels = branch_.stage[i].in_channels;
+    epilogue.factor = factor_of(branch_, i);
     epilogue.pitch = rows.pitch;
     epilogue.rows = rows.items * rows.pixels;
     epilogue.precision = precision_;
@@ -101,7 +104,7 @@ class BackwardLaunch {
   const Context& context_;
   const Precision precision_;
   const int stages_;
-  const std::vector<T*> t_, p_, curved_, r_, s_, terms_;
+  const std::vector<T*> t_, p_, curved_, r_, s_, terms_, factors_;
 };
 
 template <class T>
@@ -144,11 +147,12 @@ cudaError_t BackwardLaunch<T>::cotangents() const {
   const WeightedEvents<T> scaled{op_.cotangents, op_.weight, output.size(), branch_.batch, static_cast<T>(op_.pairs)};
   cudaError_t error = to_rows<T>(output, scaled, StoreRows<T>{r_[stages_], output.pitch, precision_}, context_.stream);
   for (int i = stages_ - 1; i >= 0 && error == cudaSuccess; --i) {
-    if (i == 0 && (branch_.stage[0].straight() || !wants_backward(0))) break;
+    if (i == 0 && (!reads_tangent(branch_.stage[0]) || !wants_backward(0))) break;
     Linearized<T> epilogue = linearized(i, op_.pairs);
     epilogue.scaled = r_[i];
     epilogue.t = t_[i];
     epilogue.curved = curved_[i];
+    if (factors_[i]) epilogue.factors = factors_[i] + layout(i).row_elements();
     if (terms_[i]) epilogue.terms = terms_[i] + slope_terms(branch_, i, 1, context_);
     error = launch_product(transposed(i, r_[i + 1], op_.pairs), epilogue, context_);
   }
@@ -169,10 +173,10 @@ cudaError_t BackwardLaunch<T>::backward() const {
     epilogue.scaled = s_[i];
     if (i == 0) epilogue.precision = Precision::kFull;  // the gradient of x
     epilogue.terms = terms_[i];
-    if (curved_[i]) {
-      epilogue.added = curved_[i];
-      epilogue.addends = op_.pairs;
-    }
+    epilogue.factors = factors_[i];
+    epilogue.added = curved_[i];
+    if (factors_[i] && op_.pairs > 0) epilogue.added_factors = factors_[i] + layout(i).row_elements();
+    epilogue.addends = op_.pairs;
     error = launch_product(transposed(i, s_[i + 1]), epilogue, context_);
   }
   if (error != cudaSuccess || !op_.grad_x) return error;
@@ -194,7 +198,9 @@ cudaError_t BackwardLaunch<T>::parameters() const {
     const cudaError_t error = weight_gradient(gradient, context_.stream);
     if (error != cudaSuccess) return error;
   }
-  return gather_gradients(branch_, gradients.data(), op_.grad_parameters, context_.stream);
+  const cudaError_t error = gather_gradients(branch_, gradients.data(), op_.grad_parameters, context_.stream);
+  if (error != cudaSuccess) return error;
+  return sample_gradients(branch_, s_, factors_, precision_, op_.grad_parameters, context_.stream);
 }
 
 }  // namespace
@@ -213,6 +219,7 @@ LayeredBackward<T>::LayeredBackward(const Branch<T>& branch_, const BranchBackwa
       r(branch.stages + 1),
       s(branch.stages + 1),
       terms(branch.stages),
+      factors(branch.stages),
       gradients(branch.stages),
       partials(branch.stages) {
   if (!recall) forward.emplace(branch, Form::kForward, target.precision, Packing::kOperands, workspace);
@@ -230,17 +237,19 @@ void LayeredBackward<T>::take_rows(Precision precision, Workspace& workspace) {
     if (i > 0 || op.grad_x) s[i] = workspace.take<T>(i > 0 ? operands : size);
     if (i > 0 && pairs) r[i] = workspace.take<T>(operands * op.pairs);
     if (i == branch.stages) break;
-    // Where E_i is zero, neither t_i nor what the cotangents add to s_i is needed.
-    if (pairs && !branch.stage[i].straight()) curved[i] = workspace.take<T>(size * op.pairs);
+    const Stage<T>& stage = branch.stage[i];
+    if (stage.factor) factors[i] = workspace.take<T>(size * (1 + op.pairs));
+    // Where E_i is zero, the cotangents add nothing to s_i.
+    if (pairs && !stage.straight()) curved[i] = workspace.take<T>(size * op.pairs);
     if (recall && i > 0) {
       stages[i] = {kept.stages[i].a, kept.stages[i].h, {}};
       if (pairs) t[i] = kept.stages[i].t, p[i] = kept.stages[i].scaled;
       continue;
     }
-    if (!branch.stage[i].identity()) stages[i].a = workspace.take<T>(size);
+    if (!stage.identity()) stages[i].a = workspace.take<T>(size);
     stages[i].h = workspace.take<T>(operands);
     if (pairs) p[i] = workspace.take<T>(operands * op.pairs);
-    t[i] = curved[i];
+    t[i] = pairs && reads_tangent(stage) && !curved[i] ? workspace.take<T>(size * op.pairs) : curved[i];
   }
 }
 

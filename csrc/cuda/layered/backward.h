@@ -27,10 +27,11 @@ struct LayeredBackward {
   PackedWeights<T> transposed;
   std::vector<StageRows<Buffer<T>>> stages;  // [L] a_i and h_i
   std::vector<Buffer<T>> t, p;               // [L] tangents t_i and D_i t_i of all pairs
-  std::vector<Buffer<T>> curved;  // [L] E_i t_i A_i^T r_{i+1} of all pairs, in the place of t_i where it is ours
-  std::vector<Buffer<T>> r;       // [L + 1] cotangents of all pairs; r_0 serves nobody
-  std::vector<Buffer<T>> s;       // [L + 1] ordinary backward
-  std::vector<Buffer<T>> terms;   // [L] terms of the slope: of the ordinary backward, then of the pairs
+  std::vector<Buffer<T>> curved;   // [L] E_i t_i A_i^T r_{i+1} of all pairs, in the place of t_i where it is ours
+  std::vector<Buffer<T>> r;        // [L + 1] cotangents of all pairs; r_0 serves nobody
+  std::vector<Buffer<T>> s;        // [L + 1] ordinary backward
+  std::vector<Buffer<T>> terms;    // [L] terms of the slope: of the ordinary backward, then of the pairs
+  std::vector<Buffer<T>> factors;  // [L] gradient of the factor, then what all pairs add to it
   std::vector<WeightGradient<T>> gradients;  // [L] without pointers
   std::vector<Buffer<T>> partials;           // [L] of the gradients
 

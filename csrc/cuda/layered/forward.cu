@@ -43,7 +43,7 @@ cudaError_t LayeredForward<T>::launch(const Forward<T>& forward, const Context& 
   if (error != cudaSuccess) return error;
 
   Activate<T> bias{};
-  bias.bias = branch.stage[last].bias;
+  bias.bias = bias_of(branch, last);
   bias.channels = branch.stage[last].out_channels;
   const RowsLayout output = rows_of(branch, bias.channels, precision);
   bias.pitch = output.pitch;

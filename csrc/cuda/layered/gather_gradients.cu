@@ -1,5 +1,6 @@
 // The second half of the parameter gradients: the splits of every stage, added up in a fixed order.
 #include "cuda/device/device.cuh"
+#include "cuda/layered/parameter_gradients.h"
 #include "cuda/layered/weight_gradient.h"
 
 namespace irf::cuda {
@@ -11,7 +12,7 @@ constexpr int kLanes = 8;         // threads that share the splits of one sum
 template <class T>
 struct GatherStage {
   WeightGradient<T> partial;
-  T *weight, *bias, *beta;  // the last two: null without
+  T *weight, *bias, *beta;  // the last two: null without; a bias that samples have of their own is not summed here
   const T* parameter;       // beta itself
   int first_block;
 };
@@ -64,6 +65,7 @@ __global__ void __launch_bounds__(kWarp* kLanes) gather_kernel(const __grid_cons
 template <class T>
 cudaError_t gather_gradients(const Branch<T>& branch, const WeightGradient<T>* partials, T* result,
                              cudaStream_t stream) {
+  const std::vector<ParameterGradients<T>> gradients = parameter_gradients(branch, result);
   for (int first = 0; first < branch.stages; first += kStagesAtOnce) {
     GatherStages<T> stages;
     stages.count = branch.stages - first < kStagesAtOnce ? branch.stages - first : kStagesAtOnce;
@@ -73,12 +75,9 @@ cudaError_t gather_gradients(const Branch<T>& branch, const WeightGradient<T>* p
       const WeightGradient<T>& partial = partials[first + i];
       GatherStage<T>& to = stages.stage[i];
       to.partial = partial;
-      to.weight = result;
-      result += int64_t(from.out_channels) * from.in_channels * from.kernel * from.kernel;
-      to.bias = from.bias ? result : nullptr;
-      if (from.bias) result += from.out_channels;
-      to.beta = from.beta ? result : nullptr;
-      if (from.beta) ++result;
+      to.weight = gradients[first + i].weight;
+      to.bias = from.bias_spread == Spread::kShared ? gradients[first + i].bias : nullptr;
+      to.beta = gradients[first + i].beta;
       to.parameter = from.beta;
       to.first_block = static_cast<int>(blocks);
       blocks += ceil_div(partial.partial_size(), int64_t(kWarp));

@@ -38,8 +38,7 @@ class InverseLaunch {
     state_.stopped = watched(state_.stopped, op_.max_iterations, context);
     const T *packed = context.memory[weights_.back()], *h = context.memory[stages_.back().h];
     last_ = last_product<T>(branch_, context.precision, packed, h);
-    step_.bias = branch_.stage[branch_.stages - 1].bias;
-    step_.channels = events_.channels;
+    step_.bias = bias_of(branch_, branch_.stages - 1);
     step_.pitch = events_.pitch;
     step_.z = state_.z;
     step_.x = state_.x;

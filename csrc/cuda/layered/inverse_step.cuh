@@ -40,8 +40,8 @@ template <class T>
 struct InverseStep {
   static constexpr int kUnroll = 2;
 
-  const T* bias;
-  int channels, pitch;
+  StageOperand<T> bias;
+  int pitch;
   const T *z, *x;
   T* step;
   ItemSums<T, 1> sums;
@@ -65,11 +65,11 @@ struct InverseStep {
                                         const Ahead& ahead) {
     T square[1] = {T(0)};
     if (inside) {
+      const Vector<T> b = bias.load(place, column, T(0));
       Vector<T> result;
 #pragma unroll
       for (int e = 0; e < kVector<T>; ++e) {
-        const T b = bias && column + e < channels ? __ldg(bias + column + e) : T(0);
-        result[e] = ahead.z[e] - ahead.x[e] - (product[e] + b);
+        result[e] = ahead.z[e] - ahead.x[e] - (product[e] + b[e]);
         square[0] += result[e] * result[e];
       }
       store16(step + place.row * pitch + column, result);

@@ -1,14 +1,16 @@
 // What follows a product of the backward pass: multiplication by the derivatives at a_i, which are computed again from
 // a_i itself (one buffer to read instead of three). An epilogue of layered/product.cuh and of layered/rows.cuh; with v
 // the product,
-//   value  <- v                       tangents t_i
-//   scaled <- D_i v + sum of added    D_i t_i, cotangents r_i, the ordinary backward s_i: operands
-//   curved <- E_i t v                 what the cotangents of a pair add to s_i; may lie in the place of its tangent t
-//   terms  <- sum over a row of v d h / d slope, or of v t d D / d slope where t is given
+//   value   <- v                       tangents t_i
+//   scaled  <- D_i v + sum of added    D_i t_i, cotangents r_i, the ordinary backward s_i: operands
+//   curved  <- E_i t v                 what the cotangents of a pair add to s_i; may lie in the place of its tangent t
+//   factors <- phi_i v + sum of added  the gradient of the factor, or what a pair adds to it, phi_i' t v, where t is
+//   given terms   <- sum over a row of v d h / d slope, or of v t d D / d slope where t is given
 #pragma once
 
 #include "cuda/device/operand.cuh"
 #include "cuda/layered/product.cuh"
+#include "cuda/layered/stage_operand.cuh"
 
 namespace irf::cuda {
 
@@ -16,20 +18,21 @@ template <class T>
 struct Linearized {
   static constexpr int kUnroll = 1;  // the code of every activation, once
 
-  const T* a;  // [samples * pixels][pitch]; null for an identity, which is as steep everywhere
+  const T* a;  // [samples * pixels][pitch]; null for an identity without a factor, which is as steep everywhere
   Activation activation;
   const T* beta;
   int pitch;
   int64_t rows;
   // Each may be null.
-  T *value, *scaled, *curved;  // [rows][pitch]
-  Precision precision;         // of `scaled`
-  const T* t;                  // [rows][pitch]; given with `curved`
-  T* terms;                    // [column tiles][rows]
-  const T* added;              // [addends][rows][pitch]
+  T *value, *scaled, *curved, *factors;  // [rows][pitch]
+  Precision precision;                   // of `scaled`
+  const T* t;                            // [rows][pitch]; given with `curved`
+  T* terms;                              // [column tiles][rows]
+  const T *added, *added_factors;        // [addends][rows][pitch], to `scaled` and `factors`
   int addends;
   Parameters<T> parameters;  // the slope is filled in by begin()
   int channels;
+  StageOperand<T> factor;
 
   __device__ void begin() { parameters.slope = slope_of(beta); }
 
@@ -39,32 +42,32 @@ struct Linearized {
     if (inside) {
       const int64_t at = place.row * pitch + column;
       const Vector<T> point = a ? load16(a + place.sample_row() * pitch + column) : zero16<T>();
-      Vector<T> d, e;
+      const Vector<T> tangent = t ? load16(t + at) : zero16<T>(), f = factor.load(place, column, T(1));
+      Vector<T> h, d, e;
 #pragma unroll
       for (int i = 0; i < kVector<T>; ++i) {
         const Jet<T> phi = jet(activation, point[i], parameters_of(activation, parameters, column + i, channels));
-        d[i] = phi.d;
-        e[i] = phi.e;
+        h[i] = (t ? tangent[i] * phi.d : phi.h) * v[i];
+        d[i] = f[i] * phi.d;
+        e[i] = f[i] * phi.e;
       }
       if (value) store16(value + at, v);
+      if (factors) {
+        add_rows(h, added_factors, at);
+        store16(factors + at, h);
+      }
       if (scaled) {
 #pragma unroll
         for (int i = 0; i < kVector<T>; ++i) d[i] *= v[i];
-#pragma unroll 1
-        for (int j = 0; j < addends; ++j) {
-          const Vector<T> more = load16(added + j * rows * pitch + at);
-#pragma unroll
-          for (int i = 0; i < kVector<T>; ++i) d[i] += more[i];
-        }
+        add_rows(d, added, at);
         store_operands(scaled, at, d, precision);
       }
       if (t || terms) {
-        const Vector<T> tangent = t ? load16(t + at) : zero16<T>();
         if (terms) {
 #pragma unroll
           for (int i = 0; i < kVector<T>; ++i) {
             const SlopeGradient<T> by_slope = slope_gradient<ScalarMath<T>>(activation, point[i], parameters);
-            term += v[i] * (t ? tangent[i] * by_slope.d : by_slope.h);
+            term += f[i] * v[i] * (t ? tangent[i] * by_slope.d : by_slope.h);
           }
         }
 #pragma unroll
@@ -76,6 +79,17 @@ struct Linearized {
     term = sum_lanes(term, LANES);
     if (inside && static_cast<int>(threadIdx.x) % LANES == 0)
       terms[column / (LANES * kVector<T>)*rows + place.row] = term;
+  }
+
+ private:
+  __device__ __forceinline__ void add_rows(Vector<T>& sum, const T* more, int64_t at) const {
+    if (!more) return;
+#pragma unroll 1
+    for (int j = 0; j < addends; ++j) {
+      const Vector<T> addend = load16(more + j * rows * pitch + at);
+#pragma unroll
+      for (int i = 0; i < kVector<T>; ++i) sum[i] += addend[i];
+    }
   }
 };
 

@@ -53,7 +53,7 @@ int weight_gradient_splits(const WeightGradient<T>&, const Card&);
 template <class T>
 cudaError_t weight_gradient(const WeightGradient<T>&, cudaStream_t);
 
-// Adds up the splits of every stage into the packed result of branch_backward: per stage weight, bias and beta if any.
+// Adds up the splits of every stage into the packed result of branch_backward: weights, shared biases and betas.
 template <class T>
 cudaError_t gather_gradients(const Branch<T>&, const WeightGradient<T>* stages, T* result, cudaStream_t);
 

@@ -52,7 +52,7 @@ Operation linearized(Chain<T> chain, const T* x, T* z, const Target& target) {
   const PackedWeights<T> transposed(branch, Form::kTransposed, target.precision, Packing::kOperands, workspace);
   for (int i = 0; i < branch.stages; ++i) {
     const Stage<T>& stage = branch.stage[i];
-    const bool identity = stage.activation == Activation::kIdentity;
+    const bool identity = stage.identity();
     chain.derivatives.push_back(identity ? Buffer<T>()
                                          : workspace.take<T>(rows_size(branch, stage.in_channels, target.precision)));
   }

@@ -13,11 +13,11 @@ from .table import Equivalent, Mutant
 __all__ = ["EQUIVALENT", "MUTANTS", "Equivalent", "Mutant"]
 
 MUTANTS = (
-    *gradients.weight_gradients(), *gradients.backward(), *gradients.kept(), *layered.products(),
-    *layered.gathered(), *layered.operands(), *layered.rows(), *layered.inverse(), *layered.pieces(),
-    *layered.tangents(), *resident.products(), *resident.chain(), *resident.forward(), *resident.tangents(),
-    *spectral.norms(), *spectral.lanczos(), *spectral.normalisation(), *host.plans(), *host.tiles(),
-    *host.shared_memory(), *flow.steps(),
+    *gradients.weight_gradients(), *gradients.backward(), *gradients.of_samples(), *gradients.kept(),
+    *layered.products(), *layered.gathered(), *layered.operands(), *layered.rows(), *layered.inverse(),
+    *layered.pieces(), *layered.tangents(), *resident.products(), *resident.chain(), *resident.forward(),
+    *resident.tangents(), *spectral.norms(), *spectral.lanczos(), *spectral.normalisation(), *host.plans(),
+    *host.tiles(), *host.shared_memory(), *flow.steps(),
 )  # fmt: skip
 EQUIVALENT = (
     Equivalent(

@@ -69,7 +69,7 @@ def backward() -> Iterator[Mutant]:
     pairs = ("test_branch_backward.py", "test_matches_autograd and (slopes or square) and three and dtype0")
     group = ("layered/linearized.cuh", "layered/backward.cu", *pairs)
     yield Mutant(*group, "if (inside && static_cast<int>(threadIdx.x) % LANES == 0)", "if (inside)")
-    yield Mutant(*group, "load16(added + j * rows * pitch + at)", "load16(added + at)")
+    yield Mutant(*group, "load16(more + j * rows * pitch + at)", "load16(more + at)")
     yield Mutant(*group, "place.sample_row() * pitch + column", "place.row * pitch + column")
     yield Mutant(*group, "        if (curved) store16(curved + at, e);\n")
     group = ("layered/backward.cu", *group[1:])
@@ -82,8 +82,8 @@ def backward() -> Iterator[Mutant]:
     yield Mutant(*group, "{kept.stages[i].a, kept.stages[i].h, {}", "{kept.stages[i].a, kept.stages[i].a, {}")
     yield Mutant(
         *group,
-        "(piecewise_linear(branch_.stage[0].activation) || !wants_backward(0))",
-        "(piecewise_linear(branch_.stage[0].activation) || wants_backward(0))",
+        "(!reads_tangent(branch_.stage[0]) || !wants_backward(0))",
+        "(!reads_tangent(branch_.stage[0]) || wants_backward(0))",
     )
     group = (*group[:3], "test_what_is_kept_is_read")
     yield Mutant(
@@ -104,14 +104,49 @@ def backward() -> Iterator[Mutant]:
     )
 
 
+def of_samples() -> Iterator[Mutant]:
+    """Return mutants of the gradients of biases and factors that samples have of their own."""
+    tests = ("layered/backward.cu", "test_branch_backward.py", "test_matches_autograd and masks and three and dtype1")
+    group = ("layered/linearized.cuh", *tests)
+    yield Mutant(*group, "(t ? tangent[i] * phi.d : phi.h) * v[i]", "phi.h * v[i]")
+    yield Mutant(*group, "d[i] = f[i] * phi.d;", "d[i] = phi.d;")
+    yield Mutant(*group, "e[i] = f[i] * phi.e;", "e[i] = phi.e;")
+    yield Mutant(*group, "term += f[i] * v[i]", "term += v[i]")
+    yield Mutant(*group, "        add_rows(h, added_factors, at);\n")
+    group = ("layered/backward.cu", *tests)
+    yield Mutant(
+        *group, "epilogue.factors = factors_[i] + layout(i).row_elements();", "epilogue.factors = factors_[i];"
+    )
+    yield Mutant(*group, "size * (1 + op.pairs)", "size")
+    yield Mutant(*group, "pairs && reads_tangent(stage) && !curved[i] ?", "false ?")
+    yield Mutant(*group, " || branch_.stage[0].factor;", ";")
+    group = ("layered/sample_gradients.cu", "layered/sample_gradients.cu", *tests[1:])
+    yield Mutant(*group, "  __syncthreads();\n")
+    yield Mutant(*group, "pixel += kLanes", "pixel += kLanes + 1")
+    yield Mutant(*group, "first = sample * layout.pixels * layout.pitch", "first = sample * layout.pitch")
+    yield Mutant(*group, "lane > 0 || channel >= layout.channels", "lane > 0")
+    rounded = (*group[:3], "tensor_cores and contexts")
+    yield Mutant(*rounded, "s[i + 1], precision, stage.bias_spread", "s[i + 1], Precision::kFull, stage.bias_spread")
+    yield Mutant(
+        "device/operand.cuh",
+        *rounded[1:],
+        "load8(reinterpret_cast<const Bf16*>(operands) + at,",
+        "load8(reinterpret_cast<const Bf16*>(operands),",
+    )
+    group = ("layered/parameter_gradients.h", "layered/sample_gradients.cu", *tests[1:])
+    yield Mutant(*group, "(spread == Spread::kPixel ? branch.pixels() : 1)", "branch.pixels()")
+    group = ("kept.h", "layered/backward.cu", "test_kept.py", "test_step_matches and masks and layered and dtype1")
+    yield Mutant(*group, "!stage.straight() || stage.factor", "!stage.straight()")
+
+
 def kept() -> Iterator[Mutant]:
     """Return mutants of what a training step keeps: how much, where, and at which precision."""
     group = ("kept.h", "residual_logdet.cu", "test_kept.py", "two-terms or images or at_most")
     yield Mutant("device/pack.h", *group[1:], "branch.batch * branch.pixels() *", "branch.batch *")
     yield Mutant(*group, "        size += elements;\n")
-    yield Mutant(*group, "if (stage.activation != Activation::kIdentity) stages[i].a", "stages[i].a")
-    yield Mutant(*group, "if (!piecewise_linear(stage.activation)) stages[i].t", "stages[i].t")
-    yield Mutant(*group, "if (!piecewise_linear(stage.activation)) stages[i].t = take(count);")
+    yield Mutant(*group, "if (!stage.identity()) stages[i].a", "stages[i].a")
+    yield Mutant(*group, "if (reads_tangent(stage)) stages[i].t", "stages[i].t")
+    yield Mutant(*group, "if (reads_tangent(stage)) stages[i].t = take(count);")
     yield Mutant(*group, "for (int i = 1; i < branch.stages; ++i) {", "for (int i = 0; i < branch.stages; ++i) {")
     yield Mutant(*group, "kKeptShare = 256", "kKeptShare = 128")
     group = (*group[:3], "tensor_cores or cheapest_precision")

@@ -1,0 +1,26 @@
+"""Samples of a flow, at the contexts of a data set if it takes one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..models import IResNetFlow
+
+
+def samples_at(
+    flow: IResNetFlow, n: int, contexts: Tensor | None = None, temperature: float = 1.0, seed: int = 0
+) -> Tensor:
+    """Return n samples [n, *event_shape] of a seed.
+
+    Args:
+        flow: in eval mode.
+        n: how many.
+        contexts: [m, context_features], on any device: sample i is drawn at row i modulo m; None: it takes none.
+        temperature: as of `IResNetFlow.sample`.
+        seed: likewise.
+    """
+    if contexts is not None:
+        rows = torch.arange(n, device=contexts.device) % len(contexts)
+        contexts = contexts[rows].to(flow.prior.mean)
+    return flow.sample(n, contexts, temperature, seed)
