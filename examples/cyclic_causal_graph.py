@@ -47,7 +47,9 @@ def main() -> None:
     with torch.no_grad():
         e, _ = model.block(x[:500], mask[:500])
         back, _ = model.block.inverse(e, mask[:500])
-        print(f"Lipschitz constant {model.block.lipschitz:.3f}, largest error of the inverse {(back - x[:500]).abs().max():.1e}")
+        print(
+            f"Lipschitz constant {model.block.lipschitz:.3f}, largest error of the inverse {(back - x[:500]).abs().max():.1e}"
+        )
 
 
 class Equations(torch.nn.Module):
