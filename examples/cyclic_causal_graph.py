@@ -47,9 +47,8 @@ def main() -> None:
     with torch.no_grad():
         e, _ = model.block(x[:500], mask[:500])
         back, _ = model.block.inverse(e, mask[:500])
-        print(
-            f"Lipschitz constant {model.block.lipschitz:.3f}, largest error of the inverse {(back - x[:500]).abs().max():.1e}"
-        )
+        error = (back - x[:500]).abs().max()
+        print(f"Lipschitz constant {model.block.lipschitz:.3f}, largest error of the inverse {error:.1e}")
 
 
 class Equations(torch.nn.Module):
