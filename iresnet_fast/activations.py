@@ -157,7 +157,8 @@ def register(
 
     Args:
         name: a letter, then letters, digits and underscores.
-        value: phi(a) for a tensor of any shape, dtype and device, of the same; differentiable by autograd.
+        value: phi(a) for a tensor of any shape, dtype and device, of the same; differentiable by autograd. Lower bounds
+            of certificates take it to be right to 16 eps of 1, of a and of phi(a).
         derivative: phi'(a), likewise.
         second_derivative: phi''(a); None: zero, since phi is piecewise linear.
         lipschitz: an upper bound of |phi'|, the smaller the better.

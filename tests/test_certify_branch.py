@@ -39,6 +39,22 @@ def test_tighter_than_the_product(name, preactivation, widths):
     assert improved <= closed < 0.8 * 0.9 ** len(weights)
 
 
+@pytest.mark.parametrize("name", ["selu", "sigmoid", "gelu", "leaky_relu(-1.5)", "sin(10)", "fullsort", "clipswish"])
+def test_bounds_hold_whatever_the_slopes(name):
+    """Above what the derivative attains, and below the product where the slopes of units are known."""
+    entry = registry.get(name)
+    first, second = make((4, 16, 4))
+    if entry.expansion == 2:
+        (second,) = make((32, 4))
+    bound = certify.branch_bound([first, second], ["identity", name])
+    x = torch.randn(500, 4)
+    jacobian = torch.autograd.functional.jacobian(lambda x: (entry.value(x @ first.mT) @ second.mT).sum(0), x)
+    attained = torch.linalg.matrix_norm(jacobian, 2, dim=(0, 2)).max()
+    assert attained <= bound.upper
+    assert (bound.method == "LipSDP") == entry.elementwise
+    assert bound.upper <= 0.81 * entry.lipschitz * (1.0 + 1e-6)
+
+
 def test_eclipse_fast_is_among_the_closed_forms():
     """For ReLU and its like: D = |S| / 2 after each layer."""
     weights = [weight.double() for weight in make((6, 20, 20, 6))]

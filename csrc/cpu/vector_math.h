@@ -1,5 +1,5 @@
 // Elementary functions on SIMD vectors, the `Math` policy of iresnet_fast/activations.h. Errors are about 1 unit in the
-// last place on the ranges named; tests/test_activations.py compares them with float64.
+// last place on the ranges named; tests/test_kernel_activations.py compares what is made of them with 50 digits.
 #pragma once
 
 #include "cpu/simd.h"

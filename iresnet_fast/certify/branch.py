@@ -34,9 +34,9 @@ def branch_bound(
     The relaxation LipSDP, which knows that no unit can have its largest slope in one direction and its least in
     another: ECLipsE-Fast (arXiv 2404.04375) and closed forms with other multipliers, then a descent over these, and a
     proof of what comes out, so that rounding cannot make it too small. Stages without an activation within the branch,
-    and those that mix channels, such as MaxMin, whose slopes are not those of units, divide the branch into parts: the product of their bounds is taken.
-    It is never above the product of the norms, times the constants of the activations, which is all that is taken of
-    branches of more than 2048 inputs and hidden units.
+    and activations that mix channels, such as MaxMin, whose slopes are not those of units, divide the branch into
+    parts: the product of their bounds is taken. It is never above the product of the norms, times the constants of the
+    activations, which is all that is taken of branches of more than 2048 inputs and hidden units.
 
     Args:
         weights: [out, in] each, as they are used, of any floating point dtype.
