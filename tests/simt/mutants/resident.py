@@ -107,7 +107,8 @@ def forward() -> Iterator[Mutant]:
     yield Mutant("resident/forward.cuh", *own, "real ? f[e] * value.d : T(0)", "real ? value.d : T(0)")
     yield Mutant(
         "resident/forward_arguments.cuh",
-        *own,
+        "resident/forward.cu",
+        *own[1:],
         "own_bias[i + 1] = bias_of(branch, i);",
         "own_bias[i] = bias_of(branch, i);",
     )
