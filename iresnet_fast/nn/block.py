@@ -114,7 +114,7 @@ class InvertibleResidualBlock(TakesCall):
             context: as in `forward`.
 
         Raises:
-            ValueError: the Lipschitz constant is not known, a shape does not fit, or the branch got a context that it cannot use.
+            ValueError: the Lipschitz constant is not known, a shape does not fit, or the branch cannot use the context.
             TypeError: a dtype does not fit.
             RuntimeError: a sample is not within tol, and the solver's on_failure is "raise".
         """
@@ -138,8 +138,8 @@ class InvertibleResidualBlock(TakesCall):
     def certified_inverse(self, z: Tensor, context: Any = None) -> CertifiedInverse:
         """Return the inverse with a bound of its error for every sample: `CertifiedInverse`; no warning.
 
-        For a branch on stages the bound is (|z - x - g(x)| + rounding) / (1 - lipschitz), evaluated in float64, which is
-        one evaluation more than the solver makes. For any other module g(x) is taken to be right to an eps, since
+        For a branch on stages the bound is (|z - x - g(x)| + rounding) / (1 - lipschitz), evaluated in float64, which
+        is one evaluation more than the solver makes. For any other module g(x) is taken to be right to an eps, since
         nothing is known of how it rounds: there the error is an estimate. Arguments and errors as in `inverse`.
         """
         check_branch_input(self.branch, z, "z")

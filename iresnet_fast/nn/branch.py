@@ -13,7 +13,7 @@ from .. import activations as registry
 from .._tracing import under_transforms
 from ._beta import HasBeta, initial_beta
 from ._branch import Branch, check_chain, shown
-from ._chain import Layer, check_names, check_spectral, conv_layers, linear_layers, names_of, pairs_of
+from ._chain import Layer, check_names, check_spectral, conv_layers, linear_layers, names_of, pairs_after, pairs_of
 from ._hooks import make_tensors
 from ._slack import spend_slack
 from ._stages import Stages
@@ -107,7 +107,9 @@ class ResidualBranch(HasBeta, Branch):
             ValueError: the widths do not form a branch, or the name is unknown.
         """
         options = {"bias": bias, "coeff": coeff, **layer_options}
-        layers = linear_layers(pairs_of("widths", widths), SpectralLinear, options)
+        layers = linear_layers(
+            pairs_after(activation, pairs_of("widths", widths), preactivation), SpectralLinear, options
+        )
         return cls(layers, names_of(activation, len(layers), preactivation), normalize=normalize)
 
     @classmethod
@@ -138,7 +140,8 @@ class ResidualBranch(HasBeta, Branch):
             ValueError: the channels or kernel sizes do not form a branch, or the name is unknown.
         """
         options = {"bias": bias, "coeff": coeff, **layer_options}
-        layers = conv_layers(pairs_of("channels", channels), kernel_sizes, SpectralConv2d, options)
+        pairs = pairs_after(activation, pairs_of("channels", channels), preactivation)
+        layers = conv_layers(pairs, kernel_sizes, SpectralConv2d, options)
         return cls(layers, names_of(activation, len(layers), preactivation), image_size)
 
     @property
