@@ -13,8 +13,8 @@ from __future__ import annotations
 import argparse
 
 import torch
+from rich.progress import track
 from torch import Tensor
-from tqdm import trange
 
 from iresnet_fast import nn
 from iresnet_fast.estimators import Exact
@@ -47,7 +47,7 @@ def main() -> None:
     with torch.no_grad():
         e, _ = model.block(x[:500], mask[:500])
         back, _ = model.block.inverse(e, mask[:500])
-        error = (back - x[:500]).abs().max()
+        error = float((back - x[:500]).norm(dim=1).max())
         print(f"Lipschitz constant {model.block.lipschitz:.3f}, largest error of the inverse {error:.1e}")
 
 
@@ -97,15 +97,13 @@ def train(model: Equations, x: Tensor, mask: Tensor, steps: int, penalty: float)
     """Maximise the likelihood of random batches, less a penalty on all strengths."""
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-2, steps + 1)
-    bar = trange(steps, desc="training")
-    for _ in bar:
+    for _ in track(range(steps), "training"):
         rows = torch.randint(len(x), (500,))
         loss = -model.log_prob(x[rows], mask[rows]).mean()
         optimizer.zero_grad()
         (loss + penalty * model.strengths().sum()).backward()
         optimizer.step()
         schedule.step()
-        bar.set_postfix(loss=f"{loss.item():.3f}")
 
 
 if __name__ == "__main__":

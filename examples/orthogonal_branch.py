@@ -13,9 +13,9 @@ import argparse
 import math
 
 import torch
+from rich.progress import track
 from torch import Tensor
 from torch.nn.utils.parametrizations import orthogonal
-from tqdm import trange
 
 from iresnet_fast import data, nn
 from iresnet_fast.estimators import Exact
@@ -63,15 +63,13 @@ def train(flow: nn.Sequential, points: Tensor, steps: int) -> None:
     """Maximise the likelihood of random batches of the points."""
     optimizer = torch.optim.Adam(flow.parameters(), 5e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, steps + 1)
-    bar = trange(steps, desc="training")
-    for _ in bar:
+    for _ in track(range(steps), "training"):
         batch = points[torch.randint(len(points), (500,))]
         loss = -log_prob(flow, batch).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-        bar.set_postfix(nats=f"{-loss.item():.3f}")
 
 
 def log_prob(flow: nn.Sequential, x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import gzip
 import importlib
 import json
 import math
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -148,6 +149,42 @@ def test_inverse_error_notices_a_violation(module):
         example.measure(torch.float64, torch.randn(2, 4, 14, 14, dtype=torch.float64), stages, 0.6, 20)
 
 
+def printed(name, monkeypatch, capsys, *arguments):
+    """What an example prints."""
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    return capsys.readouterr().out
+
+
+def test_orthogonal_branch(module, monkeypatch, capsys):
+    out = printed("orthogonal_branch", monkeypatch, capsys, "--steps", "3")
+    assert out.count(f"Lipschitz constant {0.97**3:.4f}") == 4
+    norms = [float(norm) for line in re.findall(r"norms of the weights \[(.*)\]", out) for norm in line.split(",")]
+    assert norms == pytest.approx([1.0] * 12, abs=1e-5)
+    assert float(re.search(r"error of the inverse (\S+)", out)[1]) < 1e-3
+    assert "log-likelihood" in out
+
+
+def test_cyclic_causal_graph(module, monkeypatch, capsys):
+    out = printed("cyclic_causal_graph", monkeypatch, capsys, "--steps", "3", "--samples", "500")
+    assert re.search(r"\d of 7 edges found", out)
+    assert out.count(" -> ") >= 7
+    assert float(re.search(r"error of the inverse (\S+)", out)[1]) < 1e-4
+
+
+def test_its_data_solve_the_equations(module):
+    example = module("cyclic_causal_graph")
+    x, mask = example.draw(200)
+    strength = torch.zeros(example.N, example.N)
+    for edge, value in example.EDGES.items():
+        strength[edge] = value
+    e = x - mask * (torch.tanh(x) @ strength)
+    free = e[mask.all(1)]
+    assert free.std() == pytest.approx(example.NOISE, rel=0.2)  # more than five standard errors of either
+    assert e[mask == 0.0].std() == pytest.approx(1.0, rel=0.4)
+    torch.testing.assert_close(e[mask == 0.0], x[mask == 0.0])
+
+
 def test_logdet_bias(run):
     for found in run("logdet_bias")["found"].values():
         first, last = found["rows"][0], found["rows"][-1]
@@ -227,4 +264,4 @@ def test_examples_are_short(path):
 
 def test_the_readme_names_every_example():
     readme = (EXAMPLES / "README.md").read_text()
-    assert all(f"{name}.py" in readme for name in NAMES)
+    assert all(f"{name}.py" in readme for name in (*NAMES, "orthogonal_branch", "cyclic_causal_graph"))
