@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from iresnet_fast import activations as registry
 from iresnet_fast import nn as layers
-from iresnet_fast.nn.activation import Activation
 
 TERMS = 10
 COEFF = 0.9
@@ -116,16 +115,15 @@ def _dense(*widths: int, activation: str, coeff: float = COEFF) -> Callable[[Ten
     """Layers as torch initialises them, scaled to their bound; the activation comes before all but the first."""
 
     def make(x: Tensor) -> Branch:
-        expansion = Activation(activation).expansion
-        maps = [nn.Linear(a * (expansion if i else 1), b) for i, (a, b) in enumerate(pairwise(widths))]
+        entry = registry.get(activation)
+        maps = [nn.Linear(a * (entry.expansion if i else 1), b) for i, (a, b) in enumerate(pairwise(widths))]
         names = ("identity", *[activation] * (len(maps) - 1))
-        learned = activation == "clipswish" or registry.get(activation).has_parameter
         beta = torch.full((1,), registry.LIPSWISH_INITIAL_BETA)
         return Branch(
             weights=[_bounded(layer.weight.detach(), coeff) for layer in maps],
             biases=[_leaf(layer.bias) for layer in maps],
             activations=names,
-            parameters=[_leaf(beta) if learned and name != "identity" else None for name in names],
+            parameters=[_leaf(beta) if entry.has_parameter and name != "identity" else None for name in names],
             factors=[None] * len(maps),
         )
 
@@ -184,10 +182,10 @@ def _of_activation(name: str) -> BranchCase:
     return BranchCase(name, "dense 8-32-8", 128, (8,), make, group="activation")
 
 
-ACTIVATIONS = tuple(
-    name
-    for name, entry in registry.REGISTRY.items()
-    if entry.kernel_id is not None and name not in ("identity", "half_abs")
+# Those that the kernels know; CLipSwish and MaxMin, which become others, have rows of their own.
+ACTIVATIONS = (
+    *(name for name, entry in registry.REGISTRY.items() if entry.kernel_id and not entry.internal),
+    "sin(10)",
 )
 
 CASES = {

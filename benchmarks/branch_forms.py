@@ -17,7 +17,7 @@ from torch import Tensor
 from iresnet_fast import activations as registry
 
 Stage = tuple[Any, Any]  # an activation and a linear map
-PAIR_SCALE = 1.0 / 1.004  # of CLipSwish
+PAIR_SCALE = 1.0 / registry.CLIPSWISH_SCALE
 
 
 class Elementwise:

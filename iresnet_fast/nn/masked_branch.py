@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -137,6 +137,10 @@ class MaskedBranch(Branch):
     def beyond_stages(self) -> str | None:
         """Return what no stages could do, for messages; None if nothing."""
         return self.branch.beyond_stages()
+
+    def activation_names(self) -> Sequence[str]:
+        """Return the names of the activations of the branch, in the order of its layers."""
+        return self.branch.activation_names()
 
     def check_input(self, x: Tensor, name: str = "x") -> None:
         """Raise ValueError or TypeError unless x fits the branch; `name` is what the caller calls it."""
