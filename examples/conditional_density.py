@@ -33,7 +33,7 @@ SHOWN = ((1.2, 1.2), (0.6, 2.2), (1.8, 2.4))  # contexts of the picture
 def main() -> None:
     """Train, compare, write."""
     parser = _common.parser(__doc__)
-    parser.add_argument("--steps", type=int, default=1500, help="of training (default: %(default)d)")
+    parser.add_argument("--steps", type=int, default=800, help="of training (default: %(default)d)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the training runs (default: runs)")
     options = parser.parse_args()
     _common.start(options)
@@ -86,15 +86,19 @@ def compared(run: training.Run, dataset: data.DataSet, side: int) -> dict[str, A
     with torch.no_grad():
         ours = run.best.log_prob(x, measured)
     gap = exact - ours  # its mean estimates the divergence of the flow from the posterior, over contexts
-    found = []
-    grid, cell = points(side)
-    for context in SHOWN:
-        at = torch.tensor(context)
+    found, (grid, cell) = [], points(side)
+    for at in map(torch.tensor, SHOWN):
         with torch.no_grad():
             flow = run.best.log_prob(grid, at.expand(len(grid), -1)).exp()
         truth = log_posterior(grid, at[None], side)[:, 0].exp()
         difference = 0.5 * float((flow - truth).abs().sum()) * cell
-        found.append({"context": list(context), "mass": float(flow.sum()) * cell, "total_variation": difference})
+        found.append(
+            {
+                "context": [round(value, 3) for value in at.tolist()],
+                "mass": float(flow.sum()) * cell,
+                "total_variation": difference,
+            }
+        )
     return {
         "flow": float(ours.mean()),
         "exact": float(exact.mean()),
@@ -141,8 +145,8 @@ def draw(flow: IResNetFlow, side: int, options: Namespace) -> None:
             one.plot(*STATIONS.T.numpy(), "w^", markersize=4)
             one.set(xticks=[], yticks=[])
         above.set_title(f"distances {context[0]}, {context[1]}", fontsize=9)
-    axes[0, 0].set_ylabel("exact posterior")
-    axes[1, 0].set_ylabel("flow")
+    for one, name in zip(axes[:, 0], ("exact posterior", "flow"), strict=True):
+        one.set_ylabel(name)
     _common.save(figure, options.out, "conditional_density")
 
 
