@@ -63,7 +63,7 @@ def fresh_folder(parent: Path, name: str) -> Path:
 
 def shortened(dataset: DataSet, n: int = 128) -> DataSet:
     """Return a data set of a few samples, for --quick."""
-    parts = ("train", "test", "train_labels", "test_labels")
+    parts = ("train", "test", "train_labels", "test_labels", "train_context", "test_context")
     kept = {part: value[:n] for part in parts if (value := getattr(dataset, part)) is not None}
     return dataclasses.replace(dataset, **kept)
 

@@ -8,10 +8,7 @@ from matplotlib import image
 from iresnet_fast import data, training
 from iresnet_fast.cli import main
 
-pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore:iresnet_fast. Block runs a ConditionalBranch"),
-]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TINY = ["--set", "blocks=[1]", "--set", "hidden=[8,8]", "--batch-size", "20", "--quiet"]
 

@@ -19,6 +19,7 @@ from iresnet_fast.models import IResNetFlow
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NAMES = (
+    "conditional_density",
     "digits_density",
     "inverse_error",
     "inverse_problem",
@@ -130,6 +131,17 @@ def test_toy_densities(run):
     for name in ("moons", "checkerboard"):
         assert plain[name]["nats"] == pytest.approx(kernels[name]["nats"], abs=1e-3)
         assert 0.8 < kernels[name]["mass_in_picture"] < 1.05
+
+
+def test_conditional_density(run):
+    results = run("conditional_density")
+    assert results["test_points"] == 500
+    # The exact posterior is the best there is, but for chance, and the measurements are worth something.
+    assert results["gap"] > -4.0 * results["gap_error"]
+    assert results["exact"] > results["prior"] + 0.5
+    for one in results["contexts"]:
+        assert 0.9 < one["mass"] < 1.02
+        assert 0.0 < one["total_variation"] < 1.0
 
 
 def test_inverse_error_attains_the_bound(run):

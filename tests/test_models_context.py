@@ -8,15 +8,13 @@ import torch
 from iresnet_fast.models import DiagonalNormal, FlowConfig, IResNetFlow
 from iresnet_fast.solvers import FixedPoint
 
-pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore:iresnet_fast. Block runs a ConditionalBranch"),
-]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SMALL = {"blocks": (3,), "hidden": (16, 16), "context_features": 2, "context_hidden": 8, "solver": FixedPoint(tol=1e-6)}
 OPTIONS = {
     "add": {},
     "concat": {"context_mode": "concat"},
+    "multiply": {"context_mode": "multiply"},
     "actnorm": {"conditional_actnorm": True},
     "final actnorm": {"conditional_actnorm": True, "actnorm": False, "final_actnorm": True},
     "prior": {"prior": "conditional"},

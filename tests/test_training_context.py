@@ -14,10 +14,7 @@ from iresnet_fast.models import FlowConfig, HybridConfig, HybridIResNet, IResNet
 from iresnet_fast.training import batches, checkpoint, distributed
 from iresnet_fast.training.samples import samples_at
 
-pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore:iresnet_fast. Block runs a ConditionalBranch"),
-]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SLOPE, NOISE = torch.tensor([[2.0, 0.0], [0.0, -1.0], [1.0, 1.0]]), 0.5  # x = context @ SLOPE + NOISE * normal
 
