@@ -15,8 +15,8 @@ from torch import Tensor
 # torch switches softplus to the identity above this; at its default of 20 the step is visible in float64.
 SOFTPLUS_THRESHOLD = 40.0
 # Those of torch (self-normalizing networks, arXiv 1706.02515): the slopes right and left of zero.
-SELU_SCALE = 1.0507009873554805
-SELU_LEFT_SCALE = 1.6732632423543772 * SELU_SCALE
+_SELU_SCALE = 1.0507009873554805
+_SELU_LEFT_SCALE = 1.6732632423543772 * _SELU_SCALE
 # The density of a normal number is 0 from here on in any precision.
 _NORMAL_END = 40.0
 
@@ -64,7 +64,7 @@ def selu(a: Tensor, parameter: Tensor | None = None) -> Tensor:
 
 def selu_derivative(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None) -> Tensor:
     h = F.selu(a) if h is None else h
-    return torch.where(h > 0, SELU_SCALE, h.clamp(max=0.0) + SELU_LEFT_SCALE)
+    return torch.where(h > 0, _SELU_SCALE, h.clamp(max=0.0) + _SELU_LEFT_SCALE)
 
 
 def selu_second(a: Tensor, parameter: Tensor | None = None, h: Tensor | None = None, d: Tensor | None = None) -> Tensor:

@@ -29,6 +29,8 @@ __all__ = [
     "register",
 ]
 
+# The slope just below zero, scale times alpha, rounded up.
+_SELU_SLOPE = 1.758099340847377
 # max gelu' = gelu'(sqrt(2)), rounded up; the minimum is 1 minus it, since gelu'(a) + gelu'(-a) = 1.
 _GELU_SLOPE = 1.128904145185155
 
@@ -55,7 +57,7 @@ _half_abs = Activation(
     piecewise_linear=True,
     internal=True,
 )
-_selu = Activation("selu", phi.selu, phi.selu_derivative, phi.selu_second, 10, lipschitz=phi.SELU_LEFT_SCALE)
+_selu = Activation("selu", phi.selu, phi.selu_derivative, phi.selu_second, 10, lipschitz=_SELU_SLOPE)
 _gelu = Activation(
     "gelu",
     phi.gelu,
@@ -151,7 +153,7 @@ def register(
         ...     lipschitz=1.0,
         ...     least_slope=0.0,
         ... )
-        >>> branch = iresnet_fast.nn.ResidualBranch.dense(2, [64, 64], activation="arctan")
+        >>> branch = iresnet_fast.nn.ResidualBranch.dense([2, 64, 2], activation="arctan")
 
     Args:
         name: a letter, then letters, digits and underscores.

@@ -12,6 +12,8 @@ BRANCHES = {
     "conv": lambda: nn.ResidualBranch.conv([4, 6, 4], [3, 1], (5, 3)),
     "dense": lambda: nn.DenseBranch.dense(4, 3),
     "conditional": lambda: nn.ConditionalBranch.dense([4, 16, 4], 3),
+    "multiplied": lambda: nn.ConditionalBranch.dense([4, 16, 4], 3, mode="multiply"),
+    "masked": lambda: nn.MaskedBranch(nn.ResidualBranch.dense([4, 16, 4]), sign=-1),
     "induced": lambda: nn.InducedNormBranch.dense([4, 16, 4], 2.0),
 }
 
@@ -23,7 +25,9 @@ def make_branch(kind, gain=3.0):
         for layer in branch.layers:
             layer.weight.mul_(gain)
     x = torch.randn(5, *SHAPES.get(kind, (4,)))
-    return branch, (x, torch.randn(5, 3)) if kind == "conditional" else (x,)
+    if kind == "masked":
+        return branch, (x, torch.rand(5, 4))
+    return branch, (x, torch.randn(5, 3)) if kind in ("conditional", "multiplied") else (x,)
 
 
 def by_modules(branch, x, context=None):

@@ -36,6 +36,18 @@ FLOWS = {
         solver=TIGHT,
     ),
     "context": lambda: FlowConfig((3,), blocks=(2,), hidden=(8, 8), context_features=2, context_hidden=4, solver=TIGHT),
+    "context everywhere": lambda: FlowConfig(
+        (3,),
+        blocks=(2,),
+        hidden=(8, 8),
+        final_actnorm=True,
+        conditional_actnorm=True,
+        prior="conditional",
+        context_features=2,
+        context_hidden=4,
+        context_preprocess="standardize",
+        solver=TIGHT,
+    ),
     "densenet": lambda: IDenseNet.preset_config("toy", blocks=(2,), growth=3, depth=2, solver=TIGHT),
     "roulette": lambda: ResidualFlow.preset_config("toy", blocks=(2,), hidden=(8, 8), solver=TIGHT),
     "image": lambda: FlowConfig(**IMAGE, blocks=(1, 1), eval_estimator=Exact()),
@@ -65,8 +77,8 @@ def make_flow(name, dtype=torch.float64):
     flow = IResNetFlow(FLOWS[name]()).to(dtype)
     grow(flow)
     x, context = make_data(flow, 16)
-    if flow.config.preprocess == "standardize":
-        flow.fit_preprocessing(3.0 * x + 1.0)
+    if flow.standardizes:
+        flow.fit_preprocessing(3.0 * x + 1.0, None if context is None else 3.0 * context + 1.0)
     flow.initialize(x, context)
     return flow
 

@@ -71,6 +71,14 @@ class Problem(NamedTuple):
             tensor.requires_grad_()
         return self
 
+    def of_samples(self, chosen):
+        """Return the problem of some samples, by a slice; the probe and the coefficients stay."""
+
+        def own(tensors):
+            return [t if t is None or t.dim() == 1 else t[chosen] for t in tensors]
+
+        return self._replace(x=self.x[chosen], biases=own(self.biases), factors=own(self.factors))
+
     def with_zeros(self, count):
         """Return the problem with so many more coefficients, all zero."""
         return self._replace(coefficients=torch.nn.functional.pad(self.coefficients, (0, count)))

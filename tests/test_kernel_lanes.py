@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from problems import DTYPES, ISAS, KERNEL_ACTIVATIONS, Problem, run_on
+from exact_activations import NAMES
+from problems import DTYPES, ISAS, Problem, run_on
 from test_kernel_activations import jets
 
 from iresnet_fast import activations as registry
@@ -31,7 +32,7 @@ def slope(name, dtype):
 def convolutional_jets(name, a, beta):
     """phi and phi' at the pixels of one line."""
     beta = beta if registry.get(name).has_parameter else None
-    problem = Problem(a.view(1, 1, 1, -1), [a.new_ones(1, 1, 1, 1)], [None], [name], [beta], None, None)
+    problem = Problem(a.view(1, 1, 1, -1), [a.new_ones(1, 1, 1, 1)], [None], [name], [beta], None, None, [None])
     overload, values = problem.raw("branch")
     value = overload(*values).flatten()
     overload, values = problem.raw("jacobian_powers", start=torch.ones_like(problem.x), count=1, transpose=True)
@@ -39,7 +40,7 @@ def convolutional_jets(name, a, beta):
 
 
 @pytest.mark.parametrize("kind", [jets, convolutional_jets])
-@pytest.mark.parametrize("name", KERNEL_ACTIVATIONS)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("isa", ISAS)
 def test_no_bit_depends_on_the_neighbours(isa, dtype, name, kind):
@@ -100,7 +101,7 @@ def test_far_out_the_slope_has_no_gradient(isa, dtype):
     assert not by_value.any()
     assert not by_derivative.any()
     for a in far.split(1):
-        problem = Problem(a[:, None], [a.new_ones(1, 1)], [None], ["lipswish"], [beta], None, None)
+        problem = Problem(a[:, None], [a.new_ones(1, 1)], [None], ["lipswish"], [beta], None, None, [None])
         ones = a.new_ones(1, 1, 1)
         for upstream in ({"grad": ones[0]}, {"tangents": ones, "cotangents": ones, "weight": ones.view(1)}):
             overload, values = problem.raw("branch_backward", **upstream)

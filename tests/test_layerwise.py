@@ -33,6 +33,19 @@ SLABS = [
     Case("dense", (3,), (2048, 5), batch=1100, activations=("elu", "lipswish")),
     Case("derivatives not from values", (3,), (2048,), batch=600, activations=("softplus", "sin"), no_bias=(0,)),
     Case("conv", (2, 32, 32), (64,), (3, 1), batch=21, activations=("identity", "tanh")),
+    Case("given", (3,), (2048,), batch=600, activations=("tanh", "lipswish"), sample_bias=(0, 1), sample_factor=(0, 1)),
+    Case(
+        "given to images",
+        (2, 32, 32),
+        (64,),
+        (3, 1),
+        batch=21,
+        activations=("identity", "elu"),
+        sample_bias=(0,),
+        pixel_bias=(1,),
+        pixel_factor=(0,),
+        sample_factor=(1,),
+    ),
 ]
 
 

@@ -110,7 +110,7 @@ def linears(*sizes):
     [
         (lambda: nn.ConditionalBranch.dense([4, 4], 3), ValueError, "widths must hold at least three numbers"),
         (lambda: nn.ConditionalBranch.dense([4, 6, 4], 0), ValueError, "context_features must be at least 1"),
-        (lambda: nn.ConditionalBranch.dense([4, 6, 4], 3, mode="mul"), ValueError, "mode must be 'add', 'concat' or 'multiply'"),
+        (lambda: nn.ConditionalBranch.dense([4, 6, 4], 3, mode="mul"), ValueError, "mode must be 'add', 'concat' or"),
         (lambda: nn.ConditionalBranch.dense([4, 6, 5], 3), ValueError, "the last like the first"),
         (
             lambda: nn.ConditionalBranch.conv([4, 6, 4], 3, 3),

@@ -12,8 +12,8 @@ from iresnet_fast.reference import functional
 from iresnet_fast.reference.branch import evaluate
 from iresnet_fast.reference.series import tail_factors
 
-ACTIVATIONS = list(registry.REGISTRY)
-ELEMENTWISE = [name for name in ACTIVATIONS if name != "maxmin"]
+ACTIVATIONS = [name for name, entry in registry.REGISTRY.items() if entry.expansion == 1]
+ELEMENTWISE = [name for name in ACTIVATIONS if registry.get(name).elementwise]
 
 
 def jacobians(x, weights, biases, activations, parameters):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from training_examples import make_data, make_model
 
 from iresnet_fast import training
-from iresnet_fast.models import IResNetClassifier
+from iresnet_fast.models import IResNetClassifier, IResNetFlow
 
 
 @pytest.mark.filterwarnings("ignore:iresnet_fast. evaluation of an ActNorm")

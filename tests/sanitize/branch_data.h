@@ -28,7 +28,7 @@ struct BranchData {
       // Row and column sums below 0.8, so the norm is.
       parameters.push_back(random_numbers<T>(int64_t(in) * out * area, 0.8f / float(std::max(in, out) * area)));
       parameters.push_back(random_numbers<T>(c.biases ? numbers(of_bias, out) : 0));
-      parameters.push_back(random_numbers<T>(c.activations[i] == irf::Activation::kLipSwish ? 1 : 0));
+      parameters.push_back(random_numbers<T>(irf::learns_slope(c.activations[i]) ? 1 : 0));
       parameters.push_back(random_numbers<T>(of_factor == irf::Spread::kShared ? 0 : numbers(of_factor, in)));
       irf::Stage<T> stage{c.activations[i], in, out, c.kernels[i], nullptr, nullptr, nullptr};
       stage.constant = T(0.5);

@@ -59,12 +59,15 @@ std::vector<BranchCase> image_cases() {
   };
 }
 
-// Biases that are not shared, factors, and constants of channels.
+// Biases that are not shared, factors, constants of channels, and activations of no other case.
 std::vector<BranchCase> operand_cases() {
   using enum irf::Activation;
   using enum irf::Spread;
   return {
       {3, 0, 0, {37, 4, 37}, {1, 1}, {kLeakyRelu, kHalfAbs}, true, 1, false},
+      {19, 0, 0, {5, 7, 3, 9, 5}, {1, 1, 1, 1}, {kSelu, kGelu, kLeakyLSwish, kHardtanh}, true, 1, false},
+      {5, 3, 7, {2, 5, 3, 2}, {3, 1, 3}, {kHardtanh, kSigmoid, kCelu}, true, 2, false},
+      {6, 2, 5, {3, 4, 3}, {1, 3}, {kScaledSin, kSwish}, true, 1, false, {kSample, kPixel}, {kPixel, kSample}},
       {17,
        0,
        0,

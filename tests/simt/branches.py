@@ -45,7 +45,7 @@ IMAGES = [
         pixel_factor=(0, 2),
         probes=2,
         terms=3,
-        activations=("leaky_relu(0.2)", "lipswish", "half_abs"),
+        activations=("leaky_relu(0.25)", "lipswish", "half_abs"),
     ),
 ]
 CASES = [*DENSE, *IMAGES]

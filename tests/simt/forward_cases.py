@@ -22,16 +22,16 @@ class Network(NamedTuple):
     biases: list
     betas: list
     x: torch.Tensor
+    factors: list | None = None
 
     def cast(self, dtype):
         cast = lambda tensors: [None if t is None else t.to(dtype) for t in tensors]  # noqa: E731
-        return self._replace(
-            weights=cast(self.weights), biases=cast(self.biases), betas=cast(self.betas), x=self.x.to(dtype)
-        )
+        lists = {name: cast(getattr(self, name) or []) for name in ("weights", "biases", "betas", "factors")}
+        return self._replace(**lists, x=self.x.to(dtype))
 
     @property
     def arguments(self):
-        return self.weights, self.biases, self.activations, self.betas
+        return self.weights, self.biases, self.activations, self.betas, self.factors or None
 
 
 def random_network(shape, activations=None, dtype=torch.float32, seed=0, scale=0.7):
@@ -50,15 +50,29 @@ def random_network(shape, activations=None, dtype=torch.float32, seed=0, scale=0
     return Network(shape, activations, weights, biases, betas, x).cast(dtype).cast(torch.float64)
 
 
+def of_samples(network, dtype, seed=1):
+    """Give every sample biases and factors of its own: by sample, and for images in turn by pixel."""
+    generator, shape = torch.Generator().manual_seed(seed), network.shape
+
+    def draw(i, channels):
+        size = (shape.batch, channels, *(shape.image if i % 2 else ()))
+        return torch.randn(size, generator=generator, dtype=torch.float64)
+
+    biases = [draw(i, len(w)) for i, w in enumerate(network.weights)]
+    factors = [draw(i + 1, w.shape[1]).tanh() for i, w in enumerate(network.weights)]
+    return network._replace(biases=biases, factors=factors).cast(dtype).cast(torch.float64)
+
+
 def _case(network, dtype, choice, precision):
     plain = network.cast(dtype)
     weights = [pack_weight(w.contiguous(), False, precision) for w in plain.weights]
     case = ForwardCase(choice or Choice())
     for i, w in enumerate(weights):
         case.weights[i] = w.data_ptr()
-    ids = [ACTIVATIONS.index(a) for a in network.activations]
-    branch = branch_struct(network.shape, ids, plain.weights, plain.biases, plain.betas)
-    lists = {"packed": weights, "bias": plain.biases, "beta": plain.betas}
+    entries = [get(a) for a in network.activations]
+    ids, constants = [entry.kernel_id for entry in entries], [entry.constant for entry in entries]
+    branch = branch_struct(network.shape, ids, plain.weights, plain.biases, plain.betas, plain.factors, constants)
+    lists = {"packed": weights, "bias": plain.biases, "beta": plain.betas, "factor": plain.factors}
     given = {f"{name} {i}": t for name, tensors in lists.items() for i, t in enumerate(tensors)}
     return case, branch, plain, given
 
@@ -71,7 +85,7 @@ def run_forward(emulator, network, dtype, residual=True, derivatives=True, choic
     z = torch.empty_like(plain.x) if residual else None
     rows = [
         torch.empty_like(pack_rows(torch.empty(shape.batch, C, *shape.image, dtype=dtype), precision))
-        if derivatives and a != "identity"
+        if derivatives and (a != "identity" or network.factors)
         else None
         for C, a in zip(shape.channels[:-1], network.activations, strict=True)
     ]
@@ -114,7 +128,7 @@ def inverse_oracle(network, dtype, lipschitz, tol, max_iterations, accelerate=Fa
     plain = network.cast(dtype)
     arguments = plain.weights, plain.biases, plain.activations
     return reference_inverse(plain.x, *arguments, lipschitz=lipschitz, tol=tol, max_iterations=max_iterations,
-                             parameters=plain.betas, accelerate=accelerate)  # fmt: skip
+                             parameters=plain.betas, accelerate=accelerate, factors=plain.factors or None)  # fmt: skip
 
 
 def assert_close(got, same_dtype, exact, products, precision=0):

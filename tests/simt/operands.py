@@ -360,7 +360,7 @@ def _branch(x, weights, biases, betas, factors, activations, constants):
 
 def _spread(tensor):
     """Return how a bias or factor is spread over the batch, as params.h counts it."""
-    return {1: 0, 2: 1, 4: 2}[tensor.dim()]
+    return 0 if tensor is None else {1: 0, 2: 1, 4: 2}[tensor.dim()]
 
 
 def _call_layers(emulator, op, layer_arguments, target, given, made, plain):

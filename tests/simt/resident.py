@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 
 from .emulator import Buffer
-from .operands import SCALARS, STAGES, Branch, Target, _address
+from .operands import SCALARS, STAGES, Branch, Target, _address, _spread
 from .rounding import BF16, FULL, TF32, stored
 
 DEPTH = {FULL: 4, TF32: 8, BF16: 16}
@@ -116,10 +116,11 @@ def _packed(weight, transpose, precision, pitch):
     return torch.nn.functional.pad(w, (0, pitch(N) - N, 0, pad_channels(K, precision) - K)).contiguous()
 
 
-def branch_struct(shape, activations, weights, biases=None, betas=None):
+def branch_struct(shape, activations, weights, biases=None, betas=None, factors=None, constants=None):
     """A Branch whose pointers are those of the given tensors."""
     count = len(shape.channels) - 1
-    biases, betas = biases or [None] * count, betas or [None] * count
+    biases, betas, factors = (tensors or [None] * count for tensors in (biases, betas, factors))
+    constants = constants or [0.0] * count
     kind = STAGES[weights[0].dtype]
     stages = (kind * count)(
         *(
@@ -127,7 +128,10 @@ def branch_struct(shape, activations, weights, biases=None, betas=None):
                 activations[i],
                 *shape.channels[i : i + 2],
                 shape.kernels[i] if shape.kernels else 1,
-                *map(_address, (weights[i], biases[i], betas[i])),
+                *map(_address, (weights[i], biases[i], betas[i], factors[i])),
+                constants[i],
+                _spread(biases[i]),
+                _spread(factors[i]),
             )
             for i in range(count)
         )

@@ -11,7 +11,7 @@ from .builder import ROOT
 # Every op with its gradients, both kinds of branch, awkward layouts, no samples, and what torch asks of an op.
 SELECTION = {
     "test_cuda.py": "opcheck or spectral or nan_stays or kernels_are_used or "
-    "((primes or no-image or width-7 or strided) and matches)",
+    "((primes or no-image or width-7 or strided or masks-of-everything or images-with-a-context) and matches)",
     "test_cuda_flow.py": "matches or bits or one_call or exact",
     "test_cuda_nn.py": "gives_the_numbers or autocast",
 }

@@ -43,7 +43,7 @@ CASES = [
         pixel_bias=(1,),
         sample_factor=(1,),
         pixel_factor=(0, 2),
-        activations=("leaky_relu(0.2)", "lipswish", "half_abs"),
+        activations=("leaky_relu(0.25)", "lipswish", "half_abs"),
     ),
     Case(
         "more contexts and masks",

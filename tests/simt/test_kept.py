@@ -44,7 +44,7 @@ CASES = [
         pixel_bias=(0,),
         sample_factor=(2,),
         pixel_factor=(1,),
-        activations=("tanh", "leaky_relu(0.2)", "lipswish"),
+        activations=("tanh", "leaky_relu(0.25)", "lipswish"),
     ),
 ]
 ACTIVATIONS = [Case(name, (3,), (5, 5), batch=4, activations=(name,), terms=3) for name in KERNEL_ACTIVATIONS]

@@ -2,17 +2,18 @@
 
 import pytest
 import torch
+from problems import KERNEL_ACTIVATIONS
 from undone import TOLERANCE as UNDONE
 from undone import expected as undone_by_reference
 from undone import make_undone
 
 from .emulator import project_emulator
 from .forward_cases import (
-    ACTIVATIONS,
     Network,
     assert_close,
     forward_oracle,
     inverse_oracle,
+    of_samples,
     random_network,
     run_forward,
     run_inverse,
@@ -40,9 +41,10 @@ def named(cases):
     return pytest.mark.parametrize("case", cases, ids=[c[0] for c in cases])
 
 
-def check(emulator, case, dtype=torch.float32, precision=FULL, activations=None, card="h100"):
+def check(emulator, case, dtype=torch.float32, precision=FULL, activations=None, card="h100", own=False):
     _, shape, choice = case
     network = random_network(shape, activations, dtype)
+    network = of_samples(network, dtype) if own else network
     got, text = run_forward(emulator, network, dtype, choice=choice, card=card, precision=precision)
     assert_close(got, forward_oracle(network, dtype, precision), forward_oracle(network, torch.float64, precision),
                  len(network.weights), precision)  # fmt: skip
@@ -83,9 +85,30 @@ def test_a_smaller_plan_does_not_lower_the_limit_of_shared_memory():
     assert small.shared < large.shared
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", [*KERNEL_ACTIVATIONS, "leaky_relu(0.25)", "sin(3)"])
 def test_activations(emulator, activation):
     check(emulator, ("", Shape((5, 6, 5), 9), Choice(items=8)), activations=(activation, activation))
+
+
+@named([CASES[0], CASES[2], CASES[3], CASES[8], CASES[9], CASES[10]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_biases_and_factors_of_samples(emulator, case, dtype):
+    name, shape, choice = case
+    choice = choice if dtype == torch.float32 else Choice(weights_shared=choice.weights_shared)
+    check(emulator, (name, shape, choice), dtype, own=True)
+    identities = ("identity",) * (len(shape.channels) - 1)
+    check(emulator, (name, shape, choice), dtype, activations=identities, own=True)
+
+
+@named([CASES[6], CASES[9]])
+@pytest.mark.parametrize("precision", [TF32, BF16])
+def test_biases_and_factors_of_samples_on_tensor_cores(emulator, case, precision):
+    assert "family tensor" in check(emulator, (case[0], case[1], Choice()), precision=precision, own=True)
+
+
+def test_samples_of_later_groups_have_their_own(emulator):
+    name, shape, choice = CASES[8]
+    assert "in 1.0 rounds" not in check(emulator, (name, shape._replace(batch=7), choice), card="single", own=True)
 
 
 def test_more_outputs_than_inputs(emulator):
@@ -121,6 +144,23 @@ def test_inverse(emulator, case, dtype):
     same, want = (inverse_oracle(network, d, 0.7, tol, count) for d in (dtype, torch.float64))
     assert torch.equal(iterations, want[1])
     assert_close((x, residual), same[::2], want[::2], len(network.weights))
+
+
+@named([INVERSES[1], INVERSES[2]])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("accelerate", [False, True])
+def test_inverse_with_biases_and_factors_of_samples(emulator, case, dtype, accelerate):
+    _, shape, choice, _ = case
+    if dtype == torch.float64:
+        choice = Choice(weights_shared=choice.weights_shared)
+    network = of_samples(random_network(shape, None, dtype, scale=0.9), dtype)
+    lipschitz = 0.7 if accelerate else 0.0
+    (x, iterations, residual), _ = run_inverse(emulator, network, dtype, 3e-5, 100, choice, lipschitz=lipschitz)
+    same = inverse_oracle(network, dtype, 0.7, 1e-4, 100, accelerate)
+    want = inverse_oracle(network, torch.float64, 0.7, 1e-13 if accelerate else 1e-4, 1000, accelerate)
+    assert torch.equal(iterations, same[1])
+    assert_close(x, same[0], want[0], len(network.weights))
+    assert (residual <= 3e-5).all()
 
 
 @named(INVERSES[:-1])

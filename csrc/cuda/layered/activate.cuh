@@ -4,8 +4,8 @@
 #pragma once
 
 #include "cuda/device/operand.cuh"
+#include "cuda/device/stage_operand.cuh"
 #include "cuda/layered/product.cuh"
-#include "cuda/layered/stage_operand.cuh"
 #include "cuda/layered/stage_rows.h"
 
 namespace irf::cuda {
@@ -28,13 +28,13 @@ struct Activate {
   template <int LANES>
   __device__ __forceinline__ void apply(const RowPlace& place, int column, bool inside, Vector<T> a) {
     if (!inside) return;
-    const Vector<T> b = bias.load(place, column, T(0));
+    const Vector<T> b = bias.load(place.sample, place.pixel, column, T(0));
 #pragma unroll
     for (int i = 0; i < kVector<T>; ++i) a[i] += b[i];
     const int64_t at = place.row * pitch + column;
     if (rows.a) store16(rows.a + at, a);
     if (!rows.h && !rows.d) return;
-    const Vector<T> f = factor.load(place, column, T(1));
+    const Vector<T> f = factor.load(place.sample, place.pixel, column, T(1));
     Vector<T> h, d;
 #pragma unroll
     for (int i = 0; i < kVector<T>; ++i) {

@@ -65,7 +65,7 @@ struct InverseStep {
                                         const Ahead& ahead) {
     T square[1] = {T(0)};
     if (inside) {
-      const Vector<T> b = bias.load(place, column, T(0));
+      const Vector<T> b = bias.load(place.sample, place.pixel, column, T(0));
       Vector<T> result;
 #pragma unroll
       for (int e = 0; e < kVector<T>; ++e) {

@@ -9,8 +9,8 @@
 #pragma once
 
 #include "cuda/device/operand.cuh"
+#include "cuda/device/stage_operand.cuh"
 #include "cuda/layered/product.cuh"
-#include "cuda/layered/stage_operand.cuh"
 
 namespace irf::cuda {
 
@@ -42,7 +42,8 @@ struct Linearized {
     if (inside) {
       const int64_t at = place.row * pitch + column;
       const Vector<T> point = a ? load16(a + place.sample_row() * pitch + column) : zero16<T>();
-      const Vector<T> tangent = t ? load16(t + at) : zero16<T>(), f = factor.load(place, column, T(1));
+      const Vector<T> tangent = t ? load16(t + at) : zero16<T>(),
+                      f = factor.load(place.sample, place.pixel, column, T(1));
       Vector<T> h, d, e;
 #pragma unroll
       for (int i = 0; i < kVector<T>; ++i) {

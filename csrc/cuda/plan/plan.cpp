@@ -27,10 +27,6 @@ bool countable(const BranchShape& shape, const WalkRequest& request) {
   return pixels <= 1 << 16 && shape.batch <= kMost / pixels && request.probes * shape.batch > 0;
 }
 
-// Whether resident kernels compute this walk: a chain only reads D_i, but what evaluates a branch has its biases in
-// shared memory, those of one sample as those of another, and no factors.
-bool computable(const BranchShape& shape, const WalkRequest& request) { return request.chain() || !shape.of_samples; }
-
 // The precision of least cost, from the exact one down to `least`; the more exact one of two that cost the same.
 template <class Cost>
 Precision cheapest(const BranchShape& shape, Precision least, Cost cost) {
@@ -55,7 +51,7 @@ Precision usable_precision(Precision wanted, int element_bytes, const Card& card
 ResidentPlan plan_resident(const BranchShape& shape, const WalkRequest& request, Precision precision, int element_bytes,
                            const Card& card, const PlanChoice& choice) {
   ResidentPlan best{};
-  if (shape.stages == 0 || !countable(shape, request) || !computable(shape, request)) return best;
+  if (shape.stages == 0 || !countable(shape, request)) return best;
   precision = usable_precision(precision, element_bytes, card);
   for_each_family(shape, precision, element_bytes, [&](Family family, int items) {
     if (choice.items && items != choice.items) return;
@@ -92,7 +88,7 @@ ResidentPlan plan_resident(const BranchShape& shape, const WalkRequest& request,
       shape.stages,     shape.height,      shape.width,          shape.batch,           static_cast<int>(request.kind),
       request.probes,   request.repeats,   request.sums,         request.neumann,       static_cast<int>(precision),
       element_bytes,    card.architecture, card.multiprocessors, card.shared_per_block, card.shared_per_multiprocessor,
-      shape.of_samples, shape.channels[0]};
+      shape.channels[0]};
   for (int i = 0; i < shape.stages; ++i)
     key.insert(key.end(), {shape.channels[i + 1], shape.kernel[i], shape.identity[i]});
   const auto found = remembered.find(key);
@@ -116,9 +112,9 @@ ResidentPlan plan_walk(const BranchShape& shape, const WalkRequest& request, Pre
 
 Precision cheapest_precision(const BranchShape& shape, const WalkRequest& request, Precision wanted, int element_bytes,
                              const Card& card) {
+  const bool chain = request.kind == WalkKind::kTransposed || request.kind == WalkKind::kTangent;
   return cheapest(shape, usable_precision(wanted, element_bytes, card), [&](Precision precision) {
-    const double forward =
-        request.chain() ? plan_walk(shape, kForwardWalk, precision, element_bytes, card).microseconds : 0;
+    const double forward = chain ? plan_walk(shape, kForwardWalk, precision, element_bytes, card).microseconds : 0;
     return forward + plan_walk(shape, request, precision, element_bytes, card).microseconds;
   });
 }

@@ -25,7 +25,6 @@ struct BranchShape {
   bool identity[kMaxStages];  // the stage's activation: its derivative is one and never stored
   int height, width;          // of an image; 0: dense
   int64_t batch;
-  bool of_samples;  // a sample has a bias or a factor of its own: forward walks and inverses are layered
 };
 
 // A branch of more than kMaxStages stages gets a shape without stages, for which no plan is resident.
@@ -42,8 +41,6 @@ BranchShape shape_of(const Branch<T>& branch) {
     shape.channels[i + 1] = branch.stage[i].out_channels;
     shape.kernel[i] = branch.stage[i].kernel;
     shape.identity[i] = branch.stage[i].identity();
-    shape.of_samples = shape.of_samples || branch.stage[i].factor ||
-                       (branch.stage[i].bias && branch.stage[i].bias_spread != Spread::kShared);
   }
   return shape;
 }
@@ -61,8 +58,6 @@ struct WalkRequest {
   int repeats;     // terms of a series, expected iterations of an inverse; 1
   bool sums;       // a chain: <w_k, v> and |w_k| are wanted
   bool neumann;    // a chain: so is the Neumann vector
-
-  bool chain() const { return kind == WalkKind::kTransposed || kind == WalkKind::kTangent; }
 };
 constexpr WalkRequest kForwardWalk{WalkKind::kForward, 1, 1, false, false};
 

@@ -83,8 +83,6 @@ std::string describe_walk(const BranchShape& shape, const WalkRequest& request, 
   const ResidentPlan resident = plan_resident(shape, request, plan.precision, element_bytes, card);
   if (resident.resident)
     print(text, "a resident walk would take %.0f us modelled\n", resident.microseconds);
-  else if (shape.of_samples && !request.chain())
-    text += "no resident walk takes biases or factors of single samples\n";
   else
     text += "no resident walk fits a multiprocessor\n";
   print(text, "%5s %6s %6s %7s  %-8s %7s %6s %6s  %s\n", "stage", "in", "out", "kernel", "route", "columns", "splits",

@@ -15,7 +15,7 @@ cudaError_t launch_resident_forward_tensor(const ForwardArguments<float>& p, con
 
 namespace {
 
-// Copies the biases, padded with zeros, and the slopes of the activations to shared memory.
+// Copies the biases that samples share, padded with zeros, and the slopes of the activations to shared memory.
 template <class T>
 __device__ __forceinline__ void load_parameters(const ForwardArguments<T>& p, T* shared) {
   for (int i = 0; i < p.plan.stages; ++i) {
@@ -42,11 +42,12 @@ __device__ __forceinline__ void load_events(const ForwardArguments<T>& p, const 
   });
 }
 
-// state <- phi_i(state). Also stores D_i, a_i and h_i in global memory where they are wanted. This is not part of the
-// product's epilogue, which is compiled once per tile: the code of every activation is in it.
+// state <- phi_i(state), times the factor; before it the bias of the stage before is added where samples have their
+// own. Also stores D_i, a_i and h_i in global memory where they are wanted. This is not part of the product's epilogue,
+// which is compiled once per tile: the code of every activation is in it.
 template <class T>
 __device__ __forceinline__ void activate(const ForwardArguments<T>& p, const Block<T>& block,
-                                         const ItemThreads& threads, int i) {
+                                         const ItemThreads& threads, int64_t sample, int i) {
   const StagePlan& stage = p.plan.stage[i];
   const Activation activation = p.activation[i];
   T *derivative = p.derivative[i], *before = p.kept[i].a, *after = p.kept[i].h;
@@ -55,18 +56,39 @@ __device__ __forceinline__ void activate(const ForwardArguments<T>& p, const Blo
   threads.for_each_vector<T>(p.plan, stage.K_padded, [&](int row, int channel) {
     T* at = block.state() + rows.state(row) + channel;
     const int64_t place = static_cast<int64_t>(rows.global(row)) * stage.K_padded + channel;
+    const int pixel = row - threads.slot * p.plan.pixels;
     Vector<T> h = load16(at), d;
+    const Vector<T> b = p.own_bias[i].load(sample, pixel, channel, T(0));
+    const Vector<T> f = p.factor[i].load(sample, pixel, channel, T(1));
+#pragma unroll
+    for (int e = 0; e < kVector<T>; ++e) h[e] += b[e];
     if (before) store16(before + place, h);
 #pragma unroll
     for (int e = 0; e < kVector<T>; ++e) {
       const Jet<T> value = jet(activation, h[e], parameters_of(activation, parameters, channel + e, stage.K));
       const bool real = channel + e < stage.K;  // phi(0) need not be 0, padding is
-      h[e] = real ? value.h : T(0);
-      d[e] = real ? value.d : T(0);
+      h[e] = real ? f[e] * value.h : T(0);
+      d[e] = real ? f[e] * value.d : T(0);
     }
     store16(at, h);
     if (after) store_operands(after, place, h, p.plan.precision);
     if (derivative) store16(derivative + place, d);
+  });
+}
+
+// Adds the last bias, of which samples have their own, to g(x) in the state.
+template <class T>
+__device__ __forceinline__ void add_own_bias(const ForwardArguments<T>& p, const Block<T>& block,
+                                             const ItemThreads& threads, int64_t sample) {
+  const ResidentPlan& plan = p.plan;
+  const RowTable rows = block.rows();
+  threads.for_each_vector<T>(plan, plan.stage[plan.stages - 1].N_padded, [&](int row, int channel) {
+    T* at = block.state() + rows.state(row) + channel;
+    Vector<T> g = load16(at);
+    const Vector<T> b = p.own_bias[plan.stages].load(sample, row - threads.slot * plan.pixels, channel, T(0));
+#pragma unroll
+    for (int e = 0; e < kVector<T>; ++e) g[e] += b[e];
+    store16(at, g);
   });
 }
 
@@ -113,9 +135,13 @@ __global__ void __launch_bounds__(kMaxThreads, 1)
       const bool tangent = p.v && evaluation == 1;
       for (int i = 0; i < plan.stages; ++i) {
         if (real && tangent) scale_tangent(block, threads, i, p.derivative[i], p.kept[i]);
-        if (real && !tangent) activate(p, block, threads, i);
+        if (real && !tangent) activate(p, block, threads, group.first + threads.slot, i);
         any_product_stage<Tiles>(block, stream, i, AddBias<T>{tangent ? nullptr : shared + plan.stage[i].bias});
         __syncthreads();
+      }
+      if (p.own_bias[plan.stages].numbers && !tangent) {
+        if (real) add_own_bias(p, block, threads, group.first + threads.slot);
+        __syncthreads();  // g(x) is complete
       }
       if (p.v && !tangent) {
         store_values(p, block, group);

@@ -1,6 +1,7 @@
 // What the resident forward kernel is launched with.
 #pragma once
 
+#include "cuda/device/stage_operand.cuh"
 #include "cuda/resident/forward.h"
 
 namespace irf::cuda {
@@ -11,10 +12,12 @@ struct ForwardArguments {
   ResidentPlan plan;
   const T* weight[kMaxStages] = {};
   Activation activation[kMaxStages] = {};
-  const T* bias[kMaxStages] = {};  // or null: none
+  const T* bias[kMaxStages] = {};  // of all samples, or null: none
   const T* beta[kMaxStages] = {};  // or null: none
   T constant[kMaxStages] = {};     // of the activations
-  T* derivative[kMaxStages] = {};  // rows of D_i, or null: not wanted
+  StageOperand<T> factor[kMaxStages] = {};
+  StageOperand<T> own_bias[kMaxStages + 1] = {};  // [i + 1]: the bias of stage i where samples have their own
+  T* derivative[kMaxStages] = {};                 // rows of D_i, or null: not wanted
   int64_t batch = 0;
   const T* x = nullptr;  // [B, d]: x, or z of an inverse
   T* z = nullptr;        // [B, d]: x + g(x), or null
@@ -40,7 +43,11 @@ struct ForwardArguments {
     for (int i = 0; i < branch.stages; ++i) {
       weight[i] = memory[weights[i]];
       activation[i] = branch.stage[i].activation;
-      bias[i] = branch.stage[i].bias;
+      if (branch.stage[i].bias_spread == Spread::kShared)
+        bias[i] = branch.stage[i].bias;
+      else
+        own_bias[i + 1] = bias_of(branch, i);
+      factor[i] = factor_of(branch, i);
       beta[i] = branch.stage[i].beta;
       constant[i] = branch.stage[i].constant;
     }

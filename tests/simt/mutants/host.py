@@ -12,7 +12,7 @@ def plans() -> Iterator[Mutant]:
     group = ("plan/plan.cpp", "plan/plan.cpp", "test_plan.py", "tensor_cores or small_branches or constants")
     yield Mutant(*group, "    if (precision > least) break;\n")
     yield Mutant(*group, "if (this_cost < best_cost) best", "if (this_cost > best_cost) best")
-    yield Mutant(*group, "request.chain() ? plan_walk(shape, kForwardWalk", "false ? plan_walk(shape, kForwardWalk")
+    yield Mutant(*group, "chain ? plan_walk(shape, kForwardWalk", "false ? plan_walk(shape, kForwardWalk")
     yield Mutant(*group, "element_bytes == 8 || card.architecture < 80", "card.architecture < 80")
     yield Mutant(*group, "element_bytes == 8 || card.architecture < 80", "element_bytes == 8")
     yield Mutant(

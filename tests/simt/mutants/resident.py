@@ -90,16 +90,33 @@ def forward() -> Iterator[Mutant]:
     yield Mutant(*group, "    __syncthreads();\n    load_events", "    load_events")
     yield Mutant(*group, "    __pipeline_wait_prior(0);\n    __syncthreads();\n", "    __syncthreads();\n")
     yield Mutant(*group, "    __pipeline_wait_prior(0);\n    __syncthreads();\n", "    __pipeline_wait_prior(0);\n")
-    yield Mutant(
-        *group, "        __syncthreads();\n      }\n      if (p.v && !tangent)", "      }\n      if (p.v && !tangent)"
-    )
+    yield Mutant(*group, "        __syncthreads();\n      }\n      if (p.own_bias", "      }\n      if (p.own_bias")
     yield Mutant("resident/forward.cuh", *inverse, "!__syncthreads_or(item.active)", "!item.active")
     yield Mutant(*group, "p.bias[i] && c < stage.N ? __ldg", "p.bias[i] ? __ldg")
     yield Mutant(*group, "channel < plan.event_channels ? __ldg(events", "true ? __ldg(events")
     yield Mutant(
         *group,
-        "rows.global(row)) * stage.K_padded + channel;\n    Vector<T> h",
-        "rows.local(row)) * stage.K_padded + channel;\n    Vector<T> h",
+        "rows.global(row)) * stage.K_padded + channel;\n    const int pixel",
+        "rows.local(row)) * stage.K_padded + channel;\n    const int pixel",
+    )
+    own = (*walk[:2], "test_biases_and_factors_of_samples and float64")
+    yield Mutant("resident/forward.cuh", *own, "        __syncthreads();  // g(x) is complete\n")
+    yield Mutant("resident/forward.cuh", *own, "if (p.own_bias[plan.stages].numbers && !tangent)", "if (false)")
+    yield Mutant("resident/forward.cuh", *own, "pixel = row - threads.slot * p.plan.pixels;", "pixel = row;")
+    yield Mutant("resident/forward.cuh", *own, "load(sample, row - threads.slot * plan.pixels", "load(sample, row")
+    yield Mutant("resident/forward.cuh", *own, "real ? f[e] * value.d : T(0)", "real ? value.d : T(0)")
+    yield Mutant(
+        "resident/forward_arguments.cuh",
+        *own,
+        "own_bias[i + 1] = bias_of(branch, i);",
+        "own_bias[i] = bias_of(branch, i);",
+    )
+    later = (*groups[:2], "test_samples_of_later_groups")
+    yield Mutant(
+        "resident/forward.cuh",
+        *later,
+        "activate(p, block, threads, group.first + threads.slot, i)",
+        "activate(p, block, threads, threads.slot, i)",
     )
     yield Mutant(
         "resident/inverse.cuh",

@@ -1,8 +1,9 @@
-// A bias or a given factor of a stage as epilogues read it: its numbers at the place of a row. It is shared by the
-// batch, or each sample, or each pixel of a sample, has its own: only the strides tell, so no kernel asks which.
+// A bias or a given factor of a stage as kernels read it from global memory: its numbers at one pixel of a sample. It
+// is shared by the batch, or each sample, or each pixel of a sample, has its own: only the strides tell, so no kernel
+// asks which.
 #pragma once
 
-#include "cuda/layered/row_place.cuh"
+#include "cuda/device/device.cuh"
 #include "iresnet_fast/params.h"
 
 namespace irf::cuda {
@@ -15,12 +16,17 @@ struct StageOperand {
   int channels;
 
   // Those of a vector of channels; `missing` if there is no operand, and zeros past the last channel.
-  __device__ __forceinline__ Vector<T> load(const RowPlace& place, int column, T missing) const {
+  __device__ __forceinline__ Vector<T> load(int64_t sample, int pixel, int column, T missing) const {
     Vector<T> result;
-    const int64_t first = place.sample * sample_stride + place.pixel * pixel_stride + int64_t(column) * channel_stride;
+    if (!numbers) {
+#pragma unroll
+      for (int e = 0; e < kVector<T>; ++e) result[e] = missing;
+      return result;
+    }
+    const int64_t first = sample * sample_stride + pixel * pixel_stride + int64_t(column) * channel_stride;
 #pragma unroll
     for (int e = 0; e < kVector<T>; ++e)
-      result[e] = !numbers ? missing : column + e < channels ? __ldg(numbers + first + e * channel_stride) : T(0);
+      result[e] = column + e < channels ? __ldg(numbers + first + e * channel_stride) : T(0);
     return result;
   }
 };
