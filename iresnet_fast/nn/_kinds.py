@@ -46,7 +46,9 @@ class Served(NamedTuple):
 
 
 def _orthogonal() -> ParametrizedBranch:
-    layers = [torch.nn.utils.parametrizations.orthogonal(nn.Linear(2, 2)) for _ in range(2)]
+    layers = [nn.Linear(2, 2) for _ in range(2)]
+    for layer in layers:
+        torch.nn.utils.parametrizations.orthogonal(layer)
     return ParametrizedBranch(layers, ["identity", "elu"])
 
 
