@@ -63,7 +63,7 @@ def test_another_formula_is_refused(module, monkeypatch):
         return found
 
     monkeypatch.setattr(bench, "steps_of", wrong)
-    with pytest.raises(ValueError, match=r"ours must be the twin in float64 to 0\.0001, got "):
+    with pytest.raises(ValueError, match=r"ours must agree with the twin in float64 to 0\.0001, got "):
         bench.errors(cases.build(cases.CASES["maxmin 5"]), "train")
 
 
