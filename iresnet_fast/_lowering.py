@@ -15,18 +15,17 @@ import torch
 from torch import Tensor
 
 from . import activations as registry
+from ._stages import Stages
 
 _MIXING = ("maxmin", "clipswish")
 
 
-class Stages(NamedTuple):
-    """Lists of L entries each, as the public ops take them."""
-
-    weights: list[Tensor]
-    biases: list[Tensor | None]
-    activations: list[str]
-    parameters: list[Tensor | None]
-    factors: list[Tensor | None]
+class _Stage(NamedTuple):
+    weight: Tensor
+    bias: Tensor | None
+    activation: str
+    parameter: Tensor | None = None
+    factor: Tensor | None = None
 
 
 def has_kernel(name: str) -> bool:
@@ -43,57 +42,39 @@ def lowered(
 ) -> Stages:
     """Return stages of elementwise activations that compute the same branch."""
     n = len(weights)
-    given = (
-        list(weights),
-        list(biases),
-        list(activations),
-        [None] * n if parameters is None else list(parameters),
-        [None] * n if factors is None else list(factors),
-    )
+    betas: list[Tensor | None] = [None] * n if parameters is None else list(parameters)
+    given: list[Tensor | None] = [None] * n if factors is None else list(factors)
     if not any(name in _MIXING for name in activations):
-        return Stages(*given)  # type: ignore[arg-type]  # the lists are of what their names say
-    made = Stages([], [], [], [], [])
-    for weight, bias, name, parameter, factor in zip(*given, strict=True):
-        if name in _MIXING:
-            _prepare(made, weight, name)
-        if name == "maxmin":
-            if factor is not None:  # which multiplies the maximum and the minimum themselves
-                _append(made, _columns(_identity(weight, weight.shape[1])), None, "half_abs")
-                _append(made, weight, bias, "identity", None, factor)
-            else:
-                _append(made, _columns(weight), bias, "half_abs")
-        elif name == "clipswish":
-            _append(made, weight / registry.CLIPSWISH_SCALE, bias, "lipswish", parameter, factor)
-        else:
-            _append(made, weight, bias, name, parameter, factor)
-    return made
+        return Stages(list(weights), list(biases), tuple(activations), betas, given)
+    made: list[_Stage] = []
+    for stage in map(_Stage, weights, biases, activations, betas, given):
+        if stage.activation in _MIXING:
+            _prepare(made, stage)
+        if stage.activation == "clipswish":
+            stage = stage._replace(weight=stage.weight / registry.CLIPSWISH_SCALE, activation="lipswish")
+        elif stage.activation == "maxmin" and stage.factor is None:
+            stage = stage._replace(weight=_columns(stage.weight), activation="half_abs")
+        elif stage.activation == "maxmin":  # the factor multiplies the maximum and the minimum themselves
+            pairs = _columns(_identity(stage.weight, stage.weight.shape[1]))
+            made.append(_Stage(pairs, None, "half_abs"))
+            stage = stage._replace(activation="identity")
+        made.append(stage)
+    lists = [list(column) for column in zip(*made, strict=True)]
+    return Stages(lists[0], lists[1], tuple(lists[2]), lists[3], lists[4])
 
 
-def _append(
-    made: Stages,
-    weight: Tensor,
-    bias: Tensor | None,
-    name: str,
-    parameter: Tensor | None = None,
-    factor: Tensor | None = None,
-) -> None:
-    made.weights.append(weight)
-    made.biases.append(bias)
-    made.activations.append(name)
-    made.parameters.append(parameter)
-    made.factors.append(factor)
-
-
-def _prepare(made: Stages, weight: Tensor, name: str) -> None:
+def _prepare(made: list[_Stage], stage: _Stage) -> None:
     """Make the last stage give what the activation takes; of the input itself a stage must be put in front."""
-    if not made.weights:
-        n_channels = weight.shape[1] if name == "maxmin" else weight.shape[1] // 2
-        _append(made, _identity(weight, n_channels), None, "identity")
-    change = _rows if name == "maxmin" else _both_signs
-    made.weights[-1] = change(made.weights[-1], 0)
-    bias = made.biases[-1]
+    doubles = stage.activation == "clipswish"
+    if not made:
+        n_channels = stage.weight.shape[1] // (2 if doubles else 1)
+        made.append(_Stage(_identity(stage.weight, n_channels), None, "identity"))
+    change = _both_signs if doubles else _rows
+    before = made[-1]
+    bias = before.bias
     if bias is not None:
-        made.biases[-1] = change(bias, min(bias.dim() - 1, 1))
+        bias = change(bias, min(bias.dim() - 1, 1))
+    made[-1] = before._replace(weight=change(before.weight, 0), bias=bias)
 
 
 def _identity(like: Tensor, n_channels: int) -> Tensor:

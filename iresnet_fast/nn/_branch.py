@@ -7,11 +7,11 @@ from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
+from .._stages import Stages
 from ._chain import expansion_of, inputs_of, outputs_of
 from ._hooks import Skippable, make_tensors
 from ._inputs import check_layer_input
 from ._layer import SpectralLayer
-from ._stages import Stages
 from ._tensors import gathered
 from .activation import Activation
 

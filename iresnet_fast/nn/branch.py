@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from .. import _checks, ops
 from .. import activations as registry
+from .._stages import Stages
 from .._tracing import under_transforms
 from ._beta import HasBeta, initial_beta
 from ._branch import Branch, check_chain, shown
 from ._chain import Layer, check_names, check_spectral, conv_layers, linear_layers, names_of, pairs_after, pairs_of
 from ._hooks import make_tensors
 from ._slack import spend_slack
-from ._stages import Stages
 from ._tensors import bias_of, gathered
 from .conv import SpectralConv2d
 from .linear import SpectralLinear

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .. import _checks
 from .. import activations as registry
 from .._inputs import check_module
+from .._stages import Stages
 from ._branch import ModuleBranch, check_chain, shown
 from ._chain import (
     Layer,
@@ -27,7 +28,6 @@ from ._chain import (
 )
 from ._inputs import check_context
 from ._maps import maps_of
-from ._stages import Stages
 from ._tensors import bias_of
 from .conv import SpectralConv2d
 from .linear import SpectralLinear

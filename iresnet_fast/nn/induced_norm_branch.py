@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .._stages import Stages
 from ._branch import ModuleBranch, check_chain, shown
 from ._chain import check_names, conv_layers, linear_layers, names_of, pairs_after, pairs_of
-from ._stages import Stages
 from ._tensors import bias_of
 from .conv import is_stage
 from .induced_norm import InducedNormConv2d, InducedNormLayer, InducedNormLinear

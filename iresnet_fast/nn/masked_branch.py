@@ -13,10 +13,10 @@ from torch.nn.utils import parametrize
 from .. import _checks
 from .. import activations as registry
 from .._inputs import check_same_device, check_tensor, described
+from .._stages import Stages
 from ._branch import Branch, shown
 from ._chain import names_of
 from ._hooks import Skippable
-from ._stages import Stages
 from ._transform import can_look_at, check_range
 from .branch import ResidualBranch
 from .linear import SpectralLinear

@@ -8,12 +8,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from .. import _checks, ops
+from .._stages import Stages
 from .._tracing import may_read
 from ._branch import ModuleBranch, check_chain, shown
 from ._chain import check_names
 from ._claims import SLACK, check_claims
 from ._hooks import Skippable, sees_activations
-from ._stages import Stages
 from ._tensors import bias_of, weight_of
 from .conv import is_stage, keeps_size
 
