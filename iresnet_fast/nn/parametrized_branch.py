@@ -17,8 +17,6 @@ from ._hooks import Skippable, sees_activations
 from ._tensors import bias_of, weight_of
 from .conv import is_stage, keeps_size
 
-Layer = nn.Linear | nn.Conv2d
-
 
 class ParametrizedBranch(ModuleBranch):
     """g(x): stages of an activation followed by a torch layer whose weight is bounded by whoever makes it.
@@ -52,7 +50,7 @@ class ParametrizedBranch(ModuleBranch):
 
     def __init__(
         self,
-        layers: Sequence[Layer],
+        layers: Sequence[nn.Module],
         activations: Sequence[str],
         norm: float | Sequence[float] = 1.0,
         coeff: float = 0.9,
