@@ -87,18 +87,13 @@ def compared(run: training.Run, dataset: data.DataSet, side: int) -> dict[str, A
         ours = run.best.log_prob(x, measured)
     gap = exact - ours  # its mean estimates the divergence of the flow from the posterior, over contexts
     found, (grid, cell) = [], points(side)
-    for at in map(torch.tensor, SHOWN):
+    for context in SHOWN:
+        at = torch.tensor(context)
         with torch.no_grad():
             flow = run.best.log_prob(grid, at.expand(len(grid), -1)).exp()
         truth = log_posterior(grid, at[None], side)[:, 0].exp()
-        difference = 0.5 * float((flow - truth).abs().sum()) * cell
-        found.append(
-            {
-                "context": [round(value, 3) for value in at.tolist()],
-                "mass": float(flow.sum()) * cell,
-                "total_variation": difference,
-            }
-        )
+        figures = {"mass": float(flow.sum()) * cell, "total_variation": 0.5 * float((flow - truth).abs().sum()) * cell}
+        found.append({"context": list(context), **figures})
     return {
         "flow": float(ours.mean()),
         "exact": float(exact.mean()),
