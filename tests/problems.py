@@ -15,6 +15,7 @@ from iresnet_fast.geometry import ConvGeometry
 ISAS = _library.cpu_isas()
 DTYPES = [torch.float32, torch.float64]
 KERNEL_ACTIVATIONS = [entry.name for entry in registry.REGISTRY.values() if entry.kernel_id is not None]
+KERNEL_ACTIVATIONS += ["sin(10)", "celu(0.5)", "leaky_relu(-0.5)"]
 LIPSCHITZ = 0.7
 
 

@@ -151,3 +151,17 @@ def test_errors(make, error, message):
 
 def call(masks):
     return nn.InvertibleResidualBlock(make_branch(), PowerSeries(2))(torch.ones(2, 4, dtype=DTYPE), masks)
+
+
+def test_a_hooked_branch_gives_its_masks_the_same_gradients():
+    """On the autograd path the masks are found inside their tuple."""
+    block, x = exact_block(make_branch()), torch.randn(6, 4, dtype=DTYPE)
+    drawn = torch.rand(2, 6, 4, dtype=DTYPE, requires_grad=True)
+    found = []
+    for hooked in (False, True):
+        handle = block.branch.branch.layers[0].register_forward_hook(lambda *_: None) if hooked else None
+        z, logdet = block(x, nn.Masks(*drawn))
+        found.append(torch.autograd.grad((z.sin().sum() + logdet.square().sum()), drawn)[0])
+        if handle is not None:
+            handle.remove()
+    torch.testing.assert_close(*found)

@@ -75,17 +75,19 @@ def _residual(block: InvertibleResidualBlock, place: int, x: Tensor, context: An
     if why_autograd(branch) is not None or not _has_step(estimator, x) or not _takes(branch, x):
         return None
     assert isinstance(branch, Branch)  # else autograd would be the way
+    if why_no_kernels(x, branch.activation_names()) is not None:  # before a network of a context is called
+        return None
     stages = branch.as_stages(x, context if branch.takes_context else None)
     weights, biases, activations, betas, factors = lowered(*stages)
     given = [t for t in (*weights, *biases, *factors) if t is not None]
-    if why_no_kernels(x, activations) is not None or not _are_plain(given, x):
+    if not _are_plain(given, x):
         return None
     logdet, request = "none", None
     if isinstance(estimator, Exact):
         logdet = "exact"
     elif estimator is not None:
         logdet, request = "series", Request(estimator, block.training, place, x)
-    return AsStep(Residual(tuple(activations), logdet), (*weights, *biases, *betas, *factors), x, request)
+    return AsStep(Residual(activations, logdet), (*weights, *biases, *betas, *factors), x, request)
 
 
 def _rearrangement(

@@ -159,8 +159,7 @@ class _ModulePath(Path):
         check_not_sharded(block.branch)
         self.block = block
         self.tensors: tuple[Tensor, ...] = tuple(block.branch.parameters())
-        if isinstance(context, Tensor) and context.is_floating_point():
-            self.tensors += (context,)
+        self.tensors += tuple(t for t in _tensors_of(context) if t.is_floating_point())
         check_takes_context(block.branch, x, context)
         self.extra = () if context is None else (context,)
         # They are looked after and normalised once a call, not in every evaluation of the branch.
@@ -227,6 +226,15 @@ class _ModulePath(Path):
         gx: Tensor = self.block.branch(x, *self.extra)
         check_branch_output(gx, x, self.block.branch)
         return gx
+
+
+def _tensors_of(context: Any) -> list[Tensor]:
+    """Return the tensors of a context: itself, or those of a tuple, list or dictionary, as of Masks."""
+    if isinstance(context, dict):
+        context = tuple(context.values())
+    if isinstance(context, (tuple, list)):
+        return [tensor for entry in context for tensor in _tensors_of(entry)]
+    return [context] if isinstance(context, Tensor) else []
 
 
 def _stopping(
