@@ -31,6 +31,24 @@ def test_matches_reference(isa, dtype, case):
     )
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("isa", ISAS)
+def test_zeros_of_a_weight_may_be_left_out(isa, dtype):
+    """Blocks of a matrix that are zero, as masks of graphs leave them, and an identity, whose products are skipped."""
+    run_on(isa)
+    case = Case("blocks", (5,), (40, 5), batch=33, activations=("identity", "tanh", "identity"), sample_factor=(2,))
+    blocks = torch.eye(5).repeat_interleave(8, 1)  # [5, 40]
+    blocks[3] = 0.0
+    results = []
+    for package, precision in ((ops, dtype), (reference, dtype), (reference, torch.float64)):
+        problem = make(case, precision)
+        problem.weights[1:] = [problem.weights[1] * blocks.to(precision), torch.eye(5, dtype=precision)]
+        problem.requires_grad()
+        g = package.branch(problem.x, *problem.branch, problem.parameters, factors=problem.factors)
+        results.append([g, *gradients([g], problem.leaves)])
+    assert_within_rounding(case, *results)
+
+
 @pytest.mark.parametrize("case", **named(TINY))
 def test_gradcheck(case):
     problem = make(case).requires_grad()

@@ -24,6 +24,11 @@ static_assert(kTileRows[0] * kTileVectors[0] + kTileVectors[0] + 1 <= kVectorReg
 static_assert(kTileRows[1] * kTileVectors[1] + kTileVectors[1] + 1 <= kVectorRegisters, "tile 1 spills");
 static_assert(kTileRows[2] * kTileVectors[2] + kTileVectors[2] + 1 <= kVectorRegisters, "tile 2 spills");
 
+// The channels first .. last - 1.
+struct ChannelRange {
+  int first, last;
+};
+
 // Weights of one linear map as the inner loop reads them: [tile][tap][channel][rows], rows padded with zeros; in
 // bfloat16 two channels make one word of 32 bits, and a missing last one is zero.
 template <class T>
@@ -36,6 +41,9 @@ struct PackedWeights {
   // [taps], each [vectors] or null: the lanes that a tap takes to a pixel of the same row (only if the layout is
   // seamless).
   const LaneMask* const* edge = nullptr;
+  // [tiles] The channels outside which all weights of a tile are zero, or null: not known. Masks of graphs and the
+  // identity of a stage that only multiplies leave most of a matrix out.
+  ChannelRange* used = nullptr;
 
   int depth() const { return bf16 ? divide_up(channels, 2) : channels; }
   int tiles() const { return divide_up(rows, kTileRows[shape]); }
@@ -54,6 +62,7 @@ template <class T>
 PackedWeights<T> reserve_weights(int rows, int channels, int taps, const int* offset, bool bf16, Workspace& workspace) {
   PackedWeights<T> packed{rows, channels, taps, pick_tile_shape(rows), offset, nullptr, bf16};
   packed.data = workspace.take<T>(packed.tiles() * packed.tile_size());
+  if (taps == 1 && !bf16) packed.used = workspace.take<ChannelRange>(packed.tiles());
   return packed;
 }
 
@@ -61,6 +70,20 @@ PackedWeights<T> reserve_weights(int rows, int channels, int taps, const int* of
 template <class T>
 void pack_bf16_tile(const PackedWeights<T>& packed, int first, const T* source, int64_t row_stride,
                     int64_t channel_stride, T* out);
+
+// The channels of a packed tile [channels][height] that have a weight.
+template <class T>
+ChannelRange used_channels(const T* weights, int height, int channels) {
+  auto is_zero = [&](int c) {
+    for (int i = 0; i < height; ++i)
+      if (!(weights[c * height + i] == T(0))) return false;
+    return true;
+  };
+  ChannelRange used{0, channels};
+  while (used.last > 0 && is_zero(used.last - 1)) --used.last;
+  while (used.first < used.last && is_zero(used.first)) ++used.first;
+  return used;
+}
 
 // Fills tile `tile` from weight(m, c, t) = source[m * row_stride + c * channel_stride + t].
 template <class T>
@@ -73,6 +96,7 @@ void pack_tile(const PackedWeights<T>& packed, int tile, const T* source, int64_
     for (int c = 0; c < packed.channels; ++c)
       for (int i = 0; i < height; ++i)
         *out++ = first + i < packed.rows ? source[(first + i) * row_stride + c * channel_stride + t] : T(0);
+  if (packed.used) packed.used[tile] = used_channels(packed.data + tile * packed.tile_size(), height, packed.channels);
 }
 
 // What happens to a finished sum `acc` at out[m][p]. D, E, t, u have the layout of `out`.
@@ -196,11 +220,13 @@ __attribute__((noinline)) void product_tile(const PackedWeights<T>& packed, int 
     if (end <= layout.lead || begin >= layout.end()) continue;  // nothing but pads
     const T* column = in + packed.offset[t];
     const LaneMask* edge = kLaneMasks && packed.edge ? packed.edge[t] : nullptr;
+    const ChannelRange used = packed.used ? packed.used[tile] : ChannelRange{0, packed.channels};
     if (edge)
       add_tap(acc, w, packed.channels, column, layout.stride, at,
               [edge = edge + first](const T* p, int j) { return load_lanes(p, edge[j]); });
     else
-      add_tap(acc, w, packed.channels, column, layout.stride, at, [](const T* p, int) { return load(p); });
+      add_tap(acc, w + used.first * kRows, used.last - used.first, column + layout.size(used.first), layout.stride, at,
+              [](const T* p, int) { return load(p); });
   }
   const int first_row = tile * kRows;
   finish_tile<T, kRows, kVectors>(acc, packed.rows - first_row, first_row, at, layout.stride, op, out);
