@@ -24,7 +24,7 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("activation", ["elu", "lipswish", "maxmin", "sin"])
+@pytest.mark.parametrize("activation", ["elu", "lipswish", "maxmin", "clipswish", "sin"])
 @pytest.mark.parametrize("preactivation", [False, True])
 def test_branch_is_its_layers_and_activations(kind, activation, preactivation):
     branch = make_branch(kind, activation=activation, preactivation=preactivation, coeff=0.7)

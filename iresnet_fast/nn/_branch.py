@@ -78,7 +78,12 @@ class Branch(Skippable):
 
     def check_input(self, x: Tensor, name: str = "x") -> None:
         """Raise ValueError or TypeError unless x fits the first layer; `name` is what the caller calls it."""
-        check_layer_input(self._layers()[0], x, name)
+        check_layer_input(self._layers()[0], x, name, self._input_expansion())
+
+    def _input_expansion(self) -> int:
+        """Return how many inputs the first layer has for each channel of x."""
+        first = self.activations[0]
+        return expansion_of(first) if isinstance(first, str) else getattr(first, "expansion", 1)
 
     def _layers(self) -> list[Any]:
         return list(self.layers._modules.values())  # past the methods of ModuleList, which are slow

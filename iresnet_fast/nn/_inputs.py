@@ -10,14 +10,21 @@ from torch import Tensor, nn
 from .._inputs import check_floating, check_same_kind, check_samples, check_shape, check_tensor, described
 
 
-def check_layer_input(layer: nn.Module, x: Tensor, name: str = "x") -> None:
-    """Raise unless x is what a linear layer or a convolution takes: [B, in] or [B, in, H, W], its dtype and device."""
+def check_layer_input(layer: nn.Module, x: Tensor, name: str = "x", expansion: int = 1) -> None:
+    """Raise unless x is what a linear layer or a convolution takes: [B, in] or [B, in, H, W], its dtype and device.
+
+    Args:
+        layer: the layer.
+        x: its input, but for an activation.
+        name: what the caller calls it.
+        expansion: how many channels the activation makes of each.
+    """
     if isinstance(layer, nn.Linear):
         check_same_kind(x, _a_parameter(layer), name, "branch")
-        check_shape(x, (layer.in_features,), name, "branch")
+        check_shape(x, (layer.in_features // expansion,), name, "branch")
     elif isinstance(layer, nn.Conv2d):
         check_same_kind(x, _a_parameter(layer), name, "branch")
-        check_shape(x, (layer.in_channels, None, None), name, "branch")
+        check_shape(x, (layer.in_channels // expansion, None, None), name, "branch")
     else:  # somebody has put another one in its place
         check_floating(x, name)
         check_samples(x, name)

@@ -134,6 +134,9 @@ class DenseBranch(ModuleBranch):
         factors = [max(1.0, bound) for bound in bounds if bound is not None]
         return self._product([last], [math.prod(factors)]) if len(factors) == len(stages) else None
 
+    def _input_expansion(self) -> int:
+        return 1  # its activations come after the layers
+
     @staticmethod
     def plain_forward() -> Callable[..., Tensor]:
         """Return the forward of this class."""
