@@ -62,7 +62,7 @@ def signal_at(step, number):
 def main(results, jobs):
     torch.set_num_threads(1)
     evaluate = trainer.evaluate
-    trainer.evaluate = lambda *arguments: time.sleep(0.5) or evaluate(*arguments)
+    trainer.evaluate = lambda *arguments, **options: time.sleep(0.5) or evaluate(*arguments, **options)
     with distributed.setup():
         written = note_writes(results)
         runs = []

@@ -50,7 +50,8 @@ def test_one_product_each_way(one_thread, inner, out, kernels, image, batch):
     """A x + b, A^T grad and the gradient of A, of random numbers."""
     shape = Shape((inner, out), kernels, image, batch)
     x, weight, bias = torch.randn(batch, *shape.event), torch.randn(shape.weights[0]), torch.randn(out)
-    branch = [weight], [bias], [x.new_empty(0)], [activations.get("identity").kernel_id]
+    none = [x.new_empty(0)]
+    branch = [weight], [bias], none, none, [activations.get("identity").kernel_id], [0.0]
     g = torch.ops.iresnet_fast.branch(x, *branch, BF16)
     (grad,) = upstream([g])
     grad_x, packed = torch.ops.iresnet_fast.branch_backward(x, *branch, grad, None, None, None, False, True, None, BF16)
@@ -128,7 +129,8 @@ def test_powers_and_jacobians_of_whole_numbers(one_thread, shape):
     """Evaluation: J^T and J applied again and again, and the whole Jacobian."""
     x, weights, biases, names, probe, *_ = whole_numbers(shape)
     none, ids = x.new_empty(0), [activations.get(name).kernel_id for name in names]
-    branch = weights, biases, [none] * len(weights), ids
+    nones = [none] * len(weights)
+    branch = weights, biases, nones, nones, ids, [activations.get(name).constant for name in names]
     twin = Twin(shape, weights, biases, names)
     _, stages = twin.forward(x.double())
     for transpose, walk in ((True, twin.vjp), (False, lambda stages, v: twin.jvp(stages, v)[0])):

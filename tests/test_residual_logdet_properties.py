@@ -79,13 +79,18 @@ def test_roulette_is_unbiased_by_enumeration_over_its_depth(case, distribution):
     problem = make(case._replace(batch=1, probes=None)).requires_grad()
 
     def estimate(coefficients, copies):
-        shape = (copies, *problem.x.shape[1:])
+        def copied(t):
+            return t if t is None or t.dim() == 1 else t.expand(copies, *t.shape[1:])
+
         return ops.residual_logdet(
-            problem.x.expand(shape),
-            *problem.branch,
-            problem.probe.expand(shape),
+            copied(problem.x),
+            problem.weights,
+            [copied(bias) for bias in problem.biases],
+            problem.activations,
+            copied(problem.probe),
             coefficients,
             parameters=problem.parameters,
+            factors=[copied(factor) for factor in problem.factors],
         )[1]
 
     averaged, truncated = probabilities @ estimate(q, depths), estimate(torch.ones(n).double(), 1)[0]

@@ -78,7 +78,7 @@ class WideBranch(NamedTuple):
         biases: Sequence[Tensor | None],
         activations: Sequence[str],
         parameters: Sequence[Tensor | None] | None,
-        factors: Sequence[Tensor | None] | None,
+        factors: Sequence[Tensor | None] | None = None,
         norms: Sequence[float] | None = None,
     ) -> WideBranch:
         """Return the branch of these stages."""

@@ -1,7 +1,7 @@
 """A compiler for AArch64, its disassembler and an emulator: those on PATH, else Debian's, unpacked below build/arm.
 
-Nothing is installed and root is not needed: Debian's cross compiler finds its own files wherever it lies, and its qemu
-is a static program.
+Nothing is installed and root is not needed: Debian's cross compiler finds its own files wherever it lies, once its
+libraries and the linker's scripts are where it looks, and its qemu is a static program.
 """
 
 from __future__ import annotations
@@ -49,8 +49,16 @@ def _program(names: tuple[str, ...]) -> str:
                 _unpack(names)
     for name in names:
         if found := shutil.which(name, path=str(unpacked)):
+            _find_libraries(unpacked.parent / "lib")
             return found
     raise SystemExit(_missing(names, f"Debian's packages have none: remove {BUILD} to fetch them again"))
+
+
+def _find_libraries(folder: Path) -> None:
+    """Let the assembler and the disassembler find the libraries that were unpacked with them, if the system has none."""
+    found = {str(library.parent) for library in folder.glob("*/libopcodes-*.so")}
+    before = os.environ.get("LD_LIBRARY_PATH", "").split(":")
+    os.environ["LD_LIBRARY_PATH"] = ":".join(dict.fromkeys(entry for entry in (*before, *sorted(found)) if entry))
 
 
 def _unpack(names: tuple[str, ...]) -> None:
@@ -70,8 +78,17 @@ def _unpack(names: tuple[str, ...]) -> None:
         _run([*apt, *command], names)
     for package in sorted((fresh / "archives").glob("*.deb")):
         _run(["dpkg", "-x", str(package), str(fresh / "root")], names)
+    _make_relocatable(fresh / "root" / "usr" / "aarch64-linux-gnu" / "lib")
     (fresh / "root").rename(BUILD / "debian")  # only now: what is there is whole
     shutil.rmtree(fresh)
+
+
+def _make_relocatable(folder: Path) -> None:
+    """Let scripts of the linker, such as libc.so, name libraries by their names, which are looked for beside them."""
+    for script in folder.glob("*.so"):
+        text = script.read_bytes()
+        if text.startswith(b"/* GNU ld script"):
+            script.write_bytes(text.replace(b"/usr/aarch64-linux-gnu/lib/", b""))
 
 
 def _run(command: list[str], names: tuple[str, ...]) -> None:

@@ -121,7 +121,7 @@ def branch_struct(shape, activations, weights, biases=None, betas=None, factors=
     count = len(shape.channels) - 1
     biases, betas, factors = (tensors or [None] * count for tensors in (biases, betas, factors))
     constants = constants or [0.0] * count
-    kind = STAGES[weights[0].dtype]
+    kind = STAGES[getattr(weights[0], "dtype", torch.float32)]
     stages = (kind * count)(
         *(
             kind(
