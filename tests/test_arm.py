@@ -36,7 +36,7 @@ def test_neon_agrees_with_scalar_and_with_float64():
     assert result.returncode == 0, result.stdout + result.stderr
     counted = re.findall(r"^(.+), (float\d+): (\d+) (?:branches|layers), ok$", result.stdout, re.MULTILINE)
     groups = {(kind, dtype) for kind, dtype, count in counted if int(count) > 0}
-    assert groups == set(itertools.product(("dense", "images", "spectral norms"), ("float32", "float64")))
+    assert groups == set(itertools.product(("dense", "images", "operands", "spectral norms"), ("float32", "float64")))
     judged = dict(re.findall(r"^(\w+), float32: .* at most ([\d.]+) of what is allowed$", result.stdout, re.MULTILINE))
     assert set(judged) == {"neon", "scalar"}
     assert all(0 < float(share) <= 1 for share in judged.values())
