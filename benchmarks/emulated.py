@@ -34,11 +34,11 @@ def emulate(problem: Problem, card: str) -> Work:
     parts = 4 if problem.is_conv and len(problem.x) % 4 == 0 else 1
     part = problem.head(len(problem.x) // parts)
     emulator = project_emulator("check")
-    ids = [activations.get(name).kernel_id for name in part.activations]
+    ids, none = [activations.get(name).kernel_id for name in part.activations], [None] * len(part.weights)
     with emulator.counting() as counters:
         operands.residual_logdet(
-            emulator, part.x, part.weights, part.biases, [None] * len(ids), ids, part.probe[None], part.coefficients,
-            None, 0.0, False, False, card=card if parts == 1 else f"{card}/{parts}",
+            emulator, part.x, part.weights, part.biases, none, none, ids, [0.0] * len(ids), part.probe[None],
+            part.coefficients, None, 0.0, False, False, card=card if parts == 1 else f"{card}/{parts}",
         )  # fmt: skip
     packing = counters.total(space="global", line="pack_weights.cu").bytes
     everything = counters.total(space="global").bytes

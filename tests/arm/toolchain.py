@@ -55,7 +55,7 @@ def _program(names: tuple[str, ...]) -> str:
 
 
 def _find_libraries(folder: Path) -> None:
-    """Let the assembler and the disassembler find the libraries that were unpacked with them, if the system has none."""
+    """Let the assembler and the disassembler find the libraries unpacked with them, if the system has none."""
     found = {str(library.parent) for library in folder.glob("*/libopcodes-*.so")}
     before = os.environ.get("LD_LIBRARY_PATH", "").split(":")
     os.environ["LD_LIBRARY_PATH"] = ":".join(dict.fromkeys(entry for entry in (*before, *sorted(found)) if entry))
