@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import activations as registry
-from ._stages import Stages
+from ._stages import Stages, identity_like
 
 _MIXING = ("maxmin", "clipswish")
 
@@ -55,7 +55,7 @@ def lowered(
         elif stage.activation == "maxmin" and stage.factor is None:
             stage = stage._replace(weight=_columns(stage.weight), activation="half_abs")
         elif stage.activation == "maxmin":  # the factor multiplies the maximum and the minimum themselves
-            pairs = _columns(_identity(stage.weight, stage.weight.shape[1]))
+            pairs = _columns(identity_like(stage.weight, stage.weight.shape[1]))
             made.append(_Stage(pairs, None, "half_abs"))
             stage = stage._replace(activation="identity")
         made.append(stage)
@@ -68,18 +68,13 @@ def _prepare(made: list[_Stage], stage: _Stage) -> None:
     doubles = stage.activation == "clipswish"
     if not made:
         n_channels = stage.weight.shape[1] // (2 if doubles else 1)
-        made.append(_Stage(_identity(stage.weight, n_channels), None, "identity"))
+        made.append(_Stage(identity_like(stage.weight, n_channels), None, "identity"))
     change = _both_signs if doubles else _rows
     before = made[-1]
     bias = before.bias
     if bias is not None:
         bias = change(bias, min(bias.dim() - 1, 1))
     made[-1] = before._replace(weight=change(before.weight, 0), bias=bias)
-
-
-def _identity(like: Tensor, n_channels: int) -> Tensor:
-    eye = torch.eye(n_channels, dtype=like.dtype, device=like.device)
-    return eye if like.dim() == 2 else eye[:, :, None, None]
 
 
 def _pairs(t: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:

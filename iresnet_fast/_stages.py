@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -23,3 +24,9 @@ class Stages(NamedTuple):
     activations: tuple[str, ...]
     parameters: list[Tensor | None]
     factors: list[Tensor | None]
+
+
+def identity_like(weight: Tensor, n_channels: int) -> Tensor:
+    """Return the identity of so many channels as the weight of a stage, of the dimensions of `weight`."""
+    eye = torch.eye(n_channels, dtype=weight.dtype, device=weight.device)
+    return eye if weight.dim() == 2 else eye[:, :, None, None]

@@ -62,7 +62,7 @@ def as_step(part: nn.Module, place: int, x: Tensor, context: Any, call: Call) ->
 
 
 def _actnorm(part: ActNorm, place: int, x: Tensor, context: Any, call: Call) -> AsStep | None:
-    if getattr(part, "context_features", 0) or not part.is_known_to_be_initialized():
+    if part.context_features or not part.is_known_to_be_initialized():
         return None
     tensors = part.bias, part.log_scale
     if x.dim() not in (2, 4) or not _are_plain(tensors, x) or any(t.shape != x.shape[1:2] for t in tensors):

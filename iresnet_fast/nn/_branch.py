@@ -64,9 +64,9 @@ class Branch(Skippable):
         """Return which of the layers must be called and why, for messages; None if none."""
         return _why_called(self.layers, "layers", self.layer_kind)
 
-    def activation_names(self) -> Sequence[str]:
+    def activation_names(self) -> tuple[str, ...]:
         """Return the names of the activations, in the order of the layers."""
-        return [phi if isinstance(phi, str) else phi.name for phi in self.activations]
+        return tuple(phi if isinstance(phi, str) else phi.name for phi in self.activations)
 
     def check_context(self, context: object) -> None:
         """Raise ValueError unless `context` is None."""
@@ -114,9 +114,6 @@ class ModuleBranch(Branch):
     def _constants(self) -> list[float | None]:
         """Return the Lipschitz constants of the activations; None for a module that does not say."""
         return [getattr(phi, "lipschitz", None) for phi in self.activations]
-
-    def _names(self) -> tuple[str, ...]:
-        return tuple(phi.name for phi in self._phis())
 
     def _betas(self) -> list[Tensor | None]:
         betas = []

@@ -182,8 +182,8 @@ class ConditionalBranch(ModuleBranch):
 
     def beyond_stages(self) -> str | None:
         """Return what no stages could do, for messages; None if nothing."""
-        name = self._names()[1]
-        if self.mode == "concat" and registry.get(name).derivative is None and outputs_of(self.layers[0]) % 2:
+        name = self.activation_names()[1]
+        if self.mode == "concat" and not registry.get(name).elementwise and outputs_of(self.layers[0]) % 2:
             return f"{name} pairs a channel of layers[0] with one of the context"
         return None
 
@@ -210,7 +210,7 @@ class ConditionalBranch(ModuleBranch):
             width = outputs_of(layers[0])
             weights[1], of_context = weights[1][:, :width], weights[1][:, width:]
             biases[1] = _sum(biases[1], _applied(of_context, self._phis()[1](embedding), x))
-        return Stages(weights, biases, self._names(), self._betas(), factors)
+        return Stages(weights, biases, self.activation_names(), self._betas(), factors)
 
     def stage_norms(self) -> list[float] | None:
         """Return the coeffs of the layers; a part of the second's inputs has no larger norm than all of them."""

@@ -177,7 +177,7 @@ class InducedNormBranch(ModuleBranch):
         layers = self._layers()
         weights = [layer.effective_weight() for layer in layers]
         biases = [bias_of(layer) for layer in layers]
-        return Stages(weights, biases, self._names(), self._betas(), [None] * len(layers))
+        return Stages(weights, biases, self.activation_names(), self._betas(), [None] * len(layers))
 
     def extra_repr(self) -> str:
         """Describe the branch in its repr."""

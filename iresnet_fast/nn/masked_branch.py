@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from .. import _checks
 from .. import activations as registry
 from .._inputs import check_same_device, check_tensor, described
-from .._stages import Stages
+from .._stages import Stages, identity_like
 from ._branch import Branch, shown
 from ._chain import names_of
 from ._hooks import Skippable
@@ -100,7 +100,7 @@ class MaskedBranch(Branch):
         """
         _checks.check_count("n", n, 1)
         _checks.check_count("hidden", hidden, 1)
-        if registry.get(activation).derivative is None:
+        if not registry.get(activation).elementwise:
             raise ValueError(f"activation must act on each unit by itself, got {activation}; use e.g. 'tanh'.")
         parents = _parents(n, adjacency)
         first = SpectralLinear(n, n * hidden, coeff=coeff, **layer_options)
@@ -138,7 +138,7 @@ class MaskedBranch(Branch):
         """Return what no stages could do, for messages; None if nothing."""
         return self.branch.beyond_stages()
 
-    def activation_names(self) -> Sequence[str]:
+    def activation_names(self) -> tuple[str, ...]:
         """Return the names of the activations of the branch, in the order of its layers."""
         return self.branch.activation_names()
 
@@ -179,12 +179,12 @@ class MaskedBranch(Branch):
         weights, biases, names = list(stages.weights), list(stages.biases), list(stages.activations)
         parameters, factors = list(stages.parameters), list(stages.factors)
         if given is not None and names[0] != "identity":
-            weights, biases = [_eye(weights[0], weights[0].shape[1], 1), *weights], [None, *biases]
+            weights, biases = [identity_like(weights[0], weights[0].shape[1]), *weights], [None, *biases]
             names, parameters, factors = ["identity", *names], [None, *parameters], [None, *factors]
         if given is not None:
             factors[0] = given
         if output is not None:
-            weights, biases = [*weights, _eye(weights[-1], weights[-1].shape[0], self.sign)], [*biases, None]
+            weights, biases = [*weights, self.sign * identity_like(weights[-1], weights[-1].shape[0])], [*biases, None]
             names, parameters, factors = [*names, "identity"], [*parameters, None], [*factors, output]
         elif self.sign < 0:
             weights[-1] = -weights[-1]
@@ -246,9 +246,3 @@ def _mask(mask: Tensor | None, x: Tensor, name: str) -> Tensor | None:
         else:
             mask = mask.clamp(-1.0, 1.0)
     return mask.to(x.dtype).expand(x.shape)
-
-
-def _eye(like: Tensor, n_channels: int, sign: int) -> Tensor:
-    """Return the identity, or its negative, as a weight of the dimensions of `like`."""
-    eye = sign * torch.eye(n_channels, dtype=like.dtype, device=like.device)
-    return eye if like.dim() == 2 else eye[:, :, None, None]

@@ -124,7 +124,7 @@ class ParametrizedBranch(ModuleBranch):
         self._check_norms(weights, x)
         scaled = [weight * scale for weight, scale in zip(weights, self._scales(), strict=True)]
         biases = [bias_of(layer) for layer in layers]
-        return Stages(scaled, biases, self._names(), self._betas(), [None] * len(layers))
+        return Stages(scaled, biases, self.activation_names(), self._betas(), [None] * len(layers))
 
     def stage_norms(self) -> list[float] | None:
         """Return coeff for every layer."""

@@ -94,7 +94,7 @@ def activate(
 
 def is_elementwise(activations: Sequence[str]) -> bool:
     """Whether every activation has an elementwise derivative."""
-    return all(registry.get(name).derivative is not None for name in activations)
+    return all(registry.get(name).elementwise for name in activations)
 
 
 def vector_jacobian_product(

@@ -5,8 +5,8 @@ from ctypes import Structure, c_bool, c_char_p, c_int, c_int64, pointer
 from typing import NamedTuple
 
 from .emulator import project_emulator
-from .operands import Target
 from .resident import branch_struct
+from .structs import Target
 
 TEXT_BYTES = 1 << 20
 

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import torch
 
 from .emulator import Buffer
-from .operands import Target
 from .resident import pack_operands, pack_rows, pad_channels
 from .rounding import stored
+from .structs import Target
 
 DIRECT, BY_TAPS, LIBRARY = range(3)
 

@@ -3,98 +3,16 @@
     z, value, neumann, norms, terms = operands.residual_logdet(emulator, x, weights, ..., card="t4")
 
 `variant` calls another function with the same operands, whose results are in the layout of one probe after the other.
-`card` is a name of csrc/cuda/device/card.h; precision 0: full, 1: TF32, 2: bf16. The structs mirror params.h.
+`card` is a name of csrc/cuda/device/card.h; precision 0: full, 1: TF32, 2: bf16.
 """
 
 import ctypes
-from ctypes import Structure, c_bool, c_char_p, c_double, c_float, c_int, c_int64, c_size_t, c_void_p, pointer
-from functools import cache
+from ctypes import Structure, c_int, c_int64, c_size_t, c_void_p, pointer
 
 import torch
 
 from .emulator import Buffer
-
-SCALARS = {torch.float32: ("float", c_float), torch.float64: ("double", c_double)}
-
-
-class Stage(Structure):
-    _fields_ = (
-        *((name, c_int) for name in ("activation", "in_channels", "out_channels", "kernel")),
-        *((name, c_void_p) for name in ("weight", "bias", "beta", "factor")),
-    )
-
-
-class FloatStage(Stage):
-    _fields_ = (("constant", c_float), ("bias_spread", c_int), ("factor_spread", c_int))
-
-
-class DoubleStage(Stage):
-    _fields_ = (("constant", c_double), ("bias_spread", c_int), ("factor_spread", c_int))
-
-
-STAGES = {torch.float32: FloatStage, torch.float64: DoubleStage}
-
-
-class Branch(Structure):
-    _fields_ = (
-        ("stages", c_int),
-        ("stage", c_void_p),
-        ("height", c_int),
-        ("width", c_int),
-        ("batch", c_int64),
-    )
-
-
-class NormLayer(Structure):
-    _fields_ = (
-        *((name, c_int) for name in ("out_channels", "in_channels", "height", "width", "kernel_height")),
-        *((name, c_int) for name in ("kernel_width", "stride_height", "stride_width", "padding_height")),
-        *((name, c_int) for name in ("padding_width", "dilation_height", "dilation_width", "groups")),
-        *((name, c_void_p) for name in ("weight", "u", "v")),
-    )
-
-
-class Target(Structure):
-    _fields_ = (("card", c_char_p), ("precision", c_int))
-
-
-# Names ending in * are pointers, in # counts of 64 bits, in ? flags, in = numbers of the element type, in & other
-# structs of this table; others int.
-_FIELDS = {
-    "branch": "x* g* residual?",
-    "branch_backward": "x* grad* pairs tangents* cotangents* weight* residual? grad_x* grad_parameters* kept* "
-    "kept_size#",
-    "series": "terms coefficients* per_sample? tail* tolerance= relative? value* neumann* norms* terms_used*",
-    "residual_logdet": "x* probes probe* series& z* kept*",
-    "jacobian_powers": "x* start* count transpose? powers*",
-    "jacobian": "x* jacobian*",
-    "residual_inverse": "z* residual_limit= max_iterations# captured_iterations# lipschitz= x* iterations* residual*",
-    "sizes": "batch# channels pixels#",
-    "actnorm": "sizes& x* bias* log_scale* z* logdet*",
-    "actnorm_backward": "sizes& z* log_scale* grad* weight* grad_x* grad_bias* grad_log_scale*",
-    "rearrange": "batch# event_size# x* index* transpose? z*",
-    "sum_rows": "rows columns# values* sum*",
-    "spectral_norm": "layers layer* max_iterations# tolerance= sigma* iterations* u* v*",
-    "lanczos_norm": "layers layer* companion_hint* seed* max_iterations# tolerance= sigma* residual* iterations* u* v* "
-    "companion*",
-    "spectral_normalize": "layers layer* sigma* coeff* grad* through_sigma? result*",
-    "spectral_normalize_backward": "layers layer* sigma* coeff* grad* through_sigma? result*",
-}
-
-
-@cache
-def _struct(op, scalar):
-    types = {"*": c_void_p, "#": c_int64, "?": c_bool, "=": scalar}
-    fields, inner = [], []  # the fields of an inner struct are also attributes of the outer one
-    for name in _FIELDS[op].split():
-        kind = types.get(name[-1], c_int)
-        name = name.rstrip("*#?=")
-        if name.endswith("&"):
-            name = name.rstrip("&")
-            inner.append(name)
-            kind = _struct(name, scalar)
-        fields.append((name, kind))
-    return type(op, (Structure,), {"_anonymous_": inner, "_fields_": fields})
+from .structs import SCALARS, STAGES, Branch, NormLayer, Target, struct_of
 
 
 def branch(
@@ -167,7 +85,7 @@ def _kept(emulator, branch_arguments, target, plain):
     """Return room for what a training step keeps, at an address such as torch's allocator gives."""
     name, scalar = SCALARS[branch_arguments[0].dtype]
     struct, size = _branch(*branch_arguments), c_int64()
-    operands = _struct("residual_logdet", scalar)(**plain)
+    operands = struct_of("residual_logdet", scalar)(**plain)
     emulator.call(f"residual_logdet_kept_{name}", pointer(struct), pointer(operands), _target(target), pointer(size))
     memory = branch_arguments[0].new_empty(size.value + 256)
     first = -memory.data_ptr() % 256 // memory.element_size()
@@ -389,7 +307,7 @@ def _invoke(emulator, op, leading, dtype, target, given, made, plain):
     values = {n: _address(t) for n, t in (given | made).items()} | plain
     arrays = {n: (c_void_p * len(v))(*v) for n, v in values.items() if isinstance(v, list)}
     values |= {n: ctypes.addressof(array) for n, array in arrays.items()}
-    struct = _struct(op.removeprefix("layered_"), scalar)
+    struct = struct_of(op.removeprefix("layered_"), scalar)
     operands = struct(**{n: value for n, value in values.items() if hasattr(struct, n)})
     size = c_size_t(ctypes.sizeof(operands))
     emulator.call(f"{op}_{name}", *leading, pointer(operands), size, _target(target), buffers=buffers)

@@ -4,8 +4,8 @@ import ctypes
 from ctypes import POINTER, Structure, c_bool, c_char_p, c_double, c_int, c_int64, pointer
 
 from .emulator import project_emulator
-from .operands import Target
 from .resident import FULL, MAX_STAGES, Choice, branch_struct
+from .structs import Target
 
 TRANSPOSED, TANGENT, FORWARD, INVERSE = range(4)
 NOT_SHARED = -1

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 
 from .emulator import Buffer
-from .operands import SCALARS, STAGES, Branch, Target, _address, _spread
+from .operands import _address, _spread
 from .rounding import BF16, FULL, TF32, stored
+from .structs import SCALARS, STAGES, Branch, Target
 
 DEPTH = {FULL: 4, TF32: 8, BF16: 16}
 MAX_STAGES = 16

@@ -10,8 +10,8 @@ from torch.nn.functional import pad
 from torch.nn.grad import conv2d_weight
 
 from .emulator import Buffer
-from .operands import SCALARS, Target
 from .rounding import BF16, FULL, TF32, rounded, stored
+from .structs import SCALARS, Target
 
 DEPTH = {FULL: 4, TF32: 8, BF16: 16}  # channels are padded to multiples of it
 BOUNDS = {torch.float32: 4e-6, torch.float64: 8e-15}  # of a sum of K products of normal numbers, over sqrt(K)
