@@ -13,6 +13,7 @@ from . import operands
 from .branches import probes_of, raw_branch, run
 from .conftest import FEW_SCHEDULES, SCHEDULES
 from .emulator import project_emulator
+from .structs import struct_of
 
 few_schedules = pytest.mark.parametrize("emulator", **FEW_SCHEDULES)
 
@@ -271,7 +272,7 @@ def test_kept_memory_is_at_most_one_part_in_256():
     for batch, kept in ((most // 64 * 64, True), (most // 64 * 64 + 64, False)):
         x = torch.empty(1, 4).expand(batch, 4)
         struct, size = operands._branch(x, *arguments), ctypes.c_int64()
-        given = operands._struct("residual_logdet", ctypes.c_float)(probes=1, terms=3)
+        given = struct_of("residual_logdet", ctypes.c_float)(probes=1, terms=3)
         emulator.call(
             "residual_logdet_kept_float", ctypes.pointer(struct), ctypes.pointer(given), operands._target({}),
             ctypes.pointer(size),
