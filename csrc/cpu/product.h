@@ -182,7 +182,10 @@ IRF_ALWAYS_INLINE void finish_tile(const Vector<T> (&acc)[kRows][kVectors], int 
   }
 }
 
-// acc += the products of one tap, all channels; `load_lanes(p, j)` loads vector j from p.
+// Products after which a sum is added to those before: a sum of sums rounds less than one as long.
+constexpr int kLongestRun = 128;
+
+// acc += the products of one tap; `load_lanes(p, j)` loads vector j from p.
 template <class T, int kRows, int kVectors, class Load>
 IRF_ALWAYS_INLINE void add_tap(Vector<T> (&acc)[kRows][kVectors], const T* w, int channels, const T* column,
                                int64_t stride, const int64_t (&at)[kVectors], const Load& load_lanes) {
@@ -202,6 +205,18 @@ IRF_ALWAYS_INLINE void add_tap(Vector<T> (&acc)[kRows][kVectors], const T* w, in
   }
 }
 
+// to += from, or to = from where `to` is not set; from = 0.
+template <class T, int kRows, int kVectors>
+IRF_ALWAYS_INLINE void move_sums(Vector<T> (&from)[kRows][kVectors], Vector<T> (&to)[kRows][kVectors], bool is_set) {
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 8
+    for (int j = 0; j < kVectors; ++j) {
+      to[i][j] = is_set ? to[i][j] + from[i][j] : from[i][j];
+      from[i][j] = Vector<T>{};
+    }
+}
+
 // Vectors `first` .. `first` + kVectors - 1 of the layout.
 template <class T, int kRows, int kVectors>
 __attribute__((noinline)) void product_tile(const PackedWeights<T>& packed, int tile, const T* in,
@@ -211,23 +226,34 @@ __attribute__((noinline)) void product_tile(const PackedWeights<T>& packed, int 
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 8
     for (int j = 0; j < kVectors; ++j) acc[i][j] = Vector<T>{};
-  const T* w = packed.data + tile * packed.tile_size();
   int64_t at[kVectors];
 #pragma GCC unroll 8
   for (int j = 0; j < kVectors; ++j) at[j] = layout.position[first + j];
-  for (int t = 0; t < packed.taps; ++t, w += packed.channels * kRows) {
+  Vector<T> total[kRows][kVectors];  // of the runs before, if there are any
+  bool runs_before = false;
+  int run = 0;  // products in acc
+  const ChannelRange used = packed.used ? packed.used[tile] : ChannelRange{0, packed.channels};
+  for (int t = 0; t < packed.taps; ++t) {
     const int64_t begin = at[0] + packed.offset[t], end = at[kVectors - 1] + packed.offset[t] + kLanes<T>;
     if (end <= layout.lead || begin >= layout.end()) continue;  // nothing but pads
-    const T* column = in + packed.offset[t];
+    const T* w = packed.data + tile * packed.tile_size() + int64_t(t) * packed.channels * kRows;
     const LaneMask* edge = kLaneMasks && packed.edge ? packed.edge[t] : nullptr;
-    const ChannelRange used = packed.used ? packed.used[tile] : ChannelRange{0, packed.channels};
-    if (edge)
-      add_tap(acc, w, packed.channels, column, layout.stride, at,
-              [edge = edge + first](const T* p, int j) { return load_lanes(p, edge[j]); });
-    else
-      add_tap(acc, w + used.first * kRows, used.last - used.first, column + layout.size(used.first), layout.stride, at,
-              [](const T* p, int) { return load(p); });
+    for (int channel = used.first, count; channel < used.last; channel += count, run += count) {
+      if (run == kLongestRun) {
+        move_sums<T>(acc, total, runs_before);
+        runs_before = true;
+        run = 0;
+      }
+      count = min_of(used.last - channel, kLongestRun - run);
+      const T* column = in + packed.offset[t] + layout.size(channel);
+      if (edge)
+        add_tap(acc, w + channel * kRows, count, column, layout.stride, at,
+                [edge = edge + first](const T* p, int j) { return load_lanes(p, edge[j]); });
+      else
+        add_tap(acc, w + channel * kRows, count, column, layout.stride, at, [](const T* p, int) { return load(p); });
+    }
   }
+  if (runs_before) move_sums<T>(total, acc, true);
   const int first_row = tile * kRows;
   finish_tile<T, kRows, kVectors>(acc, packed.rows - first_row, first_row, at, layout.stride, op, out);
 }
