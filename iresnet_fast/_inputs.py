@@ -35,15 +35,16 @@ def check_tensor(value: object, name: str = "x") -> None:
             raise TypeError(f"{name} must be a dense tensor, got a nested one; pass {name}.to_padded_tensor(0.0).")
         return
     advice = "pass a tensor"
+    given = "it" if " " in name else name  # a description is no argument
     if isinstance(value, (tuple, list)) and any(isinstance(entry, Tensor) for entry in value):
-        advice = f"pass its first entry, as in {name}, logdet = layer(...), or torch.stack it"
+        advice = f"pass its first entry, as in {given}, logdet = layer(...), or torch.stack it"
     elif type(value).__module__ == "numpy":
         kind = "from_numpy" if type(value).__name__ == "ndarray" else "tensor"
-        advice = f"pass torch.{kind}({name})"
+        advice = f"pass torch.{kind}({given})"
     elif isinstance(value, (tuple, list, int, float, complex)):
-        advice = f"pass torch.tensor({name})"
+        advice = f"pass torch.tensor({given})"
     elif hasattr(value, "__array__"):
-        advice = f"pass torch.from_numpy({name}.to_numpy()), or what else makes a tensor of it"
+        advice = f"pass torch.from_numpy({given}.to_numpy()), or what else makes a tensor of it"
     raise TypeError(f"{name} must be a torch.Tensor, got {described(value)}; {advice}.")
 
 

@@ -23,7 +23,7 @@ def sample_keys(x: Tensor) -> Tensor:
     Numbers that are equal have one hash, whatever their dtype: 7 as uint8 and as float32, 0 and -0.
     """
     numbers = x.detach().flatten(1).double()
-    words = torch.where(numbers == 0.0, 0.0, numbers).contiguous().view(torch.int32).to(torch.int64) & _BITS
+    words = numbers.contiguous().masked_fill(numbers == 0.0, 0.0).view(torch.int32).to(torch.int64) & _BITS
     places = _scramble(torch.arange(words.shape[1], device=x.device))
     return _scramble(_scramble(words ^ places).sum(1) & _BITS)
 

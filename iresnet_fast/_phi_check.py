@@ -20,11 +20,14 @@ _TOLERANCE = 1e-6
 Function = Callable[..., Tensor]
 
 
+def check_bound(argument: str, bound: object) -> None:
+    """Raise ValueError unless a bound of the derivative is a number."""
+    if isinstance(bound, bool) or not isinstance(bound, (int, float)) or not math.isfinite(bound):
+        raise ValueError(f"{argument} must be a finite number, got {bound!r}; pass a bound of the derivative.")
+
+
 def check_activation(entry: Activation, derivative: Function, second_derivative: Function) -> None:
     """Raise ValueError unless, on a grid, the derivatives belong to the value and keep to the bounds."""
-    for argument, bound in (("lipschitz", entry.lipschitz), ("least_slope", entry.least_slope)):
-        if isinstance(bound, bool) or not isinstance(bound, (int, float)) or not math.isfinite(bound):
-            raise ValueError(f"{argument} must be a finite number, got {bound!r}; pass a bound of the derivative.")
     if entry.lipschitz <= 0.0:
         raise ValueError(f"lipschitz must be positive, got {entry.lipschitz}; pass an upper bound of |derivative|.")
     with torch.inference_mode(False), torch.enable_grad():
@@ -33,8 +36,8 @@ def check_activation(entry: Activation, derivative: Function, second_derivative:
         _check_derivative("second_derivative", second_derivative, "derivative", derivative, a)
     slack = _TOLERANCE * max(1.0, entry.lipschitz)
     too_steep, too_low = slope.abs() > entry.lipschitz + slack, slope < entry.least_slope - slack
-    _check_bound("lipschitz", entry.lipschitz, a, slope, too_steep, "an upper bound of the absolute value of")
-    _check_bound("least_slope", entry.least_slope, a, slope, too_low, "a lower bound of")
+    _check_slopes("lipschitz", entry.lipschitz, a, slope, too_steep, "an upper bound of the absolute value of")
+    _check_slopes("least_slope", entry.least_slope, a, slope, too_low, "a lower bound of")
 
 
 def _check_derivative(name: str, derivative: Function, of: str, function: Function, a: Tensor) -> Tensor:
@@ -64,7 +67,7 @@ def _called(name: str, function: Function, a: Tensor) -> Tensor:
     return result
 
 
-def _check_bound(argument: str, bound: float, a: Tensor, slope: Tensor, beyond: Tensor, what: str) -> None:
+def _check_slopes(argument: str, bound: float, a: Tensor, slope: Tensor, beyond: Tensor, what: str) -> None:
     if beyond.any():
         i = int(beyond.nonzero()[0])
         raise ValueError(

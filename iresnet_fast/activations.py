@@ -14,7 +14,7 @@ from torch import Tensor
 from . import _phi as phi
 from . import _phi_swish as swish
 from ._activation import Activation
-from ._phi_check import check_activation
+from ._phi_check import check_activation, check_bound
 from ._phi_families import FAMILIES, LEAKY_LSWISH_CONSTANT, celu_of, leaky_lswish_of, leaky_relu_of, member
 from ._phi_swish import CLIPSWISH_SCALE, LIPSWISH_INITIAL_BETA
 
@@ -172,6 +172,9 @@ def register(
         raise ValueError(f"name must be a letter, then letters, digits and underscores, got {name!r}; choose another.")
     if name in REGISTRY:
         raise ValueError(f"name must be a new one, got {name!r}, which there is already; choose another.")
+    check_bound("lipschitz", lipschitz)
+    least_slope = -lipschitz if least_slope is None else least_slope
+    check_bound("least_slope", least_slope)
 
     def first(a: Tensor, parameter: Any = None, h: Any = None) -> Tensor:
         return derivative(a)
@@ -186,7 +189,7 @@ def register(
         second,
         None,
         lipschitz=lipschitz,
-        least_slope=-lipschitz if least_slope is None else least_slope,
+        least_slope=least_slope,
         piecewise_linear=second_derivative is None,
     )
     check_activation(entry, first, second)

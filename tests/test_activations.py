@@ -297,6 +297,7 @@ MISTAKES = {
     "too small a constant": ({"lipschitz": 0.9}, "lipschitz must be an upper bound of"),
     "too large a slope": ({"least_slope": 0.1}, "least_slope must be a lower bound of"),
     "no bound": ({"lipschitz": torch.inf}, "lipschitz must be a finite number"),
+    "text for a bound": ({"lipschitz": "1"}, "lipschitz must be a finite number, got '1'"),
     "a negative bound": ({"lipschitz": -1.0}, "lipschitz must be positive"),
     "another shape": ({"value": torch.sum}, "value must return a tensor of the shape"),
     "no tensor": ({"derivative": lambda a: 1.0}, "derivative must return a tensor of the shape"),

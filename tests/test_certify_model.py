@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from models_examples import FLOWS, make_classifier, make_data, make_flow
+from torch.nn.utils.parametrizations import orthogonal
 
 from iresnet_fast import nn
 from iresnet_fast.certify import Bounds, BranchCertificate, Certificate, certify
@@ -28,6 +29,11 @@ BRANCHES = {
     "densenet, images": lambda: nn.DenseBranch.conv(2, 3, 2, image_size=(3, 3), activation="elu"),
     "induced 2": lambda: nn.InducedNormBranch.dense([3, 8, 3], norm=2.0),
     "induced inf": lambda: nn.InducedNormBranch.dense([3, 8, 3]),
+    "masked": lambda: nn.MaskedBranch(nn.ResidualBranch.dense([3, 8, 3], "elu"), sign=-1),
+    "masked, induced": lambda: nn.MaskedBranch(nn.InducedNormBranch.dense([3, 8, 3], norm=2.0)),
+    "parametrized": lambda: nn.ParametrizedBranch(
+        [orthogonal(torch.nn.Linear(*size)) for size in ((3, 8), (8, 3))], ["identity", "elu"]
+    ),
     "induced 1, images": lambda: nn.InducedNormBranch.conv([2, 4, 2], [3, 3], norm=1.0),
 }
 
@@ -37,7 +43,8 @@ def make_block(name):
     with torch.no_grad():
         for parameter in branch.parameters():
             parameter.mul_(3.0)
-    lipschitz = branch.inverse_lipschitz(18) if isinstance(branch, nn.InducedNormBranch) else None
+    inner = getattr(branch, "branch", branch)
+    lipschitz = inner.inverse_lipschitz(18) if isinstance(inner, nn.InducedNormBranch) else None
     return nn.InvertibleResidualBlock(branch, lipschitz=lipschitz).double().eval()
 
 
@@ -51,6 +58,8 @@ def jacobian_norms(block, count=40):
     for _ in range(count):
         x = 2.0 * torch.randn(1, *event, dtype=torch.float64)
         context = (3.0 * torch.randn(1, 2, dtype=torch.float64),) if branch.takes_context else ()
+        if isinstance(branch, nn.MaskedBranch):
+            context = (nn.Masks(*(2.0 * torch.rand(2, 1, *event, dtype=torch.float64) - 1.0)),)
         jacobian = torch.autograd.functional.jacobian(lambda t, c=context: branch(t, *c), x)
         norms.append(float(torch.linalg.matrix_norm(jacobian.reshape(math.prod(event), -1), 2)))
     return norms
@@ -109,6 +118,23 @@ def test_bounds_are_those_of_the_weights_that_are_used_whatever_a_layer_believes
     (row,) = certify(block).branches
     for layer, weight in zip(row.layers, weights, strict=True):
         assert layer.upper >= float(torch.linalg.matrix_norm(weight.detach().double(), 2))
+
+
+@pytest.mark.parametrize("size", [(), (5, 4)])
+def test_a_claim_that_is_wrong_is_not_believed(size):
+    layer = torch.nn.Conv2d(2, 2, 3, padding=1) if size else torch.nn.Linear(2, 2)
+    with torch.no_grad():
+        layer.weight.mul_(0.01)
+    block, x = nn.InvertibleResidualBlock(nn.ParametrizedBranch([layer], ["identity"])), torch.randn(3, 2, *size)
+    if size:
+        with pytest.raises(ValueError, match="the image size of a ParametrizedBranch must be known"):
+            certify(block)
+    block(x)
+    assert certify(block).upper < 0.9
+    with torch.no_grad():
+        layer.weight.mul_(1000.0)
+    apart = (block(x)[0] - block(-x)[0] - 2.0 * x).norm() / (2.0 * x).norm()
+    assert 0.9 < float(apart.detach()) <= certify(block).upper
 
 
 def test_blocks_of_all_models():

@@ -29,6 +29,11 @@ def rows(kind):
     return torch.cartesian_prod(torch.arange(side).float(), torch.arange(side).float())
 
 
+def test_no_samples_have_no_keys():
+    for event in ((1,), (4,), (1, 1, 1)):
+        assert _keys.sample_keys(torch.zeros(0, *event)).shape == (0,)
+
+
 KINDS = ["numbers", "nearly the same", "bytes", "signs", "counted", "grid"]
 
 

@@ -43,6 +43,14 @@ def test_at_a_context():
     torch.testing.assert_close(distribution.log_prob(x), flow.log_prob(x, context.expand(4, -1)))
 
 
+def test_values_that_do_not_meet_the_contexts():
+    distribution = make_flow("context").eval().as_distribution(torch.randn(4, 2, dtype=torch.float64))
+    x = distribution.sample()
+    assert distribution.log_prob(x[:, None]).shape == (4, 4)
+    with pytest.raises(ValueError, match=r"broadcasts with that of the contexts, \(4,\), got \(3,\); add a dimension"):
+        distribution.log_prob(x[:3])
+
+
 def test_integers_have_no_gradient():
     distribution = make_flow("digits").eval().as_distribution()
     assert not distribution.has_rsample

@@ -81,6 +81,14 @@ def test_layers_are_bounded_and_differentiable(domain, codomain, gain):
         assert f"domain={domain:g}, codomain={codomain:g}" in repr(layer)
 
 
+@pytest.mark.parametrize(("domain", "codomain"), _FORMS)
+def test_weights_of_zeros_can_be_trained(domain, codomain):
+    layer = nn.InducedNormLinear(3, 2, domain=domain, codomain=codomain)
+    torch.nn.init.zeros_(layer.weight)
+    layer(torch.ones(4, 3)).sum().backward()
+    assert torch.equal(layer.weight.grad, torch.full((2, 3), 4.0))
+
+
 def test_defect_8_the_largest_of_several_candidates_is_kept():
     """residual-flows' restarts keep the last better start instead of the best; a closed form has none."""
     weight = torch.tensor([[1.0, -1.0], [5.0, 2.0], [3.0, 3.0]])

@@ -132,6 +132,7 @@ def test_a_mask_that_nobody_can_read_is_cut_off():
         (lambda: nn.MaskedBranch(nn.ConditionalBranch.dense([4, 8, 4], 3)), TypeError, "got ConditionalBranch"),
         (lambda: make_branch(0), ValueError, "sign must be 1 or -1, got 0"),
         (lambda: make_branch(True), ValueError, "sign must be 1 or -1, got True"),
+        (lambda: make_branch(torch.ones(2)), ValueError, "sign must be 1 or -1, got tensor"),
         (lambda: nn.MaskedBranch.per_node(0, 5), ValueError, "n must be at least 1"),
         (lambda: nn.MaskedBranch.per_node(3, 0), ValueError, "hidden must be at least 1"),
         (lambda: nn.MaskedBranch.per_node(3, 5, torch.ones(2, 2)), ValueError, r"adjacency must have shape \(3, 3\)"),
@@ -141,7 +142,14 @@ def test_a_mask_that_nobody_can_read_is_cut_off():
         (lambda: call(nn.Masks(input=torch.ones(2))), ValueError, "mask of the input must have shape"),
         (lambda: call(torch.full((4,), 1.5)), ValueError, r"must have values in \[-1, 1\], got values from 1.5 to 1.5"),
         (lambda: call(torch.full((4,), float("nan"))), ValueError, r"must have values in \[-1, 1\]"),
-        (lambda: call([1.0] * 4), TypeError, "context must be Masks or a tensor, the mask of the output, got list"),
+        (
+            lambda: call([1.0] * 4),
+            TypeError,
+            r"context must be Masks or a tensor, .*, got list; pass Masks\(",
+        ),
+        (lambda: call(torch.ones(4) * 1j), TypeError, "mask of the output must have real numbers, got torch.complex64"),
+        (lambda: call(torch.ones(4) + 2e-7), ValueError, "got values from 1.00000024 to 1.00000024"),
+        (lambda: call(nn.Masks([1.0] * 4)), TypeError, r"mask of the output .* got list; pass torch.tensor\(it\)"),
     ],
 )
 def test_errors(make, error, message):

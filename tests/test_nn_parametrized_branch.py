@@ -100,6 +100,14 @@ def test_a_weight_that_outgrows_its_claim_is_noticed_in_evaluation(write):
     block(x)
 
 
+def test_a_weight_of_nan_is_no_norm_to_pass():
+    branch = kernels(norm=[3.0, 2.0])
+    with torch.no_grad():
+        branch.layers[0].weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="got nan; the weight has NaN or infinity"):
+        branch(torch.randn(2, 2, 5, 4))
+
+
 def test_a_norm_is_that_on_images_of_their_size():
     branch = kernels(0.0, norm=[1.4, 1.0])
     with torch.no_grad():

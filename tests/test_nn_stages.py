@@ -70,6 +70,7 @@ KINDS = {
     "masked, no mask": (lambda: nn.MaskedBranch(residual(), sign=-1), (4,), None),
     "masked twice": (lambda: nn.MaskedBranch(residual()), (4,), "masks"),
     "masked, activated": (lambda: nn.MaskedBranch(residual(preactivation=True), -1), (4,), "masks"),
+    "masked, doubled": (lambda: nn.MaskedBranch(residual(preactivation=True, activation="clipswish")), (4,), "masks"),
     "masked conv": (lambda: nn.MaskedBranch(nn.ResidualBranch.conv([2, 4, 2], [3, 1], SIZE), -1), (2, *SIZE), "masks"),
     "per node": (lambda: nn.MaskedBranch.per_node(4, 3), (4,), "mask"),
 }
@@ -244,12 +245,13 @@ def test_factors_of_a_context_begin_near_one():
     assert 0.5 < float(stages.factors[1].min()) <= float(stages.factors[1].max()) <= 1.0
 
 
-def test_a_pair_of_a_channel_and_one_of_the_context_takes_the_autograd_path():
-    branch = grown(nn.ConditionalBranch.dense([4, 5, 5, 4], 3, 8, "maxmin", mode="concat")).double()
-    assert "maxmin pairs a channel" in branch.why_no_kernels()
+@pytest.mark.parametrize(("name", "width"), [("maxmin", 5), ("fullsort", 6)])
+def test_channels_that_mix_with_those_of_the_context_take_the_autograd_path(name, width):
+    branch = grown(nn.ConditionalBranch.dense([4, width, 5, 4], 3, 8, name, mode="concat")).double()
+    assert f"{name} mixes channels" in branch.why_no_kernels()
     x, context = torch.randn(3, 4, dtype=DTYPE), torch.randn(3, 3, dtype=DTYPE)
     block = exact_block(branch)
-    with pytest.warns(UserWarning, match="autograd fallback since maxmin pairs a channel"):
+    with pytest.warns(UserWarning, match="autograd fallback since .* mixes channels"):
         found = block(x, context)
     torch.testing.assert_close(found, by_autograd(branch, x, (context,)))
 

@@ -20,11 +20,15 @@ from ..nn import (
     InducedNormConv2d,
     InducedNormLinear,
     InvertibleResidualBlock,
+    MaskedBranch,
+    ParametrizedBranch,
     ResidualBranch,
     SpectralConv2d,
     SpectralLinear,
     induced_norm,
 )
+from ..nn._branch import Branch
+from ..nn._claims import geometry_of
 from ..nn._hooks import sees_activations
 from ..nn._layer import plain
 from ..nn._tensors import bias_of, gathered, weight_of
@@ -64,12 +68,14 @@ def _block(name: str, block: Block, n_steps: int) -> BranchCertificate:
     # What hooks and forwards of their own do to activations, nobody can bound.
     if isinstance(block, UnboundedBlock):
         stages = None if any(map(sees_activations, block.branch.modules())) else _plain_stages(block)
-    elif isinstance(branch, InducedNormBranch) and branch.beyond_formula() is None:
-        return _induced(name, block, branch, n_steps)
-    elif isinstance(branch, (ResidualBranch, ConditionalBranch, DenseBranch)) and branch.beyond_formula() is None:
-        stages = _spectral_stages(branch)
-    else:
+    elif not isinstance(branch, Branch) or branch.beyond_formula() is not None:
         stages = None
+    else:
+        while isinstance(branch, MaskedBranch):  # masks of at most one make no map larger
+            branch = branch.branch
+        if isinstance(branch, InducedNormBranch):
+            return _induced(name, block, branch, n_steps)
+        stages = _stages_of(branch)
     if stages is None:
         constant = math.inf if declared is None else declared
         return BranchCertificate(name, (), Bounds(0.0, constant, "declared"), constant, constant, declared)
@@ -82,8 +88,23 @@ def _block(name: str, block: Block, n_steps: int) -> BranchCertificate:
         product = product_up(*norms, *(registry.get(phi).lipschitz for phi in stages.activations))
         found = _whole(branch, stages, norms, n_steps)
         upper, method = (product, "product") if found is None else (found.upper, found.method)
-        lower = 0.0 if isinstance(branch, ConditionalBranch) else _secant(stages, norms)
+        lower = 0.0 if getattr(block.branch, "takes_context", False) else _secant(stages, norms)
     return BranchCertificate(name, layers, Bounds(lower, upper, method), product, upper, declared)
+
+
+def _stages_of(branch: Branch) -> _Stages | None:
+    """Return the stages of a branch of a kind that is known here; None for others."""
+    if isinstance(branch, ParametrizedBranch):
+        return _parametrized_stages(branch)
+    return _spectral_stages(branch) if isinstance(branch, (ResidualBranch, ConditionalBranch, DenseBranch)) else None
+
+
+def _parametrized_stages(branch: ParametrizedBranch) -> _Stages:
+    weights, biases, names, parameters, _ = branch.stages()
+    if branch.image_size is None and any(w.shape[2:] not in ((), (1, 1)) for w in weights):
+        raise ValueError("the image size of a ParametrizedBranch must be known, got none; call it on images first.")
+    geometries = [geometry_of(w, branch.image_size or ()) for w in weights]
+    return _Stages([plain(weight) for weight in weights], geometries, biases, list(names), parameters)
 
 
 def _spectral_stages(branch: ResidualBranch | ConditionalBranch | DenseBranch) -> _Stages:

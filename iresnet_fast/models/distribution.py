@@ -58,7 +58,13 @@ class FlowDistribution(Distribution):
                 f"value must have shape [..., {', '.join(map(str, self.event_shape))}], got {tuple(value.shape)}; "
                 f"reshape it or build the model for it."
             )
-        batch = torch.broadcast_shapes(value.shape[:n_batch], self.batch_shape)  # type: ignore[no-untyped-call]
+        try:
+            batch = torch.broadcast_shapes(value.shape[:n_batch], self.batch_shape)  # type: ignore[no-untyped-call]
+        except RuntimeError:
+            raise ValueError(
+                f"value must have a batch shape that broadcasts with that of the contexts, {tuple(self.batch_shape)}, "
+                f"got {tuple(value.shape[:n_batch])}; add a dimension of 1, or pass a value for each context."
+            ) from None
         x = value.expand(*batch, *self.event_shape).reshape(-1, *self.event_shape)
         return self.flow.log_prob(x, self._contexts(batch)).view(batch)
 

@@ -27,7 +27,7 @@ def check_claims(weights: Sequence[Tensor], norms: Sequence[float], image_size: 
         image_size: (height, width) of the images; empty for matrices.
     """
     weights = [weight.detach() for weight in weights]
-    places = [_place(weight, image_size) for weight in weights]
+    places = [geometry_of(weight, image_size) for weight in weights]
     shapes = [_sides(weight, place) for weight, place in zip(weights, places, strict=True)]
     # Vectors of zeros are ignored: the iteration starts from random ones of its own.
     us, vs = ([weight.new_zeros(pair[i]) for weight, pair in zip(weights, shapes, strict=True)] for i in (0, 1))
@@ -36,7 +36,9 @@ def check_claims(weights: Sequence[Tensor], norms: Sequence[float], image_size: 
     for i, (weight, norm, actual) in enumerate(zip(weights, norms, found, strict=True)):
         if not actual <= norm * (1.0 + SLACK):
             advice = f"pass norm={actual:.4g} or more, or a parametrization that keeps it"
-            if weight.dim() == 4:
+            if not actual < float("inf"):
+                advice = "the weight has NaN or infinity"
+            elif weight.dim() == 4:
                 advice += "; an orthogonal kernel, or orthogonal slices of one, make no orthogonal convolution"
             raise ValueError(
                 f"the weight of layers[{i}] must have an operator norm of at most {norm:g}, as the branch was told, "
@@ -44,7 +46,8 @@ def check_claims(weights: Sequence[Tensor], norms: Sequence[float], image_size: 
             )
 
 
-def _place(weight: Tensor, image_size: tuple[int, ...]) -> ConvGeometry | None:
+def geometry_of(weight: Tensor, image_size: tuple[int, ...]) -> ConvGeometry | None:
+    """Return where a weight acts that keeps the size of images; None for matrices, and kernels of one pixel."""
     if weight.dim() == 2 or weight.shape[2:] == (1, 1):
         return None
     k = weight.shape[2]

@@ -47,7 +47,7 @@ def check_range(x: Tensor, low: float, high: float, advice: str, name: str = "x"
     least, most = (float(value) for value in torch.aminmax(x.detach()))
     if not (low <= least and most <= high):  # true for NaN
         raise ValueError(
-            f"{name} must have values in [{low:g}, {high:g}], got values from {least:.6g} to {most:.6g}; {advice}."
+            f"{name} must have values in [{low:g}, {high:g}], got values from {least:.9g} to {most:.9g}; {advice}."
         )
 
 

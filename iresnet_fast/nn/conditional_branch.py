@@ -168,7 +168,7 @@ class ConditionalBranch(ModuleBranch):
             ValueError: there is no context, or x or the network's output does not fit.
         """
         first, *others = maps_of(self._layers(), x)
-        embedding = _spread(self._embed(context, x), x)
+        embedding = _spread(self._embed(context, x).to(x.dtype), x)
         phi, second, *phis = self._phis()
         a = first(phi(x))
         if self.mode == "multiply":
@@ -183,8 +183,9 @@ class ConditionalBranch(ModuleBranch):
     def beyond_stages(self) -> str | None:
         """Return what no stages could do, for messages; None if nothing."""
         name = self.activation_names()[1]
-        if self.mode == "concat" and not registry.get(name).elementwise and outputs_of(self.layers[0]) % 2:
-            return f"{name} pairs a channel of layers[0] with one of the context"
+        is_apart = registry.get(name).elementwise or (name == "maxmin" and outputs_of(self.layers[0]) % 2 == 0)
+        if self.mode == "concat" and not is_apart:
+            return f"{name} mixes channels of layers[0] with those of the context"
         return None
 
     def as_stages(self, x: Tensor, context: Any = None) -> Stages:

@@ -39,7 +39,9 @@ def induced_norm(weight: Tensor, domain: float = math.inf, codomain: float = mat
     check_norms(domain, codomain)
     if domain == codomain == 2.0:
         columns, rows = (induced_norm(weight, norm, norm, groups) for norm in (1.0, math.inf))
-        return columns.sqrt() * rows.sqrt()
+        # The root has no slope at zero: a weight of zeros gets the gradient that the other norms give it, zero.
+        is_zero = columns == 0.0
+        return columns.masked_fill(is_zero, 1.0).sqrt() * rows.masked_fill(is_zero, 1.0).sqrt() * ~is_zero
     scale = power_of_two(weight)  # squares of what is left neither overflow nor underflow
     weight = weight / scale
     if domain == 1.0:

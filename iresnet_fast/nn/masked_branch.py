@@ -64,7 +64,7 @@ class MaskedBranch(Branch):
                 f"branch must be a ResidualBranch, InducedNormBranch or ParametrizedBranch, got {described(branch)}; "
                 f"build one."
             )
-        if isinstance(sign, bool) or sign not in (1, -1):
+        if isinstance(sign, bool) or not isinstance(sign, int) or abs(sign) != 1:
             raise ValueError(f"sign must be 1 or -1, got {sign!r}; pass one of them.")
         self.branch = branch
         self.sign = int(sign)
@@ -179,7 +179,8 @@ class MaskedBranch(Branch):
         weights, biases, names = list(stages.weights), list(stages.biases), list(stages.activations)
         parameters, factors = list(stages.parameters), list(stages.factors)
         if given is not None and names[0] != "identity":
-            weights, biases = [identity_like(weights[0], weights[0].shape[1]), *weights], [None, *biases]
+            identity = identity_like(weights[0], weights[0].shape[1] // registry.get(names[0]).expansion)
+            weights, biases = [identity, *weights], [None, *biases]
             names, parameters, factors = ["identity", *names], [None, *parameters], [None, *factors]
         if given is not None:
             factors[0] = given
@@ -227,7 +228,10 @@ def _masks(context: Tensor | Masks | None, x: Tensor) -> tuple[Tensor | None, Te
     if isinstance(context, Tensor) or context is None:
         context = Masks(context)
     if not isinstance(context, Masks):
-        raise TypeError(f"context must be Masks or a tensor, the mask of the output, got {described(context)}.")
+        raise TypeError(
+            f"context must be Masks or a tensor, the mask of the output, got {described(context)}; pass "
+            f"Masks(output, input)."
+        )
     return _mask(context.output, x, "the mask of the output"), _mask(context.input, x, "the mask of the input")
 
 
@@ -235,6 +239,8 @@ def _mask(mask: Tensor | None, x: Tensor, name: str) -> Tensor | None:
     if mask is None:
         return None
     check_same_device(mask, x, name, "input")
+    if mask.is_complex():
+        raise TypeError(f"{name} must have real numbers, got {mask.dtype}; pass its real part.")
     if mask.shape not in (x.shape, x.shape[1:]):
         raise ValueError(
             f"{name} must have shape {tuple(x.shape)} or {tuple(x.shape[1:])}, got {tuple(mask.shape)}; pass a row for "

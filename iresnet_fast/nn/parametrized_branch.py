@@ -45,6 +45,7 @@ class ParametrizedBranch(ModuleBranch):
 
     layer_kind = nn.Module
     on_stages = True
+    image_size: tuple[int, ...] | None = None  # (height, width) of the last images; () for vectors, None before any
     # The image size and the bits of the weights whose norms were right; no bits if they were seen in training.
     _checked: tuple[Any, ...] | None = None
 
@@ -119,12 +120,18 @@ class ParametrizedBranch(ModuleBranch):
             ValueError: there is a context, which this branch cannot use, or a weight is larger than `norm` says.
         """
         self.check_context(context)
-        layers = self._layers()
-        weights = [weight_of(layer) for layer in layers]
+        weights = [weight_of(layer) for layer in self._layers()]
         self._check_norms(weights, x)
+        return self._stages_of(weights)
+
+    def stages(self) -> Stages:
+        """Return the stages of any call, whatever the norms of their weights are."""
+        return self._stages_of([weight_of(layer) for layer in self._layers()])
+
+    def _stages_of(self, weights: Sequence[Tensor]) -> Stages:
         scaled = [weight * scale for weight, scale in zip(weights, self._scales(), strict=True)]
-        biases = [bias_of(layer) for layer in layers]
-        return Stages(scaled, biases, self.activation_names(), self._betas(), [None] * len(layers))
+        biases = [bias_of(layer) for layer in self._layers()]
+        return Stages(scaled, biases, self.activation_names(), self._betas(), [None] * len(scaled))
 
     def stage_norms(self) -> list[float] | None:
         """Return coeff for every layer."""
@@ -143,9 +150,10 @@ class ParametrizedBranch(ModuleBranch):
 
     def _check_norms(self, weights: Sequence[Tensor], x: Tensor) -> None:
         """Raise ValueError if a weight, as a map of images of the size of x, is larger than was claimed."""
+        self.image_size = tuple(x.shape[2:])
         if not weights or any(weight.is_meta or not may_read(weight) for weight in weights):
             return
-        size = tuple(x.shape[2:])
+        size = self.image_size
         seen: tuple[Any, ...] = size, None
         if self.training:
             is_known = self._checked is not None and self._checked[0] == size
