@@ -31,13 +31,28 @@ def check_activation(entry: Activation, derivative: Function, second_derivative:
     if entry.lipschitz <= 0.0:
         raise ValueError(f"lipschitz must be positive, got {entry.lipschitz}; pass an upper bound of |derivative|.")
     with torch.inference_mode(False), torch.enable_grad():
-        a = torch.linspace(-_END, _END, _POINTS, dtype=torch.float64) + _SHIFT
+        a = _grid()
         slope = _check_derivative("derivative", derivative, "value", entry.value, a)
         _check_derivative("second_derivative", second_derivative, "derivative", derivative, a)
     slack = _TOLERANCE * max(1.0, entry.lipschitz)
     too_steep, too_low = slope.abs() > entry.lipschitz + slack, slope < entry.least_slope - slack
     _check_slopes("lipschitz", entry.lipschitz, a, slope, too_steep, "an upper bound of the absolute value of")
     _check_slopes("least_slope", entry.least_slope, a, slope, too_low, "a lower bound of")
+
+
+def is_same(entry: Activation, other: Activation) -> bool:
+    """Return whether both are of a user, with one value on the grid and one pair of bounds."""
+    if other.kernel_id is not None or not other.elementwise:
+        return False
+    a = _grid()
+    bounds = entry.lipschitz, entry.least_slope, entry.piecewise_linear
+    return bounds == (other.lipschitz, other.least_slope, other.piecewise_linear) and torch.equal(
+        entry.value(a, None), other.value(a, None)
+    )
+
+
+def _grid() -> Tensor:
+    return torch.linspace(-_END, _END, _POINTS, dtype=torch.float64) + _SHIFT
 
 
 def _check_derivative(name: str, derivative: Function, of: str, function: Function, a: Tensor) -> Tensor:
@@ -58,7 +73,13 @@ def _check_derivative(name: str, derivative: Function, of: str, function: Functi
 
 
 def _called(name: str, function: Function, a: Tensor) -> Tensor:
-    result = function(a)
+    try:
+        result = function(a)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"{name} must be made of torch functions of a tensor, got {type(error).__name__} from it: "
+            f"{str(error).splitlines()[0]}; use e.g. torch.atan for numpy.arctan."
+        ) from error
     if not isinstance(result, Tensor) or result.shape != a.shape or result.dtype != a.dtype:
         kind = f"{result.dtype} {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
         raise ValueError(f"{name} must return a tensor of the shape and dtype of its argument, got {kind}; correct it.")

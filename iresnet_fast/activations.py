@@ -14,7 +14,7 @@ from torch import Tensor
 from . import _phi as phi
 from . import _phi_swish as swish
 from ._activation import Activation
-from ._phi_check import check_activation, check_bound
+from ._phi_check import check_activation, check_bound, is_same
 from ._phi_families import FAMILIES, LEAKY_LSWISH_CONSTANT, celu_of, leaky_lswish_of, leaky_relu_of, member
 from ._phi_swish import CLIPSWISH_SCALE, LIPSWISH_INITIAL_BETA
 
@@ -24,10 +24,24 @@ __all__ = [
     "LIPSWISH_INITIAL_BETA",
     "REGISTRY",
     "Activation",
+    "UnknownActivationError",
     "get",
     "names",
     "register",
 ]
+
+
+class UnknownActivationError(ValueError):
+    """There is no activation of that name, or not yet."""
+
+    def __init__(self, name: object) -> None:
+        """Write the sentence; `name` is what was asked for."""
+        super().__init__(
+            f"activation must be one of {', '.join(names())}, got {name!r}; use one of these names, or register your "
+            f"own activation before it is used."
+        )
+        self.name = name
+
 
 # The slope just below zero, scale times alpha, rounded up.
 _SELU_SLOPE = 1.758099340847377
@@ -114,7 +128,8 @@ def get(name: str) -> Activation:
     """Return the activation called `name`, or the member "family(constant)" of a family.
 
     Raises:
-        ValueError: no activation has that name, or the constant makes no sense.
+        UnknownActivationError: no activation has that name.
+        ValueError: the constant makes no sense.
     """
     if isinstance(name, str):
         if name in REGISTRY:
@@ -125,10 +140,7 @@ def get(name: str) -> Activation:
         if found is not None:
             _members[name] = found
             return found
-    raise ValueError(
-        f"activation must be one of {', '.join(names())}, got {name!r}; use one of these names, or register your own "
-        f"activation before it is used."
-    )
+    raise UnknownActivationError(name)
 
 
 def register(
@@ -142,7 +154,8 @@ def register(
     """Add an activation of your own, which ops, branches and configurations then know by its name.
 
     It works elementwise and has no kernel: the plain-torch reference serves it, on any device. Models and checkpoints
-    hold its name only, so register it before they are read.
+    hold its name only, so register it before they are read, also where the command line would. The same functions may
+    be registered again, as when a cell of a notebook is run again; what is there is kept.
 
     Example:
         >>> register(
@@ -165,13 +178,11 @@ def register(
         least_slope: a lower bound of phi', by default -lipschitz.
 
     Raises:
-        ValueError: the name is taken or no such name, or on a grid of points from -20 to 20 in float64 the derivatives
-            are not those of the value or not within the bounds.
+        ValueError: the name is no such name or taken by another activation, or on a grid of points from -20 to 20 in
+            float64 the derivatives are not those of the value or not within the bounds.
     """
     if not isinstance(name, str) or re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) is None:
         raise ValueError(f"name must be a letter, then letters, digits and underscores, got {name!r}; choose another.")
-    if name in REGISTRY:
-        raise ValueError(f"name must be a new one, got {name!r}, which there is already; choose another.")
     check_bound("lipschitz", lipschitz)
     least_slope = -lipschitz if least_slope is None else least_slope
     check_bound("least_slope", least_slope)
@@ -193,4 +204,6 @@ def register(
         piecewise_linear=second_derivative is None,
     )
     check_activation(entry, first, second)
-    REGISTRY[name] = entry
+    if name in REGISTRY and not is_same(entry, REGISTRY[name]):
+        raise ValueError(f"name must be a new one, got {name!r}, which there is already; choose another.")
+    REGISTRY.setdefault(name, entry)

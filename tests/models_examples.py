@@ -54,14 +54,18 @@ FLOWS = {
     "image, factored out": lambda: FlowConfig(
         **IMAGE, blocks=(1, 1), factor_out=True, fc_blocks=1, fc_hidden=(4,), preprocess="center"
     ),
-    "image, context": lambda: FlowConfig(**IMAGE, blocks=(1,), context_features=2, train_estimator=PowerSeries(4)),
+    "image, context": lambda: FlowConfig(
+        **IMAGE, blocks=(2,), preactivation=True, context_features=2, train_estimator=PowerSeries(4)
+    ),
     "image densenet": lambda: FlowConfig(
         **IMAGE, blocks=(1, 0), branch="dense", activation="clipswish", growth=2, depth=2, fc_blocks=1, fc_hidden=(4,)
     ),
     "induced": lambda: FlowConfig((3,), blocks=(2,), hidden=(8, 8), branch="induced", activation="tanh", solver=TIGHT),
     "image induced": lambda: FlowConfig(**IMAGE, blocks=(1,), branch="induced", norm="1", fc_blocks=1, fc_hidden=(4,)),
     "digits": lambda: IResNetFlow.preset_config("digits", blocks=(2,), hidden=(6, 6), solver=TIGHT),
-    "padded": lambda: FlowConfig((2,), blocks=(2,), hidden=(8, 8), noise_channels=1, solver=TIGHT),
+    "padded": lambda: FlowConfig(
+        (2,), blocks=(2,), hidden=(8, 8), activation="clipswish", noise_channels=1, solver=TIGHT
+    ),
 }
 CLASSIFIERS = {
     "small": lambda: ClassifierConfig(

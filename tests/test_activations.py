@@ -4,12 +4,13 @@ import pickle
 import re
 
 import exact_activations
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from mpmath import mpf
 
-from iresnet_fast import activations, estimators, models, nn, ops
+from iresnet_fast import activations, data, estimators, models, nn, ops, training
 
 ELEMENTWISE = [name for name, entry in activations.REGISTRY.items() if entry.elementwise and not entry.internal]
 MEMBERS = ["leaky_relu(0.2)", "leaky_relu(-1.5)", "sin(10)", "celu(0.5)", "leaky_lswish(0.25)"]
@@ -268,6 +269,27 @@ def test_a_configuration_with_an_activation_of_ones_own(registry):
     assert models.IResNetFlow(config).eval().log_prob(x).isfinite().all()
 
 
+def test_the_same_may_be_registered_again(registry):
+    activations.register(**arctan())
+    first = activations.get("arctan")
+    activations.register(**arctan(value=lambda a: torch.atan(a)))
+    assert activations.get("arctan") is first
+    for changes in ({"lipschitz": 1.5}, {"value": lambda a: torch.atan(a) + 1.0}):
+        with pytest.raises(ValueError, match="name must be a new one, got 'arctan', which there is already"):
+            activations.register(**arctan(**changes))
+
+
+def test_a_checkpoint_of_an_activation_that_is_not_registered(registry, monkeypatch, tmp_path):
+    x = torch.randn(20, 2)
+    with monkeypatch.context() as with_it:
+        with_it.setattr(activations, "REGISTRY", dict(activations.REGISTRY))
+        activations.register(**arctan())
+        flow = models.IResNetFlow(models.FlowConfig((2,), blocks=(1,), hidden=(4,), activation="arctan"))
+        done = training.fit(flow, data.DataSet("x", x, x), training.TrainConfig(max_steps=1, batch_size=8), tmp_path)
+    with pytest.raises(training.CheckpointError, match=r"activations that are registered, got 'arctan'; call ires"):
+        training.load_model(done.folder)
+
+
 def test_modules_of_families_are_pickled():
     for name in ("celu(0.5)", "leaky_lswish(0.25)", "gelu"):
         phi, a = nn.Activation(name), torch.randn(3, 4)
@@ -301,6 +323,7 @@ MISTAKES = {
     "a negative bound": ({"lipschitz": -1.0}, "lipschitz must be positive"),
     "another shape": ({"value": torch.sum}, "value must return a tensor of the shape"),
     "no tensor": ({"derivative": lambda a: 1.0}, "derivative must return a tensor of the shape"),
+    "functions of numpy": ({"value": np.arctan}, "value must be made of torch functions of a tensor, got RuntimeError"),
     "poles": ({"value": lambda a: a / (a > 0)}, "value must be finite"),
 }
 

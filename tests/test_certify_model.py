@@ -32,7 +32,8 @@ BRANCHES = {
     "masked": lambda: nn.MaskedBranch(nn.ResidualBranch.dense([3, 8, 3], "elu"), sign=-1),
     "masked, induced": lambda: nn.MaskedBranch(nn.InducedNormBranch.dense([3, 8, 3], norm=2.0)),
     "parametrized": lambda: nn.ParametrizedBranch(
-        [orthogonal(torch.nn.Linear(*size)) for size in ((3, 8), (8, 3))], ["identity", "elu"]
+        [orthogonal(torch.nn.Linear(*size), orthogonal_map="matrix_exp") for size in ((3, 8), (8, 3))],
+        ["identity", "elu"],
     ),
     "induced 1, images": lambda: nn.InducedNormBranch.conv([2, 4, 2], [3, 3], norm=1.0),
 }
@@ -161,8 +162,13 @@ def test_other_branches_are_as_good_as_their_word():
     assert certify(told).branches[0] == BranchCertificate("the block", (), Bounds(0.0, 0.5, "declared"), 0.5, 0.5, 0.5)
     assert certify(silent).upper == math.inf
     assert certify(silent).bi_lipschitz == (0.0, math.inf)
-    empty = certify(torch.nn.Linear(2, 2))
-    assert (empty.lower, empty.upper, empty.bi_lipschitz) == (0.0, 0.0, (1.0, 1.0))
+    assert str(certify(told)).splitlines()[-1] == "taken as declared, not proved, and so is what rests on it: the block"
+
+
+@pytest.mark.parametrize("model", [torch.nn.Linear(2, 2), nn.ResidualBranch.dense([2, 4, 2])])
+def test_what_has_no_block_has_no_certificate(model):
+    with pytest.raises(ValueError, match=r"must have an InvertibleResidualBlock in it, got a .* without one"):
+        certify(model)
 
 
 def test_weights_that_are_not_finite():

@@ -107,9 +107,9 @@ def test_resume(table, tmp_path, capsys):
     assert main([*arguments, "--context", "a", "--max-steps", "2"]) == 0
     assert main([*arguments, "--context", "a", "--max-steps", "3", "--resume"]) == 0
     capsys.readouterr()
-    for others in ([], ["--context", "b"]):
+    for others, context in (([], "None"), (["--context", "b"], "['b']")):
         assert main([*arguments, *others, "--max-steps", "4", "--resume"]) == 2
-        assert "to go on from, got" in capsys.readouterr().err
+        assert f"must be of data with context = {context} to go on from, got ['a']; pass" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -139,6 +139,11 @@ def test_errors_of_columns(tmp_path):
     message = r"rows.npy: numbers from 1 to 4, as it has no names, got '5', none of them; correct it"
     with pytest.raises(data.DataError, match=message):
         data.load("rows.npy", tmp_path, context=("5",))
+    for context in ("12", (1, 2)):
+        with pytest.raises(
+            TypeError, match="context must be a list or tuple of texts, the names or numbers of columns, "
+        ):
+            data.load("rows.npy", tmp_path, context=context)
     (tmp_path / "twice.csv").write_text("x,a,a\n" + "1,2,3\n" * 30)
     with pytest.raises(data.DataError, match="got 'a', that of several; correct it"):
         data.load("twice.csv", tmp_path, context=("a",))

@@ -27,6 +27,13 @@ def with_value(value):
     return x
 
 
+def test_it_is_shown_by_its_shapes():
+    x, context = torch.zeros(5, 3), torch.zeros(5, 2)
+    assert repr(data.DataSet("table", x, x[:2])) == "DataSet('table', train=(5, 3), test=(2, 3))"
+    named = data.DataSet("table", x, x, train_context=context, test_context=context, context_names=("a", "b"))
+    assert repr(named) == "DataSet('table', train=(5, 3), test=(5, 3), context=('a', 'b'))"
+
+
 def test_good():
     images = make()
     assert (images.event_shape, images.is_image) == ((1, 3, 4), True)

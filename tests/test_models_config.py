@@ -117,7 +117,11 @@ def test_presets_change():
         (lambda: FlowConfig((2,), actnorm="yes"), TypeError, "actnorm must be True or False, got 'yes'"),
         (lambda: ClassifierConfig((1, 8, 8), 10, coeff=True), TypeError, "coeff must be a number, got True"),
         (lambda: FlowConfig((2,), activation="no_such"), ValueError, "activation must be one of"),
-        (lambda: FlowConfig((2,), activation="clipswish"), ValueError, "keep the number of channels"),
+        (
+            lambda: FlowConfig((2,), activation="clipswish", context_features=1),
+            ValueError,
+            "activation must keep the number of channels with a context, got 'clipswish'",
+        ),
         (lambda: FlowConfig((2,), branch="dense", context_features=1), ValueError, "context_features must be 0"),
         (
             lambda: FlowConfig((2,), blocks=(0,), context_features=1),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from nn_transforms import exact_block, grown
 
-from iresnet_fast import nn
+from iresnet_fast import models, nn
 from iresnet_fast.estimators import PowerSeries
 from iresnet_fast.solvers import FixedPoint
 
@@ -90,6 +90,22 @@ def test_small_batches(kind):
         assert z.shape == x.shape
         assert logdet.shape == (batch,)
         assert block.inverse(z, context)[0].shape == x.shape
+
+
+def test_the_activation_may_come_first():
+    for kind in (
+        nn.ConditionalBranch.dense([4, 6, 4], 3, preactivation=True),
+        nn.ConditionalBranch.conv([4, 6, 4], [3, 1], 3, preactivation=True),
+    ):
+        assert kind.activation_names() == ("elu", "elu")
+    branches = [
+        block.branch
+        for block in models.IResNetFlow(
+            models.FlowConfig((2,), blocks=(2,), hidden=(4,), preactivation=True, context_features=1)
+        ).modules()
+        if isinstance(block, nn.InvertibleResidualBlock)
+    ]
+    assert [branch.activation_names()[0] for branch in branches] == ["identity", "elu"]
 
 
 def test_state_dict():

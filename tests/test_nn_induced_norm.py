@@ -126,7 +126,7 @@ def test_branch_contracts_in_its_norm_and_inverts(kind, norm, activation):
 
 def test_an_l1_or_linf_branch_has_no_euclidean_constant_of_its_own():
     block = exact_block(make_branch("dense", math.inf))
-    with pytest.raises(ValueError, match="lipschitz must be known for the inverse, got None and a InducedNormBranch"):
+    with pytest.raises(ValueError, match=r"lipschitz must be known .*; pass lipschitz=branch.inverse_lipschitz\(n"):
         block.inverse(torch.randn(2, 6))
     assert "norm=inf, contraction=0.81" in repr(block)
     # A contraction in l-infinity may stretch Euclidean lengths by up to sqrt(d).
@@ -164,6 +164,11 @@ def test_defect_6_the_bound_holds_at_every_step_of_training(norm):
             ),
             ValueError,
             r"layers\[1\] must have domain and codomain inf, .* got 2 and inf",
+        ),
+        (
+            lambda: nn.InducedNormBranch.dense([4, 4], "inf"),
+            TypeError,
+            "norm must be a number, got 'inf'; pass e.g.",
         ),
         (lambda: nn.InducedNormBranch.dense([4, 5]), ValueError, "the last like the first"),
         (lambda: nn.InducedNormBranch.conv([4, 4], 3), TypeError, "kernel_sizes must be a list of integers, got 3"),

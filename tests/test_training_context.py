@@ -182,6 +182,8 @@ def test_evaluate():
     ):
         with pytest.raises(ValueError, match=message):
             training.evaluate(model, data.test, context=context)
+    with pytest.raises(TypeError, match=r"context must be a floating point tensor, got torch.int64"):
+        training.evaluate(model, data.test, context=data.test_context.long())
     with pytest.raises(TypeError, match=r"context must be a torch.Tensor, got list; pass torch.tensor\(context\)"):
         training.evaluate(model, data.test, context=data.test_context.tolist())
     with pytest.raises(ValueError, match=r"context must be None for this model, got shape \(20, 3\)"):

@@ -31,6 +31,9 @@ def certify(model: nn.Module, n_steps: int = 20) -> Certificate:
     `branch_bound`, else the product of its layers. The lower bounds are attained, by a vector for a layer and by two
     points for a branch; 0 for branches with a context and those of i-DenseNet. Training is not affected.
 
+    Of a branch of any other module, or with hooks, nothing can be proved: its row has the method "declared" and repeats
+    what the block or the branch says of itself, and the printed table says so below.
+
     Args:
         model: any module; its InvertibleResidualBlocks are bounded, and those of an IResNetClassifier without coeff.
         n_steps: of the descent for each dense branch, see `branch_bound`; 0 is the fastest.
@@ -39,7 +42,7 @@ def certify(model: nn.Module, n_steps: int = 20) -> Certificate:
         the certificate; print it for a table.
 
     Raises:
-        ValueError: a convolution does not know its image size yet.
+        ValueError: there is no block in the model, or a convolution does not know its image size yet.
     """
     from ._model import certify_model  # knows the layers, which know this package
 

@@ -48,6 +48,11 @@ def certify_model(model: nn.Module, n_steps: int) -> Certificate:
     check_module(model)
     kinds = (InvertibleResidualBlock, UnboundedBlock)
     blocks = [(name or "the block", module) for name, module in model.named_modules() if isinstance(module, kinds)]
+    if not blocks:
+        raise ValueError(
+            f"model must have an InvertibleResidualBlock in it, got a {type(model).__name__} without one; put a branch "
+            f"into a block, or bound weights by norm_bounds and branch_bound."
+        )
     with torch.inference_mode(False), torch.no_grad():
         return Certificate(tuple(_block(name, block, n_steps) for name, block in blocks))
 

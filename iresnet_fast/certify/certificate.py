@@ -81,6 +81,9 @@ class Certificate:
         below, above = below * (1.0 - 5e-3), above * (1.0 + 5e-3)  # three digits are off by less
         table.append(f"largest of a branch: at least {rounded_down(self.lower)}, at most {rounded_up(self.upper)}")
         table.append(f"all blocks together: {below:.3g} |x - y| <= |f(x) - f(y)| <= {above:.3g} |x - y|")
+        taken = [row.name for row in self.branches if row.branch.method == "declared"]
+        if taken:
+            table.append(f"taken as declared, not proved, and so is what rests on it: {', '.join(taken)}")
         return "\n".join(table)
 
 

@@ -49,13 +49,18 @@ def load(name: str | os.PathLike[str], root: Root = None, seed: int = 0, context
     Raises:
         DataError: the name is unknown, a file is missing or damaged, or there is no such column.
         ValueError: seed is negative.
-        TypeError: name or root is no path, or seed not an integer.
+        TypeError: name or root is no path, seed not an integer, or context not names in a list or tuple.
     """
     check_path("name", name, "e.g. 'mnist' or 'table.csv'", "a name or a path")
     if root is not None:
         check_path("root", root, "the folder with the files")
     name = os.fspath(name)
     _checks.check_count("seed", seed, 0)
+    if not isinstance(context, (list, tuple)) or not all(isinstance(column, str) for column in context):
+        raise TypeError(
+            f"context must be a list or tuple of texts, the names or numbers of columns, got {context!r}; pass e.g. "
+            f"('age', 'dose') or ('1', '3')."
+        )
     if context and (name in NAMES or Path(name).suffix.lower() not in SUFFIXES):
         raise DataError(
             f"context must be none for {name}, which has no columns, got {', '.join(context)}; use a table, such as a "

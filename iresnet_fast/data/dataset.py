@@ -15,7 +15,7 @@ class DataError(ValueError):
     """Data that cannot be used: the sentence says which, what was expected, what was got and what to do."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class DataSet:
     """Events to train on and to test on: images [N, C, H, W] or vectors [N, d].
 
@@ -77,6 +77,11 @@ class DataSet:
                 f"context_names of {self.name} must be as many as the context has columns, {self.context_features}, "
                 f"got {len(self.context_names)}; name all of them, or none."
             )
+
+    def __repr__(self) -> str:
+        """Describe the set by its shapes, not its numbers."""
+        context = f", context={self.context_names or self.context_features}" if self.context_features else ""
+        return f"DataSet({self.name!r}, train={tuple(self.train.shape)}, test={tuple(self.test.shape)}{context})"
 
     @property
     def event_shape(self) -> tuple[int, ...]:

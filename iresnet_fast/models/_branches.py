@@ -23,14 +23,12 @@ class BranchKind:
             whether it also comes first.
         is_chain: whether there is a kernel size for each layer, and not one for all.
         takes_context: whether it can depend on a context.
-        doubles_channels: whether it takes an activation that doubles its channels.
         scales_whole: whether it can be normalised as a whole.
     """
 
     build: Callable[[FlowConfig, Sequence[int], Sequence[int], str, bool], nn.Module]
     is_chain: bool = True
     takes_context: bool = False
-    doubles_channels: bool = False
     scales_whole: bool = False
 
 
@@ -38,6 +36,7 @@ def _residual(
     config: FlowConfig, shape: Sequence[int], hidden: Sequence[int], activation: str, preactivation: bool
 ) -> nn.Module:
     widths, options = [shape[0], *hidden, shape[0]], _spectral(config, activation)
+    options["preactivation"] = preactivation
     images: dict[str, Any] = {"image_size": tuple(shape[1:])}
     if config.context_features:
         context = config.context_features
@@ -45,7 +44,6 @@ def _residual(
         if len(shape) == 1:
             return ConditionalBranch.dense(widths, context, **options)
         return ConditionalBranch.conv(widths, config.kernel_sizes, context, **images, **options)
-    options["preactivation"] = preactivation
     if len(shape) == 1:
         return ResidualBranch.dense(widths, normalize="branch" if config.normalize == "branch" else "layers", **options)
     return ResidualBranch.conv(widths, config.kernel_sizes, **images, **options)
@@ -83,7 +81,7 @@ def _spectral(config: FlowConfig, activation: str) -> dict[str, Any]:
 
 BRANCHES = {
     "residual": BranchKind(_residual, takes_context=True, scales_whole=True),
-    "dense": BranchKind(_dense, is_chain=False, doubles_channels=True),
+    "dense": BranchKind(_dense, is_chain=False),
     "induced": BranchKind(_induced),
 }
 

@@ -71,10 +71,9 @@ def check_counts(argument: str, values: Any, minimum: int, length: int | None = 
         _checks.check_count(f"every number of {argument}", value, minimum)
 
 
-def check_activation(name: str, may_double: bool, others: str = "") -> None:
-    """Raise ValueError unless a branch can take the activation; `others` can take one that doubles its channels."""
+def check_activation(name: str, may_double: bool, where: str = "") -> None:
+    """Raise ValueError unless the branches can take the activation; `where` says why one may not double channels."""
     if registry.get(name).expansion > 1 and not may_double:
-        where = f" unless branch is {others}" if others else ""
         raise ValueError(f"activation must keep the number of channels{where}, got {name!r}; use 'lipswish'.")
 
 

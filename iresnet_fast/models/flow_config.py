@@ -29,8 +29,8 @@ class FlowConfig(Config):
         norm: of an induced branch, "1", "2" or "inf".
         growth: outputs of each stage of a dense branch.
         depth: stages of a dense branch.
-        activation: a name of `iresnet_fast.activations`, or "clipswish" for a dense branch.
-        preactivation: whether the residual branches but the very first begin with the activation; not with a context.
+        activation: a name of `iresnet_fast.activations`; not "clipswish" with a context.
+        preactivation: whether the residual branches but the very first begin with the activation.
         coeff: bound on the spectral norm of every layer.
         normalize: "layers": by norms that are followed in training and known outside it; "strict": by upper bounds at
             every step, see nn.SpectralLinear; "branch", for residual branches of vectors without a context: so that the
@@ -129,7 +129,6 @@ class FlowConfig(Config):
         check_choice("prior", self.prior, ("learned", "conditional", "standard"))
         check_choice("context_mode", self.context_mode, ("add", "concat", "multiply"))
         check_choice("context_preprocess", self.context_preprocess, ("none", "standardize"))
-        check_activation(self.activation, kind.doubles_channels, names_with("doubles_channels"))
         check_coeff(self.coeff)
         if self.power_tolerance is not None:
             _checks.check_tolerance(self.power_tolerance)
@@ -138,6 +137,7 @@ class FlowConfig(Config):
         check_parts({"train_estimator": self.train_estimator, "eval_estimator": self.eval_estimator}, self.solver)
         self._check_images()
         self._check_context(kind)
+        check_activation(self.activation, not self.context_features, " with a context")
         if self.normalize == "branch" and (not kind.scales_whole or self.context_features or self.is_image):
             raise ValueError(
                 "normalize must be 'layers' or 'strict' for images, a context and branches that are not residual, got "

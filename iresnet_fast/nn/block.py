@@ -166,9 +166,11 @@ class InvertibleResidualBlock(TakesCall):
     def known_lipschitz(self) -> float:
         """Return the Lipschitz constant; raises ValueError if there is none."""
         if self.lipschitz is None:
+            has_other = hasattr(self.branch, "inverse_lipschitz")
+            value = "lipschitz=branch.inverse_lipschitz(n_dims)" if has_other else "lipschitz"
             raise ValueError(
                 f"lipschitz must be known for the inverse, got None and a {type(self.branch).__name__} without "
-                f"`lipschitz`; pass lipschitz to {type(self).__name__}."
+                f"`lipschitz`; pass {value} to {type(self).__name__}."
             )
         return self.lipschitz
 

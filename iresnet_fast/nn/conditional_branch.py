@@ -89,6 +89,7 @@ class ConditionalBranch(ModuleBranch):
         activation: str = "elu",
         coeff: float = 0.9,
         mode: str = "add",
+        preactivation: bool = False,
         **layer_options: Any,
     ) -> ConditionalBranch:
         """Build a branch of SpectralLinear layers, and for a context [B, context_features] a network of two layers.
@@ -100,6 +101,7 @@ class ConditionalBranch(ModuleBranch):
             activation: before every layer but the first.
             coeff: bound on the spectral norm of each layer.
             mode: "add", "concat" or "multiply"; the factors of the last begin near tanh(1.5).
+            preactivation: also before the first layer.
             layer_options: further options of SpectralLinear.
 
         Raises:
@@ -109,7 +111,7 @@ class ConditionalBranch(ModuleBranch):
         pairs = _pairs("widths", widths, mode)
         layers = linear_layers(pairs, SpectralLinear, {"coeff": coeff, **layer_options})
         network = _network(context_features, hidden_features, widths[1], mode, layer_options)
-        return cls(layers, names_of(activation, len(layers)), network, mode)
+        return cls(layers, names_of(activation, len(layers), preactivation), network, mode)
 
     @classmethod
     def conv(
@@ -122,6 +124,7 @@ class ConditionalBranch(ModuleBranch):
         activation: str = "elu",
         coeff: float = 0.9,
         mode: str = "add",
+        preactivation: bool = False,
         **layer_options: Any,
     ) -> ConditionalBranch:
         """Build a branch of SpectralConv2d layers, "same" zero padding, and a network as `dense` does.
@@ -137,6 +140,7 @@ class ConditionalBranch(ModuleBranch):
             activation: before every layer but the first.
             coeff: bound on the spectral norm of each layer.
             mode: "add", "concat" or "multiply"; the factors of the last begin near tanh(1.5).
+            preactivation: also before the first layer.
             layer_options: further options of SpectralConv2d.
 
         Raises:
@@ -146,7 +150,7 @@ class ConditionalBranch(ModuleBranch):
         options = {"image_size": image_size, "coeff": coeff, **layer_options}
         layers = conv_layers(_pairs("channels", channels, mode), kernel_sizes, SpectralConv2d, options)
         network = _network(context_features, hidden_features, channels[1], mode, layer_options)
-        return cls(layers, names_of(activation, len(layers)), network, mode)
+        return cls(layers, names_of(activation, len(layers), preactivation), network, mode)
 
     @property
     def lipschitz(self) -> float | None:

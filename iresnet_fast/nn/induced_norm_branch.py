@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .. import _checks
 from .._stages import Stages
 from ._branch import ModuleBranch, check_chain, shown
 from ._chain import check_names, conv_layers, linear_layers, names_of, pairs_after, pairs_of
@@ -18,12 +19,19 @@ from .induced_norm import InducedNormConv2d, InducedNormLayer, InducedNormLinear
 Layer = InducedNormLinear | InducedNormConv2d
 
 
+def _in(norm: float) -> dict[str, float]:
+    """Return the norms of the input and the output of a layer, both the same."""
+    _checks.check_number("norm", norm, "float('inf')")
+    return {"domain": norm, "codomain": norm}
+
+
 class InducedNormBranch(ModuleBranch):
     """g(x): stages of an activation followed by a layer bounded in one induced p-norm, p = 1, 2 or inf.
 
     Every norm is a closed form of the current weights: an upper bound at every step, where power iteration approaches
     from below. As the branch of an InvertibleResidualBlock it runs on the kernels, but for convolutions with a stride,
-    dilation, groups or padding of their own, which keep the image size together.
+    dilation, groups or padding of their own, which keep the image size together. For p = 1 and inf give the block
+    `lipschitz=branch.inverse_lipschitz(n_dims)`, without which it has no inverse.
 
     Args:
         layers: InducedNormLinear, or InducedNormConv2d that keep the image size, each with p as its domain and
@@ -87,7 +95,7 @@ class InducedNormBranch(ModuleBranch):
         Raises:
             ValueError: an argument is out of range, or the name is unknown.
         """
-        options = {"domain": norm, "codomain": norm, "coeff": coeff, **layer_options}
+        options = {**_in(norm), "coeff": coeff, **layer_options}
         layers = linear_layers(pairs_after(activation, pairs_of("widths", widths)), InducedNormLinear, options)
         return cls(layers, names_of(activation, len(layers)))
 
@@ -114,7 +122,7 @@ class InducedNormBranch(ModuleBranch):
         Raises:
             ValueError: an argument is out of range, or the name is unknown.
         """
-        options = {"domain": norm, "codomain": norm, "coeff": coeff, **layer_options}
+        options = {**_in(norm), "coeff": coeff, **layer_options}
         layers = conv_layers(
             pairs_after(activation, pairs_of("channels", channels)), kernel_sizes, InducedNormConv2d, options
         )

@@ -19,6 +19,7 @@ from .. import _schema
 from .._inputs import check_path
 from .._regular import NotRegularError, half_of_memory, open_regular
 from .._version import __version__
+from ..activations import UnknownActivationError
 from ..models import (
     ClassifierConfig,
     FlowConfig,
@@ -237,6 +238,8 @@ def _build(name: str, config: dict[str, Any], weights: dict[str, Tensor]) -> nn.
         checked = kind.from_dict(config)
         with torch.random.fork_rng([]):
             return build_for(weights, lambda: build(checked))
+    except UnknownActivationError:
+        raise  # one of the user's own that is not registered: the file is all right
     except (ValueError, TypeError, ArithmeticError, RecursionError, RuntimeError, MemoryError) as error:
         said = _shortened((" ".join(str(error).split()) or type(error).__name__).rstrip("."))
         raise ValueError(f"the configuration of an {name}, got one that cannot be built ({said})") from error

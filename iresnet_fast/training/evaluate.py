@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _checks
-from .._inputs import check_labels, check_shape, check_tensor
+from .._inputs import check_floating, check_labels, check_shape
 from ..models import IResNetFlow
 from ..models._blocks import Block
 from ..models._modes import evaluating
@@ -121,7 +121,7 @@ def evaluate(
 
 def _check_context(context: Tensor | None, n: int, width: int) -> None:
     if context is not None:
-        check_tensor(context, "context")
+        check_floating(context, "context")
     shape = None if context is None else tuple(context.shape)
     expected = (n, width) if width else None
     if shape != expected:

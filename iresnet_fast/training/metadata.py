@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import _schema
+from ..activations import UnknownActivationError
 
 FORMAT = 1
 _MOST = 1 << 53  # steps, or minutes: whole numbers up to here are exact as floats
@@ -71,6 +72,11 @@ def naming(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except UnknownActivationError as error:
+        raise CheckpointError(
+            f"{path} must hold activations that are registered, got {error.name!r:.60}; call "
+            f"iresnet_fast.activations.register first, as where the model was trained."
+        ) from error
     except ValueError as error:
         raise CheckpointError(f"{path} must hold {error}; get the file again, or begin anew.") from error
 

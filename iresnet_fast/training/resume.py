@@ -66,6 +66,8 @@ def check_identity(found: Checkpoint, ours: dict[str, Any]) -> None:
         "train_config": TrainConfig(max_steps=1).to_dict() | theirs["train_config"],
     }
     _check_equal(found, "a model of class", theirs["model"], ours["model"])
+    # First, since a context that was forgotten changes the shape of events too, which would say less.
+    _check_equal(found, "data with context =", theirs["data"].get("context"), ours["data"]["context"])
     for part, what in (("model_config", "a model with"), ("data", "data with"), ("train_config", "a TrainConfig with")):
         for name, value in ours[part].items():
             if part != "train_config" or name not in _FREE:
