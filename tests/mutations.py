@@ -1,6 +1,5 @@
 """Damage of every kind, drawn by a seed, and what a process of limited memory makes of it."""
 
-import gc
 import os
 import random
 import resource
@@ -55,7 +54,6 @@ def outcome(call, expected, gigabytes=2.0, seconds=60):
         os.close(reader)
         torch.set_num_threads(1)  # the threads of the pool are not in this process, and would be waited for
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        gc.collect()  # garbage of earlier tests, freed during the call, would be more memory than the limit says
         with open("/proc/self/statm") as file:
             taken = int(file.read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (taken + int(gigabytes * 2**30),) * 2)

@@ -3,9 +3,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <condition_variable>
 #include <cstdio>
 #include <limits>
 #include <map>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -52,13 +54,57 @@ void run_alone(int64_t count, void (*task)(int64_t, void*), void* context) {
   for (int64_t i = 0; i < count; ++i) task(i, context);
 }
 
+// Three threads that stay: a new one costs an emulator of another processor milliseconds, and memory that it keeps.
+class ThreeThreads {
+ public:
+  ThreeThreads() {
+    for (int64_t first = 0; first < 3; ++first) threads_.emplace_back([this, first] { serve(first); });
+  }
+  ~ThreeThreads() {
+    start(0, nullptr, nullptr);
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+  void run(int64_t count, void (*task)(int64_t, void*), void* context) {
+    start(count, task, context);
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return busy_ == 0; });
+  }
+
+ private:
+  void start(int64_t count, void (*task)(int64_t, void*), void* context) {
+    const std::lock_guard lock(mutex_);
+    count_ = count, task_ = task, context_ = context;
+    busy_ = 3;
+    ++call_;
+    changed_.notify_all();
+  }
+
+  // No task: the end.
+  void serve(int64_t first) {
+    for (int64_t call = 1;; ++call) {
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [this, call] { return call_ == call; });
+      if (!task_) return;
+      lock.unlock();
+      for (int64_t i = first; i < count_; i += 3) task_(i, context_);
+      lock.lock();
+      if (--busy_ == 0) changed_.notify_all();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  int64_t call_ = 0, count_ = 0;
+  int busy_ = 0;
+  void (*task_)(int64_t, void*) = nullptr;
+  void* context_ = nullptr;
+  std::vector<std::thread> threads_;  // last: they see the rest
+};
+
 void run_on_three(int64_t count, void (*task)(int64_t, void*), void* context) {
-  std::vector<std::thread> threads;
-  for (int64_t first = 0; first < 3; ++first)
-    threads.emplace_back([=] {
-      for (int64_t i = first; i < count; i += 3) task(i, context);
-    });
-  for (std::thread& thread : threads) thread.join();
+  static ThreeThreads threads;
+  threads.run(count, task, context);
 }
 
 const irf::Parallel kParallels[] = {{1, run_alone}, {3, run_on_three}};
