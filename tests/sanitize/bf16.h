@@ -12,9 +12,11 @@ inline std::vector<Numbers<float>> bf16_step(const BranchData<float>& data, irf:
   const irf::Kernels<float>& kernels = irf::kernels<float>();
   const irf::Branch<float>& branch = data.branch;
   const int64_t batch = branch.batch, all = batch * data.size;
-  Numbers<float> x(all), v(all), grad(all), weight(batch);
-  for (int64_t i = 0; i < all; ++i) x[i] = std::sin(float(i)), v[i] = std::cos(3.0f * i), grad[i] = std::sin(7.0f * i);
-  for (int64_t b = 0; b < batch; ++b) weight[b] = 1.0f + std::sin(float(b));
+  random_state<float> = 3;  // the same for both precisions
+  // Of random sign: sums of them lose no more to cancellation than their terms lose to rounding.
+  const Numbers<float> x = random_numbers<float>(all), v = random_numbers<float>(all),
+                       grad = random_numbers<float>(all);
+  const Numbers<float> weight = random_numbers<float>(batch);
   const Numbers<float> coefficients(4, 1.0f);
   Numbers<float> z = unwritten<float>(all), y = unwritten<float>(all), value = unwritten<float>(batch), norms(value);
   Numbers<int64_t> used(batch);
