@@ -140,9 +140,7 @@ def test_errors_of_columns(tmp_path):
     with pytest.raises(data.DataError, match=message):
         data.load("rows.npy", tmp_path, context=("5",))
     for context in ("12", (1, 2)):
-        with pytest.raises(
-            TypeError, match="context must be a list or tuple of texts, the names or"
-        ):
+        with pytest.raises(TypeError, match="context must be a list or tuple of texts, the names or"):
             data.load("rows.npy", tmp_path, context=context)
     (tmp_path / "twice.csv").write_text("x,a,a\n" + "1,2,3\n" * 30)
     with pytest.raises(data.DataError, match="got 'a', that of several; correct it"):
