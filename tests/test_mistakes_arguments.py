@@ -190,7 +190,7 @@ MISTAKES = {
     # Words for numbers, and numbers of the wrong type.
     "coeff": (lambda: branch(coeff="0.9"), "coeff must be a number, got '0.9'; pass e.g. 0.9"),
     "coeff of an induced norm": (lambda: nn.InducedNormLinear(2, 2, coeff="0.9"), "coeff must be a number, got '0.9'"),
-    "norm": (lambda: nn.InducedNormBranch.dense([2, 4, 2], norm="inf"), "domain must be a number, got 'inf'"),
+    "norm": (lambda: nn.InducedNormBranch.dense([2, 4, 2], norm="inf"), "norm must be a number, got 'inf'"),
     "lipschitz": (lambda: block(lipschitz="0.9"), "lipschitz must be a number, got '0.9'; pass e.g. 0.9"),
     "tol": (lambda: solvers.FixedPoint("1e-5"), "tol must be a number, got '1e-5'; pass e.g. 1e-5"),
     "no tol": (lambda: solvers.FixedPoint(None), "tol must be a number, got None; pass e.g. 1e-5"),

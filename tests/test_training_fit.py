@@ -10,6 +10,7 @@ import torch
 from training_examples import make_config, make_data, make_model, same_bits
 
 from iresnet_fast import models, training
+from iresnet_fast.cli.main import main
 from iresnet_fast.nn import SpectralLinear
 from iresnet_fast.training import trainer
 from iresnet_fast.training.config import OPTIMIZERS
@@ -48,6 +49,13 @@ def test_it_learns(kind, limits, tmp_path):
     data = make_data("plane" if kind == "plane" else "images")
     assert done.evaluation == training.evaluate(done.best, data.test, data.test_labels)
     assert done.history[-1]["loss"] < done.history[0]["loss"]
+
+
+def test_a_flow_without_residual_blocks_is_trained(tmp_path):
+    flow = models.IResNetFlow(models.FlowConfig((2,), blocks=(0,), linear=True))
+    done = run(tmp_path, model=flow, max_steps=3)
+    assert done.evaluation.metrics["nats"] > 0.0
+    assert main(["info", str(tmp_path)]) == 0
 
 
 def test_steps_are_those_of_a_plain_loop(tmp_path):

@@ -42,7 +42,7 @@ def certify(model: nn.Module, n_steps: int = 20) -> Certificate:
         the certificate; print it for a table.
 
     Raises:
-        ValueError: there is no block in the model, or a convolution does not know its image size yet.
+        ValueError: the model is no IResNetFlow and has no block, or a convolution does not know its image size yet.
     """
     from ._model import certify_model  # knows the layers, which know this package
 

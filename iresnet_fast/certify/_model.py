@@ -12,6 +12,7 @@ from .. import activations as registry
 from .._inputs import check_module
 from ..geometry import ConvGeometry
 from ..models._plain import UnboundedBlock
+from ..models.flow import IResNetFlow
 from ..nn import (
     Activation,
     ConditionalBranch,
@@ -48,7 +49,7 @@ def certify_model(model: nn.Module, n_steps: int) -> Certificate:
     check_module(model)
     kinds = (InvertibleResidualBlock, UnboundedBlock)
     blocks = [(name or "the block", module) for name, module in model.named_modules() if isinstance(module, kinds)]
-    if not blocks:
+    if not blocks and not isinstance(model, IResNetFlow):  # a flow may do without
         raise ValueError(
             f"model must have an InvertibleResidualBlock in it, got a {type(model).__name__} without one; put a branch "
             f"into a block, or bound weights by norm_bounds and branch_bound."

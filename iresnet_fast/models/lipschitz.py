@@ -79,7 +79,7 @@ def certified_lipschitz(model: nn.Module) -> LipschitzTable:
         the norms of every layer and the Lipschitz constant of every branch.
 
     Raises:
-        ValueError: a convolution does not know its image size yet.
+        ValueError: the model is no IResNetFlow and has no block, or a convolution does not know its image size yet.
     """
     return _table(certify(model, n_steps=0))
 
