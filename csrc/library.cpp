@@ -13,20 +13,24 @@ STABLE_TORCH_LIBRARY(iresnet_fast, m) {
       "branch(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, Tensor[] factors, int[] activations, "
       "float[] constants, int precision) -> Tensor");
 
-  // Gradient of <grad, g(x)> + 1/m sum_j weight <cotangent_j, J tangent_j> -> grad_x (empty unless `input_gradient`),
-  // packed parameter gradients (per stage: weight, bias, beta, factor). residual: of <grad, x + g(x)>. kept: from
-  // residual_logdet.
+  // Gradient of <grad, g(x)> + weight (1/m sum_j <cotangent_j, J tangent_j> + sum_k factor_k tr J^k) -> grad_x (empty
+  // unless `input_gradient`), packed parameter gradients (per stage: weight, bias, beta, factor; then the maps).
+  // residual: of <grad, x + g(x)>. kept, maps, stages and coefficients: as of residual_logdet.
   m.def(
       "branch_backward(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, Tensor[] factors, int[] "
-      "activations, float[] constants, Tensor? grad, Tensor? tangents, Tensor? cotangents, Tensor? weight, bool "
-      "residual, bool input_gradient, Tensor? kept, int precision) -> (Tensor, Tensor)");
+      "activations, float[] constants, Tensor? grad, Tensor? tangents, Tensor? cotangents, Tensor? weight, Tensor[] "
+      "maps, int[] stages, Tensor? coefficients, bool residual, bool input_gradient, Tensor? kept, int precision) -> "
+      "(Tensor, Tensor)");
 
   // z, value [B], Neumann vectors [m, B, d] (empty unless `neumann`), norms [m, B], terms [m, B] int64,
-  // and what branch_backward need not compute again (empty unless `keep`)
+  // and what branch_backward need not compute again (empty unless `keep`). The first terms are exact where there are
+  // maps: tr J^k = sum <D_left, maps[k-1] D_right>, or <D_left, maps[k-1]> (params.h), stages: left and right (-1:
+  // none) of each.
   m.def(
       "residual_logdet(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, Tensor[] factors, int[] "
-      "activations, float[] constants, Tensor probe, Tensor coefficients, Tensor? tail, float tolerance, bool "
-      "relative, bool neumann, bool keep, int precision) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "activations, float[] constants, Tensor probe, Tensor coefficients, Tensor[] maps, int[] stages, Tensor? tail, "
+      "float tolerance, bool relative, bool neumann, bool keep, int precision) -> (Tensor, Tensor, Tensor, Tensor, "
+      "Tensor, Tensor)");
 
   // A chain of steps in one call (torch/flow_program.h): z, logdet [B], what the backward pass reads of the states
   // (empty unless `save`), and for each block with a log-determinant what it need not compute again (none unless
@@ -36,7 +40,7 @@ STABLE_TORCH_LIBRARY(iresnet_fast, m) {
       "Tensor, Tensor, Tensor[])");
 
   // grad_x (empty unless `input_gradient`), packed parameter gradients (per step: bias, log_scale; or per stage weight,
-  // bias, beta, factor). z: needed if the last step is a normalisation.
+  // bias, beta, factor, then maps of traces). z: needed if the last step is a normalisation.
   m.def(
       "residual_flow_backward(Tensor x, Tensor? z, Tensor[] tensors, Tensor[] draws, int[] program, Tensor saved, "
       "Tensor[] kept, Tensor? grad_z, Tensor? grad_logdet, bool input_gradient) -> (Tensor, Tensor)");

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from iresnet_fast import activations as registry
 from iresnet_fast._inputs import check_floating, check_tensor, described
+from iresnet_fast._traces import MOST_TERMS
 
 _MOST_WIDTH = 1 << 31  # the kernels count channels in 32 bits
 
@@ -194,6 +195,14 @@ def check_gradient(gradient: str) -> None:
     """Check the name of a gradient estimator."""
     if gradient not in ("neumann", "series"):
         raise ValueError(f"gradient must be 'neumann' or 'series', got {gradient!r}; use one of the two.")
+
+
+def check_exact_terms(value: int, minimum: int) -> None:
+    """Check the number of first terms of a series that are exact."""
+    name = "n_terms" if minimum else "exact_terms"
+    check_count(name, value, minimum)
+    if value > MOST_TERMS:
+        raise ValueError(f"{name} must be at most {MOST_TERMS}, got {value}; pass {MOST_TERMS}.")
 
 
 def check_number(argument: str, value: object, example: str) -> None:

@@ -30,7 +30,8 @@ def check_steps(
                 x = _check_rearrange(x, step, own[0])
             else:
                 n = len(step.activations)
-                _checks.check_branch(x, own[:n], own[n : 2 * n], step.activations, own[2 * n : 3 * n], own[3 * n :])  # type: ignore[arg-type]
+                weights, biases, betas, factors = (own[k * n : (k + 1) * n] for k in range(4))
+                _checks.check_branch(x, weights, biases, step.activations, betas, factors)  # type: ignore[arg-type]
                 if step.logdet == "series":
                     probe, coefficients = _pair(next(given))
                     _checks.check_probe(probe, x)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ._traces import Places
+
 
 @dataclass(frozen=True)
 class Normalize:
@@ -29,18 +31,22 @@ class Rearrange:
 class Residual:
     """z = x + g(x). Its tensors: L weights, biases, parameters and factors as `ops.branch` takes them, None for a gap.
 
+    After them come the maps of the exact first terms of a series, if there are any.
+
     Attributes:
         activations: L names, of those that kernels know as they are.
         logdet: "none", "exact" or "series": a series on probes, with the "neumann" gradient.
+        traces: of the exact terms, the stages that `_traces.places_of` returns.
     """
 
     activations: tuple[str, ...]
     logdet: str
+    traces: Places = ()
 
     @property
     def n_tensors(self) -> int:
         """How many tensors it takes, those that are None counted."""
-        return 4 * len(self.activations)
+        return 4 * len(self.activations) + len(self.traces)
 
 
 Step = Normalize | Rearrange | Residual

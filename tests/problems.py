@@ -85,7 +85,7 @@ class Problem(NamedTuple):
         return self._replace(coefficients=torch.nn.functional.pad(self.coefficients, (0, count)))
 
     def raw(self, op, **arguments):
-        """Return an overload of a raw op and its arguments; what is left out is None, False or zero."""
+        """Return an overload of a raw op and its arguments; what is left out is None, False, zero or empty."""
         none = self.x.new_empty(0)
         lists = {"biases": self.biases, "betas": self.parameters, "factors": self.factors}
         given = {name: [none if t is None else t for t in tensors] for name, tensors in lists.items()}
@@ -94,7 +94,7 @@ class Problem(NamedTuple):
         given |= {"weights": self.weights, **arguments}
         given["x"] = given["z"] = self.x
         overload = getattr(torch.ops.iresnet_fast, op).default
-        defaults = {"bool": False, "int": 0, "float": 0.0}
+        defaults = {"bool": False, "int": 0, "float": 0.0, "List[Tensor]": [], "List[int]": []}
         expected = overload._schema.arguments
         return overload, tuple(given.get(a.name, defaults.get(str(a.type))) for a in expected)
 

@@ -54,7 +54,9 @@ def test_one_product_each_way(one_thread, inner, out, kernels, image, batch):
     branch = [weight], [bias], none, none, [activations.get("identity").kernel_id], [0.0]
     g = torch.ops.iresnet_fast.branch(x, *branch, BF16)
     (grad,) = upstream([g])
-    grad_x, packed = torch.ops.iresnet_fast.branch_backward(x, *branch, grad, None, None, None, False, True, None, BF16)
+    grad_x, packed = torch.ops.iresnet_fast.branch_backward(
+        x, *branch, grad, None, None, None, [], [], None, False, True, None, BF16
+    )
     grad_weight, grad_bias = packed.split([weight.numel(), out])
     twin = Twin(shape, [weight], [bias], ["identity"])
     h, r, absolute = x.double(), grad.double(), lambda t: t.abs().double()

@@ -76,6 +76,11 @@ FlowProgram::FlowProgram(const Tensor& x, const Tensors& tensors, const Tensors&
       std::vector<double> constants;
       for (const int64_t bits : numbers.next(stages)) constants.push_back(std::bit_cast<double>(bits));
       add_residual(step, state, owned.next(4 * stages), activations, constants);
+      const int64_t traces = checked_int(numbers.next(), 0, "the number of exact terms");
+      step.traces = TraceArguments(*step.branch, owned.next(traces), numbers.next(2 * traces));
+      STD_TORCH_CHECK(traces == 0 || step.series(), "only a series has exact terms, got ", traces,
+                      " of another log-determinant; leave them out.");
+      parameter_count_ += step.traces.parameter_count();
       if (step.series()) {
         const Tensor& probe = drawn.next();
         add_draws(step, state, probe, drawn.next());
@@ -144,7 +149,8 @@ void FlowProgram::add_draws(FlowStep& step, const Tensor& state, const Tensor& p
   step.per_sample = coefficients.dim() == 2;
   fits = coefficients.dim() == 1 || (step.per_sample && coefficients.size(0) == batch());
   STD_TORCH_CHECK(fits, "coefficients must be [n] or [B, n], got others; reshape them.");
-  step.terms = checked_int(coefficients.size(step.per_sample ? 1 : 0), 1, "the number of terms");
+  const int64_t least = step.traces.count() > 1 ? step.traces.count() : 1;
+  step.terms = checked_int(coefficients.size(step.per_sample ? 1 : 0), least, "the number of terms");
   check_like(probe, x_, probe.numel(), "probe");
   check_like(coefficients, x_, coefficients.numel(), "coefficients");
   step.probe = dense(probe);

@@ -4,7 +4,7 @@
 
 #include <optional>
 
-#include "torch/operands.h"
+#include "torch/traces.h"
 
 namespace irf::binding {
 
@@ -12,7 +12,8 @@ namespace irf::binding {
 //   a normalisation: nothing;
 //   a rearrangement: how many dimensions the events of z have, and their sizes;
 //   a residual block: its log-determinant, the precision of its products, the number of stages L, L ids of
-//   activations, the bits of L constants of them (float64).
+//   activations, the bits of L constants of them (float64), the number of exact terms of its series, and the left and
+//   the right stage of each (torch/traces.h). Its tensors: 4 L of the stages, then the maps.
 enum class StepKind : int64_t { kNormalize, kRearrange, kResidual, kCount };
 enum class Logdet : int64_t { kNone, kSeries, kExact, kCount };
 
@@ -24,6 +25,7 @@ struct FlowStep {
 
   // Of a residual block.
   std::optional<BranchArguments> branch;
+  TraceArguments traces;
   Logdet logdet = Logdet::kNone;
   int64_t precision = 0;
   std::optional<Tensor> probe, coefficients;  // [m, B, *event] or [B, *event]; [n] or [B, n]
@@ -31,6 +33,10 @@ struct FlowStep {
   bool per_sample = false;
   int64_t neumann = 0;  // where its Neumann vectors [m, B, d] begin in what is saved
 
+  template <class T>
+  Traces<T> fill_traces(std::vector<Trace<T>>& places) const {
+    return traces.fill<T>(places, data<T>(coefficients), terms, per_sample);
+  }
   bool series() const { return logdet == Logdet::kSeries; }
   bool has_logdet() const { return kind == StepKind::kNormalize || logdet != Logdet::kNone; }
   bool keeps() const { return logdet != Logdet::kNone; }  // what its backward pass need not compute again

@@ -80,6 +80,17 @@ std::vector<int64_t> BranchArguments::event_sizes(std::vector<int64_t> leading, 
   return leading;
 }
 
+int64_t BranchArguments::largest_kernel() const {
+  int64_t side = 1;
+  for (const Tensor& w : weights_) side = std::max(side, w.dim() == 4 ? w.size(2) : 1);
+  return side;
+}
+
+bool BranchArguments::has_derivative(int64_t stage) const {
+  if (stage < 0 || stage >= static_cast<int64_t>(weights_.size())) return false;
+  return static_cast<Activation>(activations_[stage]) != Activation::kIdentity || factors_[stage].numel() > 0;
+}
+
 int64_t BranchArguments::parameter_count() const {
   int64_t count = 0;
   for (const Tensors* list : {&weights_, &biases_, &betas_, &factors_})

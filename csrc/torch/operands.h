@@ -105,6 +105,10 @@ class BranchArguments {
   std::vector<int64_t> event_sizes(std::vector<int64_t> leading,
                                    int64_t channels) const;  // leading + [channels, height, width]
   int64_t parameter_count() const;
+  int64_t channels(int64_t stage) const { return weights_[stage].size(1); }
+  int64_t largest_kernel() const;
+  // Whether there is such a stage and its h is not a itself.
+  bool has_derivative(int64_t stage) const;
 
   template <class T>
   Branch<T> fill(std::vector<Stage<T>>& stages) const {

@@ -52,6 +52,7 @@ Tensor residual(OnDevice<T>& device, const FlowStep& step, const T* x, T* z, T* 
     device.residual_logdet_exact(branch, {x, z, value, keep ? keep_if_any(device.exact_kept(branch, like)) : nullptr});
     return kept;
   }
+  std::vector<Trace<T>> traces;
   ResidualLogdetOperands<T> operands{.x = x,
                                      .probes = step.probes,
                                      .probe = data<T>(step.probe),
@@ -61,7 +62,8 @@ Tensor residual(OnDevice<T>& device, const FlowStep& step, const T* x, T* z, T* 
                                                 .value = value,
                                                 .neumann = neumann,
                                                 .norms = unused.norms,
-                                                .terms_used = unused.terms},
+                                                .terms_used = unused.terms,
+                                                .traces = step.fill_traces<T>(traces)},
                                      .z = z,
                                      .kept = nullptr};
   if (keep && step.probes == 1) operands.kept = keep_if_any(device.lasting(device.kept_size(branch, operands), like));
@@ -131,6 +133,7 @@ void residual_backward(OnDevice<T>& device, const FlowStep& step, const T* x, co
     return;
   }
   const bool pairs = step.series() && weight;
+  std::vector<Trace<T>> traces;
   device.branch_backward(branch, {.x = x,
                                   .grad = grad,
                                   .pairs = pairs ? step.probes : 0,
@@ -141,7 +144,8 @@ void residual_backward(OnDevice<T>& device, const FlowStep& step, const T* x, co
                                   .grad_x = grad_x,
                                   .grad_parameters = grad_parameters,
                                   .kept = recalled,
-                                  .kept_size = kept_size});
+                                  .kept_size = kept_size,
+                                  .traces = pairs ? step.fill_traces<T>(traces) : Traces<T>{}});
 }
 
 template <class T>
@@ -205,6 +209,7 @@ std::tuple<Tensor, Tensor> residual_flow_backward(const Tensor& x, const std::op
   Tensor upstream = grad_z ? dense(*grad_z) : make(flow.z_sizes(), x);
   check_like(upstream, x, x.numel(), "grad_z");
   if (!grad_z) torch::stable::zero_(upstream);
+  if (!grad_logdet) torch::stable::zero_(grad_parameters);  // nothing else would write those of the maps of traces
   if (flow.count() == 0) torch::stable::copy_(grad_x, upstream);
   with_type(x, "x", [&]<class T>(T) {
     backward<T>(flow, data<T>(end), data<T>(saved), kept, upstream, data<T>(weight), input_gradient, grad_x,

@@ -1,7 +1,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "device.h"
-#include "torch/operands.h"
+#include "torch/traces.h"
 
 namespace irf::binding {
 namespace {
@@ -9,8 +9,8 @@ namespace {
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> residual_logdet(
     const Tensor& x, const Tensors& weights, const Tensors& biases, const Tensors& betas, const Tensors& factors,
     const std::vector<int64_t>& activations, const std::vector<double>& constants, const Tensor& probe,
-    const Tensor& coefficients, const std::optional<Tensor>& tail, double tolerance, bool relative, bool neumann,
-    bool keep, int64_t precision) {
+    const Tensor& coefficients, const Tensors& maps, const std::vector<int64_t>& stages,
+    const std::optional<Tensor>& tail, double tolerance, bool relative, bool neumann, bool keep, int64_t precision) {
   const BranchArguments arguments(x, weights, biases, betas, factors, activations, constants);
   STD_TORCH_CHECK(arguments.square(),
                   "a residual branch must return the shape it takes, got other outputs; change them.");
@@ -26,6 +26,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> residual_logdet(
   check_like(v, x, probes * x.numel(), "probe");
   check_like(q, x, per_sample ? batch * terms : terms, "coefficients");
   const auto t = dense_like(tail, x, terms, "tail");
+  const TraceArguments traces(arguments, maps, stages);
+  STD_TORCH_CHECK(traces.count() <= terms, "there must be a coefficient for each of ", traces.count(),
+                  " exact terms, got ", terms, "; add some.");
 
   Tensor z = make(arguments.event_sizes({batch}, x.size(1)), x);
   Tensor value = make({batch}, x);
@@ -41,21 +44,24 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> residual_logdet(
                   " probes; pass keep=False.");
   with_branch(arguments, [&]<class T>(const Branch<T>& branch, T) {
     const OnDevice<T> device(x, precision);
-    ResidualLogdetOperands<T> operands{.x = data<T>(arguments.x()),
-                                       .probes = static_cast<int>(probes),
-                                       .probe = data<T>(v),
-                                       .series = {.terms = static_cast<int>(terms),
-                                                  .coefficients = data<T>(q),
-                                                  .per_sample = per_sample,
-                                                  .tail = data<T>(t),
-                                                  .tolerance = static_cast<T>(tolerance),
-                                                  .relative = relative,
-                                                  .value = mutable_data<T>(value),
-                                                  .neumann = neumann ? mutable_data<T>(y) : nullptr,
-                                                  .norms = mutable_data<T>(norms),
-                                                  .terms_used = mutable_data<int64_t>(used)},
-                                       .z = mutable_data<T>(z),
-                                       .kept = nullptr};
+    std::vector<Trace<T>> trace;
+    ResidualLogdetOperands<T> operands{
+        .x = data<T>(arguments.x()),
+        .probes = static_cast<int>(probes),
+        .probe = data<T>(v),
+        .series = {.terms = static_cast<int>(terms),
+                   .coefficients = data<T>(q),
+                   .per_sample = per_sample,
+                   .tail = data<T>(t),
+                   .tolerance = static_cast<T>(tolerance),
+                   .relative = relative,
+                   .value = mutable_data<T>(value),
+                   .neumann = neumann ? mutable_data<T>(y) : nullptr,
+                   .norms = mutable_data<T>(norms),
+                   .terms_used = mutable_data<int64_t>(used),
+                   .traces = traces.fill<T>(trace, data<T>(q), static_cast<int>(terms), per_sample)},
+        .z = mutable_data<T>(z),
+        .kept = nullptr};
     if (keep) kept = device.lasting(device.kept_size(branch, operands), x);
     if (kept.numel() > 0) operands.kept = mutable_data<T>(kept);
     device.residual_logdet(branch, operands);

@@ -7,6 +7,7 @@ from ..reference import LanczosNorms
 from .branch import branch
 from .fingerprint import fingerprint
 from .inverse_error import inverse_error
+from .jacobian_traces import jacobian_traces
 from .lanczos_norm import lanczos_norm
 from .residual_flow import residual_flow
 from .residual_inverse import residual_inverse
@@ -21,6 +22,7 @@ __all__ = [
     "branch",
     "fingerprint",
     "inverse_error",
+    "jacobian_traces",
     "lanczos_norm",
     "residual_flow",
     "residual_inverse",

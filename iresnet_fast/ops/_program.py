@@ -81,10 +81,12 @@ def build_program(steps: tuple[Step, ...], dim: int, precisions: Precisions) -> 
             numbers += struct.unpack(
                 f"{len(entries)}q", struct.pack(f"{len(entries)}d", *(e.constant for e in entries))
             )
+            numbers += [len(step.traces), *(stage for place in step.traces for stage in place)]
             n = len(entries)
             parameters += [first + 2 * n + i for i, entry in enumerate(entries) if entry.has_parameter]
             per_sample += [first + kind * n + stage for stage in range(n) for kind in (1, 3)]
             packed += [first + kind * n + stage for stage in range(n) for kind in range(4)]
+            packed += range(first + 4 * n, first + step.n_tensors)
         first += step.n_tensors
     return Program(
         numbers,
@@ -115,6 +117,7 @@ def shapes_of(numbers: Sequence[int], draws: Sequence[Tensor], x: Tensor) -> tup
             event = tuple(numbers[at + 2 : at + n_numbers])
         elif kind == _RESIDUAL:
             n_numbers = 4 + 2 * numbers[at + 3]
+            n_numbers += 1 + 2 * numbers[at + n_numbers]
             n_keeping += numbers[at + 1] != _LOGDETS["none"]
             if numbers[at + 1] == _LOGDETS["series"]:
                 saved += draws[2 * n_series].numel()

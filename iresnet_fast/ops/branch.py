@@ -121,6 +121,9 @@ class _Branch(torch.autograd.Function):
             None,
             None,
             None,
+            [],
+            [],
+            None,
             False,
             ctx.needs_input_grad[1],
             None,
@@ -156,10 +159,13 @@ def _branch_backward_fake(
     tangents: Tensor | None,
     cotangents: Tensor | None,
     weight: Tensor | None,
+    maps: list[Tensor],
+    stages: list[int],
+    coefficients: Tensor | None,
     residual: bool,
     input_gradient: bool,
     kept: Tensor | None,
     precision: int,
 ) -> tuple[Tensor, Tensor]:
-    count = sum(t.numel() for t in (*weights, *biases, *betas, *factors))
+    count = sum(t.numel() for t in (*weights, *biases, *betas, *factors, *maps))
     return x.new_empty(x.shape if input_gradient else 0), x.new_empty(count)

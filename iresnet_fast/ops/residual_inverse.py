@@ -140,7 +140,7 @@ class _ResidualInverse(torch.autograd.Function):
         branch = raw(activations, tensors)
         u = _solve_transposed(branch, x, grad_x.detach(), lipschitz, tol)
         _, packed = torch.ops.iresnet_fast.branch_backward(
-            x, *branch, u, None, None, None, False, False, None, FULL_PRECISION
+            x, *branch, u, None, None, None, [], [], None, False, False, None, FULL_PRECISION
         )
         return None, u, *split_gradients(-packed, tensors)
 
@@ -154,7 +154,7 @@ def _solve_transposed(branch: Any, x: Tensor, right: Tensor, lipschitz: float, t
     n = enough_terms(lipschitz, tol)
     ones, tail = x.new_ones(n), x.new_full((n,), 1.0 / (1.0 - lipschitz))
     _, _, u, norms, _, _ = torch.ops.iresnet_fast.residual_logdet(
-        x, *branch, right[None], ones, tail, tol, True, True, False, FULL_PRECISION
+        x, *branch, right[None], ones, [], [], tail, tol, True, True, False, FULL_PRECISION
     )
     if may_read(x):
         # 1.001: the last |w_k| may sit on the bound, to rounding.

@@ -122,7 +122,7 @@ def _backward(
         weight = grad_logdet * d  # the kernel averages over pairs
     pairs = (tangents, cotangents, weight)
     gradients = torch.ops.iresnet_fast.branch_backward(
-        x, *branch, grad_z, *pairs, grad_z is not None, input_gradient, None, precision
+        x, *branch, grad_z, *pairs, [], [], None, grad_z is not None, input_gradient, None, precision
     )
     return gradients
 

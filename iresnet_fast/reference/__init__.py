@@ -2,6 +2,7 @@
 
 from iresnet_fast.reference.branch import branch
 from iresnet_fast.reference.fingerprint import fingerprint
+from iresnet_fast.reference.jacobian_traces import jacobian_traces
 from iresnet_fast.reference.lanczos_norm import LanczosNorms, lanczos_norm
 from iresnet_fast.reference.residual_flow import residual_flow
 from iresnet_fast.reference.residual_inverse import residual_inverse
@@ -16,6 +17,7 @@ __all__ = [
     "LogdetInfo",
     "branch",
     "fingerprint",
+    "jacobian_traces",
     "lanczos_norm",
     "residual_flow",
     "residual_inverse",

@@ -27,7 +27,7 @@ from iresnet_fast.reference.series import (
     tail_factors,
 )
 
-__all__ = ["inverse_of", "logdet_exact_of", "logdet_of", "slogdet_of_rows"]
+__all__ = ["inverse_of", "logdet_exact_of", "logdet_of", "slogdet_of_rows", "traces_of"]
 
 Map = Callable[[Tensor], Tensor]
 
@@ -174,6 +174,29 @@ def logdet_exact_of(g: Map, x: Tensor, parameters: Sequence[Tensor] = ()) -> tup
     basis = torch.eye(math.prod(x.shape[1:]), dtype=x.dtype, device=x.device).view(-1, 1, *x.shape[1:])
     rows = [vjp(unit.expand(x.shape), create_graph=needs_grad).flatten(1) for unit in basis]
     return x + gx, slogdet_of_rows(torch.stack(rows, 1))
+
+
+def traces_of(g: Map, x: Tensor, probes: Tensor, n_terms: int, parameters: Sequence[Tensor] = ()) -> Tensor:
+    """Return sum_j <v_j, J^k v_j>, k = 1 .. n_terms, [B, n_terms]: traces, if the probes are made for that.
+
+    Differentiable; `parameters` as in `logdet_of`.
+
+    Args:
+        g: as in `logdet_of`.
+        x: [B, *event].
+        probes: v_j [m, *event].
+        n_terms: how many.
+        parameters: likewise.
+    """
+    needs_grad = _needs_grad(x, *parameters)
+    vjp = _vjp_of(g, x, needs_grad)[1]
+    totals = [x.new_zeros(x.shape[0])] * n_terms
+    for v in probes:
+        w = v.expand(x.shape)
+        for k in range(n_terms):
+            w = vjp(w, create_graph=needs_grad)
+            totals[k] = totals[k] + sample_dot(w, v.expand(x.shape), x.dim() - 1)
+    return torch.stack(totals, 1)
 
 
 def slogdet_of_rows(jacobian: Tensor) -> Tensor:

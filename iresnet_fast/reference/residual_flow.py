@@ -10,8 +10,11 @@ from torch import Tensor
 
 from iresnet_fast import _checks
 from iresnet_fast._inputs import check_channels, check_floating, check_samples
+from iresnet_fast._stages import Stages
 from iresnet_fast._steps import Normalize, Rearrange, Residual, Step
+from iresnet_fast._traces import split_coefficients
 from iresnet_fast.reference.branch import branch
+from iresnet_fast.reference.jacobian_traces import traces_of_maps
 from iresnet_fast.reference.residual_logdet import residual_logdet
 from iresnet_fast.reference.residual_logdet_exact import residual_logdet_exact
 
@@ -94,12 +97,17 @@ def _residual(
     n = len(step.activations)
     weights: Sequence[Tensor] = tensors[:n]  # type: ignore[assignment]  # checked not to be None
     biases, parameters, factors = (tensors[k * n : (k + 1) * n] for k in (1, 2, 3))
+    maps: Sequence[Tensor] = tensors[4 * n :]  # type: ignore[assignment]  # likewise
     if step.logdet == "none":
         return x + branch(x, weights, biases, step.activations, parameters, factors), None
     if step.logdet == "exact":
         return residual_logdet_exact(x, weights, biases, step.activations, parameters, factors)
     probe, coefficients = next(draws)
+    first, rest = split_coefficients(_checks.check_coefficients(coefficients, x), len(maps))
     z, logdet, *_ = residual_logdet(
-        x, weights, biases, step.activations, probe, coefficients, "neumann", parameters, factors=factors
+        x, weights, biases, step.activations, probe, rest, "neumann", parameters, factors=factors
     )
+    if maps:
+        stages = Stages(list(weights), list(biases), step.activations, list(parameters), list(factors))
+        logdet = logdet + (first * torch.stack(traces_of_maps(x, stages, step.traces, maps), 1)).sum(-1)
     return z, logdet

@@ -58,6 +58,34 @@ struct Parallel {
   bool bf16 = false;
 };
 
+// tr J^power of a sample, as a sum over pixels p that is exact (docs/mathematics.md, 3a):
+//   sum_p <D_left[:, p], (map D_right)[:, p]>, the map a convolution with zero padding (a matrix if dense), or,
+//   sum_p <D_left[:, p], map[:, p]> without a right stage.
+// The stages are no identities: they have derivatives D.
+template <class T>
+struct Trace {
+  int left, right;  // right: -1 if there is none
+  int kernel;       // side of the map's kernel, at most that of any stage; 1 if dense or without a right stage
+  const T* map;     // [C_left, C_right, kernel, kernel], or [C_left, height, width]
+  int64_t size;     // of the map
+};
+
+// The first terms of the log-determinant's series that are exact: term k is (-1)^(k+1) q_k / k tr J^k.
+template <class T>
+struct Traces {
+  int count = 0;                    // 0, 1 or 2
+  const Trace<T>* trace = nullptr;  // [count]: of tr J, tr J^2
+  const T* coefficients = nullptr;  // q_k as in Series, at least `count` of them
+  int terms = 0;
+  bool per_sample = false;
+
+  // The factor of trace[i] in the log-determinant of a sample.
+  IRF_HOST_DEVICE IRF_ALWAYS_INLINE T factor(int64_t sample, int i) const {
+    const T q = coefficients[(per_sample ? sample * terms : 0) + i];
+    return (i % 2 ? -q : q) / static_cast<T>(i + 1);
+  }
+};
+
 template <class T>
 struct BranchOperands {
   const T* x;     // [B, d]
@@ -65,7 +93,7 @@ struct BranchOperands {
   bool residual;  // add x itself: g is x + g(x)
 };
 
-// Gradient of  <grad, g(x)> + sum_j sum_b weight_b / m <cotangent_j, J tangent_j>.
+// Gradient of  <grad, g(x)> + sum_b weight_b (1 / m sum_j <cotangent_j, J tangent_j> + sum_i factor_i trace_i).
 template <class T>
 struct BranchBackwardOperands {
   const T* x;           // [B, d]
@@ -76,9 +104,11 @@ struct BranchBackwardOperands {
   const T* weight;      // [B]
   bool residual;        // add `grad` itself to grad_x: the gradient of x + g(x)
   T* grad_x;            // [B, d] or null
-  T* grad_parameters;   // per stage: weight, bias, beta, factor (those there are), each of its own shape
+  T* grad_parameters;   // per stage: weight, bias, beta, factor (those there are), each of its own shape; then the maps
+                        // of the traces
   const T* kept;        // [kept_size] from residual_logdet at the same x and tangent, or null; of another size: unused
   int64_t kept_size;
+  Traces<T> traces;  // only with pairs
 };
 
 // The term a series with coefficients q_1 .. q_n ends with: the last that is not zero, at least the first (0 if n = 0).
@@ -90,7 +120,8 @@ IRF_HOST_DEVICE IRF_ALWAYS_INLINE int last_term(const T* q, int n) {
 }
 
 // The power series sum_k (-1)^(k+1) q_k / k <w_k, v> of log|det(I + J)| along w_k = (J^T)^k v for every probe v: when
-// it ends, and where its results go.
+// it ends, and where its results go. In the first `traces.count` terms the trace itself takes the place of <w_k, v>:
+// they are no part of the Neumann vector.
 template <class T>
 struct Series {
   int terms = 0;                    // n
@@ -103,6 +134,7 @@ struct Series {
   T* neumann = nullptr;           // [m, B, d] sum_k (-1)^k q_{k+1} w_k, or null
   T* norms = nullptr;             // [m, B] |w_k| of the last term used
   int64_t* terms_used = nullptr;  // [m, B]
+  Traces<T> traces;               // their coefficients are those above
 
   // q_1 .. q_n of a sample.
   IRF_HOST_DEVICE IRF_ALWAYS_INLINE const T* coefficients_of(int64_t sample) const {
