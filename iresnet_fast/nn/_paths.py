@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .. import ops
 from .._autocast import autocast_dtype
 from .._torch_private import outside_compiled_graphs
+from .._traces import split_coefficients
 from .._tracing import may_read, under_transforms
 from ..estimators import Exact, PowerSeries, RussianRoulette
 from ..ops.inverse_error import WideBranch
@@ -22,6 +23,7 @@ from ..reference.series import sample_norm
 from ._branch import Branch
 from ._call import Call
 from ._draws import draw
+from ._exact_terms import exact_terms_of
 from ._explicit import explicit_branch
 from ._fsdp import check_not_sharded
 from ._hooks import has_backward_hooks, without_backward_hooks
@@ -109,6 +111,7 @@ class _StagesPath(Path):
             tol,
             lipschitz,
             factors=stages.factors,
+            exact_terms=exact_terms_of(estimator, self.block.training, stages, x).n,
         )
         return z, logdet
 
@@ -190,9 +193,14 @@ class _ModulePath(Path):
             return functional.logdet_exact_of(self._g, x, self.tensors)
         probe, coefficients = draw(estimator, self.block.training, x, call)
         tol, lipschitz = _stopping(self.block, estimator)
+        n_exact = 0 if estimator.exact_terms == "auto" else min(int(estimator.exact_terms), coefficients.shape[-1])
+        first, coefficients = split_coefficients(coefficients, n_exact)
         z, logdet, *_ = functional.logdet_of(
             self._g, x, probe, coefficients, estimator.gradient, self.tensors, tol, lipschitz
         )
+        if n_exact:
+            units = torch.eye(x.shape[1:].numel(), dtype=x.dtype, device=x.device).view(-1, *x.shape[1:])
+            logdet = logdet + (first * functional.traces_of(self._g, x, units, n_exact, self.tensors)).sum(-1)
         return z, logdet
 
     @outside_compiled_graphs
