@@ -42,6 +42,11 @@ MIXING = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)  # for so few numbers
+
+
 def stages_of(problem):
     return lowered(*problem.branch, problem.parameters, problem.factors)
 
