@@ -64,7 +64,7 @@ def _probes(text: str) -> int | str:
     return text if text == "auto" else int(text)
 
 
-_probes.__name__ = "number of probes, or auto, as"  # argparse puts it into errors
+_probes.__name__ = "number of probes, or auto"  # as argparse calls it in errors
 
 
 def describe(model: nn.Module, found: Evaluation) -> str:

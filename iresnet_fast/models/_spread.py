@@ -57,7 +57,7 @@ def largest_factor(degrees: Tensor) -> Tensor:
     """Return by how much the true standard deviation exceeds a measured one at most, with probability 0.95.
 
     That is sqrt(k / q), q the 0.05 quantile of chi squared with k degrees of freedom, by Wilson and Hilferty (doi
-    10.1073/pnas.17.12.684): 2 % above the true factor for k = 3, 0.3 % for 7. Estimates are sums over blocks, taken for
+    10.1073/pnas.17.12.684): 4 % above the true factor for k = 3, 0.4 % for 7. Estimates are sums over blocks, taken for
     normal.
 
     Args:

@@ -159,7 +159,7 @@ def _check_probes(model: nn.Module, probes: int | str, standard_error: float | N
                 f"probes='auto'."
             )
     if probes != 1 and flow_of(model) is None:
-        raise ValueError(f"probes must be 1 for a {type(model).__name__}, which has no density, got {probes!r}.")
+        raise ValueError(f"probes must be 1 for a model without a density, got {probes!r}; leave it out.")
     if standard_error is not None:
         _checks.check_number("standard_error", standard_error, "0.001")
         if not 0.0 < standard_error < math.inf:
