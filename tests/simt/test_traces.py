@@ -92,11 +92,9 @@ def backward(emulator, exact, dtype, input_gradient=True, **target):
         maps=[t.contiguous() for t in maps], stages=stages, coefficients=problem.coefficients.contiguous(), **target,
     )  # fmt: skip
     of_stages = [t for stage in zip(*lists, strict=True) for t in stage]
-    pieces = packed.split([t.numel() for t in (*of_stages, *maps)])
-    return [
-        grad_x if input_gradient else None,
-        *(t.view(s.shape) for t, s in zip(pieces, (*of_stages, *maps), strict=True)),
-    ]
+    leaves = [*of_stages, *maps]
+    pieces = zip(packed.split([t.numel() for t in leaves]), leaves, strict=True)
+    return [grad_x if input_gradient else None, *(t.view(leaf.shape) for t, leaf in pieces)]
 
 
 def entering(problem):
@@ -173,12 +171,12 @@ def test_tensor_cores_round_only_operands(emulated_ops, exact, precision, eps):
         assert (a.double() - b).abs().max().item() <= 2 * products * eps * scale
 
 
-def series(emulator, exact, card, terms=None, **options):
+def series(emulator, exact, card, terms=None):
     problem = make(exact.case, torch.float32)
     maps, stages = traces_of(problem, exact._replace(terms=exact.terms if terms is None else terms))
     arguments = probes_of(problem), problem.coefficients, None, 0.0, False, True
     maps = [t.contiguous() for t in maps]
-    return run(emulator, operands.residual_logdet, problem, *arguments, card=card, maps=maps, stages=stages, **options)
+    return run(emulator, operands.residual_logdet, problem, *arguments, card=card, maps=maps, stages=stages)
 
 
 @FEW
