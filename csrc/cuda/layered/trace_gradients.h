@@ -4,7 +4,6 @@
 // a right stage a sum over samples.
 #pragma once
 
-#include <optional>
 #include <vector>
 
 #include "cuda/device/pack_weights.h"

@@ -3,7 +3,6 @@
 // differentiates the weights of a branch serves them too.
 #pragma once
 
-#include <memory>
 #include <vector>
 
 #include "iresnet_fast/params.h"
@@ -15,31 +14,30 @@ constexpr int kMostTraces = 2;
 template <class T>
 class TraceMaps {
  public:
-  TraceMaps(const Branch<T>& branch, const Traces<T>& traces)
-      : like_(branch), stages_(std::make_shared<std::vector<Stage<T>>>()) {
+  TraceMaps(const Branch<T>& branch, const Traces<T>& traces) : like_(branch) {
     for (int i = 0; i < traces.count; ++i) {
       const Trace<T>& trace = traces.trace[i];
-      numbers_.push_back(static_cast<int>(stages_->size()));
+      numbers_.push_back(static_cast<int>(stages_.size()));
       if (trace.right < 0) continue;
       Stage<T> stage{};
       stage.in_channels = branch.stage[trace.right].in_channels;
       stage.out_channels = branch.stage[trace.left].in_channels;
       stage.kernel = trace.kernel;
       stage.weight = trace.map;
-      stages_->push_back(stage);
+      stages_.push_back(stage);
     }
   }
 
-  // Lives as long as these maps or a copy of them.
+  // Lives as long as these maps.
   Branch<T> branch() const {
-    return {static_cast<int>(stages_->size()), stages_->data(), like_.height, like_.width, like_.batch};
+    return {static_cast<int>(stages_.size()), stages_.data(), like_.height, like_.width, like_.batch};
   }
   // The stage of a trace that has one.
   int operator[](int trace) const { return numbers_[trace]; }
 
  private:
   Branch<T> like_;  // sizes only
-  std::shared_ptr<std::vector<Stage<T>>> stages_;
+  std::vector<Stage<T>> stages_;
   std::vector<int> numbers_;
 };
 
