@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from .. import ops
 from .._autocast import autocast_dtype
+from .._lowering import lowered
 from .._torch_private import outside_compiled_graphs
 from .._traces import split_coefficients
 from .._tracing import may_read, under_transforms
 from ..estimators import Exact, PowerSeries, Series
+from ..ops._control_variate import trace_control
 from ..ops.inverse_error import WideBranch
 from ..reference import functional
 from ..reference.fixed_point import Settings
@@ -23,7 +25,7 @@ from ..reference.series import sample_norm
 from ._branch import Branch
 from ._call import Call
 from ._draws import draw
-from ._exact_terms import exact_terms_of
+from ._exact_terms import ExactTerms, exact_terms_of
 from ._explicit import explicit_branch
 from ._fsdp import check_not_sharded
 from ._hooks import has_backward_hooks, without_backward_hooks
@@ -97,18 +99,24 @@ class _StagesPath(Path):
             return x + ops.branch(x, *self.stages), x.new_zeros(x.shape[0])
         if isinstance(estimator, Exact):
             return ops.residual_logdet_exact(x, *self.stages)
-        n_exact = exact_terms_of(estimator, self.block.training, self.stages, x).n
+        exact = exact_terms_of(estimator, self.block.training, lowered(*self.stages), x.shape[2:])
         if call.survey is not None:
-            return self._surveyed(x, call, estimator, n_exact)
-        z, logdet, *_ = self._series(x, estimator, *draw(estimator, self.block.training, x, call), n_exact)
+            return self._surveyed(x, call, estimator, exact)
+        z, logdet, *_ = self._series(x, estimator, *draw(estimator, self.block.training, x, call), exact)
         return z, logdet
 
     def _series(
-        self, x: Tensor, estimator: Series, probe: Tensor, coefficients: Tensor, n_exact: int, info: bool = False
+        self, x: Tensor, estimator: Series, probe: Tensor, coefficients: Tensor, exact: ExactTerms, info: bool = False
     ) -> Any:
         stages = self.stages
+        if exact.value_only and torch.is_grad_enabled():
+            if any(t.requires_grad for t in (x, *_tensors_of(tuple(stages)))):
+                with torch.no_grad():
+                    value = self._series(x, estimator, probe, coefficients, exact)[1]
+                z, logdet, *found = self._series(x, estimator, probe, coefficients, ExactTerms(0, ()), info)
+                return z, logdet + (value - logdet.detach()), *found
         tol, lipschitz = _stopping(self.block, estimator)
-        return ops.residual_logdet(
+        z, logdet, *found = ops.residual_logdet(
             x,
             stages.weights,
             stages.biases,
@@ -121,10 +129,16 @@ class _StagesPath(Path):
             self.block.lipschitz if info else lipschitz,
             info,
             stages.factors,
-            n_exact,
+            exact.n,
         )
+        if exact.control:
+            own = stages.weights, stages.biases, stages.activations
+            control = trace_control(x, *own, probe, stages.parameters, stages.factors)
+            if control is not None:
+                logdet = logdet + coefficients[..., 0] * control
+        return z, logdet, *found
 
-    def _surveyed(self, x: Tensor, call: Call, estimator: Series, n_exact: int) -> tuple[Tensor, Tensor]:
+    def _surveyed(self, x: Tensor, call: Call, estimator: Series, exact: ExactTerms) -> tuple[Tensor, Tensor]:
         stages = self.stages
 
         def traces(n: int) -> Tensor:
@@ -133,9 +147,9 @@ class _StagesPath(Path):
             )
 
         def series(probe: Tensor, coefficients: Tensor) -> Any:
-            return self._series(x, estimator, probe, coefficients, 0, info=True)
+            return self._series(x, estimator, probe, coefficients, exact._replace(n=0), info=True)
 
-        return surveyed(self.block, estimator, x, call, n_exact, series, traces)
+        return surveyed(self.block, estimator, x, call, exact.n, series, traces)
 
     def solve(self, z: Tensor, tol: float) -> tuple[Tensor, Tensor, Tensor]:
         lipschitz, solver = self.block.known_lipschitz(), self.block.solver

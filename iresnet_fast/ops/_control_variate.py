@@ -11,12 +11,25 @@ from torch import Tensor
 from .._autocast import widen
 from .._backend import kernels_serve
 from .._lowering import lowered
+from .._stages import Stages
 from .._trace_costs import cheapest
 from .._traces import chain_products
 from .._tracing import is_eager
 from ..reference.branch import activate
 from .jacobian_traces import jacobian_traces
 from .residual_logdet import residual_logdet
+
+
+def has_control(stages: Stages, image_size: Sequence[int]) -> bool:
+    """Whether J of elementwise stages begins with a derivative that makes tr J dear, and tr J' is cheap."""
+    if stages.activations[0] == "identity" and stages.factors[0] is None:
+        return False
+    step = chain_products(stages.weights, math.prod(image_size))
+    own, rest = (
+        cheapest(some.weights, some.activations, some.factors, image_size, 1, False).products
+        for some in (stages, _without_leading_activation(stages))
+    )
+    return own > step >= rest
 
 
 def trace_control(
@@ -47,24 +60,11 @@ def trace_control(
         [B], or None where tr J itself is as cheap, tr J' is not, or the kernels do not serve the call.
     """
     x, weights, biases, parameters, factors, probe = widen(x, weights, biases, parameters, factors, probe)
-    if not (is_eager() and kernels_serve(x, activations)):
-        return None
     with torch.no_grad():
         stages = lowered(weights, biases, activations, parameters, factors)
-        if stages.activations[0] == "identity" and stages.factors[0] is None:
+        if not (is_eager() and kernels_serve(x, activations) and has_control(stages, x.shape[2:])):
             return None
-        after = stages._replace(
-            activations=("identity", *stages.activations[1:]),
-            parameters=[None, *stages.parameters[1:]],
-            factors=[None, *stages.factors[1:]],
-        )
-        step = chain_products(stages.weights, math.prod(x.shape[2:]))
-        own, rest = (
-            cheapest(some.weights, some.activations, some.factors, x.shape[2:], 1, False).products
-            for some in (stages, after)
-        )
-        if own <= step or rest > step:
-            return None
+        after = _without_leading_activation(stages)
         h, d = activate(stages.activations[0], x, stages.parameters[0], stages.factors[0])
         assert d is not None
         branch = (after.weights, after.biases, after.activations)
@@ -73,3 +73,11 @@ def trace_control(
             h, *branch, probe, [1.0], parameters=after.parameters, factors=after.factors
         )
         return d.flatten(1).mean(1) * (trace - estimate)
+
+
+def _without_leading_activation(stages: Stages) -> Stages:
+    return stages._replace(
+        activations=("identity", *stages.activations[1:]),
+        parameters=[None, *stages.parameters[1:]],
+        factors=[None, *stages.factors[1:]],
+    )
