@@ -13,6 +13,7 @@ from torch import Tensor
 from iresnet_fast import _capture, _checks
 from iresnet_fast._inputs import check_tensor
 from iresnet_fast._keys import hashed_probe, sample_keys
+from iresnet_fast._traces import MOST_TERMS
 from iresnet_fast._tracing import drawn_from, under_transforms
 
 # The spacing of uniform float64 numbers in [0, 1): a geometric depth, drawn by inverting one, is no rarer than this.
@@ -31,6 +32,9 @@ class PowerSeries:
         gradient: "neumann" (memory independent of n_terms) or "series" (the exact gradient of the value).
         tol: a sample stops adding terms when its tail bound is below it; None: all terms.
         eval_seed: seed of the probes outside training, where the estimate of a sample is a function of its own bits.
+        exact_terms: 0, 1 or 2: in so many first terms tr J^k itself takes the place of its estimate, at any cost.
+            "auto": in training where that needs no product, outside where it costs at most as much as the series
+            itself; docs/mathematics.md, 3a, has the variance that is saved.
 
     Raises:
         ValueError: a field is out of range.
@@ -43,11 +47,12 @@ class PowerSeries:
     gradient: str = "neumann"
     tol: float | None = None
     eval_seed: int = 0
+    exact_terms: int | str = "auto"
 
     def __post_init__(self) -> None:
         """Check the fields."""
         _checks.check_count("n_terms", self.n_terms, 1)
-        _check_common(self.n_probes, self.probe, self.gradient, self.eval_seed)
+        _check_common(self.n_probes, self.probe, self.gradient, self.eval_seed, self.exact_terms)
         if self.tol is not None:
             _checks.check_tolerance(self.tol)
 
@@ -88,6 +93,7 @@ class RussianRoulette:
         eval_terms: outside training, so many further terms of weight 1 instead of a random number.
         per_sample: draw N for each sample instead of once for the batch.
         eval_seed: seed of the probes outside training, where the estimate of a sample is a function of its own bits.
+        exact_terms: as of `PowerSeries`; those beyond n_exact keep the random weights of the roulette.
 
     Raises:
         ValueError: a field is out of range.
@@ -103,13 +109,14 @@ class RussianRoulette:
     eval_terms: int = 20
     per_sample: bool = False
     eval_seed: int = 0
+    exact_terms: int | str = "auto"
 
     def __post_init__(self) -> None:
         """Check the fields and fill in the parameter of the distribution."""
         _checks.check_count("n_exact", self.n_exact, 0)
         _checks.check_count("eval_terms", self.eval_terms, 0)
         _checks.check_flag("per_sample", self.per_sample)
-        _check_common(self.n_probes, self.probe, self.gradient, self.eval_seed)
+        _check_common(self.n_probes, self.probe, self.gradient, self.eval_seed, self.exact_terms)
         if self.n_exact + self.eval_terms == 0:
             raise ValueError("n_exact + eval_terms must be at least 1, got 0; increase eval_terms.")
         if self.distribution not in ("geometric", "poisson"):
@@ -181,7 +188,7 @@ class RussianRoulette:
         device = x.device if captured else torch.device("cpu")
         depths = self._depths(x.shape[0] if self.per_sample else None, generator, device).to(device)
         n_random = self.n_captured if captured else int(torch.func.debug_unwrap(depths).max()) if depths.numel() else 0
-        n_terms = max(self.n_exact + n_random, 1)
+        n_terms = max(self.n_exact + n_random, 1 if self.exact_terms == 0 else MOST_TERMS)
         survival = self.survival(n_terms - self.n_exact, device)
         coefficients = roulette_coefficients(depths, self.n_exact, survival, n_terms).to(x.dtype)
         if x.is_cuda and not captured and not torch.compiler.is_compiling():  # compilers do not know pin_memory
@@ -198,6 +205,9 @@ class RussianRoulette:
             rate = torch.full(shape, self.parameter, dtype=torch.float64, device=device)
             drawn = torch.poisson(rate, **drawn_from(generator))
         return drawn.to(torch.int64)
+
+
+Series = PowerSeries | RussianRoulette
 
 
 @dataclass(frozen=True)
@@ -287,9 +297,13 @@ def _poisson_tail(rate: float, m: int) -> float:
     return first / (1.0 - rate / (m + 2))
 
 
-def _check_common(n_probes: int, probe: str, gradient: str, eval_seed: int) -> None:
+def _check_common(n_probes: int, probe: str, gradient: str, eval_seed: int, exact_terms: int | str) -> None:
     _checks.check_count("n_probes", n_probes, 1)
     _checks.check_seed("eval_seed", eval_seed)
     _checks.check_gradient(gradient)
+    if exact_terms != "auto":
+        if isinstance(exact_terms, str):
+            raise ValueError(f"exact_terms must be 'auto', 0, 1 or 2, got {exact_terms!r}; use one of them.")
+        _checks.check_exact_terms(exact_terms, 0)
     if probe not in ("rademacher", "gaussian"):
         raise ValueError(f"probe must be 'rademacher' or 'gaussian', got {probe!r}; use one of the two.")

@@ -12,11 +12,13 @@ from .._backend import why_no_kernels
 from .._lowering import lowered
 from .._steps import Normalize, Rearrange, Residual, Step
 from .._torch_private import has_compiled_call, has_hooks
+from .._traces import maps_of
 from ..estimators import Exact
 from ..ops.residual_logdet_exact import is_native
 from ._branch import Branch
 from ._call import Call
 from ._draws import Request
+from ._exact_terms import exact_terms_of
 from ._inputs import check_branch_input
 from ._paths import why_autograd
 from .actnorm import ActNorm
@@ -77,17 +79,24 @@ def _residual(block: InvertibleResidualBlock, place: int, x: Tensor, context: An
     assert isinstance(branch, Branch)  # else autograd would be the way
     if why_no_kernels(x, branch.activation_names()) is not None:  # before a network of a context is called
         return None
-    stages = branch.as_stages(x, context if branch.takes_context else None)
-    weights, biases, activations, betas, factors = lowered(*stages)
+    stages = lowered(*branch.as_stages(x, context if branch.takes_context else None))
+    weights, biases, activations, betas, factors = stages
     given = [t for t in (*weights, *biases, *factors) if t is not None]
     if not _are_plain(given, x):
         return None
-    logdet, request = "none", None
+    own = (*weights, *biases, *betas, *factors)
+    if estimator is None:
+        return AsStep(Residual(activations, "none"), own, x)
     if isinstance(estimator, Exact):
-        logdet = "exact"
-    elif estimator is not None:
-        logdet, request = "series", Request(estimator, block.training, place, x)
-    return AsStep(Residual(activations, logdet), (*weights, *biases, *betas, *factors), x, request)
+        return AsStep(Residual(activations, "exact"), own, x)
+    if call.survey is not None:
+        return None  # the op returns sums over the blocks of one estimate
+    exact = exact_terms_of(estimator, block.training, stages, x.shape[2:])
+    if exact.control or exact.n > len(exact.places):
+        return None  # the op for a block alone makes more calls of it
+    maps = maps_of(exact.places, weights, x.shape[2:])
+    request = Request(estimator, block.training, place, x)
+    return AsStep(Residual(activations, "series", exact.places), (*own, *maps), x, request)
 
 
 def _rearrangement(
