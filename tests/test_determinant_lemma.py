@@ -152,9 +152,10 @@ def test_what_is_saved(channels, want):
     assert narrowest_stage([weight[:, :, None, None] for weight in weights]) == (0, 0)
 
 
-@pytest.mark.parametrize(("batch", "width"), [(1, 40), (400, 3)])
-def test_only_where_it_saves_much(batch, width, sizes, monkeypatch):
+@pytest.mark.parametrize(("d", "width"), [(6, 6), (40, 3)])
+@pytest.mark.parametrize("batch", [1, 400])
+def test_only_where_it_saves_much(d, width, batch, sizes, monkeypatch):
     monkeypatch.setattr(exact, "_LEAST_SAVED", LEAST_SAVED)
-    problem = make(Case("much", (40,), (3,), activations=("identity", "elu"), batch=batch))
+    problem = make(Case("much", (d,), (3,), activations=("identity", "elu"), batch=batch))
     call(ops, problem)
     assert sizes == [width]

@@ -27,8 +27,9 @@ from ._transformed import Kernel, transformed
 # ops. LAPACK factorises one larger matrix sooner, and images fill fewer lanes with their samples.
 _LARGEST_NATIVE = {("cpu", 2): 128, ("cpu", 4): 16}
 
-# Multiplications of all samples that a smaller matrix must save: its derivatives take a dozen calls of torch.
-_LEAST_SAVED = 1 << 21
+# Multiplications of a sample that a smaller matrix must save: its derivatives take a dozen calls of torch. A number of
+# all samples would let the bits of one depend on its batch.
+_LEAST_SAVED = 1 << 13
 
 _Outputs = tuple[Tensor, Tensor, Tensor]  # z, logdet, kept for the backward pass
 _Settings = tuple[tuple[str, ...], int]  # activations, precision
@@ -72,7 +73,7 @@ def residual_logdet_exact(
         return reference.residual_logdet_exact(x, weights, biases, activations, parameters, factors)
     stages = Stages.of(x, weights, biases, activations, parameters, factors)
     at, saved = narrowest_stage(stages.tensors[: len(stages.activations)])  # type: ignore[arg-type]  # none is None
-    if at > 0 and not looked_at and saved * x.shape[0] >= _LEAST_SAVED:
+    if at > 0 and not looked_at and saved >= _LEAST_SAVED:
         return _from_stage(at, x, stages)
     settings = (stages.activations, precision_of(x))
     if looked_at:
