@@ -105,7 +105,8 @@ def torchflows_iresnet(samples: Tensor, seconds: float, options: Namespace) -> P
     """Return torchflows' i-ResNet with as many blocks as the flow has, trained for so many seconds by the same recipe.
 
     It is trained with its two terms of the series, which lets it take more steps, and reports densities with as many
-    terms and probes as the flow does with one probe.
+    terms as the flow, and one Gaussian probe. Version 1.2.1 estimates the norms of its weights from a random vector in
+    every call, so that it is another function each time: what it draws is not exactly of the density that it reports.
     """
     warnings.filterwarnings("ignore", module="torchflows")
     residual = importlib.import_module("torchflows.bijections.finite.residual.architectures")

@@ -123,9 +123,11 @@ def picture(tables: dict[str, list[dict[str, Any]]]) -> Figure:
             lost, errors = ([row[key] for row in chosen] for key in ("lost", "lost_error"))
             axes.errorbar(PROBES, lost, errors, fmt="o-", capsize=3, color=colour, label=f"{terms} exact terms")
         axes.axhline(0.0, color="black", linewidth=0.8)
-        axes.set(title=name, xlabel="probes", ylabel="AUC lost to noise", xscale="log", xticks=PROBES)
+        axes.set(title=name, xlabel="probes", xscale="log")
         axes.set_xticks(PROBES, PROBES)
+        axes.minorticks_off()
         axes.spines[["top", "right"]].set_visible(False)
+    grid[0].set_ylabel("AUC lost to noise")
     grid[0].legend(frameon=False)
     return figure
 

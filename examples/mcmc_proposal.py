@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=8, help="of the flow (default: %(default)d)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the training runs (default: runs)")
     options = parser.parse_args()
-    options.chains, options.length, options.fitted = 64, 1000, 20_000
+    options.chains, options.length, options.fitted = 40, 1000, 20_000
     if options.quick:
         options.chains, options.length, options.fitted, options.steps, options.blocks = 4, 100, 500, 3, 2
     _common.start(options)
@@ -110,7 +110,8 @@ def text(results: dict[str, Any]) -> str:
         f"{settings['fitted']} samples to fit to, {_proposals.TERMS} terms. Noise: standard deviation of log q. "
         "ESS: the smallest effective sample size of the moments, of 1000 proposals, and of a second that draws, weighs "
         "and decides. Errors stand beside their standard errors; the last column is what the noise alone makes, "
-        f"from independent samples of the target with the weights exp(-e). {package} {results['machine']}."
+        "from independent samples of the target with the weights exp(-e). An ESS counts only where a chain has been: "
+        f"beside an error of many standard errors it means nothing. {package} {results['machine']}."
     )
     drawn = "![Effective samples per second against probes](mcmc_proposal.png)"
     return _common.page("A residual flow as a proposal", *parts, note, drawn)
@@ -126,8 +127,11 @@ def picture(found: dict[str, Any]) -> Figure:
         for row, style in zip((row for row in one["rows"] if "probes" not in row), ("-", "--", ":"), strict=False):
             label = "all exact" if row["proposal"] == "flow" else row["proposal"]
             axes.axhline(row["per_second"], color="black", linestyle=style, linewidth=0.8, label=label)
-        axes.set(title=name, xlabel="probes", ylabel="effective samples per second", xticks=PROBES, xticklabels=PROBES)
+        axes.set(title=name, xlabel="probes")
+        axes.set_xticks(PROBES, PROBES)
+        axes.minorticks_off()
         axes.spines[["top", "right"]].set_visible(False)
+    grid[0].set_ylabel("effective samples per second")
     grid[0].legend(frameon=False, fontsize=8)
     return figure
 
