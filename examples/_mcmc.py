@@ -82,6 +82,8 @@ def effective_samples(values: Array) -> float:
     spectrum = np.abs(np.fft.rfft(centred, 2 * n, axis=0)) ** 2
     covariance = np.fft.irfft(spectrum, axis=0)[:n].mean(1) / (n - 1)
     variance = covariance[0] * (n - 1) / n + (values.mean(0).var(ddof=1) if m > 1 else 0.0)
+    if variance == 0.0:
+        return 1.0  # no chain ever moved, from one and the same state
     correlation = 1.0 - (covariance[0] - covariance) / variance
     pairs = correlation[: n - n % 2].reshape(-1, 2).sum(1)
     negative = np.flatnonzero(pairs < 0.0)

@@ -125,7 +125,7 @@ def picture(tables: dict[str, list[dict[str, Any]]]) -> Figure:
         axes.axhline(0.0, color="black", linewidth=0.8)
         axes.set(title=name, xlabel="probes", xscale="log")
         axes.set_xticks(PROBES, PROBES)
-        axes.minorticks_off()
+        axes.set_xticks([], minor=True)
         axes.spines[["top", "right"]].set_visible(False)
     grid[0].set_ylabel("AUC lost to noise")
     grid[0].legend(frameon=False)

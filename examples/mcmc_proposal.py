@@ -129,7 +129,7 @@ def picture(found: dict[str, Any]) -> Figure:
             axes.axhline(row["per_second"], color="black", linestyle=style, linewidth=0.8, label=label)
         axes.set(title=name, xlabel="probes")
         axes.set_xticks(PROBES, PROBES)
-        axes.minorticks_off()
+        axes.set_xticks([], minor=True)
         axes.spines[["top", "right"]].set_visible(False)
     grid[0].set_ylabel("effective samples per second")
     grid[0].legend(frameon=False, fontsize=8)

@@ -36,6 +36,7 @@ def test_effective_samples_of_an_autoregression(module, rho):
 def test_chains_that_never_meet_are_worth_little(module):
     x = np.random.default_rng(0).standard_normal((500, 4)) + 10.0 * np.arange(4)
     assert module("_mcmc").effective_samples(x) < 10.0
+    assert module("_mcmc").effective_samples(np.ones((500, 4))) == 1.0
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.15])  # the variance of the weights is finite below 0.25
