@@ -19,11 +19,13 @@ from iresnet_fast.models import IResNetFlow
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NAMES = (
+    "anomaly_detection",
     "conditional_density",
     "digits_density",
     "inverse_error",
     "inverse_problem",
     "logdet_bias",
+    "mcmc_proposal",
     "mnist_classify",
     "mnist_density",
     "toy_densities",
@@ -43,7 +45,7 @@ def run(module, monkeypatch, tmp_path, capsys):
 
     def run(name, *arguments):
         monkeypatch.setattr(sys, "argv", [name, "--quick", "--threads", "1", "--out", str(tmp_path), *arguments])
-        if name not in ("inverse_error", "inverse_problem"):
+        if name not in ("anomaly_detection", "inverse_error", "inverse_problem"):
             sys.argv += ["--runs", str(tmp_path / "runs")]
         runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
         results = json.loads((tmp_path / f"{name}.json").read_text())
@@ -267,6 +269,38 @@ def test_speed_is_the_first_point_as_good_as_the_end_of_the_reference(module, ke
     end = [{"minutes": 1.0, "test_bits_per_dim": 1.5}, {"minutes": 4.0, "test_bits_per_dim": 2.0}]
     found = module("_density").speed({"kernels": {"curve": curve}, "reference": {"curve": end}})
     assert found == {"goal": 2.0, "before": before, "minutes": minutes, "ratio": ratio}
+
+
+def test_mcmc_proposal(run):
+    results = run("mcmc_proposal")
+    for found in results["targets"].values():
+        rows = found["rows"]
+        assert len(rows) == (11 if results["torchflows"] is None else 12)
+        assert all(0.0 < row["acceptance"] <= 1.0 and row["per_second"] > 0.0 for row in rows)
+        assert all(len(row["means"]) == len(found["truths"]) for row in rows)
+        noise = {(row["exact"], row["probes"]): row["noise"] for row in rows if "noise" in row}
+        for probes in (1, 4, 16):
+            assert noise[2, probes] < 0.7 * noise[1, probes] < 0.4 * noise[0, probes]
+
+
+def test_mcmc_proposal_says_what_it_left_out(run, module, monkeypatch, tmp_path):
+    monkeypatch.setattr(module("_proposals"), "torchflows_version", lambda: None)
+    results = run("mcmc_proposal")
+    assert {row["proposal"] for found in results["targets"].values() for row in found["rows"]} == {"flow", "Gaussian"}
+    assert "torchflows is not installed" in (tmp_path / "mcmc_proposal.md").read_text()
+
+
+def test_anomaly_detection(run):
+    tables = run("anomaly_detection")["tables"]
+    assert len(tables) == 3
+    for rows in tables.values():
+        assert len(rows) == 12
+        assert rows[0]["lost"] == 0.0
+        assert all(row["lost"] == pytest.approx(rows[0]["auc"] - row["auc"]) for row in rows)
+        noise = {(row["exact"], row["probes"]): row["noise"] for row in rows if "noise" in row}
+        for probes in (1, 4, 16):
+            assert noise[2, probes] < 0.7 * noise[1, probes] < 0.4 * noise[0, probes]
+    assert min(row["auc"] for row in tables["breast cancer"]) > 0.85  # the easiest of the three, even for a flow so raw
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
