@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -134,8 +135,10 @@ def test_distributions_of_probes():
 
 
 def test_there_is_always_a_term():
-    roulette = RussianRoulette(n_exact=0, distribution="poisson", parameter=1e-9)
+    roulette = RussianRoulette(n_exact=0, distribution="poisson", parameter=1e-9, exact_terms=0)
     assert roulette.draw(torch.empty(2, 2), True)[1].tolist() == [0.0]
+    # Exact terms want a coefficient each.
+    assert replace(roulette, exact_terms=2).draw(torch.empty(2, 2), True)[1].tolist() == [0.0, 0.0]
 
 
 def test_power_series_draw_compiles_as_one_graph():

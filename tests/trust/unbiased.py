@@ -37,6 +37,8 @@ ROULETTES = (
     RussianRoulette(n_exact=1, distribution="poisson", parameter=4.0),
     RussianRoulette(distribution="poisson", parameter=4.0, per_sample=True),
     RussianRoulette(n_exact=0, distribution="poisson", parameter=6.0, gradient="series", per_sample=True),
+    RussianRoulette(per_sample=True, exact_terms=1),
+    RussianRoulette(n_exact=0, parameter=0.3, per_sample=True, exact_terms=2),
 )
 SERIES = (
     PowerSeries(n_terms=1),
@@ -44,6 +46,9 @@ SERIES = (
     PowerSeries(n_terms=4, probe="gaussian"),
     PowerSeries(n_terms=5, gradient="series"),
     PowerSeries(n_terms=3, n_probes=4, gradient="series", probe="gaussian"),
+    PowerSeries(n_terms=4, exact_terms=1),
+    PowerSeries(n_terms=4, n_probes=2, exact_terms=2),
+    PowerSeries(n_terms=4, gradient="series", exact_terms=1),
 )
 
 
@@ -117,7 +122,8 @@ def _mean(
             keys = row_keys(0, 0, draws, x.device)[0]  # of samples that are one and the same here
             probe, q = replace(estimator, eval_seed=group).draw(samples, training, generator, keys)
             settings = (branch.activations, probe, q, estimator.gradient)
-            values.append(ops.residual_logdet(samples, weights, biases, *settings)[1].mean())
+            n_exact = 0 if estimator.exact_terms == "auto" else estimator.exact_terms
+            values.append(ops.residual_logdet(samples, weights, biases, *settings, exact_terms=n_exact)[1].mean())
         groups.append(_flat(torch.stack(values).mean(), leaves))
     found = torch.stack(groups)
     exact = _flat(_exact(branch._replace(weights=weights, biases=biases), x, estimator), leaves)
