@@ -39,7 +39,7 @@ def main() -> None:
         x, batch = dataset.test[:n_samples], dataset.train[: config.batch_size]
         torch.manual_seed(options.seed)  # after a number of steps that is a matter of the clock
         found = noise(model, x, n_draws, rounds)
-        gradient = gradient_noise(model, batch, n_draws, rounds)
+        gradient = gradient_noise(model, batch, min(20, n_draws), rounds)
         about |= {"samples": len(x), "draws": n_draws, "batch": len(batch), "machine": _common.machine()}
         runs = {**results["runs"], name: {**about, **found, "gradient": gradient}}
         results["runs"] = {known: runs[known] for known in CASES if known in runs}

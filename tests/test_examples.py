@@ -252,11 +252,11 @@ def test_estimator_variance(run, mnist):
 def test_all_estimators_agree_with_the_exact_density(module, hidden, leading):
     example = module("_estimator_noise")
     torch.manual_seed(0)
-    options = {"event_shape": (5,), "blocks": (3,), "hidden": hidden, "preactivation": leading}
+    options = {"event_shape": (5,), "blocks": (2,), "hidden": hidden, "preactivation": leading}
     flow, x = IResNetFlow.preset("tabular", **options), torch.randn(30, 5)
     flow.fit_preprocessing(x)
     flow.initialize(x)
-    found = example.noise(flow.eval(), x[:10], 60, 1)
+    found = example.noise(flow.eval(), x[:10], 50, 1)
     assert len(found["rows"]) == 16
     for row in found["rows"]:
         # The mean square of z has a tail longer than that of a normal number.
