@@ -102,7 +102,7 @@ def _of_power_one(place: tuple[int, int], weights: Sequence[Tensor], image_size:
     first, last = weights[0], weights[1].transpose(0, 1)
     if first.dim() == 4:
         side = _common_side(weights)
-        first, last = _cropped(first, side), _cropped(last, side).flip(2, 3)
+        first, last = cropped(first, side), cropped(last, side).flip(2, 3)
     both = first * last
     if place[1] >= 0:
         return both
@@ -123,7 +123,8 @@ def _common_side(weights: Sequence[Tensor]) -> int:
     return min(weights[0].shape[-1], weights[1].shape[-1])
 
 
-def _cropped(weight: Tensor, side: int) -> Tensor:
+def cropped(weight: Tensor, side: int) -> Tensor:
+    """Return the taps of a kernel in the middle of it."""
     margin = (weight.shape[-1] - side) // 2
     return weight[:, :, margin : margin + side, margin : margin + side]
 
@@ -164,9 +165,7 @@ def coloured_probes(x: Tensor, kernels: Sequence[Sequence[int]], n_terms: int) -
     d = math.prod(x.shape[1:])
     if x.dim() == 2:
         return torch.eye(d, dtype=x.dtype, device=x.device)
-    steps = [
-        min(size, n_terms * sum(kernel[axis] // 2 for kernel in kernels) + 1) for axis, size in enumerate(x.shape[2:])
-    ]
+    steps = spacing(kernels, x.shape[2:], n_terms)
     places = torch.arange(d, device=x.device).view(x.shape[1:])
     channel = places // (x.shape[2] * x.shape[3])
     row = places // x.shape[3] % x.shape[2] % steps[0]
@@ -174,6 +173,13 @@ def coloured_probes(x: Tensor, kernels: Sequence[Sequence[int]], n_terms: int) -
     colour = (channel * steps[0] + row) * steps[1] + column
     m = x.shape[1] * steps[0] * steps[1]
     return (colour == torch.arange(m, device=x.device).view(-1, 1, 1, 1)).to(x.dtype)
+
+
+def spacing(kernels: Sequence[Sequence[int]], image_size: Sequence[int], n_terms: int) -> list[int]:
+    """Return how far apart the pixels of a coloured probe are along each axis of the image; [] if it has none."""
+    return [
+        min(size, n_terms * sum(kernel[axis] // 2 for kernel in kernels) + 1) for axis, size in enumerate(image_size)
+    ]
 
 
 def split_coefficients(q: Tensor, n_terms: int) -> tuple[Tensor, Tensor]:

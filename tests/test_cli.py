@@ -162,6 +162,25 @@ def test_evaluate(run, capsys):
     assert "event_shape" in capsys.readouterr().err
 
 
+def test_evaluate_with_probes(tmp_path, capsys):
+    estimator = '{"type": "PowerSeries", "n_terms": 12, "exact_terms": 0}'
+    folder = str(tmp_path / "run")
+    assert main(["train", *TINY, "--set", f"eval_estimator={estimator}", "--folder", folder]) == 0
+    model, test = training.load_model(folder), data.load("digits").test
+    capsys.readouterr()
+    assert main(["evaluate", folder, "--probes", "3"]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == str(training.evaluate(model, test, probes=3))
+    error = training.evaluate(model, test, probes=2).probe_error
+    assert main(["evaluate", folder, "--probes", "auto", "--standard-error", str(0.8 * error)]) == 0
+    said = capsys.readouterr().out.splitlines()[0]
+    assert said == str(training.evaluate(model, test, probes="auto", standard_error=0.8 * error))
+    found = re.search(r"\(360 samples; of bits_per_dim, (\d) probes each make \+- ([\d.e-]+)\)", said)
+    assert int(found[1]) > 2
+    assert float(found[2]) <= 0.8 * error
+    assert main(["evaluate", folder, "--standard-error", "0.1"]) == 2
+    assert "standard_error must be None for a given number of probes, 1, got 0.1" in capsys.readouterr().err
+
+
 def test_sample(run, tmp_path):
     out, npy = tmp_path / "s.png", tmp_path / "s.npy"
     arguments = ["sample", str(run), "--out", str(out), "--npy", str(npy), "--n", "5"]

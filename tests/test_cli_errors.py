@@ -94,6 +94,11 @@ def test_counts(capsys, tmp_path):
     assert "--n must be at least 1, got -1" in sentence(capsys, ["reconstruct", str(tmp_path), "--n", "-1"])
 
 
+def test_probes(capsys, tmp_path):
+    said = sentence(capsys, ["evaluate", str(tmp_path), "--probes", "many"])
+    assert "argument --probes: invalid number of probes, or auto value: 'many'" in said
+
+
 def test_kernels_that_are_not_there(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(_library, "HAS_EXTENSION", False)
     monkeypatch.setattr(_library, "EXTENSION_ERROR", "they were not built")

@@ -21,6 +21,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_data_options(parser, None)
     parser.add_argument("--samples", type=int, metavar="N", help="so many test samples, drawn at random (default: all)")
     parser.add_argument("--batch-size", type=int, default=200, metavar="N", help="samples at a time (default: 200)")
+    parser.add_argument(
+        "--probes",
+        type=_probes,
+        default=1,
+        metavar="N|auto",
+        help="estimates of each log-determinant to average, or as many as --standard-error takes (default: 1)",
+    )
+    parser.add_argument(
+        "--standard-error",
+        type=float,
+        metavar="E",
+        help="with --probes auto: how large that of the density may be for its probes, in its unit (default: 0.001)",
+    )
     add_machine_options(parser)
 
 
@@ -34,7 +47,24 @@ def run(options: argparse.Namespace) -> None:
             _checks.check_count("--samples", options.samples, 1)
             test = test.rows(permutation(len(test.x), 0)[: options.samples])
         x, labels, context = test
-        print(describe(model, evaluate(model, x, labels, options.batch_size, context=context)))
+        found = evaluate(
+            model,
+            x,
+            labels,
+            options.batch_size,
+            context=context,
+            probes=options.probes,
+            standard_error=options.standard_error,
+            show_progress=True,
+        )
+        print(describe(model, found))
+
+
+def _probes(text: str) -> int | str:
+    return text if text == "auto" else int(text)
+
+
+_probes.__name__ = "number of probes, or auto"  # as argparse calls it in errors
 
 
 def describe(model: nn.Module, found: Evaluation) -> str:

@@ -1,5 +1,6 @@
 """Whole models, each from a configuration that JSON can hold, with the papers' recipes as named presets."""
 
+from ._report import LogProbReport
 from .classifier import IResNetClassifier
 from .classifier_config import ClassifierConfig
 from .distribution import FlowDistribution
@@ -24,6 +25,7 @@ __all__ = [
     "IResNetFlow",
     "ImageReconstruction",
     "LipschitzTable",
+    "LogProbReport",
     "Reconstruction",
     "ResidualFlow",
     "certified_lipschitz",

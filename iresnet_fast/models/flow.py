@@ -7,28 +7,23 @@ import math
 import torch
 from torch import Tensor
 
-from .. import _checks, likelihood
+from .. import _checks
 from .._inputs import check_data, check_same_kind, check_shape, check_tensor
 from ..nn import Call
 from ..nn._call import DeferredInverse, Solution, TakesCall, not_kept
-from ._blocks import Block
 from ._contexts import check_contexts, for_all
+from ._density import BODY, Density
 from ._flow_parts import body_of, context_preprocessing_of, preprocessing_of, prior_of
 from ._modes import training
-from ._norms import GroupsNorms
 from ._presets import Presets, check_config
 from ._standardize import Standardizes
 from .distribution import FlowDistribution
 from .flow_config import FlowConfig
 from .flow_presets import FLOWS
 from .reconstruction import Reconstruction
-from .truncation import truncation_bound
-
-# The place of the body in a call. The preprocessing draws what it would draw alone; it has fewer parts than this.
-_BODY = 1000
 
 
-class IResNetFlow(Presets[FlowConfig], Standardizes, GroupsNorms, TakesCall):
+class IResNetFlow(Presets[FlowConfig], Standardizes, Density, TakesCall):
     """Density of vectors or images by invertible residual blocks (i-ResNet, arXiv 1811.00995).
 
     The latent z [B, d] is flat. Preprocessing is part of the model: log_prob is that of the data as they come, of
@@ -51,7 +46,7 @@ class IResNetFlow(Presets[FlowConfig], Standardizes, GroupsNorms, TakesCall):
 
     def __init__(self, config: FlowConfig) -> None:
         """Build the model; the argument is that of the class."""
-        GroupsNorms.__init__(self)
+        Density.__init__(self)
         check_config(config, FlowConfig)
         self.config = config
         self.preprocessing = preprocessing_of(config)
@@ -88,7 +83,7 @@ class IResNetFlow(Presets[FlowConfig], Standardizes, GroupsNorms, TakesCall):
         call = Call.given(call, x)
         u, logdet = self.preprocessing(x, call=call)
         with self._grouped_norms():
-            z, more = self.body(u, self._contexts(context, x.shape[0]), call=call.part(_BODY))
+            z, more = self.body(u, self._contexts(context, x.shape[0]), call=call.part(BODY))
         return z, logdet + more
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -108,38 +103,9 @@ class IResNetFlow(Presets[FlowConfig], Standardizes, GroupsNorms, TakesCall):
         data = self.preprocessing.deferred_inverse(body.x, None, logdet)
 
         def total(call: Call) -> Tensor:
-            return data.logdet(call) + body.logdet(call.part(_BODY))
+            return data.logdet(call) + body.logdet(call.part(BODY))
 
         return DeferredInverse(data.x, total if logdet else not_kept, body.steps)
-
-    def log_prob(self, x: Tensor, context: Tensor | None = None, call: Call | None = None) -> Tensor:
-        """Return the log-density [B] of the data, in nats; arguments and errors as in `forward`."""
-        z, logdet = self(x, context, call)
-        log_prob: Tensor = self.latent_log_prob(z, context) + logdet
-        return log_prob
-
-    def latent_log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        """Return the log-density [B] that the prior gives a latent [B, d]; arguments and errors as in `forward`."""
-        log_prob: Tensor = self.prior.log_prob(self._latent(z), self._contexts(context, z.shape[0]))
-        return log_prob
-
-    def bits_per_dim(self, x: Tensor, context: Tensor | None = None, n_levels: int = 1) -> Tensor:
-        """Return -log_prob [B] in bits for each value of the data: 784 for a 1 x 28 x 28 image.
-
-        Args:
-            x: [B, *event_shape].
-            context: as in `forward`.
-            n_levels: 1 if the model dequantises; else the levels of data that came as (integers + noise) / n_levels.
-
-        Raises:
-            ValueError: as `forward`, or the model dequantises and n_levels is not 1.
-        """
-        if self.config.n_levels is not None and n_levels != 1:
-            raise ValueError(
-                f"n_levels must be 1 for a model that dequantises, got {n_levels}; its {self.config.n_levels} levels "
-                f"are in log_prob already."
-            )
-        return likelihood.bits_per_dim(self.log_prob(x, context), self.config.n_dims, n_levels)
 
     @torch.no_grad()
     def sample(
@@ -199,7 +165,7 @@ class IResNetFlow(Presets[FlowConfig], Standardizes, GroupsNorms, TakesCall):
         call = Call.of(x, logdet=False)
         u, _ = self.preprocessing(x, call=call)
         with self._grouped_norms():
-            z, _ = self.body(u, context, call=call.part(_BODY))
+            z, _ = self.body(u, context, call=call.part(BODY))
             again, iterations, block_error = self.body.solve(z, context)
         error = torch.linalg.vector_norm((again - u).flatten(1), dim=1)
         return Reconstruction(self.preprocessing.inverse(again)[0], z, error, block_error, iterations)
@@ -248,16 +214,6 @@ class IResNetFlow(Presets[FlowConfig], Standardizes, GroupsNorms, TakesCall):
         """
         with training(self):
             self.prior.fit(self.transform_to_noise(x, context), "x")
-
-    def truncation_bound(self) -> float:
-        """Return how many bits/dim the estimates of evaluation can be off for their truncation, in the worst case.
-
-        The sum over the blocks of theorem 3 of arXiv 1811.00995, as if every eigenvalue of every Jacobian were as large
-        as coeff allows: usually far above the real bias. Zero where all estimates are exact. The variance of the probes
-        is not in it.
-        """
-        blocks = [module for module in self.modules() if isinstance(module, Block)]
-        return sum(truncation_bound(block) for block in blocks) / (math.log(2.0) * self.config.n_dims)
 
     def as_distribution(self, context: Tensor | None = None) -> FlowDistribution:
         """Return the model as a torch.distributions.Distribution.

@@ -79,8 +79,8 @@ def _residual(block: InvertibleResidualBlock, place: int, x: Tensor, context: An
     assert isinstance(branch, Branch)  # else autograd would be the way
     if why_no_kernels(x, branch.activation_names()) is not None:  # before a network of a context is called
         return None
-    stages = branch.as_stages(x, context if branch.takes_context else None)
-    weights, biases, activations, betas, factors = lowered(*stages)
+    stages = lowered(*branch.as_stages(x, context if branch.takes_context else None))
+    weights, biases, activations, betas, factors = stages
     given = [t for t in (*weights, *biases, *factors) if t is not None]
     if not _are_plain(given, x):
         return None
@@ -89,8 +89,10 @@ def _residual(block: InvertibleResidualBlock, place: int, x: Tensor, context: An
         return AsStep(Residual(activations, "none"), own, x)
     if isinstance(estimator, Exact):
         return AsStep(Residual(activations, "exact"), own, x)
-    exact = exact_terms_of(estimator, block.training, stages, x)
-    if exact.n > len(exact.places):
+    if call.survey is not None:
+        return None  # the op returns sums over the blocks of one estimate
+    exact = exact_terms_of(estimator, block.training, stages, x.shape[2:])
+    if exact.control or exact.n > len(exact.places):
         return None  # the op for a block alone makes more calls of it
     maps = maps_of(exact.places, weights, x.shape[2:])
     request = Request(estimator, block.training, place, x)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from .._inputs import check_samples, described
 from .._keys import mixed, sample_keys
 from ._fsdp import Shardable
 from ._transform import takes_context
+
+if TYPE_CHECKING:
+    from ._survey import Survey
 
 # Evaluations of a branch [B] int64, and a bound of the error [B] in the units of the block's input.
 Step = tuple[Tensor, Tensor]
@@ -40,6 +43,9 @@ class _SampleKeys:
             number = (number * _PLACES + index + 1) % 2**64
         return mixed(self._keys, number) if path else self._keys
 
+    def rows(self, rows: Tensor) -> _SampleKeys:
+        return _SampleKeys(self._sample[rows], self._seed)
+
 
 @dataclass(frozen=True)
 class Call:
@@ -47,11 +53,13 @@ class Call:
 
     Attributes:
         logdet: whether the log-determinant is wanted; a block that need not compute it returns zeros.
+        survey: what asks each block for several estimates; None: nobody does.
     """
 
     _sample_keys: _SampleKeys
     logdet: bool = True
     _path: tuple[int, ...] = ()
+    survey: Survey | None = None
 
     @classmethod
     def of(cls, x: Tensor, seed: int = 0, logdet: bool = True) -> Call:
@@ -86,7 +94,15 @@ class Call:
 
     def part(self, index: int) -> Call:
         """Return the call of a part: each has keys of its own."""
-        return Call(self._sample_keys, self.logdet, (*self._path, index))
+        return Call(self._sample_keys, self.logdet, (*self._path, index), self.survey)
+
+    def rows(self, rows: Tensor) -> Call:
+        """Return the call of some of the samples, which draw what they draw among all; `rows` are their places [n]."""
+        return replace(self, _sample_keys=self._sample_keys.rows(rows))
+
+    def surveyed(self, survey: Survey) -> Call:
+        """Return the call that asks each block for the estimates of a survey."""
+        return replace(self, survey=survey)
 
     def keys(self) -> Tensor:
         """Return the keys of the samples [B], int64 below 2^32, of which numbers are drawn outside training.

@@ -7,6 +7,7 @@ from typing import NamedTuple, cast
 
 from torch import Tensor
 
+from .._keys import mixed
 from ..estimators import PowerSeries, RussianRoulette, draw_signs
 from ._call import Call
 
@@ -29,9 +30,21 @@ class Request(NamedTuple):
     like: Tensor
 
 
-def draw(estimator: PowerSeries | RussianRoulette, training: bool, like: Tensor, call: Call) -> tuple[Tensor, Tensor]:
-    """Return the probe and the coefficients of a series; `call` is that of the block."""
-    return estimator.draw(like, True) if training else estimator.draw(like, False, keys=call.keys())
+def draw(
+    estimator: PowerSeries | RussianRoulette, training: bool, like: Tensor, call: Call, number: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Return the probe and the coefficients of a series.
+
+    Args:
+        estimator: that of the series.
+        training: from torch's generator; else from the keys of the call.
+        like: of the shape, dtype and device of the input of the block.
+        call: of the block.
+        number: outside training, of an estimate: each has another probe.
+    """
+    if training:
+        return estimator.draw(like, True)
+    return estimator.draw(like, False, keys=mixed(call.keys(), number) if number else call.keys())
 
 
 def draw_all(requests: Sequence[Request], call: Call) -> list[tuple[Tensor, Tensor]]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
-from torch import Tensor
+import torch
 
-from .._lowering import lowered
 from .._stages import Stages
-from .._traces import MOST_TERMS, Places, chain_products, places_at, products
+from .._trace_costs import cheapest
+from .._traces import MOST_TERMS, Places, chain_products, places_at
 from ..estimators import PowerSeries, Series
+from ..ops._control_variate import has_control
 
 
 class ExactTerms(NamedTuple):
@@ -17,40 +21,75 @@ class ExactTerms(NamedTuple):
 
     Attributes:
         n: how many.
-        places: of their closed forms, as many if all have one.
+        places: of their closed forms, as far as they have one.
+        control: whether a control variate takes the place of an exact first term.
+        value_only: whether the gradient remains that of the estimate, as theirs would cost many times the series.
     """
 
     n: int
     places: Places
+    control: bool = False
+    value_only: bool = False
 
 
-def exact_terms_of(estimator: Series, training: bool, stages: Stages, x: Tensor) -> ExactTerms:
-    """Return the exact terms of a series on these stages.
+def exact_terms_of(estimator: Series, training: bool, stages: Stages, image_size: Sequence[int]) -> ExactTerms:
+    """Return the exact terms of a series on elementwise stages.
 
     Args:
         estimator: that of the series.
         training: whether the block is in training.
-        stages: of the branch.
-        x: its input.
+        stages: of the branch, lowered to what kernels know.
+        image_size: [] or [H, W].
     """
-    if estimator.exact_terms == 0:
-        return ExactTerms(0, ())
-    stages = lowered(*stages)
-    places = places_at(stages.weights, stages.activations, stages.factors)
     n = estimator.exact_terms
+    if n == 0:
+        return ExactTerms(0, ())
+    if isinstance(n, str) and not training:
+        shapes = tuple(tuple(weight.shape) for weight in stages.weights)
+        masked = tuple(factor is not None for factor in stages.factors)
+        decide = _cheap.__wrapped__ if torch.compiler.is_compiling() else _cheap  # a compiler warns of a cache
+        return decide(shapes, stages.activations, masked, tuple(image_size), _n_terms_of(estimator))
+    places = places_at(stages.weights, stages.activations, stages.factors)
     if isinstance(n, str):
-        n_pixels = x.shape[2:].numel()
-        if training:
-            n = sum(right < 0 for _, right in places[:1])
-        else:
-            budget = n_terms_of(estimator) * chain_products(stages.weights, n_pixels)
-            costs = [products(place, stages.weights, n_pixels) for place in places]
-            n = max((k for k in range(MOST_TERMS + 1) if k <= len(costs) and sum(costs[:k]) <= budget), default=0)
+        n = sum(right < 0 for _, right in places[:1])
+    return _taken(estimator, n, places)
+
+
+def _taken(estimator: Series, n: int, places: Places) -> ExactTerms:
     if isinstance(estimator, PowerSeries):
         n = min(n, estimator.n_terms)
     return ExactTerms(n, places[:n])
 
 
-def n_terms_of(estimator: Series) -> int:
+@lru_cache(maxsize=1024)
+def _cheap(
+    shapes: Sequence[Sequence[int]],
+    activations: tuple[str, ...],
+    masked: Sequence[bool],
+    image_size: Sequence[int],
+    n_terms: int,
+) -> ExactTerms:
+    """Return the exact terms that cost at most as much as the series itself.
+
+    Args:
+        shapes: of the weights.
+        activations: likewise.
+        masked: whether a stage has a factor.
+        image_size: likewise.
+        n_terms: of the series.
+    """
+    weights = [torch.empty(shape, device="meta") for shape in shapes]
+    factors = [torch.empty(0, device="meta") if there else None for there in masked]
+    none = [None] * len(weights)
+    budget = n_terms * chain_products(weights, math.prod(image_size))
+    for n in range(min(MOST_TERMS, n_terms), 0, -1):
+        way = cheapest(weights, activations, factors, image_size, n, False)
+        if way.products <= budget:
+            places = places_at(weights, activations, factors)[:n]
+            return ExactTerms(n, places, value_only=n > len(places))
+    return ExactTerms(0, (), has_control(Stages(weights, list(none), activations, list(none), factors), image_size))
+
+
+def _n_terms_of(estimator: Series) -> int:
     """Return how many terms a series has outside training."""
     return estimator.n_terms if isinstance(estimator, PowerSeries) else estimator.n_exact + estimator.eval_terms

@@ -50,7 +50,7 @@ class Shardable(nn.Module):
     def __init_subclass__(cls, **options: Any) -> None:
         """Wrap the methods of the subclass that fully_shard makes."""
         super().__init_subclass__(**options)
-        if _is_sharded_class(cls):
+        if is_sharded_class(cls):
             cls.__call__ = _calling(cls.__call__)  # type: ignore[method-assign]
             for name in _METHODS:
                 if hasattr(cls, name):
@@ -108,7 +108,8 @@ def _with_logdet_by_forward(module: nn.Module, found: Any, z: Tensor, context: A
     return found._replace(logdet=lambda call: -apply_part(module, found.x, context, call)[1])
 
 
-def _is_sharded_class(cls: type) -> bool:
+def is_sharded_class(cls: type) -> bool:
+    """Whether a class is one that fully_shard has made."""
     fsdp = sys.modules.get("torch.distributed.fsdp")  # its import is slow, and without it there is none
     return fsdp is not None and issubclass(cls, fsdp.FSDPModule)
 
@@ -119,7 +120,7 @@ def check_not_sharded(branch: nn.Module) -> None:
     The hooks of fully_shard would take the products with its Jacobian for a backward pass, and free its parameters.
     """
     for name, module in branch.named_modules(prefix="branch"):
-        if _is_sharded_class(type(module)):
+        if is_sharded_class(type(module)):
             raise RuntimeError(
                 f"{name} must not be sharded by itself where a block takes products with its Jacobian by autograd, got "
                 f"a {type(module).__name__}; call fully_shard on the block instead."

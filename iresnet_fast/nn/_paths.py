@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from .. import ops
 from .._autocast import autocast_dtype
+from .._lowering import lowered
 from .._torch_private import outside_compiled_graphs
 from .._traces import split_coefficients
 from .._tracing import may_read, under_transforms
-from ..estimators import Exact, PowerSeries, RussianRoulette
+from ..estimators import Exact, PowerSeries, Series
+from ..ops._control_variate import trace_control
 from ..ops.inverse_error import WideBranch
 from ..reference import functional
 from ..reference.fixed_point import Settings
@@ -23,13 +25,14 @@ from ..reference.series import sample_norm
 from ._branch import Branch
 from ._call import Call
 from ._draws import draw
-from ._exact_terms import exact_terms_of
+from ._exact_terms import ExactTerms, exact_terms_of
 from ._explicit import explicit_branch
 from ._fsdp import check_not_sharded
 from ._hooks import has_backward_hooks, without_backward_hooks
 from ._inputs import check_branch_output, check_takes_context
 from ._inverse import CertifiedInverse, moved, rounding_of
 from ._layer import SpectralLayer
+from ._survey import surveyed
 from ._tensors import can_take
 from .spectral import normalized_together
 
@@ -96,10 +99,24 @@ class _StagesPath(Path):
             return x + ops.branch(x, *self.stages), x.new_zeros(x.shape[0])
         if isinstance(estimator, Exact):
             return ops.residual_logdet_exact(x, *self.stages)
-        probe, coefficients = draw(estimator, self.block.training, x, call)
-        tol, lipschitz = _stopping(self.block, estimator)
+        exact = exact_terms_of(estimator, self.block.training, lowered(*self.stages), x.shape[2:])
+        if call.survey is not None:
+            return self._surveyed(x, call, estimator, exact)
+        z, logdet, *_ = self._series(x, estimator, *draw(estimator, self.block.training, x, call), exact)
+        return z, logdet
+
+    def _series(
+        self, x: Tensor, estimator: Series, probe: Tensor, coefficients: Tensor, exact: ExactTerms, info: bool = False
+    ) -> Any:
         stages = self.stages
-        z, logdet, *_ = ops.residual_logdet(
+        if exact.value_only and torch.is_grad_enabled():
+            z, logdet, *found = self._series(x, estimator, probe, coefficients, ExactTerms(0, ()), info)
+            if logdet.requires_grad:
+                with torch.no_grad():
+                    value = self._series(x, estimator, probe, coefficients, exact)[1]
+                return z, logdet + (value - logdet.detach()), *found
+        tol, lipschitz = _stopping(self.block, estimator)
+        z, logdet, *found = ops.residual_logdet(
             x,
             stages.weights,
             stages.biases,
@@ -109,11 +126,30 @@ class _StagesPath(Path):
             estimator.gradient,
             stages.parameters,
             tol,
-            lipschitz,
-            factors=stages.factors,
-            exact_terms=exact_terms_of(estimator, self.block.training, stages, x).n,
+            self.block.lipschitz if info else lipschitz,
+            info,
+            stages.factors,
+            exact.n,
         )
-        return z, logdet
+        if exact.control:
+            own = stages.weights, stages.biases, stages.activations
+            control = trace_control(x, *own, probe, stages.parameters, stages.factors)
+            if control is not None:
+                logdet = logdet + coefficients[..., 0] * control
+        return z, logdet, *found
+
+    def _surveyed(self, x: Tensor, call: Call, estimator: Series, exact: ExactTerms) -> tuple[Tensor, Tensor]:
+        stages = self.stages
+
+        def traces(n: int) -> Tensor:
+            return ops.jacobian_traces(
+                x, stages.weights, stages.biases, stages.activations, n, stages.parameters, stages.factors
+            )
+
+        def series(probe: Tensor, coefficients: Tensor) -> Any:
+            return self._series(x, estimator, probe, coefficients, exact._replace(n=0), info=True)
+
+        return surveyed(self.block, estimator, x, call, exact.n, series, traces)
 
     def solve(self, z: Tensor, tol: float) -> tuple[Tensor, Tensor, Tensor]:
         lipschitz, solver = self.block.known_lipschitz(), self.block.solver
@@ -191,17 +227,33 @@ class _ModulePath(Path):
             return x + self._g(x), x.new_zeros(x.shape[0])
         if isinstance(estimator, Exact):
             return functional.logdet_exact_of(self._g, x, self.tensors)
+        n_exact = 0 if estimator.exact_terms == "auto" else int(estimator.exact_terms)
+        if call.survey is not None:
+            return self._surveyed(x, call, estimator, n_exact)
         probe, coefficients = draw(estimator, self.block.training, x, call)
-        tol, lipschitz = _stopping(self.block, estimator)
-        n_exact = 0 if estimator.exact_terms == "auto" else min(int(estimator.exact_terms), coefficients.shape[-1])
+        n_exact = min(n_exact, coefficients.shape[-1])
         first, coefficients = split_coefficients(coefficients, n_exact)
-        z, logdet, *_ = functional.logdet_of(
-            self._g, x, probe, coefficients, estimator.gradient, self.tensors, tol, lipschitz
-        )
+        z, logdet, *_ = self._series(x, estimator, probe, coefficients)
         if n_exact:
-            units = torch.eye(x.shape[1:].numel(), dtype=x.dtype, device=x.device).view(-1, *x.shape[1:])
-            logdet = logdet + (first * functional.traces_of(self._g, x, units, n_exact, self.tensors)).sum(-1)
+            logdet = logdet + (first * self._traces(x, n_exact)).sum(-1)
         return z, logdet
+
+    def _series(self, x: Tensor, estimator: Series, probe: Tensor, coefficients: Tensor, info: bool = False) -> Any:
+        tol, lipschitz = _stopping(self.block, estimator)
+        lipschitz = self.block.lipschitz if info else lipschitz
+        return functional.logdet_of(
+            self._g, x, probe, coefficients, estimator.gradient, self.tensors, tol, lipschitz, info
+        )
+
+    def _traces(self, x: Tensor, n: int) -> Tensor:
+        units = torch.eye(x.shape[1:].numel(), dtype=x.dtype, device=x.device).view(-1, *x.shape[1:])
+        return functional.traces_of(self._g, x, units, n, self.tensors)
+
+    def _surveyed(self, x: Tensor, call: Call, estimator: Series, n_exact: int) -> tuple[Tensor, Tensor]:
+        def series(probe: Tensor, coefficients: Tensor) -> Any:
+            return self._series(x, estimator, probe, coefficients, info=True)
+
+        return surveyed(self.block, estimator, x, call, n_exact, series, lambda n: self._traces(x, n))
 
     @outside_compiled_graphs
     def solve(self, z: Tensor, tol: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -245,9 +297,7 @@ def _tensors_of(context: Any) -> list[Tensor]:
     return [context] if isinstance(context, Tensor) else []
 
 
-def _stopping(
-    block: InvertibleResidualBlock, estimator: PowerSeries | RussianRoulette
-) -> tuple[float | None, float | None]:
+def _stopping(block: InvertibleResidualBlock, estimator: Series) -> tuple[float | None, float | None]:
     """Return the tolerance of the series and the constant its bound needs; none costs nothing."""
     tol = estimator.tol if isinstance(estimator, PowerSeries) else None
     return tol, None if tol is None else block.lipschitz

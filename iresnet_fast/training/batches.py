@@ -35,6 +35,10 @@ class Batch(NamedTuple):
         """Return some of the samples, by their numbers."""
         return self._map(lambda part: part.index_select(0, rows))
 
+    def part(self, part: slice) -> Batch:
+        """Return samples that follow one another, as views."""
+        return self._map(lambda tensor: tensor[part])
+
     def to(self, device: torch.device) -> Batch:
         """Return the samples on a device."""
         return self._map(lambda part: part.to(device))

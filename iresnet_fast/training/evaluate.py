@@ -10,18 +10,21 @@ from torch import Tensor, nn
 
 from .. import _checks
 from .._inputs import check_floating, check_labels, check_shape
-from ..models import IResNetFlow
 from ..models._blocks import Block
 from ..models._modes import evaluating
+from ..models._report import check_alike, series_blocks
 from ..models.truncation import evaluation_terms
-from ..nn import Call
 from ..nn._transform import check_range
+from ._passes import Passes
 from .batches import Batch
+from .progress import working
 from .tasks import Task, flow_of, task_of
 
 # Training learns to exploit a short series: one of 5 terms flattered a trained MNIST model by 0.015 bits/dim, one of
 # 10 terms by nothing that could be measured.
 _LEAST_TERMS = 10
+
+_STANDARD_ERROR = 0.001  # what the metrics are printed to
 
 
 @dataclass(frozen=True)
@@ -34,17 +37,26 @@ class Evaluation:
         n: number of samples.
         truncation_bound: how much too good or bad the first of the metrics can be for the truncation of the
             log-determinant, in its unit (theorem 3 of arXiv 1811.00995, a worst case); 0: exact, or no density.
+        n_probes: how many estimates of each log-determinant the first of the metrics is the mean of.
+        probe_error: standard error of the first of the metrics that is due to the probes alone, from the spread of the
+            estimates of each sample; 0: there are no probes; None: a single one tells nothing of it.
     """
 
     metrics: dict[str, float]
     standard_errors: dict[str, float]
     n: int
     truncation_bound: float = 0.0
+    n_probes: int = 1
+    probe_error: float | None = None
 
     def __str__(self) -> str:
         """Return it in one line."""
         parts = (f"{name} {mean:.3f} +- {self.standard_errors[name]:.3f}" for name, mean in self.metrics.items())
-        return f"{', '.join(parts)} ({self.n} samples)"
+        samples = f"{self.n} samples"
+        if self.probe_error:
+            name = next(iter(self.metrics))
+            samples += f"; of {name}, {self.n_probes} probes each make +- {self.probe_error:.2g}"
+        return f"{', '.join(parts)} ({samples})"
 
 
 @torch.no_grad()
@@ -55,6 +67,9 @@ def evaluate(
     batch_size: int = 200,
     seed: int = 0,
     context: Tensor | None = None,
+    probes: int | str = 1,
+    standard_error: float | None = None,
+    show_progress: bool = False,
 ) -> Evaluation:
     """Return the mean of the metrics of a model over all samples, in eval mode and with its eval_estimator.
 
@@ -71,11 +86,17 @@ def evaluate(
         batch_size: samples at a time.
         seed: of the noise.
         context: [N, context_features], as a data set holds it, for a model that takes one.
+        probes: how many estimates of each log-determinant to average, or "auto": as many, the same of each sample, as
+            bring the standard error of the density that is due to probes down to `standard_error`, with probability
+            0.95 given the spread of the estimates. That of the samples stays as it is.
+        standard_error: for "auto", in the unit of the density; None: 0.001.
+        show_progress: a progress bar on a terminal.
 
     Raises:
         ValueError: there are no samples, labels are missing or no numbers of classes, the context is missing or not
-            wanted, the eval_estimator is no honest one (Exact, or at least ten terms), or the value of a sample is not
-            finite.
+            wanted, the eval_estimator is no honest one (Exact, or at least ten terms), the value of a sample is not
+            finite, probes or standard_error is out of range, or there are no probes to count: the model has no density,
+            or a block is not handed the call.
         TypeError: the model is of another kind.
     """
     _checks.check_count("batch_size", batch_size, 1)
@@ -91,16 +112,20 @@ def evaluate(
             check_range(labels.cpu(), 0, n_classes - 1, "number the classes from 0", "labels")
     _check_context(context, len(x), task.context_features)
     check_estimators(model)
+    _check_probes(model, probes, standard_error)
     device = next(model.parameters()).device
-    batches: list[dict[str, Tensor]] = []
-    with evaluating(model), torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        for start in range(0, x.shape[0], batch_size):
-            part = slice(start, start + batch_size)
-            batch = Batch(x[part], *(None if other is None else other[part] for other in (labels, context)))
-            values = _values(model, task, batch.to(device), seed)
-            batches.append({name: value.double().cpu() for name, value in values.items()})
-    found = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+    with (
+        evaluating(model),
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        working(show_progress) as on_batch,
+    ):
+        passes = Passes(model, task, Batch(x, labels, context), batch_size, seed, on_batch)
+        if isinstance(probes, str):
+            passes.until(_STANDARD_ERROR if standard_error is None else standard_error)
+        else:
+            passes.run(probes, probes > 1)
+        estimates = any(True for _ in series_blocks(model))
+    found = passes.metrics
     for name, value in found.items():
         if not bool(value.isfinite().all()):
             first = int((~value.isfinite()).nonzero()[0])
@@ -116,7 +141,29 @@ def evaluate(
         {name: float(value.std()) / math.sqrt(n) if n > 1 else math.nan for name, value in found.items()},
         n,
         _truncation_bound(model, task),
+        passes.n_probes if estimates else 1,
+        (None if probes == 1 else passes.probe_error) if estimates else 0.0,
     )
+
+
+def _check_probes(model: nn.Module, probes: int | str, standard_error: float | None) -> None:
+    if probes == "auto":
+        check_alike(model, "probes='auto'")
+    elif isinstance(probes, str):
+        raise ValueError(f"probes must be a number or 'auto', got {probes!r}; pass one of them.")
+    else:
+        _checks.check_count("probes", probes, 1)
+        if standard_error is not None:
+            raise ValueError(
+                f"standard_error must be None for a given number of probes, {probes}, got {standard_error}; pass "
+                f"probes='auto'."
+            )
+    if probes != 1 and flow_of(model) is None:
+        raise ValueError(f"probes must be 1 for a model without a density, got {probes!r}; leave it out.")
+    if standard_error is not None:
+        _checks.check_number("standard_error", standard_error, "0.001")
+        if not 0.0 < standard_error < math.inf:
+            raise ValueError(f"standard_error must be positive and finite, got {standard_error}; pass e.g. 0.001.")
 
 
 def _check_context(context: Tensor | None, n: int, width: int) -> None:
@@ -131,31 +178,6 @@ def _check_context(context: Tensor | None, n: int, width: int) -> None:
         )
     if context is not None and not bool(context.isfinite().all()):
         raise ValueError("context must be finite, got NaN or infinity in it; remove such samples.")
-
-
-def _values(model: nn.Module, task: Task, batch: Batch, seed: int) -> dict[str, Tensor]:
-    """Return the metrics of each sample, [B] each."""
-    inputs, labels, context = task.inputs(batch.x), batch.labels, task.context(batch.context)
-    call, flow = Call.of(inputs, seed), flow_of(model)
-    if flow is model:
-        return _density(flow, task, flow.log_prob(inputs, context, call))
-    if labels is None:
-        raise ValueError(f"labels must be given for a {type(model).__name__}, got None; pass those of the samples.")
-    if flow is None:
-        return {"error_percent": _errors(model(inputs), labels)}
-    logits, log_prob = model(inputs, context, call)
-    return {**_density(flow, task, log_prob), "error_percent": _errors(logits, labels)}
-
-
-def _errors(logits: Tensor, labels: Tensor) -> Tensor:
-    # A NaN among the logits is no decision: it must not pass for class 0.
-    wrong = 100.0 * (logits.argmax(1) != labels)
-    return torch.where(logits.isfinite().all(1), wrong, math.nan)
-
-
-def _density(flow: IResNetFlow, task: Task, log_prob: Tensor) -> dict[str, Tensor]:
-    nats = -log_prob.double()
-    return {"nats": nats} if "nats" in task.metrics else {"bits_per_dim": nats / (math.log(2.0) * flow.config.n_dims)}
 
 
 def _truncation_bound(model: nn.Module, task: Task) -> float:

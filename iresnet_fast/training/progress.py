@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from .log import Row
@@ -33,6 +35,19 @@ def make_progress(show: bool, progress: float) -> Progress:
     if not show:
         return _Silent()
     return _Bar(progress) if sys.stdout.isatty() else _Lines()
+
+
+@contextmanager
+def working(show: bool) -> Iterator[Callable[[float, str], None]]:
+    """Yield what takes the fraction done of a piece of work and a few words: for a bar on a terminal if `show`."""
+    if not (show and sys.stdout.isatty()):
+        yield lambda progress, words: None
+        return
+    bar, task = _rich_bar("")
+    try:
+        yield lambda progress, words: bar.update(task, completed=_ticks(progress), description=words)
+    finally:
+        bar.stop()
 
 
 def describe(row: Row) -> str:
@@ -74,20 +89,8 @@ class _Bar:
     """A bar whose line also shows the newest test metric and Lipschitz constant, from whatever row they are."""
 
     def __init__(self, progress: float) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, TaskProgressColumn, TextColumn
-        from rich.progress import Progress as Rich
-
-        self._rich = Rich(
-            BarColumn(20),
-            TaskProgressColumn(),
-            TextColumn("{task.description}"),
-            TextColumn("{task.fields[left]}"),
-            console=Console(),  # rich's shared one keeps what the environment said when it was first asked for
-        )
+        self._rich, self._task = _rich_bar("starting", _ticks(progress))
         self._newest: dict[str, Any] = {}
-        self._task = self._rich.add_task("starting", total=_TICKS, completed=_ticks(progress), left="")
-        self._rich.start()
 
     def update(self, row: Row, progress: float, minutes: float) -> None:
         """Move the bar."""
@@ -101,6 +104,24 @@ class _Bar:
 
     def close(self) -> None:
         self._rich.stop()
+
+
+def _rich_bar(words: str, completed: int = 0) -> tuple[Any, Any]:
+    """Return a bar that is on the screen, and its task."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn
+    from rich.progress import Progress as Rich
+
+    bar = Rich(
+        BarColumn(20),
+        TaskProgressColumn(),
+        TextColumn("{task.description}"),
+        TextColumn("{task.fields[left]}"),
+        console=Console(),  # rich's shared one keeps what the environment said when it was first asked for
+    )
+    task = bar.add_task(words, total=_TICKS, completed=completed, left="")
+    bar.start()
+    return bar, task
 
 
 def _ticks(progress: float) -> int:
