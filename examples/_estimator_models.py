@@ -68,6 +68,7 @@ def train(name: str, options: Namespace) -> tuple[Any, Any, DataSet, dict[str, A
     """Return the trained model, the recipe, the data, and what to say about it."""
     case = CASES[name]
     dataset, changes = case.load(options.data_root), case.changes
+    dataset = DataSet(dataset.name, dataset.train, dataset.test[:1000], n_levels=dataset.n_levels)
     if options.quick:
         dataset = _common.shortened(dataset, 64)
         changes = {**changes, "blocks": (1,) * (2 if name == "mnist" else 1)}
