@@ -5,8 +5,11 @@ import torch
 from comparison import RecordedOps, assert_compiles, assert_second_derivatives_agree, assert_within_rounding
 from layers import LAYERS, make_layers
 from problems import CASES, DTYPES, LIPSCHITZ, TINY, Case, gradients, make, named
+from trace_cases import CASES as TRACES
+from trace_cases import closed, places
 
 from iresnet_fast import ops, reference
+from iresnet_fast._traces import maps_of
 
 pytestmark = pytest.mark.cuda
 
@@ -21,6 +24,15 @@ LARGE = [
     Case("wide images", (12, 16, 16), (128, 128), (3, 1, 3), activations=("identity", "lipswish"), batch=9, terms=5),
     Case("wider than a block", (12, 16, 16), (512, 512), (3, 1, 3), batch=3, terms=3, per_sample=True),
     Case("long rows", (1, 3, 257), (33,), (3, 3), activations=("sin",), batch=2),
+]
+# The same of branches whose first terms are exact: traces of few and of very many numbers.
+LARGE_TRACES = [
+    Case("toy", (2,), (128,), batch=1000, terms=10),
+    Case("table", (64,), (512,), activations=("elu", "lipswish"), batch=333, terms=5, probes=2),
+    Case("three stages", (32,), (256, 128), activations=("identity", "elu", "lipswish"), batch=300, per_sample=True),
+    Case("images", (4, 14, 14), (64,), (3, 3), batch=37, terms=5),
+    Case("wide images", (12, 16, 16), (512,), (3, 3), activations=("identity", "lipswish"), batch=9, terms=3),
+    Case("activation first", (12, 16, 16), (96,), (3, 3), activations=("lipswish", "elu"), batch=9, terms=3),
 ]
 
 
@@ -75,6 +87,19 @@ def test_matches_reference(op, dtype, case, device):
     )
     assert {t.device.type for t in ours if t is not None} == {torch.device(device).type}
     assert_within_rounding(case, ours, same, oracle)
+
+
+@pytest.mark.parametrize("exact", **named(closed(TRACES + LARGE_TRACES)))
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_exact_first_terms_match_reference(dtype, exact, device):
+    def of(package, type_):
+        terms = exact.terms
+        return evaluate(lambda *given: logdet(*given, exact_terms=terms), package, exact.case, type_, device)
+
+    ours = of(ops, dtype)
+    assert_within_rounding(exact.case, ours, of(reference, dtype), of(reference, torch.float64))
+    for a, b in zip(ours, of(ops, dtype), strict=True):
+        assert a is b or torch.equal(a, b)
 
 
 @pytest.mark.parametrize("case", **named(CASES + LARGE))
@@ -147,6 +172,19 @@ def test_opcheck(case, device):
             ("residual_inverse", {"residual_limit": 1e-3, "max_iterations": 50}),
         ):
             torch.library.opcheck(*problem.raw(op, precision=precision, **arguments))
+
+
+@pytest.mark.parametrize("exact", **named(closed(TRACES)))
+def test_opcheck_of_traces(exact, device):
+    problem = make(exact.case, torch.float32, device)
+    x = problem.x
+    pairs = places(exact.case)[: exact.terms]
+    probe = problem.probe if problem.probe.dim() > x.dim() else problem.probe[None]
+    given = {"maps": maps_of(pairs, problem.weights, x.shape[2:]), "stages": [i for pair in pairs for i in pair]}
+    given["coefficients"] = problem.coefficients
+    torch.library.opcheck(*problem.raw("residual_logdet", probe=probe, neumann=True, **given))
+    given |= {"tangents": probe, "cotangents": probe.clone(), "weight": x.new_ones(len(x)), "input_gradient": True}
+    torch.library.opcheck(*problem.raw("branch_backward", **given))
 
 
 @pytest.mark.parametrize("op", OPS)

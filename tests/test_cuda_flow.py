@@ -3,10 +3,14 @@
 import pytest
 import torch
 from comparison import RecordedOps, assert_within_rounding
-from flows import FLOWS, SMALL, Block, FlowCase, make_flow, one_by_one
-from problems import DTYPES, gradients, named
+from flows import FLOWS, SMALL, Block, Flow, FlowCase, make_flow, one_by_one
+from problems import DTYPES, gradients, make, named
+from trace_cases import CASES as TRACES
+from trace_cases import places
 
 from iresnet_fast import ops, reference
+from iresnet_fast._steps import Residual
+from iresnet_fast._traces import maps_of
 
 pytestmark = pytest.mark.cuda
 
@@ -57,6 +61,37 @@ def test_one_call_forward_and_one_backward(case, device):
     with RecordedOps() as recorded:
         evaluate(lambda flow: ops.residual_flow(*flow), case, torch.float32, device)
     assert recorded.names == ["residual_flow", "residual_flow_backward"]
+
+
+# Blocks one after the other, and how many of their first terms are exact.
+EXACT = {
+    "dense": ((5,), {"one stage": 2, "straight with a mask": 1, "activation first": 1, "three stages": 1}),
+    "images": ((3, 4, 5), {"two convolutions with masks": 1, "activation before images": 1, "one stage of images": 1}),
+}
+
+
+@pytest.mark.parametrize("kind", EXACT)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_exact_first_terms_match_reference(dtype, kind, device):
+    event, blocks = EXACT[kind]
+    cases = {case.name: case._replace(event=event, batch=9) for case in TRACES}
+
+    def flow_of(type_):
+        steps, tensors, draws = [], [], []
+        for name, terms in blocks.items():
+            p, traces = make(cases[name], type_, device), places(cases[name])[:terms]
+            steps.append(Residual(tuple(p.activations), "series", traces))
+            maps = [t.detach().clone() for t in maps_of(traces, p.weights, p.x.shape[2:])]
+            tensors += [*p.weights, *p.biases, *p.parameters, *p.factors, *maps]
+            draws.append((p.probe, p.coefficients))
+        return Flow(make(cases[next(iter(blocks))], type_, device).x, tuple(steps), tensors, draws).requires_grad()
+
+    results = []
+    for package, type_ in ((ops, dtype), (reference, dtype), (reference, torch.float64)):
+        flow = flow_of(type_)
+        outputs = package.residual_flow(*flow)
+        results.append([*outputs, *gradients(outputs, flow.leaves)])
+    assert_within_rounding(cases["one stage"], *results)
 
 
 def test_an_exact_log_determinant_has_no_kernel(device):

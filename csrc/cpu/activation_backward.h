@@ -9,8 +9,8 @@ namespace irf {
 namespace IRF_ISA {
 namespace {
 
-// Tiles of one stage. On entry r and s hold R = A^T r_{i+1} and S = A^T s_{i+1}; on return r = D R and s = D S + E t R.
-// With a factor f, D is f phi' and E is f phi''.
+// Tiles of one stage. On entry r and s hold R = A^T r_{i+1} and S = A^T s_{i+1}; on return r = D R and s = D S + E q,
+// where q = t R + the gradient that arrives at D itself. With a factor f, D is f phi' and E is f phi''.
 template <class T>
 struct ActivationBackward {
   int channels;
@@ -20,7 +20,9 @@ struct ActivationBackward {
   T *r, *s;
   T *h, *dt;           // set to h and D t in the second case
   const T* factor;     // null without one
-  T* factor_gradient;  // set to phi S + phi' t R where there is a factor
+  T* factor_gradient;  // set to phi S + phi' q where there is a factor
+  const T* of_d;       // the gradient that arrives at D, or null
+  T* d;                // set to D unless null
 };
 
 template <class T, class Act>
@@ -32,8 +34,12 @@ void activation_backward_by_value(const Layout<T>& layout, const ActivationBackw
       const Vector<T> h = load(op.kept + at), r = load(op.r + at);
       const Vector<T> d = keep_pixels(layout, layout.position[j], FromValue<Act>::template derivative<M>(h));
       Vector<T> s = d * load(op.s + at);
-      if constexpr (!FromValue<Act>::straight)
-        s = fma(FromValue<Act>::template ratio<M>(h) * load(op.tangent + at), r, s);
+      if constexpr (!FromValue<Act>::straight) {
+        Vector<T> q = load(op.tangent + at) * r;  // D q
+        if (op.of_d) q = fma(d, load(op.of_d + at), q);
+        s = fma(FromValue<Act>::template ratio<M>(h), q, s);
+      }
+      if (op.d) store(op.d + at, d);
       store(op.r + at, d * r);
       store(op.s + at, s);
     }
@@ -54,23 +60,28 @@ T activation_backward_by_argument(const Layout<T>& layout, const ActivationBackw
       const Jet<Vector<T>> jet = Act::template jet<M>(a, p);
       const Vector<T> d = keep_pixels(layout, column, jet.d), e = keep_pixels(layout, column, jet.e);
       const Vector<T> h = keep_pixels(layout, column, jet.h), dt = d * t;
+      Vector<T> q = t * r;
+      if (op.of_d) q += load(op.of_d + at);
       if constexpr (kFactor) {
         // Whatever goes through the activation is multiplied by f on its way.
         const Vector<T> f = load(op.factor + at);
-        store(op.factor_gradient + at, fma(dt, r, h * s));
+        store(op.factor_gradient + at, fma(d, q, h * s));
         store(op.h + at, f * h);
         store(op.dt + at, f * dt);
+        if (op.d) store(op.d + at, f * d);
         r = f * r;
         s = f * s;
+        q = f * q;
       } else {
         store(op.h + at, h);
         store(op.dt + at, dt);
+        if (op.d) store(op.d + at, d);
       }
       store(op.r + at, d * r);
-      store(op.s + at, fma(e * t, r, d * s));
+      store(op.s + at, fma(e, q, d * s));
       if constexpr (Act::kHasSlope) {
         const SlopeGradient<Vector<T>> by_slope = Act::template slope_gradient<M>(a, p);
-        gradient += keep_pixels(layout, column, fma(r * t, by_slope.d, s * by_slope.h));
+        gradient += keep_pixels(layout, column, fma(q, by_slope.d, s * by_slope.h));
       }
     }
   }

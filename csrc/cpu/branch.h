@@ -109,6 +109,21 @@ struct BackwardWalk : Walk<T>, ParameterSums<T> {
     }
   }
 
+  // Of gradients that arrive at the D_i themselves, null where none do: what they add to u, and to the gradients of
+  // beta and of the factor. After the last pair's `cotangent`.
+  void add_of_derivatives(const T* const* of_d) {
+    for (int i = 0; i < stages; ++i) {
+      if (!of_d[i]) continue;
+      add_of_tangent(i, of_d[i], nullptr);
+      if (i == 0 && straight_start()) continue;
+      for (int c = 0; c < prepared.branch.stage[i].in_channels; ++c)
+        for (int j = 0; j < layout.vectors; ++j) {
+          const int64_t at = layout.size(c) + layout.position[j];
+          store(u[i] + at, fma(load(e[i] + at), load(of_d[i] + at), load(u[i] + at)));
+        }
+    }
+  }
+
   // s_L is set; fills s and the parameter gradients, those of the last pair included.
   void backward(bool pairs, bool input_gradient) {
     for (int i = stages - 1; i >= 0; --i) {
@@ -195,12 +210,16 @@ void branch_backward(const Branch<T>& branch, const BranchBackwardOperands<T>& o
   const Layout<T>& layout = prepared.layout;
   const int in_channels = branch.stage[0].in_channels;
   const int64_t in_size = branch.in_size();
-  const StageGradients<T>* gradients = unpack_gradients(branch, op.grad_parameters, workspace);
+  T* packed = op.grad_parameters;
+  const StageGradients<T>* gradients = unpack_gradients(branch, packed, workspace);
+  T* const* map_gradients = unpack_map_gradients(op.traces, packed, workspace);
+  const PreparedTraces<T> prepared_traces(prepared, op.traces, true, workspace);
 
   auto** walks = workspace.take<BackwardWalk<T>*>(prepared.chunks);
   for (int i = 0; i < prepared.chunks; ++i)
     walks[i] =
         new (workspace.take<char>(sizeof(BackwardWalk<T>))) BackwardWalk<T>(prepared, op.pairs, gradients, workspace);
+  TraceGradients<T>** traces = make_trace_gradients(prepared, prepared_traces, walks, workspace);
 
   for_each_chunk(prepared, [&](int64_t chunk) {
     BackwardWalk<T>& walk = *walks[chunk];
@@ -219,6 +238,9 @@ void branch_backward(const Branch<T>& branch, const BranchBackwardOperands<T>& o
         // The last one is stacked with the ordinary backward.
         if (pair + 1 < op.pairs) walk.add_pair_gradient(pair, op.pairs);
       }
+      traces[chunk]->begin(layout, walk.d, walk.tile, op.weight);
+      for (int i = 0; i < branch.stages; ++i) traces[chunk]->add_map_sums(layout, i, walk.d[i]);
+      walk.add_of_derivatives(traces[chunk]->of_d);
       load_grad(prepared, op.grad, first, samples, walk.s[branch.stages]);
       walk.backward(op.pairs > 0, op.grad_x != nullptr);
       store_grad_x(prepared, walk.s[0], op.residual ? op.grad : nullptr, first, samples, op.grad_x);
@@ -226,6 +248,7 @@ void branch_backward(const Branch<T>& branch, const BranchBackwardOperands<T>& o
   });
 
   gather_gradients(prepared, walks, gradients);
+  gather_map_gradients(prepared, op.traces, traces, map_gradients);
 }
 
 }  // namespace

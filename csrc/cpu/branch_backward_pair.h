@@ -5,7 +5,7 @@
 
 #include "cpu/activation_backward.h"
 #include "cpu/kept.h"
-#include "cpu/parameter_sums.h"
+#include "cpu/traces.h"
 
 namespace irf {
 namespace IRF_ISA {
@@ -25,6 +25,7 @@ struct PairWalk : Walk<T>, ParameterSums<T> {
   T* of_factor;    // the gradient of a stage's factor
   T *r[2], *s[2];  // what arrives from the stage above and goes to the one below: cotangent, ordinary backward pass
   T* piece;        // what the forward pass would have kept of a tile, or null
+  TraceGradients<T>* traces = nullptr;  // set by `trace`
 
   PairWalk(const Prepared<T>& prepared_, const Kept<T>& kept, bool recall, const StageGradients<T>* result,
            Workspace& workspace)
@@ -51,6 +52,20 @@ struct PairWalk : Walk<T>, ParameterSums<T> {
     this->jvp(tangent);
   }
 
+  // Before anything else: the traces whose gradients `backward` adds too.
+  void trace(TraceGradients<T>* of_thread, Workspace& workspace) {
+    traces = of_thread;
+    for (int i = 0; i < stages; ++i)
+      if (traces->of_d[i] && !d[i]) d[i] = prepared.take(prepared.branch.stage[i].in_channels, workspace);
+  }
+
+  // Before `backward`: what the traces send back. `weights`: [B]
+  void begin_traces(const T* weights) {
+    for (int i = 0; !piece && i < stages; ++i)
+      if (traces->begins_with(i)) derive(i);
+    traces->begin(layout, d, this->tile, weights);
+  }
+
   // r[0] and s[0] hold r_L and s_L; adds the parameter gradients, and leaves s_0 in s[0] if `input_gradient`.
   void backward(bool input_gradient) {
     for (int i = stages - 1; i >= 0; --i) {
@@ -63,6 +78,7 @@ struct PairWalk : Walk<T>, ParameterSums<T> {
       }
       T* through = by_value && i > 0 ? tangent[i] : dt;  // D t
       if (wanted) pull_back(i, values_first ? h[i] : a[i], values_first ? dt : tangent[i]);
+      traces->add_map_sums(layout, i, d[i]);
       const OperandPair<T> operands[] = {{s[0], h[i]}, {r[0], through}};
       contract(this->weight[i], operands, 2, layout);
       this->add_bias_gradient(prepared, i, s[0], this->tile);
@@ -72,6 +88,15 @@ struct PairWalk : Walk<T>, ParameterSums<T> {
   }
 
  private:
+  // D_i from what was kept.
+  void derive(int i) {
+    const Stage<T>& stage = prepared.branch.stage[i];
+    if (i > 0 && known_from_value(stage))
+      value_ratio<T>(stage.activation, layout, h[i], stage.in_channels, d[i], nullptr);
+    else
+      this->template activate_stage<Order::kFirst>(i);
+  }
+
   // Whether r_0 serves nobody: s_0 needs it no more, nor does a factor's gradient.
   bool straight_start() const { return prepared.branch.stage[0].straight() && !prepared.branch.stage[0].factor; }
 
@@ -88,10 +113,11 @@ struct PairWalk : Walk<T>, ParameterSums<T> {
       return product(prepared.transposed[0], s[0], layout, {.kind = Epilogue::kScale, .d = d[0]}, s[1]);
     product(prepared.transposed[i], r[0], layout, {.kind = Epilogue::kBias}, r[1]);
     product(prepared.transposed[i], s[0], layout, {.kind = Epilogue::kBias}, s[1]);
-    const T gradient =
-        activation_backward(stage.activation, layout,
-                            ActivationBackward<T>{stage.in_channels, prepared.parameters(i), kept, kept_tangent, r[1],
-                                                  s[1], h[i], dt, this->factor_tile[i], of_factor});
+    T* const of_d = traces->of_d[i];
+    const T gradient = activation_backward(
+        stage.activation, layout,
+        ActivationBackward<T>{stage.in_channels, prepared.parameters(i), kept, kept_tangent, r[1], s[1], h[i], dt,
+                              this->factor_tile[i], of_factor, of_d, of_d ? d[i] : nullptr});
     if (stage.factor) this->set_factor_gradient(prepared, i, of_factor, this->tile);
     if (stage.beta) this->add_slope_gradient(stage, i, gradient);
   }
@@ -128,12 +154,17 @@ void branch_backward_pair(const Branch<T>& branch, const BranchBackwardOperands<
   const Layout<T>& layout = prepared.layout;
   const int in_channels = branch.stage[0].in_channels;
   const int64_t in_size = branch.in_size();
-  const StageGradients<T>* gradients = unpack_gradients(branch, op.grad_parameters, workspace);
+  T* packed = op.grad_parameters;
+  const StageGradients<T>* gradients = unpack_gradients(branch, packed, workspace);
+  T* const* map_gradients = unpack_map_gradients(op.traces, packed, workspace);
+  const PreparedTraces<T> prepared_traces(prepared, op.traces, true, workspace);
 
   auto** walks = workspace.take<PairWalk<T>*>(prepared.chunks);
   for (int i = 0; i < prepared.chunks; ++i)
     walks[i] =
         new (workspace.take<char>(sizeof(PairWalk<T>))) PairWalk<T>(prepared, kept, recall, gradients, workspace);
+  TraceGradients<T>** traces = make_trace_gradients(prepared, prepared_traces, walks, workspace);
+  for (int i = 0; i < prepared.chunks; ++i) walks[i]->trace(traces[i], workspace);
 
   for_each_chunk(prepared, [&](int64_t chunk) {
     PairWalk<T>& walk = *walks[chunk];
@@ -147,12 +178,14 @@ void branch_backward_pair(const Branch<T>& branch, const BranchBackwardOperands<
       if (!recall) walk.remember();
       load_events(layout, op.cotangents + first * in_size, samples, in_channels, walk.r[0], op.weight + first);
       load_grad(prepared, op.grad, first, samples, walk.s[0]);
+      walk.begin_traces(op.weight);
       walk.backward(op.grad_x != nullptr);
       store_grad_x(prepared, walk.s[0], op.residual ? op.grad : nullptr, first, samples, op.grad_x);
     });
   });
 
   gather_gradients(prepared, walks, gradients);
+  gather_map_gradients(prepared, op.traces, traces, map_gradients);
 }
 
 }  // namespace

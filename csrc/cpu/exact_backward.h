@@ -234,7 +234,8 @@ void residual_logdet_exact_backward(const Branch<T>& branch, const ResidualLogde
   const int channels = branch.stage[0].in_channels;
   const int64_t size = branch.in_size();
   T* saved = const_cast<T*>(op.kept);  // only read
-  const StageGradients<T>* gradients = unpack_gradients(branch, op.grad_parameters, workspace);
+  T* packed = op.grad_parameters;
+  const StageGradients<T>* gradients = unpack_gradients(branch, packed, workspace);
 
   auto** walks = workspace.take<ExactBackwardWalk<T>*>(prepared.chunks);
   auto** sums = workspace.take<BackwardWalk<T>*>(prepared.chunks);

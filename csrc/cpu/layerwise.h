@@ -1,7 +1,7 @@
 // g(x), its series and its powers layer by layer: the twins of branch.h and residual_logdet.h.
 #pragma once
 
-#include "cpu/layerwise_walk.h"
+#include "cpu/layerwise_traces.h"
 #include "cpu/residual_logdet.h"
 
 namespace irf {
@@ -108,7 +108,7 @@ class LayerSeries {
 
   void keep_tangent(const T* jv) { std::memcpy(jv_, jv, sizeof(T) * walk_.numbers(0)); }
 
-  // Of the slab that begins with sample `first`.
+  // Of the slab that begins with sample `first`: adds to the values.
   void run(int64_t first) {
     first_ = first;
     int terms = 0;
@@ -131,7 +131,7 @@ class LayerSeries {
   int64_t sample(int64_t item) const { return first_ + item % walk_.samples; }
   // Of an item among all events [m, B].
   int64_t row(int64_t item) const { return item / walk_.samples * walk_.branch.batch + sample(item); }
-  T q(int64_t item, int k) const { return op_.series.coefficients_of(sample(item))[k - 1]; }
+  T q(int64_t item, int k) const { return chain_coefficient(op_.series, sample(item), k); }
   const T* v(int64_t item) const { return op_.probe + row(item) * walk_.size(); }
   T* y(int64_t item) const { return op_.series.neumann + row(item) * walk_.size(); }
 
@@ -198,8 +198,7 @@ class LayerSeries {
 
   void store() const {
     for (int64_t item = 0; item < items(); ++item) {
-      T& value = op_.series.value[sample(item)];
-      value = (item < walk_.samples ? T(0) : value) + state_.value[item] / static_cast<T>(op_.probes);
+      op_.series.value[sample(item)] += state_.value[item] / static_cast<T>(op_.probes);
       op_.series.norms[row(item)] = state_.norm[item];
       op_.series.terms_used[row(item)] = state_.terms[item];
     }
@@ -228,6 +227,8 @@ void layerwise_residual_logdet(const Branch<T>& branch, const ResidualLogdetOper
     const T* product = op.z || op.kept ? walk.finish() : nullptr;
     if (op.z) add_rows(parallel, walk.outputs(), product, walk.bias(branch.stages - 1), x, op.z + first * walk.size());
     if (op.kept) series.keep_tangent(product + walk.numbers(0));
+    std::memset(op.series.value + first, 0, sizeof(T) * walk.samples);
+    add_trace_values(walk, op.series.traces, op.series.value);
     series.run(first);
   });
 }

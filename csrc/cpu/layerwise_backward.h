@@ -3,6 +3,7 @@
 
 #include "cpu/layerwise.h"
 #include "cpu/layerwise_gradients.h"
+#include "cpu/layerwise_traces.h"
 #include "cpu/packed_gradients.h"
 
 namespace irf {
@@ -77,7 +78,10 @@ void layerwise_branch_backward(const Branch<T>& branch, const BranchBackwardOper
   LayerWalk<T> walk(branch, parallel, library, Leaves::kCurvature, recall ? Holds::kRecalled : Holds::kSeparate,
                     op.pairs, 1 + op.pairs, workspace);
   const int m = op.pairs;
-  StageGradients<T>* gradients = unpack_gradients(branch, op.grad_parameters, workspace);
+  T* packed = op.grad_parameters;
+  StageGradients<T>* gradients = unpack_gradients(branch, packed, workspace);
+  T* const* map_gradients = unpack_map_gradients(op.traces, packed, workspace);
+  const LayerTraceGradients<T> traces(walk, op.traces, op.weight, map_gradients, workspace);
   for (int i = 0; i < branch.stages; ++i) {
     if (gradients[i].bias && branch.stage[i].bias_spread == Spread::kShared)
       std::memset(gradients[i].bias, 0, sizeof(T) * branch.stage[i].out_channels);
@@ -94,6 +98,7 @@ void layerwise_branch_backward(const Branch<T>& branch, const BranchBackwardOper
     walk.forward(op.x + first * walk.size(), tangents, recall ? 1 : branch.stages);
     T* const cotangents = walk.state;
     load_cotangents(walk, op, first, cotangents);
+    traces.begin(recall);
     for (int i = branch.stages - 1; i >= 0; --i) {
       const Stage<T>& stage = branch.stage[i];
       const StageRows<T>& rows = walk.stage[i];
@@ -108,16 +113,18 @@ void layerwise_branch_backward(const Branch<T>& branch, const BranchBackwardOper
       const int bends = i == 0 && stage.straight() && !stage.factor ? 0 : m;  // else r_0 serves nobody
       const T* product = walk.multiply(i, true, cotangents, 1 + bends);
       if (stage.beta)
-        *gradients[i].beta +=
-            slope_gradient_of_rows(stage, parallel, walk.inputs(i), m, walk.factor(i), product, rows.a, block_sums);
+        *gradients[i].beta += slope_gradient_of_rows(stage, parallel, walk.inputs(i), m, walk.factor(i), product,
+                                                     rows.a, traces.of_d[i], block_sums);
       if (stage.factor)
-        set_factor_gradient(
+        set_factor_gradient<T>(
             stage.activation, parallel, walk.inputs(i), m, walk.parameters[i], stage.factor_spread, product, rows.a,
+            traces.of_d[i],
             gradients[i].factor + first * sample_numbers(branch, stage.factor_spread, stage.in_channels));
       if (from_value)
         cotangent_rows_from_value(stage.activation, parallel, walk.numbers(i), m, product, rows.h, cotangents);
       else
         cotangent_rows(parallel, walk.numbers(i), bends, product, rows.d, rows.et, cotangents);
+      traces.add_bend(i, cotangents);
     }
     if (!op.grad_x) return;
     add_rows(parallel, walk.inputs(0), cotangents, {}, op.residual && op.grad ? op.grad + first * walk.size() : nullptr,

@@ -9,11 +9,12 @@ namespace {
 
 constexpr int64_t kSlopeBlock = 4096;
 
-// What a slab adds to the gradient of beta: source [1 + m][n] is A^T [s, r], `a` [1 + m][n] holds a and the tangents.
+// What a slab adds to the gradient of beta: source [1 + m][n] is A^T [s, r], `a` [1 + m][n] holds a and the tangents,
+// of_d [n], or null, is what arrives at D itself.
 // Sums of blocks of fixed size, added in order: the same for any number of threads.
 template <class T>
 T slope_gradient_of_rows(const Stage<T>& stage, const Parallel& parallel, const EventSizes& sizes, int m,
-                         const RowOperand<T>& factor, const T* source, const T* a, T* block_sums) {
+                         const RowOperand<T>& factor, const T* source, const T* a, const T* of_d, T* block_sums) {
   const int64_t n = sizes.numbers();
   const Parameters<Vector<T>> p{broadcast(slope_of(stage)), broadcast(stage.constant)};
   const int64_t blocks = divide_up(n, kSlopeBlock);
@@ -29,6 +30,7 @@ T slope_gradient_of_rows(const Stage<T>& stage, const Parallel& parallel, const 
         sum += load_first(source + k, lanes) * by_slope.h;
         for (int j = 1; j <= m; ++j)
           sum += load_first(source + j * n + k, lanes) * load_first(a + j * n + k, lanes) * by_slope.d;
+        if (of_d) sum += load_first(of_d + k, lanes) * by_slope.d;
       });
       block_sums[block] = sum_lanes<T>(sum);
     }
@@ -84,11 +86,11 @@ void set_bias_gradient(const Parallel& parallel, const EventSizes& sizes, Spread
     sum_planes(parallel, sizes, 1, [source](int64_t k, int lanes) { return load_first(source + k, lanes); }, target);
 }
 
-// The gradient of a factor: phi S + sum_j phi' t_j R_j. source [1 + m][n] is A^T [s, r], `a` [1 + m][n] holds a and the
-// tangents.
+// The gradient of a factor: phi S + phi' (sum_j t_j R_j + of_d). source [1 + m][n] is A^T [s, r], `a` [1 + m][n] holds
+// a and the tangents; of_d [n] is what arrives at D itself, or null.
 template <class T, class Act>
 void set_factor_gradient_as(const Parallel& parallel, const EventSizes& sizes, int m, const Parameters<T>& p,
-                            Spread spread, const T* source, const T* a, T* target) {
+                            Spread spread, const T* source, const T* a, const T* of_d, T* target) {
   const int64_t n = sizes.numbers();
   auto gradient = [&](int64_t at, int lanes) {
     const Jet<Vector<T>> jet =
@@ -96,6 +98,7 @@ void set_factor_gradient_as(const Parallel& parallel, const EventSizes& sizes, i
     Vector<T> sum = jet.h * load_first(source + at, lanes);
     for (int j = 1; j <= m; ++j)
       sum = fma(jet.d * load_first(a + j * n + at, lanes), load_first(source + j * n + at, lanes), sum);
+    if (of_d) sum = fma(jet.d, load_first(of_d + at, lanes), sum);
     return sum;
   };
   if (spread == Spread::kPixel || sizes.pixels == 1)
@@ -108,11 +111,11 @@ void set_factor_gradient_as(const Parallel& parallel, const EventSizes& sizes, i
 
 template <class T>
 void set_factor_gradient(Activation activation, const Parallel& parallel, const EventSizes& sizes, int m,
-                         const Parameters<T>& p, Spread spread, const T* source, const T* a, T* target) {
+                         const Parameters<T>& p, Spread spread, const T* source, const T* a, const T* of_d, T* target) {
   switch (activation) {
 #define IRF_CASE(name, Struct) \
   case Activation::k##Struct:  \
-    return set_factor_gradient_as<T, Struct>(parallel, sizes, m, p, spread, source, a, target);
+    return set_factor_gradient_as<T, Struct>(parallel, sizes, m, p, spread, source, a, of_d, target);
     IRF_FOR_EACH_ACTIVATION(IRF_CASE)
 #undef IRF_CASE
     case Activation::kCount:

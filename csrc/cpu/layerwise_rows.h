@@ -122,6 +122,7 @@ struct StageRows {
   T* d = nullptr;   // [n], or null: not wanted, or the identity's ones
   T* et = nullptr;  // [m][n] E t, or null
   T* a = nullptr;   // [1 + m][n] a, then t of every tangent, or null
+  T* e = nullptr;   // [n], or null
 };
 
 // What the activation of a stage is of, besides its argument.
@@ -146,6 +147,7 @@ void activate_rows_as(const Parallel& parallel, const EventSizes& sizes, const T
     if (out.a) store_first(out.a + at, a, lanes);
     store_first(out.h + at, jet.h, lanes);
     if (out.d) store_first(out.d + at, jet.d, lanes);
+    if (out.e) store_first(out.e + at, jet.e, lanes);
     for (int j = 0; j < m; ++j) {
       const Vector<T> t = load_first(tangents + j * n + at, lanes);
       if (out.a) store_first(out.a + (1 + j) * n + at, t, lanes);

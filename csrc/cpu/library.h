@@ -8,12 +8,13 @@
 
 namespace irf {
 
-// The products with the weights of one branch. Each call runs on all threads of the library.
+// The products with the weights of one branch: map i is that of stage i, or, behind those of all stages, that of a
+// trace which has a right stage. Each call runs on all threads of the library.
 template <class T>
 struct LibraryProducts {
   void* context;
 
-  // A_i of `events`, or A_i^T: a linear map of stage `i` without its bias. The result belongs to the library and is
+  // A_i of `events`, or A_i^T: linear map i, of a stage without its bias. The result belongs to the library and is
   // valid until the next call.
   const T* (*multiply)(void* context, int i, bool transpose, const T* events, int64_t samples);
 

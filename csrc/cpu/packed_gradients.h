@@ -14,9 +14,9 @@ struct StageGradients {
   T *weight, *bias, *beta, *factor;
 };
 
-// [L] stages.
+// [L] stages. Leaves `packed` behind them.
 template <class T>
-StageGradients<T>* unpack_gradients(const Branch<T>& branch, T* packed, Workspace& workspace) {
+StageGradients<T>* unpack_gradients(const Branch<T>& branch, T*& packed, Workspace& workspace) {
   auto* gradients = workspace.take<StageGradients<T>>(branch.stages);
   auto next = [&packed](bool there, int64_t numbers) -> T* {
     if (!there) return nullptr;
@@ -31,6 +31,17 @@ StageGradients<T>* unpack_gradients(const Branch<T>& branch, T* packed, Workspac
     place.bias = next(stage.bias, operand_numbers(branch, stage.bias_spread, stage.out_channels));
     place.beta = next(stage.beta, 1);
     place.factor = next(stage.factor, operand_numbers(branch, stage.factor_spread, stage.in_channels));
+  }
+  return gradients;
+}
+
+// [count] The gradients of the maps of traces, which begin at `packed`.
+template <class T>
+T** unpack_map_gradients(const Traces<T>& traces, T* packed, Workspace& workspace) {
+  T** gradients = workspace.take<T*>(traces.count);
+  for (int i = 0; i < traces.count; ++i) {
+    gradients[i] = packed;
+    packed += traces.trace[i].size;
   }
   return gradients;
 }

@@ -28,7 +28,7 @@ struct ParameterSums {
       weight[i] = WeightSums<T>{stage.out_channels,
                                 stage.in_channels,
                                 stage.kernel * stage.kernel,
-                                prepared.tap_offsets(i, false, workspace),
+                                prepared.tap_offsets(stage.kernel, false, workspace),
                                 nullptr,
                                 panel,
                                 stage.kernel};

@@ -105,18 +105,30 @@ struct Prepared {
     run_each(parallel, branch.stages * kTaskShare, [this](int64_t index) { pack_share(index); });
   }
 
-  // The column offset of each tap of stage i, for A or for A^T.
-  const int* tap_offsets(int i, bool transpose, Workspace& workspace) const {
-    const int k = branch.stage[i].kernel, sign = transpose ? -1 : 1;
+  // Packs one more linear map [rows, channels, k, k], no wider than a stage, for products with it or its transpose that
+  // do not round their operands.
+  PackedWeights<T> pack_map(const T* map, int rows, int channels, int k, bool transpose, Workspace& workspace) const {
+    const int taps = k * k;
+    PackedWeights<T> packed = reserve_map(rows, channels, k, transpose, false, workspace);
+    const int64_t row = int64_t(channels) * taps;
+    run_each(parallel, packed.tiles(), [&](int64_t tile) {
+      pack_tile(packed, static_cast<int>(tile), map, transpose ? taps : row, transpose ? row : taps);
+    });
+    return packed;
+  }
+
+  // The column offset of each tap of a kernel of side k, for A or for A^T.
+  const int* tap_offsets(int k, bool transpose, Workspace& workspace) const {
+    const int sign = transpose ? -1 : 1;
     int* offset = workspace.take<int>(k * k);
     for (int t = 0; t < k * k; ++t)
       offset[t] = sign * ((t / k - k / 2) * layout.pitch + (t % k - k / 2) * layout.images);
     return offset;
   }
 
-  // Where vectors run on from row to row: the lanes that each tap of stage i takes to a pixel of the same row.
-  const LaneMask* const* tap_edges(int i, bool transpose, Workspace& workspace) const {
-    const int k = branch.stage[i].kernel, sign = transpose ? -1 : 1;
+  // Where vectors run on from row to row: the lanes that each tap takes to a pixel of the same row.
+  const LaneMask* const* tap_edges(int k, bool transpose, Workspace& workspace) const {
+    const int sign = transpose ? -1 : 1;
     if (k == 1 || layout.pitch > layout.row_columns() || layout.row_columns() % kLanes<T> == 0) return nullptr;
     const LaneMask** edge = workspace.take<const LaneMask*>(k * k);
     for (int t = 0; t < k * k; ++t) {
@@ -172,15 +184,18 @@ struct Prepared {
     auto* packs = workspace.take<PackedWeights<T>>(branch.stages);
     for (int i = 0; i < branch.stages; ++i) {
       const Stage<T>& stage = branch.stage[i];
-      const int taps = stage.kernel * stage.kernel;
-      const int* offset = tap_offsets(i, transpose, workspace);
-      const int rows = transpose ? stage.in_channels : stage.out_channels;
-      const int channels = transpose ? stage.out_channels : stage.in_channels;
-      const bool bf16 = parallel.bf16 && bf16_product_pays<T>(rows, channels, taps);
-      packs[i] = reserve_weights<T>(rows, channels, taps, offset, bf16, workspace);
-      packs[i].edge = tap_edges(i, transpose, workspace);
+      packs[i] = reserve_map(stage.out_channels, stage.in_channels, stage.kernel, transpose, parallel.bf16, workspace);
     }
     return packs;
+  }
+
+  // Of a map [rows, channels, k, k]; `bf16`: its products round their operands where that pays.
+  PackedWeights<T> reserve_map(int rows, int channels, int k, bool transpose, bool bf16, Workspace& workspace) const {
+    const int to = transpose ? channels : rows, from = transpose ? rows : channels;
+    PackedWeights<T> packed = reserve_weights<T>(to, from, k * k, tap_offsets(k, transpose, workspace),
+                                                 bf16 && bf16_product_pays<T>(to, from, k * k), workspace);
+    packed.edge = tap_edges(k, transpose, workspace);
+    return packed;
   }
 
   void pack_share(int64_t index) const {

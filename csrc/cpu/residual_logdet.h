@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/kept.h"
+#include "cpu/traces.h"
 
 namespace irf {
 namespace IRF_ISA {
@@ -25,6 +26,12 @@ struct SeriesState {
   }
 };
 
+// q_k of a sample in its chain: nothing where the trace takes the place of the term.
+template <class T>
+T chain_coefficient(const Series<T>& series, int64_t sample, int k) {
+  return k <= series.traces.count ? T(0) : series.coefficients_of(sample)[k - 1];
+}
+
 // The series of one probe on one tile whose derivatives are frozen. `v` holds the probe, `y` takes the Neumann vector
 // (or null). With J v at hand (`jv`, or null) the last term is <w_{n-1}, J v>, and w_n is never computed.
 template <class T>
@@ -32,7 +39,7 @@ void series_chain(Walk<T>& walk, const Series<T>& series, int64_t first, int sam
                   SeriesState<T>& state) {
   const Layout<T>& layout = walk.layout;
   const int channels = walk.prepared.branch.stage[0].in_channels;
-  auto q = [&](int s, int k) { return series.coefficients_of(first + s)[k - 1]; };
+  auto q = [&](int s, int k) { return chain_coefficient(series, first + s, k); };
 
   std::memcpy(walk.state[0], v, sizeof(T) * layout.size(channels));
   sample_sums(layout, v, v, channels, state.dot, state.square);
@@ -91,6 +98,7 @@ void residual_logdet(const Branch<T>& branch, const ResidualLogdetOperands<T>& o
   T** y = workspace.take<T*>(prepared.chunks);
   T** jv = workspace.take<T*>(prepared.chunks);
   T*** t = workspace.take<T**>(prepared.chunks);
+  const PreparedTraces<T> traces(prepared, op.series.traces, false, workspace);
   const Kept<T> kept(prepared);
   if (op.kept) kept.write_header(op.kept);
   for (int i = 0; i < prepared.chunks; ++i) {
@@ -114,6 +122,9 @@ void residual_logdet(const Branch<T>& branch, const ResidualLogdetOperands<T>& o
       walk.load_operands(first, samples);
       walk.template forward<Order::kFirst>();
       if (op.z) store_events(layout, walk.g, samples, channels, op.z + first * size, op.x + first * size);
+      T* const value = op.series.value + first;
+      std::memset(value, 0, sizeof(T) * samples);
+      traces.add_values(layout, walk.d, first, samples, walk.state[0], state.dot, value);
       for (int probe = 0; probe < op.probes; ++probe) {
         const int64_t row = probe * branch.batch + first;
         load_events(layout, op.probe + row * size, samples, channels, v[chunk]);
@@ -124,8 +135,7 @@ void residual_logdet(const Branch<T>& branch, const ResidualLogdetOperands<T>& o
         }
         series_chain(walk, op.series, first, samples, v[chunk], jv[chunk], y[chunk], state);
         for (int s = 0; s < samples; ++s) {
-          op.series.value[first + s] =
-              (probe ? op.series.value[first + s] : T(0)) + state.value[s] / static_cast<T>(op.probes);
+          value[s] += state.value[s] / static_cast<T>(op.probes);
           op.series.norms[row + s] = state.norm[s];
           op.series.terms_used[row + s] = state.terms[s];
         }

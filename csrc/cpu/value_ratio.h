@@ -1,4 +1,5 @@
 // D and E / D of an activation whose value tells both: with them, E t = (E / D) D t, and of the tangents D t is enough.
+// E / D may not be wanted.
 #pragma once
 
 #include "cpu/from_value.h"
@@ -18,7 +19,7 @@ void value_ratio_as(const Layout<T>& layout, const T* h, int channels, T* d, T* 
         const int64_t at = layout.size(c) + column;
         const Vector<T> value = load(h + at);
         store(d + at, keep_pixels(layout, column, F::template derivative<M>(value)));
-        store(ratio + at, keep_pixels(layout, column, F::template ratio<M>(value)));
+        if (ratio) store(ratio + at, keep_pixels(layout, column, F::template ratio<M>(value)));
       }
 }
 

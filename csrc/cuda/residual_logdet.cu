@@ -1,6 +1,7 @@
 // The ops residual_logdet and jacobian_powers: a branch linearized at x, and one chain on it.
 #include "cuda/device/device.cuh"
 #include "cuda/engine.h"
+#include "cuda/layered/traces.h"
 #include "cuda/ops.h"
 
 namespace irf::cuda {
@@ -74,9 +75,10 @@ Operation residual_logdet(const Branch<T>& branch, const ResidualLogdetOperands<
   chain.series = op.series;
   if (op.probes > 1) chain.values = workspace.take<T>(chain.items());
   const MeanOverProbes<T> mean{chain.values, op.probes, branch.batch, op.series.value};
+  LayeredTraces<T> traces(branch, op.series.traces, chain.derivatives, op.series.value, target, workspace);
   PowerChain<T> power(std::move(chain), target, workspace);
   const ClearTail<T> tail{kept.tail, Kept<T>::tail_size(target.precision)};
-  return Operation(target, workspace, tail, std::move(linearized), std::move(power), mean);
+  return Operation(target, workspace, tail, std::move(linearized), std::move(power), mean, std::move(traces));
 }
 
 template <class T>

@@ -110,10 +110,10 @@ class _StagesPath(Path):
     ) -> Any:
         stages = self.stages
         if exact.value_only and torch.is_grad_enabled():
-            z, logdet, *found = self._series(x, estimator, probe, coefficients, ExactTerms(0, ()), info)
-            if logdet.requires_grad:
+            if any(t.requires_grad for t in (x, *_tensors_of(tuple(stages)))):
                 with torch.no_grad():
                     value = self._series(x, estimator, probe, coefficients, exact)[1]
+                z, logdet, *found = self._series(x, estimator, probe, coefficients, ExactTerms(0, ()), info)
                 return z, logdet + (value - logdet.detach()), *found
         tol, lipschitz = _stopping(self.block, estimator)
         z, logdet, *found = ops.residual_logdet(

@@ -10,7 +10,8 @@ namespace {
 template <class T>
 class PlainProducts {
  public:
-  explicit PlainProducts(const irf::Branch<T>& branch) : branch_(branch) {}
+  explicit PlainProducts(const irf::Branch<T>& branch, const irf::Traces<T>& traces = {})
+      : branch_(branch), traces_(traces) {}
 
   irf::LibraryProducts<T> table() {
     return {this,
@@ -23,10 +24,20 @@ class PlainProducts {
   }
 
  private:
+  // A linear map as cpu/library.h counts them, as a stage.
+  irf::Stage<T> map(int i) const {
+    if (i < branch_.stages) return branch_.stage[i];
+    const irf::Trace<T>& trace = traces_.trace[i - branch_.stages];
+    return {.in_channels = branch_.stage[trace.right].in_channels,
+            .out_channels = branch_.stage[trace.left].in_channels,
+            .kernel = trace.kernel,
+            .weight = trace.map};
+  }
+
   // Calls body(place of an input, place of an output, place of a weight) for every multiply-add.
   template <class Body>
   void each(int i, int64_t samples, const Body& body) const {
-    const irf::Stage<T>& stage = branch_.stage[i];
+    const irf::Stage<T> stage = map(i);
     const int64_t in = stage.in_channels, out = stage.out_channels, side = stage.kernel, pixels = branch_.pixels();
     const int64_t height = branch_.dense() ? 1 : branch_.height, width = branch_.dense() ? 1 : branch_.width;
     for (int64_t s = 0; s < samples; ++s)
@@ -41,7 +52,7 @@ class PlainProducts {
   }
 
   const T* multiply(int i, bool transpose, const T* events, int64_t samples) {
-    const irf::Stage<T>& stage = branch_.stage[i];
+    const irf::Stage<T> stage = map(i);
     const int64_t channels = transpose ? stage.in_channels : stage.out_channels;
     result_ = Numbers<T>(samples * channels * branch_.pixels(), T(0));
     each(i, samples, [&](int64_t input, int64_t output, int64_t weight) {
@@ -54,7 +65,7 @@ class PlainProducts {
   }
 
   void weight_gradient(int i, const T* events, const T* grad, int64_t samples, bool accumulate, T* result) {
-    const irf::Stage<T>& stage = branch_.stage[i];
+    const irf::Stage<T> stage = map(i);
     const int64_t size = int64_t(stage.in_channels) * stage.out_channels * stage.kernel * stage.kernel;
     if (!accumulate) std::fill(result, result + size, T(0));
     each(i, samples,
@@ -62,6 +73,7 @@ class PlainProducts {
   }
 
   const irf::Branch<T>& branch_;
+  const irf::Traces<T> traces_;
   Numbers<T> result_;
 };
 
@@ -76,13 +88,15 @@ struct Ways {
     layers ? table.layerwise_branch(b, o, p, PlainProducts<T>(b).table()) : table.branch(b, o, p);
   }
   void branch_backward(const B& b, const irf::BranchBackwardOperands<T>& o, const P& p) const {
-    layers ? table.layerwise_branch_backward(b, o, p, PlainProducts<T>(b).table()) : table.branch_backward(b, o, p);
+    layers ? table.layerwise_branch_backward(b, o, p, PlainProducts<T>(b, o.traces).table())
+           : table.branch_backward(b, o, p);
   }
   int64_t kept_size(const B& b, const P& p) const {
     return layers ? table.layerwise_kept_size(b) : table.kept_size(b, p);
   }
   void residual_logdet(const B& b, const irf::ResidualLogdetOperands<T>& o, const P& p) const {
-    layers ? table.layerwise_residual_logdet(b, o, p, PlainProducts<T>(b).table()) : table.residual_logdet(b, o, p);
+    layers ? table.layerwise_residual_logdet(b, o, p, PlainProducts<T>(b, o.series.traces).table())
+           : table.residual_logdet(b, o, p);
   }
   void jacobian_powers(const B& b, const irf::JacobianPowersOperands<T>& o, const P& p) const {
     layers ? table.layerwise_jacobian_powers(b, o, p, PlainProducts<T>(b).table()) : table.jacobian_powers(b, o, p);

@@ -11,6 +11,7 @@
 #include "flow.h"
 #include "lanczos.h"
 #include "layerwise.h"
+#include "traces.h"
 
 namespace {
 
@@ -23,6 +24,7 @@ void check_branch(const std::string& name, const BranchCase& c, bool layers) {
   const Numbers<T> grad = random_numbers<T>(all), weight = random_numbers<T>(batch);
   const Numbers<T> coefficients = random_numbers<T>(c.per_sample ? batch * terms : terms);
   const Numbers<T> tail(terms, T(1));
+  const TraceData<T> traces(data);
 
   on_all_machines<T>(name, [&](const std::string& where, const irf::Parallel& parallel) {
     const Ways<T> kernels{irf::kernels<T>(), layers};
@@ -125,6 +127,9 @@ void check_branch(const std::string& name, const BranchCase& c, bool layers) {
     for (size_t k = 2; k < gradients.size(); ++k)
       expect(close(gradients[k], gradients[k % 2]), where, "gradients from what was kept differ");
     for (Numbers<T>* numbers : {&value, &neumann, &gradients[4], &gradients[5]}) results.push_back(*numbers);
+    const TraceCall<T> call{c, terms, x, v, grad, weight, coefficients};
+    check_traces(data, traces, kernels, call, parallel, where, results);
+    if constexpr (sizeof(T) == 8) check_trace_differences(data, traces, kernels, call, parallel, where);
 
     if (size <= 64) {
       Numbers<T> jacobian = unwritten<T>(batch * size * size);

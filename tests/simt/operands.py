@@ -12,7 +12,7 @@ from ctypes import Structure, c_int, c_int64, c_size_t, c_void_p, pointer
 import torch
 
 from .emulator import Buffer
-from .structs import SCALARS, STAGES, Branch, NormLayer, Target, struct_of
+from .structs import SCALARS, STAGES, Branch, NormLayer, Target, Trace, struct_of
 
 
 def branch(
@@ -36,15 +36,19 @@ def branch(
 def branch_backward(
     emulator, x, weights, biases, betas, factors, activations, constants,
     grad, tangents, cotangents, weight, residual, input_gradient,
-    kept=None, **target,
+    kept=None, maps=(), stages=(), coefficients=None, **target,
 ):  # fmt: skip
     grad_x = torch.empty_like(x) if input_gradient else x.new_empty(0)
-    grad_parameters = x.new_zeros(sum(t.numel() for t in (*weights, *biases, *betas, *factors)))
+    grad_parameters = x.new_zeros(sum(t.numel() for t in (*weights, *biases, *betas, *factors, *maps)))
     if x.numel():
         pairs = 0 if tangents is None else len(tangents)
         given = {"x": x, "grad": grad, "tangents": tangents, "cotangents": cotangents, "weight": weight, "kept": kept}
+        given |= {f"map {i}": t for i, t in enumerate(maps)}
         made = {"grad_x": grad_x if input_gradient else None, "grad_parameters": grad_parameters}
         plain = {"pairs": pairs, "residual": residual, "kept_size": 0 if kept is None else kept.numel()}
+        if maps:
+            given["coefficients"] = coefficients
+            plain |= _traces(maps, stages, coefficients)
         _call(
             emulator,
             "branch_backward",
@@ -60,7 +64,7 @@ def branch_backward(
 def residual_logdet(
     emulator, x, weights, biases, betas, factors, activations, constants,
     probe, coefficients, tail, tolerance, relative, neumann,
-    keep=False, variant="residual_logdet", **target,
+    keep=False, variant="residual_logdet", maps=(), stages=(), **target,
 ):  # fmt: skip
     z, y = torch.empty_like(x), torch.empty_like(probe) if neumann else x.new_empty(0)
     value = x.new_zeros(len(x) if variant == "residual_logdet" else probe.shape[:2])
@@ -70,15 +74,37 @@ def residual_logdet(
         plain = {"probes": len(probe), "terms": coefficients.shape[-1], "per_sample": coefficients.dim() == 2}
         plain |= {"tolerance": tolerance, "relative": relative}
         given = {"x": x, "probe": probe, "coefficients": coefficients, "tail": tail}
+        given |= {f"map {i}": t for i, t in enumerate(maps)}
         made = {"z": z, "value": value, "neumann": y if neumann else None, "norms": norms, "terms_used": terms_used}
         if keep:
             made["kept"] = kept = _kept(
                 emulator, (x, weights, biases, betas, factors, activations, constants), target, plain
             )
+        if maps:
+            plain |= _traces(maps, stages, coefficients)
         _call(
             emulator, variant, (x, weights, biases, betas, factors, activations, constants), target, given, made, plain
         )
     return (z, value, y, norms, terms_used, *((kept,) if keep else ()))
+
+
+def _traces(maps, stages, coefficients):
+    """Return the fields of the exact traces, and what must live as long as they do."""
+    pairs = zip(maps, stages[::2], stages[1::2], strict=True)
+    array = (Trace * len(maps))(
+        *(
+            Trace(left, right, t.shape[-1] if right >= 0 and t.dim() == 4 else 1, t.data_ptr(), t.numel())
+            for t, left, right in pairs
+        )
+    )
+    return {
+        "trace_count": len(maps),
+        "trace": ctypes.addressof(array),
+        "lives": array,
+        "trace_coefficients": coefficients.data_ptr(),
+        "trace_terms": coefficients.shape[-1],
+        "trace_per_sample": coefficients.dim() == 2,
+    }
 
 
 def _kept(emulator, branch_arguments, target, plain):

@@ -36,6 +36,14 @@ class Branch(Structure):
     )
 
 
+class Trace(Structure):
+    _fields_ = (
+        *((name, c_int) for name in ("left", "right", "kernel")),
+        ("map", c_void_p),
+        ("size", c_int64),
+    )
+
+
 class NormLayer(Structure):
     _fields_ = (
         *((name, c_int) for name in ("out_channels", "in_channels", "height", "width", "kernel_height")),
@@ -53,9 +61,10 @@ class Target(Structure):
 # structs of this table; others int.
 _FIELDS = {
     "branch": "x* g* residual?",
+    "traces": "trace_count trace* trace_coefficients* trace_terms trace_per_sample?",
     "branch_backward": "x* grad* pairs tangents* cotangents* weight* residual? grad_x* grad_parameters* kept* "
-    "kept_size#",
-    "series": "terms coefficients* per_sample? tail* tolerance= relative? value* neumann* norms* terms_used*",
+    "kept_size# traces&",
+    "series": "terms coefficients* per_sample? tail* tolerance= relative? value* neumann* norms* terms_used* traces&",
     "residual_logdet": "x* probes probe* series& z* kept*",
     "jacobian_powers": "x* start* count transpose? powers*",
     "jacobian": "x* jacobian*",

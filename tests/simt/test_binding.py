@@ -10,9 +10,9 @@ from .builder import ROOT
 
 # Every op with its gradients, both kinds of branch, awkward layouts, no samples, and what torch asks of an op.
 SELECTION = {
-    "test_cuda.py": "opcheck or spectral or nan_stays or kernels_are_used or "
+    "test_cuda.py": "opcheck or spectral or nan_stays or kernels_are_used or (exact_first_terms and masks) or "
     "((primes or no-image or width-7 or strided or masks-of-everything or images-with-a-context) and matches)",
-    "test_cuda_flow.py": "matches or bits or one_call or exact",
+    "test_cuda_flow.py": "matches or match_reference or bits or one_call or exact",
     "test_cuda_nn.py": "gives_the_numbers or autocast",
 }
 

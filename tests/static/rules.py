@@ -32,7 +32,8 @@ EXPECTED = (
     (r"weight_gradient_kernel<.*FragmentOuterTile<bf16", ("LDSM",), 80),
     (r"resident_(chain|forward)_kernel<", ("LDGSTS.128", "LDS.128", "STS.128"), 80),
     (r"resident_(chain|forward)_kernel<TensorTiles", ("HMMA",), 80),
-    (r"to_rows_kernel<", ("STG.128",), 75),
+    (r"to_rows_kernel<(?!.*TraceStep)", ("STG.128",), 75),
+    (r"to_rows_kernel<.*TraceStep", ("LDG.128",), 75),  # of which only sums remain
     (r"from_rows_kernel<", ("LDG.128",), 75),
     (r"advance_kernel<", ("LDG.128", "STG.128"), 75),
     (r"(power|lanczos)_iteration<", ("LDGSTS.128", "LDS.128"), 80),

@@ -63,11 +63,12 @@ cudaError_t PackedWeights<T>::launch(const Context& context) const {
   PackStages<T> stages;
   stages.transposed = form_ == Form::kTransposed;
   stages.rounding = packing_ == Packing::kOperands ? precision : Precision::kFull;
-  for (int first = 0; first < branch_.stages; first += kStagesAtOnce) {
-    stages.count = branch_.stages - first < kStagesAtOnce ? branch_.stages - first : kStagesAtOnce;
+  const int all = static_cast<int>(stages_.size());
+  for (int first = 0; first < all; first += kStagesAtOnce) {
+    stages.count = all - first < kStagesAtOnce ? all - first : kStagesAtOnce;
     int blocks = 0;
     for (int i = 0; i < stages.count; ++i) {
-      const Stage<T>& from = branch_.stage[first + i];
+      const Stage<T>& from = stages_[first + i];
       PackStage<T>& to = stages.stage[i];
       to.weight = from.weight;
       to.packed = context.memory[packed_[first + i]];

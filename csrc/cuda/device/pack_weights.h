@@ -15,7 +15,7 @@ template <class T>
 class PackedWeights {
  public:
   PackedWeights(const Branch<T>& branch, Form form, Precision precision, Packing packing, Workspace& workspace)
-      : branch_(branch), form_(form), packing_(packing), packed_(branch.stages) {
+      : stages_(branch.stage, branch.stage + branch.stages), form_(form), packing_(packing), packed_(branch.stages) {
     for (int i = 0; i < branch.stages; ++i) {
       const Stage<T>& stage = branch.stage[i];
       const bool forward = form == Form::kForward;
@@ -31,7 +31,7 @@ class PackedWeights {
   cudaError_t launch(const Context& context) const;
 
  private:
-  Branch<T> branch_;
+  std::vector<Stage<T>> stages_;  // their sizes and weights
   Form form_;
   Packing packing_;
   std::vector<Buffer<T>> packed_;  // [L]

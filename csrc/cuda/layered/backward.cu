@@ -22,13 +22,6 @@ struct WeightedEvents {
   }
 };
 
-// Rows of a_i, once per sample or once per pair of a sample.
-template <class T>
-RowsLayout layout_of(const Branch<T>& branch, int i, Precision precision, int repeat = 1) {
-  const bool last = i == branch.stages;
-  return rows_of(branch, last ? branch.stage[i - 1].out_channels : branch.stage[i].in_channels, precision, repeat);
-}
-
 // How many terms of the slope a transposed product leaves: one per row and column tile.
 template <class T>
 int64_t slope_terms(const Branch<T>& branch, int i, int repeat, const Target& target) {
@@ -60,7 +53,7 @@ class BackwardLaunch {
   cudaError_t run() const {
     using Step = cudaError_t (BackwardLaunch::*)() const;
     const Step steps[] = {&BackwardLaunch::forward, &BackwardLaunch::tangents, &BackwardLaunch::cotangents,
-                          &BackwardLaunch::backward, &BackwardLaunch::parameters};
+                          &BackwardLaunch::traces,  &BackwardLaunch::backward, &BackwardLaunch::parameters};
     for (const Step step : steps) {
       const cudaError_t error = (this->*step)();
       if (error != cudaSuccess) return error;
@@ -76,25 +69,17 @@ class BackwardLaunch {
     const T* packed = context_.memory[described_.transposed.buffers()[i]];
     return product_of(branch_, i, true, precision_, packed, from, repeat * branch_.batch);
   }
+  // What joins s_i besides A_i^T s_{i+1}.
+  int addends(int i) const { return op_.pairs + described_.traces.sides(i); }
   StageRows<T*> stage(int i) const { return at(context_.memory, described_.stages[i]); }
   Linearized<T> linearized(int i, int repeat) const {
-    const RowsLayout rows = layout(i, repeat);
-    Linearized<T> epilogue{};
-    epilogue.a = stage(i).a;
-    epilogue.activation = branch_.stage[i].activation;
-    epilogue.beta = branch_.stage[i].beta;
-    epilogue.parameters.constant = branch_.stage[i].constant;
-    epilogue.channels = branch_.stage[i].in_channels;
-    epilogue.factor = factor_of(branch_, i);
-    epilogue.pitch = rows.pitch;
-    epilogue.rows = rows.items * rows.pixels;
-    epilogue.precision = precision_;
-    return epilogue;
+    return linearized_at(branch_, i, stage(i).a, precision_, repeat);
   }
 
   cudaError_t forward() const;
   cudaError_t tangents() const;
   cudaError_t cotangents() const;
+  cudaError_t traces() const;
   cudaError_t backward() const;
   cudaError_t parameters() const;
 
@@ -159,6 +144,20 @@ cudaError_t BackwardLaunch<T>::cotangents() const {
   return error;
 }
 
+// Behind what the pairs left for s, the factors and the slopes.
+template <class T>
+cudaError_t BackwardLaunch<T>::traces() const {
+  typename TraceGradients<T>::Places places;
+  for (int i = 0; i < stages_; ++i) {
+    const int64_t size = layout(i).row_elements(), before = slope_terms(branch_, i, 1, context_);
+    places.a.push_back(stage(i).a);
+    places.curved.push_back(curved_[i] ? curved_[i] + op_.pairs * size : nullptr);
+    places.factors.push_back(factors_[i] ? factors_[i] + (1 + op_.pairs) * size : nullptr);
+    places.terms.push_back(terms_[i] ? terms_[i] + before + slope_terms(branch_, i, op_.pairs, context_) : nullptr);
+  }
+  return described_.traces.launch(places, context_);
+}
+
 // Fills s and the gradient of x.
 template <class T>
 cudaError_t BackwardLaunch<T>::backward() const {
@@ -176,7 +175,7 @@ cudaError_t BackwardLaunch<T>::backward() const {
     epilogue.factors = factors_[i];
     epilogue.added = curved_[i];
     if (factors_[i] && op_.pairs > 0) epilogue.added_factors = factors_[i] + layout(i).row_elements();
-    epilogue.addends = op_.pairs;
+    epilogue.addends = addends(i);
     error = launch_product(transposed(i, s_[i + 1]), epilogue, context_);
   }
   if (error != cudaSuccess || !op_.grad_x) return error;
@@ -212,6 +211,7 @@ LayeredBackward<T>::LayeredBackward(const Branch<T>& branch_, const BranchBackwa
       op(op_),
       recall(op.kept && op.pairs <= 1 && kept_size(branch, target.precision) == op.kept_size),
       transposed(branch, Form::kTransposed, target.precision, Packing::kOperands, workspace),
+      traces(branch, op, target, workspace),
       stages(branch.stages),
       t(branch.stages),
       p(branch.stages),
@@ -238,9 +238,10 @@ void LayeredBackward<T>::take_rows(Precision precision, Workspace& workspace) {
     if (i > 0 && pairs) r[i] = workspace.take<T>(operands * op.pairs);
     if (i == branch.stages) break;
     const Stage<T>& stage = branch.stage[i];
-    if (stage.factor) factors[i] = workspace.take<T>(size * (1 + op.pairs));
+    const int addends = op.pairs + traces.sides(i);
+    if (stage.factor) factors[i] = workspace.take<T>(size * (1 + addends));
     // Where E_i is zero, the cotangents add nothing to s_i.
-    if (pairs && !stage.straight()) curved[i] = workspace.take<T>(size * op.pairs);
+    if (pairs && !stage.straight()) curved[i] = workspace.take<T>(size * addends);
     if (recall && i > 0) {
       stages[i] = {kept.stages[i].a, kept.stages[i].h, {}};
       if (pairs) t[i] = kept.stages[i].t, p[i] = kept.stages[i].scaled;
@@ -271,6 +272,7 @@ void LayeredBackward<T>::take_gradients(const Target& target, Workspace& workspa
     gradient.pair[1].rows = rows * op.pairs;
     if (stage.beta) {
       gradient.slope_term_count = slope_terms(branch, i, 1, target) + slope_terms(branch, i, op.pairs, target);
+      gradient.slope_term_count += traces.slope_terms(i);
       terms[i] = workspace.take<T>(gradient.slope_term_count);
     }
     gradient.splits = weight_gradient_splits(gradient, target.card);

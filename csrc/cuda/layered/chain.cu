@@ -93,12 +93,13 @@ class ChainLaunch {
   bool series() const { return chain_.series.value != nullptr; }
   const T* derivative(int stage) const { return context_.memory[chain_.derivatives[stage]]; }
 
-  // q_{k + 1}, signed, for y after term k.
+  // q_{k + 1}, signed, for y after term k; none where the trace takes the place of term k + 1.
   void set_neumann(ChainStep<T>& step, int k) const {
     if (!chain_.series.neumann) return;
     step.y = y_[k % 2];
     step.y_before = k > 0 ? y_[(k - 1) % 2] : nullptr;
-    step.q = k < chain_.series.terms ? chain_.series.coefficients + k : nullptr;
+    const bool estimated = k >= chain_.series.traces.count && k < chain_.series.terms;
+    step.q = estimated ? chain_.series.coefficients + k : nullptr;
     step.q_stride = chain_.series.per_sample ? chain_.series.terms : 0;
     step.sign = k % 2 ? T(-1) : T(1);
   }

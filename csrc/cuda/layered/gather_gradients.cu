@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kWarp* kLanes) gather_kernel(const __grid_cons
 template <class T>
 cudaError_t gather_gradients(const Branch<T>& branch, const WeightGradient<T>* partials, T* result,
                              cudaStream_t stream) {
-  const std::vector<ParameterGradients<T>> gradients = parameter_gradients(branch, result);
+  const std::vector<ParameterGradients<T>> gradients = parameter_gradients(branch, result).stages;
   for (int first = 0; first < branch.stages; first += kStagesAtOnce) {
     GatherStages<T> stages;
     stages.count = branch.stages - first < kStagesAtOnce ? branch.stages - first : kStagesAtOnce;
@@ -87,6 +87,18 @@ cudaError_t gather_gradients(const Branch<T>& branch, const WeightGradient<T>* p
   return cudaGetLastError();
 }
 
+template <class T>
+cudaError_t gather_gradient(const WeightGradient<T>& partial, T* result, cudaStream_t stream) {
+  GatherStages<T> stages;
+  stages.count = 1;
+  stages.stage[0] = {partial, result, nullptr, nullptr, nullptr, 0};
+  const unsigned blocks = static_cast<unsigned>(ceil_div(partial.partial_size(), int64_t(kWarp)));
+  gather_kernel<T><<<blocks, kWarp * kLanes, 0, stream>>>(stages);
+  return cudaGetLastError();
+}
+
+template cudaError_t gather_gradient(const WeightGradient<float>&, float*, cudaStream_t);
+template cudaError_t gather_gradient(const WeightGradient<double>&, double*, cudaStream_t);
 template cudaError_t gather_gradients(const Branch<float>&, const WeightGradient<float>*, float*, cudaStream_t);
 template cudaError_t gather_gradients(const Branch<double>&, const WeightGradient<double>*, double*, cudaStream_t);
 

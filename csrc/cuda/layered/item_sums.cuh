@@ -22,8 +22,9 @@ struct ItemSums {
 
   ItemSums() = default;
   ItemSums(T* partials_, const StageProduct<T>& product, int tile_columns)
-      : partials(partials_), items(product.items), lanes(1), tiles(ceil_div(product.columns, tile_columns)) {
-    count = product.pixels() * tiles;
+      : ItemSums(partials_, product.items, product.pixels(), ceil_div(product.columns, tile_columns)) {}
+  ItemSums(T* partials_, int64_t items_, int pixels, int tiles_)
+      : partials(partials_), items(items_), count(pixels * tiles_), lanes(1), tiles(tiles_) {
     while (lanes < kWarp && 4 * lanes < count) lanes *= 2;
   }
 

@@ -1,6 +1,7 @@
 // Where the parameter gradients of a branch go: one after the other in the packed result of branch_backward.
 #pragma once
 
+#include <utility>
 #include <vector>
 
 #include "iresnet_fast/params.h"
@@ -21,7 +22,13 @@ int64_t operand_count(const Branch<T>& branch, Spread spread, int channels) {
 }
 
 template <class T>
-std::vector<ParameterGradients<T>> parameter_gradients(const Branch<T>& branch, T* packed) {
+struct PackedGradients {
+  std::vector<ParameterGradients<T>> stages;  // [L]
+  T* maps;                                    // those of the maps of traces, after all stages
+};
+
+template <class T>
+PackedGradients<T> parameter_gradients(const Branch<T>& branch, T* packed) {
   std::vector<ParameterGradients<T>> all(branch.stages);
   const auto take = [&](const T* parameter, int64_t count) {
     T* const gradient = parameter ? packed : nullptr;
@@ -36,7 +43,7 @@ std::vector<ParameterGradients<T>> parameter_gradients(const Branch<T>& branch, 
     all[i].beta = take(stage.beta, 1);
     all[i].factor = take(stage.factor, operand_count(branch, stage.factor_spread, stage.in_channels));
   }
-  return all;
+  return {std::move(all), packed};
 }
 
 }  // namespace irf::cuda

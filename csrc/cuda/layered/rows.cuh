@@ -23,6 +23,13 @@ RowsLayout rows_of(const Branch<T>& branch, int channels, Precision precision, i
           channel_pad(channels, precision)};
 }
 
+// Rows of a_i, once per sample or once per pair of a sample.
+template <class T>
+RowsLayout layout_of(const Branch<T>& branch, int i, Precision precision, int repeat = 1) {
+  const bool last = i == branch.stages;
+  return rows_of(branch, last ? branch.stage[i - 1].out_channels : branch.stage[i].in_channels, precision, repeat);
+}
+
 constexpr int kRowsTile = 64 * 33;  // elements of shared memory
 constexpr int kRowsThreads = 256;
 

@@ -61,7 +61,7 @@ cudaError_t sample_gradient(const RowsLayout& layout, const T* rows, Precision p
 template <class T>
 cudaError_t sample_gradients(const Branch<T>& branch, const std::vector<T*>& s, const std::vector<T*>& factors,
                              Precision precision, T* result, cudaStream_t stream) {
-  const std::vector<ParameterGradients<T>> gradients = parameter_gradients(branch, result);
+  const std::vector<ParameterGradients<T>> gradients = parameter_gradients(branch, result).stages;
   cudaError_t error = cudaSuccess;
   for (int i = 0; i < branch.stages && error == cudaSuccess; ++i) {
     const Stage<T>& stage = branch.stage[i];

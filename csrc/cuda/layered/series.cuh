@@ -16,6 +16,12 @@ struct SeriesState : Series<T> {
   unsigned* stopped;  // how many items have; or null
 
   __device__ __forceinline__ const T* q(int64_t item) const { return this->coefficients_of(item % samples); }
+  // The factor of <w_k, v>: none where the trace takes its place.
+  __device__ __forceinline__ T factor(int64_t item, int k) const {
+    if (k <= this->traces.count) return T(0);
+    const T own = q(item)[k - 1];
+    return (k % 2 ? own : -own) / static_cast<T>(k);
+  }
 };
 
 // Before the first term: |v| sets the limit, and is the norm of an empty series.
@@ -53,9 +59,8 @@ __global__ void __launch_bounds__(kItemThreads)
     // A series that may stop writes the numbers of the last terms here, while other lanes would read them.
     const int* active = series.tail ? nullptr : series.last;
     if (!sums.number(k - first).gather(item, values, active, k) || series.last[item] < k) continue;
-    const T q = series.q(item)[k - 1];
     const T norm = sqrt(values[1]);
-    series.value[item] = (k == 1 ? T(0) : series.value[item]) + (k % 2 ? q : -q) / static_cast<T>(k) * values[0];
+    series.value[item] = (k == 1 ? T(0) : series.value[item]) + series.factor(item, k) * values[0];
     series.norms[item] = norm;
     series.terms_used[item] = k;
     const bool stops = series.tail && norm * series.tail[k - 1] <= series.limit[item];
@@ -83,8 +88,7 @@ __global__ void __launch_bounds__(kItemThreads)
   dot = sum_lanes(dot);
   square = sum_lanes(square);
   if (lane != 0) return;
-  const T q = series.q(item)[n - 1];
-  series.value[item] = (n == 1 ? T(0) : series.value[item]) + (n % 2 ? q : -q) / static_cast<T>(n) * dot;
+  series.value[item] = (n == 1 ? T(0) : series.value[item]) + series.factor(item, n) * dot;
   series.norms[item] = sqrt(square);
   series.terms_used[item] = n;
 }

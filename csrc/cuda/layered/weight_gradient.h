@@ -56,5 +56,8 @@ cudaError_t weight_gradient(const WeightGradient<T>&, cudaStream_t);
 // Adds up the splits of every stage into the packed result of branch_backward: weights, shared biases and betas.
 template <class T>
 cudaError_t gather_gradients(const Branch<T>&, const WeightGradient<T>* stages, T* result, cudaStream_t);
+// The same of one gradient that is no stage's: [out][in][tap].
+template <class T>
+cudaError_t gather_gradient(const WeightGradient<T>&, T* result, cudaStream_t);
 
 }  // namespace irf::cuda

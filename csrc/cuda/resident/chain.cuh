@@ -85,8 +85,9 @@ struct SeriesState {
   }
 
  private:
+  // Of term k, which is left out where the trace takes its place.
   static __device__ __forceinline__ T q(const Series<T>& series, int64_t sample, int k) {
-    return __ldg(series.coefficients_of(sample) + k - 1);
+    return k > series.traces.count ? __ldg(series.coefficients_of(sample) + k - 1) : T(0);
   }
 };
 

@@ -45,12 +45,12 @@ class OnDevice {
     const bool kept = o.kept && o.pairs == 1;
     if (!(kept ? kernels_.layerwise_kept_fits(b, o.kept, o.kept_size) : chooses_layers(b, work)))
       return kernels_.branch_backward(b, o, parallel_);
-    kernels_.layerwise_branch_backward(b, o, parallel_, TorchProducts<T>(b).table());
+    kernels_.layerwise_branch_backward(b, o, parallel_, TorchProducts<T>(b, o.traces).table());
   }
   void residual_logdet(const Branch<T>& b, const ResidualLogdetOperands<T>& o) const {
     const Work evaluation{.stacked = 1, .events = 1, .chain = o.series.terms, .probes = o.probes};
     if (!chooses_layers(b, o.kept ? training_work(o) : evaluation)) return kernels_.residual_logdet(b, o, parallel_);
-    kernels_.layerwise_residual_logdet(b, o, parallel_, TorchProducts<T>(b).table());
+    kernels_.layerwise_residual_logdet(b, o, parallel_, TorchProducts<T>(b, o.series.traces).table());
   }
   void jacobian_powers(const Branch<T>& b, const JacobianPowersOperands<T>& o) const {
     if (!chooses_layers(b, {.stacked = 1, .events = 1, .chain = o.count}))

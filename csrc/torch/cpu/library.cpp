@@ -33,9 +33,9 @@ void multiply_into(const Tensor& a, const Tensor& b, const Tensor& out) {
   to<Tensor>(stack[0]);  // takes over what the call returns
 }
 
-Sizes padding_of(int kernel) { return Sizes(2, kernel / 2); }
+Sizes padding_of(int64_t kernel) { return Sizes(2, kernel / 2); }
 
-Tensor convolve(const Tensor& images, const Tensor& weight, int kernel, bool transpose) {
+Tensor convolve(const Tensor& images, const Tensor& weight, int64_t kernel, bool transpose) {
   const Sizes ones(2, 1), zeros(2, 0);
   std::array<StableIValue, 9> stack{from(images),
                                     from(weight),
@@ -50,7 +50,7 @@ Tensor convolve(const Tensor& images, const Tensor& weight, int kernel, bool tra
   return to<Tensor>(stack[0]);
 }
 
-Tensor convolution_gradient(const Tensor& grad, const Tensor& images, const Tensor& weight, int kernel) {
+Tensor convolution_gradient(const Tensor& grad, const Tensor& images, const Tensor& weight, int64_t kernel) {
   const Sizes ones(2, 1), zeros(2, 0);
   const std::array<bool, 3> only_weight{false, true, false};
   std::array<StableIValue, 11> stack{from(grad),
@@ -83,45 +83,55 @@ LibraryProducts<T> TorchProducts<T>::table() {
 }
 
 template <class T>
-Tensor TorchProducts<T>::images(const T* events, int channels, int64_t samples) const {
+TorchProducts<T>::Map TorchProducts<T>::map(int i) const {
+  if (i < branch_.stages) {
+    const Stage<T>& stage = branch_.stage[i];
+    return {stage.in_channels, stage.out_channels, stage.kernel, stage.weight};
+  }
+  const Trace<T>& trace = traces_.trace[i - branch_.stages];
+  return {branch_.stage[trace.right].in_channels, branch_.stage[trace.left].in_channels, trace.kernel, trace.map};
+}
+
+template <class T>
+Tensor TorchProducts<T>::images(const T* events, int64_t channels, int64_t samples) const {
   const int64_t height = branch_.height, width = branch_.width, plane = height * width;
   return view(events, {samples, channels, height, width}, {channels * plane, plane, width, 1});
 }
 
 template <class T>
-Tensor TorchProducts<T>::weight_of(int i) const {
-  const Stage<T>& stage = branch_.stage[i];
-  const int64_t in = stage.in_channels, out = stage.out_channels, side = stage.kernel, taps = side * side;
-  return view(stage.weight, {out, in, side, side}, {in * taps, taps, side, 1});
+Tensor TorchProducts<T>::weight_of(const Map& map) const {
+  const int64_t taps = map.side * map.side;
+  return view(map.weight, {map.out, map.in, map.side, map.side}, {map.in * taps, taps, map.side, 1});
 }
 
 template <class T>
 const T* TorchProducts<T>::multiply(int i, bool transpose, const T* events, int64_t samples) {
-  const Stage<T>& stage = branch_.stage[i];
-  const int64_t in = stage.in_channels, out = stage.out_channels;
-  const int64_t from = transpose ? out : in, to = transpose ? in : out;
+  const Map map = this->map(i);
+  const int64_t from = transpose ? map.out : map.in, to = transpose ? map.in : map.out;
   if (!branch_.dense()) {
-    const Tensor result = convolve(images(events, from, samples), weight_of(i), stage.kernel, transpose);
+    const Tensor result = convolve(images(events, from, samples), weight_of(map), map.side, transpose);
     result_ = torch::stable::contiguous(result);
     return data<T>(*result_);
   }
   const Tensor factor = matrix(events, samples, from);
   result_ = make({samples, to}, factor);
-  multiply_into(factor, transpose ? matrix(stage.weight, out, in) : transposed_matrix(stage.weight, out, in), *result_);
+  const Tensor weight =
+      transpose ? matrix(map.weight, map.out, map.in) : transposed_matrix(map.weight, map.out, map.in);
+  multiply_into(factor, weight, *result_);
   return data<T>(*result_);
 }
 
 template <class T>
 void TorchProducts<T>::weight_gradient(int i, const T* events, const T* grad, int64_t samples, bool accumulate,
                                        T* result) {
-  const Stage<T>& stage = branch_.stage[i];
-  const int64_t in = stage.in_channels, out = stage.out_channels;
-  Tensor target = matrix(result, out, in);
+  const Map map = this->map(i);
+  Tensor target = matrix(result, map.out, map.in);
   if (!branch_.dense()) {
-    target = convolution_gradient(images(grad, out, samples), images(events, in, samples), weight_of(i), stage.kernel);
+    target =
+        convolution_gradient(images(grad, map.out, samples), images(events, map.in, samples), weight_of(map), map.side);
   } else {
-    if (accumulate) target = make({out, in}, target);
-    multiply_into(transposed_matrix(grad, samples, out), matrix(events, samples, in), target);
+    if (accumulate) target = make({map.out, map.in}, target);
+    multiply_into(transposed_matrix(grad, samples, map.out), matrix(events, samples, map.in), target);
     if (!accumulate) return;
   }
   const T* sums = data<T>(target);

@@ -7,7 +7,7 @@ precision, tiles, memory and when to stop. What changes no result is no bug: suc
 equivalent, with the reason.
 """
 
-from . import flow, gradients, host, layered, resident, spectral
+from . import flow, gradients, host, layered, resident, spectral, traces
 from .table import Equivalent, Mutant
 
 __all__ = ["EQUIVALENT", "MUTANTS", "Equivalent", "Mutant"]
@@ -17,7 +17,7 @@ MUTANTS = (
     *layered.products(), *layered.gathered(), *layered.operands(), *layered.rows(), *layered.inverse(),
     *layered.pieces(), *layered.tangents(), *resident.products(), *resident.chain(), *resident.forward(),
     *resident.tangents(), *spectral.norms(), *spectral.lanczos(), *spectral.normalisation(), *host.plans(),
-    *host.tiles(), *host.shared_memory(), *flow.steps(),
+    *host.tiles(), *host.shared_memory(), *flow.steps(), *traces.values(), *traces.gradients(),
 )  # fmt: skip
 EQUIVALENT = (
     Equivalent(

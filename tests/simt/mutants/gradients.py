@@ -108,7 +108,7 @@ def of_samples() -> Iterator[Mutant]:
     """Return mutants of the gradients of biases and factors that samples have of their own."""
     tests = ("layered/backward.cu", "test_branch_backward.py", "test_matches_autograd and masks and three and dtype1")
     group = ("layered/linearized.cuh", *tests)
-    yield Mutant(*group, "(t ? tangent[i] * phi.d : phi.h) * v[i]", "phi.h * v[i]")
+    yield Mutant(*group, "(paired ? tangent[i] * phi.d : phi.h) * v[i]", "phi.h * v[i]")
     yield Mutant(*group, "d[i] = f[i] * phi.d;", "d[i] = phi.d;")
     yield Mutant(*group, "e[i] = f[i] * phi.e;", "e[i] = phi.e;")
     yield Mutant(*group, "term += f[i] * v[i]", "term += v[i]")
@@ -117,7 +117,7 @@ def of_samples() -> Iterator[Mutant]:
     yield Mutant(
         *group, "epilogue.factors = factors_[i] + layout(i).row_elements();", "epilogue.factors = factors_[i];"
     )
-    yield Mutant(*group, "size * (1 + op.pairs)", "size")
+    yield Mutant(*group, "size * (1 + addends)", "size")
     yield Mutant(*group, "pairs && reads_tangent(stage) && !curved[i] ?", "false ?")
     yield Mutant(*group, " || branch_.stage[0].factor;", ";")
     group = ("layered/sample_gradients.cu", "layered/sample_gradients.cu", *tests[1:])

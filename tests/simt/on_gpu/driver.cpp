@@ -144,6 +144,15 @@ void branch_ops(const Shape& shape, const Card& card, Precision precision) {
   const int64_t kept_size = irf::cuda::residual_logdet_kept(branch, logdet, target);
   if (kept_size) logdet.kept = memory.result<T>(kept_size);
   series("residual_logdet that keeps");
+  // Any numbers will do for the maps: one of the last stage alone, and one that takes it to itself.
+  const int last = stages - 1, channels = stage[last].in_channels, kernel = shape.kernels[last];
+  const int64_t alone = channels * branch.pixels(), square = int64_t(channels) * channels * kernel * kernel;
+  const irf::Trace<T> trace[] = {{last, -1, 1, memory.numbers<T>(alone), alone},
+                                 {last, last, kernel, memory.numbers<T>(square), square}};
+  if (stages > 1) {
+    logdet.series.traces = {2, trace, logdet.series.coefficients, logdet.series.terms, false};
+    series("residual_logdet with traces");
+  }
 
   irf::BranchBackwardOperands<T> backward{};
   backward.x = x;
@@ -162,6 +171,11 @@ void branch_ops(const Shape& shape, const Card& card, Precision precision) {
   backward.kept = logdet.kept;
   backward.kept_size = kept_size;
   if (kept_size) gradient("branch_backward of what was kept");
+  if (stages > 1) {
+    backward.traces = logdet.series.traces;
+    backward.grad_parameters = memory.result<T>(parameters + alone + square);
+    gradient("branch_backward with traces");
+  }
 
   irf::ResidualInverseOperands<T> inverse{};
   inverse.z = x;
