@@ -29,14 +29,15 @@ def picture(results: dict[str, Any]) -> Figure:
     for axes, (name, run) in zip(grid.flat, runs.items(), strict=False):
         _draw(axes, run)
         axes.set_title(f"{name}: {run['branch']}", fontsize=7)
+        axes.set_xlabel("milliseconds", fontsize=8)
         axes.spines[["top", "right"]].set_visible(False)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("std of log p, nats", fontsize=8)
     labels = [(f"{n} exact terms", "s", colour) for n, colour in _COLOURS.items()]
     labels += [(label, marker, "grey") for label, marker in _MARKERS.items()]
     handles = [Line2D([], [], linestyle="", marker=marker, color=colour, label=text) for text, marker, colour in labels]
     handles.append(Line2D([], [], color="black", linewidth=0.8, label="1 / sqrt(probes)"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(5, 2 * n_columns), frameon=False)
-    figure.supxlabel("milliseconds", fontsize=9)
-    figure.supylabel("standard deviation of log p, nats", fontsize=9)
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(5, n_columns + 1), frameon=False)
     return figure
 
 
