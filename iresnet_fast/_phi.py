@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ._tracing import under_transforms
+
 # torch switches softplus to the identity above this; at its default of 20 the step is visible in float64.
 SOFTPLUS_THRESHOLD = 40.0
 # Those of torch (self-normalizing networks, arXiv 1706.02515): the slopes right and left of zero.
@@ -23,6 +25,8 @@ _NORMAL_END = 40.0
 
 def kept(a: Tensor, least: float, most: float) -> Tensor:
     """Return a within bounds; the derivative of torch's clamp at NaN is 0, which would lose it."""
+    if not torch.is_grad_enabled() and not under_transforms():
+        return a.clamp(least, most)
     return torch.where(a < least, least, torch.where(a > most, most, a))
 
 

@@ -10,11 +10,12 @@ from iresnet_fast.nn._transform import total_logdet
 ESTIMATORS = {
     "none": None,
     "exact": Exact(),
-    "series": PowerSeries(6),
-    "probes": PowerSeries(5, n_probes=3, eval_seed=4),
-    "gaussian": PowerSeries(5, probe="gaussian"),
-    "roulette": RussianRoulette(),
-    "per sample": RussianRoulette(per_sample=True, n_probes=2),
+    "auto": PowerSeries(6),
+    "series": PowerSeries(6, exact_terms=0),
+    "probes": PowerSeries(5, n_probes=3, eval_seed=4, exact_terms=1),
+    "gaussian": PowerSeries(5, probe="gaussian", exact_terms=0),
+    "roulette": RussianRoulette(exact_terms=1),
+    "per sample": RussianRoulette(per_sample=True, n_probes=2, exact_terms=1),
 }
 SHAPES = {"dense": (6,), "images": (2, 6, 4)}
 

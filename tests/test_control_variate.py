@@ -18,6 +18,7 @@ SMALL = [
     Case("a mask of each sample", (2, 2, 2), (3, 3), (3, 1, 3), ("tanh",), sample_factor=(0,), batch=4),
     Case("3-1-3 of one number each", (2, 1, 1), (6, 5), (3, 1, 3), ("elu",)),
     Case("maxmin behind", (2, 2, 2), (4, 4), (3, 1, 3), ("elu", "maxmin", "maxmin")),
+    Case("a dense mask", (5,), (6, 7), (), ("elu",), sample_factor=(0,)),
 ]
 NOT = [
     Case("after nothing", (2, 3, 4), (3, 4), (3, 1, 3), ("identity", "elu", "sin")),
@@ -95,9 +96,9 @@ def test_its_mean_over_all_signs_is_zero_and_not_by_being_zero(case):
     torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0.0, atol=1e-13)
 
 
-@pytest.mark.parametrize("case", **named(SMALL[:1] + SMALL[3:]))
+@pytest.mark.parametrize("case", **named([SMALL[0], SMALL[3], SMALL[4]]))
 def test_it_takes_most_of_the_variance(case):
-    """Over all signs, of an ELU or its like on normal numbers: slopes between 0 and 1 leave less than half."""
+    """Over all signs. Slopes of an ELU on normal numbers are near their mean: less than half is left."""
     problem = make(case)
     probes = signs(problem)
     estimates = products(jacobians(problem)[0], probes)

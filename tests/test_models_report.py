@@ -47,9 +47,10 @@ def estimates_of(flow, x, n, context=None):
     return torch.stack([means[0], *(after - before for before, after in itertools.pairwise(means))])
 
 
+@pytest.mark.parametrize("exact_terms", [0, "auto"])
 @pytest.mark.parametrize("name", KINDS)
-def test_the_first_estimate_is_log_prob(name):
-    flow, x, context = series_flow(name)
+def test_the_first_estimate_is_log_prob(name, exact_terms):
+    flow, x, context = series_flow(name, PowerSeries(12, exact_terms=exact_terms))
     # Both in float64, of numbers below a thousand: the runs of blocks sum in another order.
     torch.testing.assert_close(flow.log_prob(x, context, probes=1), flow.log_prob(x, context), rtol=0.0, atol=1e-10)
     call = nn.Call.of(x, seed=5)
@@ -58,12 +59,29 @@ def test_the_first_estimate_is_log_prob(name):
     assert not torch.equal(one, flow.log_prob(x, context))
 
 
+def test_what_is_less_noisy_is_reported_so():
+    """By a control variate: the first convolution has an activation before it, and too many channels for its trace."""
+    config = FlowConfig((1, 8, 8), blocks=(3,), hidden=(24, 24), squeeze_first=True, preactivation=True)
+    flow = IResNetFlow(config).double()
+    grow(flow, 20.0)
+    x = torch.randn(40, 1, 8, 8, dtype=torch.float64)
+    flow.initialize(x)
+    flow.eval()
+    errors = []
+    for exact_terms in (0, "auto"):
+        for block in blocks_of(flow):
+            block.eval_estimator = PowerSeries(20, exact_terms=exact_terms)
+        torch.testing.assert_close(flow.log_prob(x, probes=1), flow.log_prob(x), rtol=0.0, atol=1e-10)
+        errors.append(flow.log_prob(x, report=True, probes=16).standard_error.square().mean().sqrt())
+    assert errors[1] < 0.7 * errors[0]
+
+
+@pytest.mark.parametrize("backend", [None, "reference"])
 @pytest.mark.parametrize("exact_terms", [1, 2])
 @pytest.mark.parametrize("name", ["dense", "image, factored out", "image, context"])
-def test_exact_terms_are_computed_once(name, exact_terms, monkeypatch):
-    # By the twin: what is counted is the same.
+def test_exact_terms_are_computed_once(name, exact_terms, backend, monkeypatch):
     flow, x, context = series_flow(name, PowerSeries(12, exact_terms=exact_terms))
-    with _library.use_backend("reference"):
+    with _library.use_backend(backend or _library.backend()):
         expected = flow.log_prob(x, context)
         calls = []
         traces = ops.jacobian_traces
@@ -105,23 +123,24 @@ def test_estimates_are_independent_and_the_standard_error_is_right():
     assert report.standard_error.mean() > 0.1
 
 
-@pytest.mark.parametrize("tol", [0.3, 0.1])
-def test_tol_covers_the_true_error(tol):
+@pytest.mark.parametrize("count", [8, 32])
+def test_tol_covers_the_true_error(count):
     flow, exact = noisy_pair()
-    x = torch.randn(3000, 6, dtype=torch.float64)
+    x = torch.randn(1500, 6, dtype=torch.float64)
+    deviation = 16.0 * flow.log_prob(x, report=True, probes=256).standard_error  # true, to a twentieth
+    # With so many probes half of the samples are just above it: measured spreads would let half of those stop.
+    tol = 0.97 * float(deviation.median()) / math.sqrt(count)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         report = flow.log_prob(x, report=True, tol=tol, max_probes=4096)
     off = report.log_prob - exact.log_prob(x)
     assert off.square().mean().sqrt() < tol
-    assert off.mean().abs() < 5.0 * off.std() / math.sqrt(3000)
-    # The true standard error, by many probes: one look in twenty at the spread may be too hopeful, and the looks at
-    # which it matters are the last one or two.
-    deviation = 16.0 * flow.log_prob(x, report=True, probes=256).standard_error
+    assert off.mean().abs() < 5.0 * off.std() / math.sqrt(1500)
+    # One look in twenty at a spread may be too hopeful, and the looks at which it matters are the last one or two.
     assert (deviation / report.n_probes.sqrt() > tol).double().mean() < 0.1
     counts = report.n_probes.unique().tolist()
     assert len(counts) > 1
-    assert all(math.log2(count).is_integer() for count in counts)
+    assert all(math.log2(n).is_integer() for n in counts)
     # Not many more than needed: a factor of two for the doubling, and one for not knowing the spread.
     assert report.n_probes.double().mean() < 4.0 * (deviation / tol).square().mean() + 8.0
     assert torch.equal(flow.log_prob(x, tol=tol, max_probes=4096), report.log_prob)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from iresnet_fast.models._spread import FEWEST, Spread, largest_factor, needed, ranged
+from iresnet_fast.models._spread import FEWEST, Spread, largest_factor
 
 
 def test_pieces_make_the_whole():
@@ -34,14 +34,3 @@ def test_the_factor_is_that_of_chi_squared(degrees, margin):
 def test_a_decision_by_two_valued_estimates_is_rarely_wrong():
     """All estimates of a block of two dimensions may be equal: that looks as if nothing spread."""
     assert 2.0 * 0.5**FEWEST < 0.01
-
-
-def test_needed():
-    assert needed(8, 0.3, 0.1) == 16  # at most twice as many
-    assert needed(8, 0.11, 0.1) == 10
-    assert needed(8, 0.1000001, 0.1) == 9
-
-
-def test_ranges():
-    assert ranged(torch.tensor([1.0, 3.0, 2.0]), ".1f") == "1.0 to 3.0"
-    assert ranged(torch.tensor([2.0, 2.01]), ".1f") == "2.0"

@@ -27,7 +27,9 @@ def test_a_run_is_its_parts(kind, estimator, training, runs):
     check_same(chain, x, **CLOSE_DOUBLE)
     if kind == "images" and estimator == "exact":
         assert runs == [1, 2]  # determinants of more than 16 dimensions of an image are no kernel
-    else:
+    elif kind == "dense" and estimator in ("probes", "roulette", "per sample"):
+        assert runs == [4, 1]  # of three layers after an activation the exact term is a call of its own
+    elif estimator != "auto" or training:  # in evaluation others are, too
         assert runs == [6 if kind == "dense" else 7]
     with torch.no_grad():
         found, expected = ((torch.manual_seed(1), call(x))[1] for call in (chain, lambda x: part_by_part(chain, x)))
@@ -56,7 +58,7 @@ def test_blocks_with_estimators_of_their_own(runs):
     chain[5].estimator = ESTIMATORS["per sample"]
     check_same(chain, x, **CLOSE_DOUBLE)
     chain[1].eval()  # draws no number, and hashes its key
-    chain[1].estimator = PowerSeries(4)
+    chain[1].estimator = PowerSeries(4, exact_terms=0)
     check_same(chain, x, **CLOSE_DOUBLE)
     assert runs == [6, 6, 6]
 

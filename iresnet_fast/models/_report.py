@@ -12,7 +12,7 @@ from ..estimators import PowerSeries, RussianRoulette
 from ..nn import InvertibleResidualBlock
 from ..nn._fsdp import is_sharded_class
 from ..nn._survey import Survey
-from ._spread import FEWEST, ranged
+from ._spread import FEWEST
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,20 @@ class LogProbReport:
         if n == 0:
             return "log_prob of no samples"
         samples = "1 sample" if n == 1 else f"{n} samples"
-        first = f"log_prob {ranged(self.log_prob, '.2f')} nats ({samples})"
+        first = f"log_prob {_range(self.log_prob, '.2f')} nats ({samples})"
         if int(self.n_terms.max()) == 0:
             return f"{first}\nlog-determinants: exact"
         return (
-            f"{first}, standard error {ranged(self.standard_error, '.2g')} of {ranged(self.n_probes, '.0f')} probes\n"
-            f"log-determinants: {ranged(self.n_terms, '.0f')} terms, what they leave out is at most "
+            f"{first}, standard error {_range(self.standard_error, '.2g')} of {_range(self.n_probes, '.0f')} probes\n"
+            f"log-determinants: {_range(self.n_terms, '.0f')} terms, what they leave out is at most "
             f"{float(self.truncation_bound.max()):.1e} nats"
         )
+
+
+def _range(values: Tensor, digits: str) -> str:
+    """Return what numbers [n], one at least, lie between, or the one they all are; `digits` is that of a format."""
+    low, high = (format(float(value), digits) for value in (values.min(), values.max()))
+    return low if low == high else f"{low} to {high}"
 
 
 def check_request(report: bool, probes: int | None, tol: float | None, max_probes: int) -> None:

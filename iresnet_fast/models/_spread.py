@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -65,14 +63,3 @@ def largest_factor(degrees: Tensor) -> Tensor:
     """
     share = 2.0 / (9.0 * degrees)
     return (1.0 - share - _NORMAL_95 * share.sqrt()).pow(-1.5)
-
-
-def ranged(values: Tensor, digits: str) -> str:
-    """Return what numbers [n], one at least, lie between, or the one they all are; `digits` is that of a format."""
-    low, high = (format(float(value), digits) for value in (values.min(), values.max()))
-    return low if low == high else f"{low} to {high}"
-
-
-def needed(count: int, error: float, target: float) -> int:
-    """Return how many estimates bring a standard error of so many down to a target; at most twice as many as before."""
-    return min(2 * count, max(count + 1, math.ceil(count * (error / target) ** 2)))

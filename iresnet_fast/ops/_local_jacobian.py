@@ -18,12 +18,13 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .._stages import Stages, identity_like
 from .._trace_costs import Link, Ring
 from .._traces import cropped
-from ..reference.branch import activate, linearize
+from ..reference.branch import activate
 
 _WORKSPACE = 1 << 26  # bytes that the products of a slice of samples and lines may take
 
@@ -69,12 +70,13 @@ def _numbers(ring: Ring, n_terms: int, height: int, width: int) -> tuple[int, in
     """Return how many numbers the products at a line take, and what is made of them at all pixels, for a sample."""
     first, *_, last = ring.links
     widest = max(link.n_out for link in ring.links[:-1])
+    of_all = sum(link.n_in for link in ring.links) + max(link.side**2 * link.n_in for link in ring.links)
     if n_terms == 1:
         columns = min(first.side, last.side) ** 2 * first.n_in
-        return 2 * widest * columns * width, columns * height * width
+        return 2 * widest * columns * width, (of_all + columns) * height * width
     columns = first.side**2 * first.n_in
-    offsets = (first.side + last.side - 1) ** 2
-    return (2 * widest + last.side**2 * last.n_out) * columns * width, offsets * first.n_in**2 * height * width
+    of_all += (first.side + last.side - 1) ** 2 * first.n_in**2
+    return (2 * widest + last.side**2 * last.n_out) * columns * width, of_all * height * width
 
 
 def _map_of(link: Link, weights: Sequence[Tensor], transposed: bool) -> Tensor:
@@ -95,14 +97,39 @@ def _map_of(link: Link, weights: Sequence[Tensor], transposed: bool) -> Tensor:
 
 def _derivatives(x: Tensor, stages: Stages, ring: Ring) -> list[Tensor | None]:
     """Return the D in front of each link, [C, H, W, B]."""
-    weights, biases, activations, parameters, factors = stages
-    a, found = linearize(x, weights[:-1], biases[:-1], activations[:-1], parameters[:-1], factors[:-1])
-    found.append(activate(activations[-1], a, parameters[-1], factors[-1])[1])  # nobody asks for the value
+    found, a = [], _samples_last(x)
+    for weight, bias, name, parameter, factor in zip(*stages, strict=True):
+        h, d = activate(name, a, parameter, None if factor is None else _samples_last(factor))
+        found.append(None if d is None else d[0])
+        if len(found) < len(stages.weights):  # nobody asks for the value of the branch
+            a = _linear(h[0], weight)[None]
+            if bias is not None:
+                a.add_(_samples_last(bias if bias.dim() > 1 else bias[None]))
     # In the transposed product the D of a map comes after it, and the last one first, around the ring.
     links = [ring.links[-1], *ring.links[:-1]] if ring.transposed else ring.links
-    of_links = (found[link.stages[0]] if link.stages else None for link in links)
-    images = [d[:, :, None, None] if d is not None and d.dim() == 2 else d for d in of_links]
-    return [None if d is None else d.movedim(0, -1).contiguous() for d in images]
+    return [found[link.stages[0]] if link.stages else None for link in links]
+
+
+def _samples_last(t: Tensor) -> Tensor:
+    """Return numbers [B, C] or [B, C, H, W] as [1, C, 1, 1, B] or [1, C, H, W, B]: activations look for channels there.
+
+    Layers of torch would take samples first. Beside their convolutions, products of matrices are several times faster
+    for the kernels and the few channels of a branch.
+    """
+    image = t if t.dim() == 4 else t[:, :, None, None]
+    return image.movedim(0, -1).contiguous()[None]
+
+
+def _linear(h: Tensor, weight: Tensor) -> Tensor:
+    """Return the map of a stage, without its bias, of [C, H, W, B]."""
+    n_channels, height, width, n = h.shape
+    side = weight.shape[-1] if weight.dim() == 4 else 1
+    if side > 1:
+        margin = side // 2
+        padded = F.pad(h, (0, 0, margin, margin, margin, margin))
+        offsets = itertools.product(range(side), repeat=2)
+        h = torch.stack([padded[:, i : i + height, j : j + width] for i, j in offsets], 1)
+    return torch.mm(weight.flatten(1), h.reshape(n_channels * side**2, -1)).view(-1, height, width, n)
 
 
 class _Slice(NamedTuple):

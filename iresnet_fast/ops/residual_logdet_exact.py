@@ -14,17 +14,21 @@ from .. import _checks, _library, reference
 from .._autocast import widen
 from .._autograd import apply, differentiable_gradients, wants_graph
 from .._backend import kernels_serve
-from .._determinants import inverses, log_abs_det
+from .._determinants import inverses, log_abs_det, narrowest_stage
 from .._inputs import check_tensor
 from .._precision import precision_of
 from .._torch_private import by_vmap
 from .._tracing import under_transforms
+from ..reference.branch import linearize
 from ._stages import Stages, apart, is_per_sample, raw, split_gradients
 from ._transformed import Kernel, transformed
 
 # By device and dimensions of x: numbers of an event up to which the kernel is never slower than a composition of other
 # ops. LAPACK factorises one larger matrix sooner, and images fill fewer lanes with their samples.
 _LARGEST_NATIVE = {("cpu", 2): 128, ("cpu", 4): 16}
+
+# Multiplications of all samples that a smaller matrix must save: its derivatives take a dozen calls of torch.
+_LEAST_SAVED = 1 << 21
 
 _Outputs = tuple[Tensor, Tensor, Tensor]  # z, logdet, kept for the backward pass
 _Settings = tuple[tuple[str, ...], int]  # activations, precision
@@ -40,7 +44,8 @@ def residual_logdet_exact(
 ) -> tuple[Tensor, Tensor]:
     """Return z = x + g(x) and log|det(I + J)|, J = dg/dx, per sample, exactly.
 
-    Takes d products with J^T and B d^2 numbers for events of size d: meant for d up to about 256. The gradient is
+    Takes d products with J^T and B d^2 numbers for events of size d: meant for d up to about 256. If a dense branch has
+    a stage of h < d numbers, it is h products and B h^2 numbers, since det(I_d + P Q) = det(I_h + Q P). The gradient is
     trace((I + J)^-1 dJ).
 
     Args:
@@ -66,6 +71,9 @@ def residual_logdet_exact(
     if not kernels_serve(x, activations) or (looked_at and is_per_sample(biases, factors)):
         return reference.residual_logdet_exact(x, weights, biases, activations, parameters, factors)
     stages = Stages.of(x, weights, biases, activations, parameters, factors)
+    at, saved = narrowest_stage(stages.tensors[: len(stages.activations)])  # type: ignore[arg-type]  # none is None
+    if at > 0 and not looked_at and saved * x.shape[0] >= _LEAST_SAVED:
+        return _from_stage(at, x, stages)
     settings = (stages.activations, precision_of(x))
     if looked_at:
         kernel = Kernel(
@@ -78,6 +86,20 @@ def residual_logdet_exact(
     else:
         outputs = _forward(settings, x, stages.tensors, False)
     return outputs[0], outputs[1]
+
+
+def _from_stage(at: int, x: Tensor, stages: Stages) -> tuple[Tensor, Tensor]:
+    """Return z and the log-determinant of the product that begins at a stage (see `narrowest_stage`).
+
+    The kernels take it as a branch of identities whose factors are the derivatives of the stages.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        weights, biases, betas, factors = apart(stages.tensors)
+        gx, derivatives = linearize(x, weights, biases, stages.activations, betas, factors)
+        weights, derivatives = [*weights[at:], *weights[:at]], [*derivatives[at:], *derivatives[:at]]
+        zeros, n = x.new_zeros(x.shape[0], weights[0].shape[1]), len(weights)
+        logdet = residual_logdet_exact(zeros, weights, [None] * n, ["identity"] * n, factors=derivatives)[1]
+    return x + gx, logdet
 
 
 def is_native(x: Tensor) -> bool:

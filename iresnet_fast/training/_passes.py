@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..models import IResNetFlow
 from ..models._report import check_complete
-from ..models._spread import FEWEST, Spread, largest_factor, needed
+from ..models._spread import FEWEST, Spread, largest_factor
 from ..nn import Call
 from ..nn._survey import Survey
 from .batches import Batch
@@ -79,7 +79,9 @@ class Passes:
             limit = self.probe_error * float(largest_factor(degrees.clamp(min=1.0)))
             if not limit > standard_error:
                 return
-            self.run(needed(self.n_probes, limit, standard_error) - self.n_probes, True)
+            # Twice as many at most, since a limit from few estimates is a generous one.
+            ratio = min(limit / standard_error, math.sqrt(2.0))
+            self.run(max(1, math.ceil(self.n_probes * ratio**2) - self.n_probes), True)
 
     @property
     def metrics(self) -> dict[str, Tensor]:

@@ -24,7 +24,8 @@ CONVERSIONS = ("F2F", "F2FP", "FSETP")  # have no place in such loops: operands 
 # Pattern of "file: label", what its code must contain, from which architecture on.
 # LDGSTS: copies to shared memory that bypass registers; HMMA: tensor cores.
 EXPECTED = (
-    (r"stage_product_kernel<", ("LDGSTS.128", "LDS.128", "STG.128"), 80),
+    (r"stage_product_kernel<(?!.*TraceStep)", ("LDGSTS.128", "LDS.128", "STG.128"), 80),
+    (r"stage_product_kernel<.*TraceStep", ("LDGSTS.128", "LDS.128", "LDG.128"), 80),
     (r"stage_product_kernel<.*FragmentTile", ("HMMA", "LDSM"), 80),
     (r"weight_gradient_kernel<", ("LDGSTS.128",), 80),
     (r"weight_gradient_kernel<.*<OuterTile", ("LDS.128",), 75),
