@@ -20,7 +20,7 @@ _NOTES = (
     "their ratio to those of a plain probe; gain: variance / over cost, how many times cheaper than plain probes for "
     "the same error. z: means of draws minus the exact log-density and the exact bias of the truncation, as two "
     "numbers that are standard normal if they agree: their sum, for a common error, and that of their squares. "
-    "auto: what the package chooses.",
+    "auto: what the package chooses. Std 0: as many orthogonal probes as dimensions are a basis, exact but for rounding.",
     "Orthogonal: columns of Q of a Gaussian matrix, times sqrt(d). Hutch++ (arXiv 2010.09649): on the whole series as "
     "one matrix function; half of the probes are an orthonormal basis of J' S, S of signs, J'^2 S and J'^3 S where one "
     "and two terms are exact, and half are for the trace of the rest. Its blocks are called one by one, not together "
@@ -34,7 +34,7 @@ def text(results: dict[str, Any]) -> str:
     """Return the results as Markdown."""
     parts = []
     for name, run in results["runs"].items():
-        parts += [f"## {name.capitalize()}", _about(run), _noise_table(run), _gradient_table(run)]
+        parts += [f"## {name[0].upper()}{name[1:]}", _about(run), _noise_table(run), _gradient_table(run)]
     drawn = "![Standard deviation of the log-density against seconds](estimator_variance.png)"
     return _common.page("Noise of estimated log-densities", short_table(results), drawn, *_NOTES, *parts)
 
@@ -74,6 +74,8 @@ def write_readme(results: dict[str, Any], readme: Path = ROOT / "README.md") -> 
 
 
 def _rounded(number: float) -> str:
+    if number < 0.95:
+        return f"{number:.2g}"
     return f"{number:.1f}" if number < 9.95 else f"{number:.0f}" if number < 1e6 else f"{number:.0e}"
 
 
@@ -115,8 +117,7 @@ def _noise_table(run: dict[str, Any]) -> str:
                 f"{row['seconds']:.3g}",
                 f"{row['cost']:.2f}",
                 "-" if fixed else _rounded(row["gain"]),
-                f"{row['z_mean']:+.1f}",
-                f"{row['z_square']:+.1f}",
+                *(["-", "-"] if fixed else [f"{row['z_mean']:+.1f}", f"{row['z_square']:+.1f}"]),
             ]
         )
     return _common.table(header, rows)
