@@ -10,6 +10,7 @@ from _estimator_report import row_of
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
 
 _COLOURS = {0: "#0072B2", 1: "#E69F00", 2: "#009E73"}
 # In the order of the kinds of probes.
@@ -51,3 +52,8 @@ def _draw(axes: Any, run: dict[str, Any]) -> None:
     plain = row_of(run, 0)
     times = np.array([1.0, 2.0 * max(row["cost"] for row in run["rows"])])
     axes.loglog(1e3 * plain["seconds"] * times, plain["std_nats"] / times**0.5, color="black", linewidth=0.8)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
+    axes.tick_params(labelsize=7)

@@ -20,7 +20,7 @@ _NOTES = (
     "their ratio to those of a plain probe; gain: variance / over cost, how many times cheaper than plain probes for "
     "the same error. z: means of draws minus the exact log-density and the exact bias of the truncation, as two "
     "numbers that are standard normal if they agree: their sum, for a common error, and that of their squares. "
-    "auto: what the package chooses. Std 0: as many orthogonal probes as dimensions are a basis, exact but for rounding.",
+    "auto: what the package chooses. Std 0: as many orthogonal probes as dimensions are a basis, exact to rounding.",
     "Orthogonal: columns of Q of a Gaussian matrix, times sqrt(d). Hutch++ (arXiv 2010.09649): on the whole series as "
     "one matrix function; half of the probes are an orthonormal basis of J' S, S of signs, J'^2 S and J'^3 S where one "
     "and two terms are exact, and half are for the trace of the rest. Its blocks are called one by one, not together "
