@@ -53,6 +53,14 @@ def test_readme_quotes_the_committed_run_of_branches(monkeypatch):
     assert f"{BEGIN}\n{readme_block(committed_records('bench_branches'))}\n{END}" in README
 
 
+def test_readme_quotes_the_noise_of_estimators(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    from _estimator_report import BEGIN, END, readme_block
+
+    found = json.loads((ROOT / "docs/results/estimator_variance.json").read_text())
+    assert f"{BEGIN}\n{readme_block(found)}\n{END}" in README
+
+
 def test_links_in_the_documents_lead_somewhere():
     for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):

@@ -22,6 +22,7 @@ NAMES = (
     "anomaly_detection",
     "conditional_density",
     "digits_density",
+    "estimator_variance",
     "inverse_error",
     "inverse_problem",
     "logdet_bias",
@@ -228,6 +229,51 @@ def test_the_bias_is_that_of_the_jacobians(module):
     found = bias.series_bias(flow, images, (1, 4))
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-11)
     assert found[0].abs().min() > 1e-5
+
+
+def test_estimator_variance(run, mnist):
+    def by_terms(rows, probes):
+        return [row["std_nats"] for row in rows if row["probes"] == probes and row["exact_terms"] != "auto"]
+
+    results = run("estimator_variance", "--models", "digits", "toy")
+    assert list(results["runs"]) == ["toy", "digits"]
+    results = run("estimator_variance", "--models", "mnist", "--data-root", mnist)
+    assert list(results["runs"]) == ["toy", "digits", "mnist"]
+    for name, one in results["runs"].items():
+        for probes in dict.fromkeys(row["probes"] for row in one["rows"]):
+            none, first, both = by_terms(one["rows"], probes)
+            if (name, probes) == ("toy", "2 orthogonal"):  # a basis: the trace of every power
+                assert max(none, first, both) < 1e-12
+            else:
+                assert none > 3.0 * first > 9.0 * both > 0.0
+        assert one["rows"][0]["cost"] == one["rows"][0]["variance_ratio"] == 1.0
+        assert one["gradient"][1]["relative_std"] < 0.5 * one["gradient"][0]["relative_std"]
+
+
+@pytest.mark.parametrize(("hidden", "leading"), [((9,), False), ((9,), True), ((9, 8), False)])
+def test_all_estimators_agree_with_the_exact_density(module, hidden, leading):
+    example = module("_estimator_noise")
+    torch.manual_seed(0)
+    options = {"event_shape": (5,), "blocks": (2,), "hidden": hidden, "preactivation": leading}
+    flow, x = IResNetFlow.preset("tabular", **options), torch.randn(30, 5)
+    flow.fit_preprocessing(x)
+    flow.initialize(x)
+    found = example.noise(flow.eval(), x[:10], 50, 1)
+    assert len(found["rows"]) == 16
+    for row in found["rows"]:
+        # The mean square of z has a tail longer than that of a normal number.
+        assert abs(row["z_mean"]) < 4.0, row
+        assert abs(row["z_square"]) < 5.0, row
+
+
+def test_agreement_notices_an_error(module):
+    example = module("_estimator_noise")
+    draws = torch.randn(50, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    signs = 1.0 - 2.0 * (torch.arange(40) % 2)
+    for truth, z_mean, z_square in ((0.0, 0, 0), (0.3, -1, 1), (0.3 * signs, 0, 1)):
+        found = example.agreement(draws, torch.zeros(40) + truth)
+        for name, sign in (("z_mean", z_mean), ("z_square", z_square)):
+            assert (abs(found[name]) < 3.0) if sign == 0 else (sign * found[name] > 6.0), (name, found)
 
 
 def test_inverse_problem(run):
