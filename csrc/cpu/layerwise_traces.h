@@ -8,8 +8,8 @@ namespace irf {
 namespace IRF_ISA {
 namespace {
 
-// Adds the exact terms of a slab, whose derivatives are there. They are sums in runs: a sum of sums rounds less than one
-// as long. `value`: [B]
+// Adds the exact terms of a slab, whose derivatives are there. They are sums in runs: a sum of sums rounds less than
+// one as long. `value`: [B]
 template <class T>
 void add_trace_values(const LayerWalk<T>& walk, const Traces<T>& traces, T* value) {
   constexpr int64_t kRun = 64 * kLanes<T>;
