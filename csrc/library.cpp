@@ -25,7 +25,7 @@ STABLE_TORCH_LIBRARY(iresnet_fast, m) {
   // z, value [B], Neumann vectors [m, B, d] (empty unless `neumann`), norms [m, B], terms [m, B] int64,
   // and what branch_backward need not compute again (empty unless `keep`). The first terms are exact where there are
   // maps: tr J^k = sum <D_left, maps[k-1] D_right>, or <D_left, maps[k-1]> (params.h), stages: left and right (-1:
-  // none) of each.
+  // none; -2: none, and a CPU makes the map of which the tensor tells the sizes) of each.
   m.def(
       "residual_logdet(Tensor x, Tensor[] weights, Tensor[] biases, Tensor[] betas, Tensor[] factors, int[] "
       "activations, float[] constants, Tensor probe, Tensor coefficients, Tensor[] maps, int[] stages, Tensor? tail, "

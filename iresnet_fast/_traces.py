@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,9 @@ from ._tracing import under_transforms
 Places = tuple[tuple[int, int], ...]
 
 MOST_TERMS = 2
+
+# In place of a right stage of -1: the kernels of a CPU make the map from the weights, and need to know its size only.
+MADE = -2
 
 
 def places_of(weights: Sequence[Tensor], activations: Sequence[str], factors: Sequence[Tensor | None]) -> Places:
@@ -82,6 +86,38 @@ def maps_of(places: Places, weights: Sequence[Tensor], image_size: Sequence[int]
     if torch.is_grad_enabled() and any(weight.requires_grad for weight in weights):
         return _made(places, weights, image_size)
     return _cached(places, weights, tuple(image_size))
+
+
+def maps_for_kernels(
+    places: Places, weights: Sequence[Tensor], image_size: Sequence[int]
+) -> tuple[Places, list[Tensor]]:
+    """Return the places and the maps of traces as the kernels take them; arguments as of `maps_of`.
+
+    On a CPU, where gradients are wanted, a map of two stages that stands alone is left to the kernels: to make it, and
+    to hand its gradient on to the weights, takes them less time than to call torch.
+    """
+    weight = weights[0]
+    left = weight.device.type == "cpu" and len(weights) == 2 and places[:1] == ((1, -1),)
+    if not left or not (torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)):
+        return places, maps_of(places, weights, image_size)
+    size = _stand_in(weight.dtype).expand(weight.shape[0], *image_size)
+    more = maps_of(places, weights, image_size)[1:] if len(places) > 1 else []
+    return ((1, MADE), *places[1:]), [size, *more]
+
+
+@lru_cache(maxsize=8)
+def _stand_in(dtype: torch.dtype) -> Tensor:
+    return torch.zeros((), dtype=dtype)
+
+
+def own_maps(
+    places: Places, weights: Sequence[Tensor], image_size: Sequence[int], maps: Sequence[Tensor]
+) -> tuple[Places, list[Tensor]]:
+    """Return the places and maps with those made that `maps_for_kernels` has left to the kernels."""
+    if all(right != MADE for _, right in places):
+        return places, list(maps)
+    first = maps_of(((1, -1),), weights, image_size)
+    return ((1, -1), *places[1:]), [*first, *maps[1:]]
 
 
 def _made(places: Places, weights: Sequence[Tensor], image_size: Sequence[int]) -> list[Tensor]:

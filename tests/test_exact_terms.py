@@ -198,9 +198,9 @@ def test_bad_numbers_of_exact_terms_are_refused(estimator, value, error):
         estimator(exact_terms=value)
 
 
-def dense_block(hidden, exact_terms, **options):
+def dense_block(hidden, exact_terms, d=4, **options):
     torch.manual_seed(0)
-    branch = nn.ResidualBranch.dense((4, *hidden, 4), coeff=0.8, **options)
+    branch = nn.ResidualBranch.dense((d, *hidden, d), coeff=0.8, **options)
     return nn.InvertibleResidualBlock(branch, PowerSeries(n_terms=6, exact_terms=exact_terms)).double()
 
 
@@ -224,7 +224,8 @@ def test_a_block_is_the_op_with_exact_terms(exact_terms, training):
 @pytest.mark.parametrize(
     ("hidden", "options", "training", "expected"),
     [
-        ((9,), {}, True, 1),  # no product is needed
+        ((64,), {"d": 16}, True, 1),  # no product is needed
+        ((9,), {}, True, 0),  # too small to gain by it
         ((9,), {}, False, 2),
         ((9,), {"preactivation": True}, True, 0),
         ((9,), {"preactivation": True}, False, 2),  # 4 x 4 numbers: J itself is no dearer than the series
@@ -237,7 +238,7 @@ def test_auto_takes_what_is_cheap(hidden, options, training, expected):
     """A block with so many exact terms gives the same numbers."""
     auto, chosen = (dense_block(hidden, n, **options).train(training) for n in ("auto", expected))
     others = [dense_block(hidden, n, **options).train(training) for n in {0, 1, 2} - {expected}]
-    x = torch.randn(5, 4).double()
+    x = torch.randn(5, options.get("d", 4)).double()
     results = []
     for block in (auto, chosen, *others):
         block(x)  # the norms converge

@@ -14,6 +14,7 @@ from comparison import (
 from problems import DTYPES, ISAS, KERNEL_ACTIVATIONS, LIPSCHITZ, Case, gradients, make, named, run_on, upstream
 
 from iresnet_fast import _library, ops, reference
+from iresnet_fast._stages import Stages
 from iresnet_fast._steps import Residual
 from iresnet_fast._traces import maps_of, places_of
 from iresnet_fast.reference.jacobian_traces import traces_of_maps
@@ -244,9 +245,9 @@ def raw_traces(problem, maps, any_places, keep):
 def traces_by_autograd(problem, maps, any_places):
     tensors = [*problem.requires_grad().leaves, *(t.requires_grad_() for t in maps)]
     first, rest = split_coefficients(problem.coefficients, len(maps))
-    stages = (problem.weights, problem.biases, problem.activations, problem.parameters, problem.factors)
+    own = (problem.weights, problem.biases, problem.activations, problem.parameters, problem.factors)
     z, logdet = call(reference, problem._replace(coefficients=rest), 0)
-    traces = torch.stack(traces_of_maps(problem.x, stages, any_places, maps), 1)
+    traces = torch.stack(traces_of_maps(problem.x, Stages(*own), any_places, maps), 1)
     logdet = logdet + (first * traces).sum(-1)
     got = dict(zip(map(id, tensors), gradients((z, logdet), tensors), strict=True))
     by_stage = zip(problem.weights, problem.biases, problem.parameters, problem.factors, strict=True)

@@ -219,7 +219,7 @@ void branch_backward(const Branch<T>& branch, const BranchBackwardOperands<T>& o
   for (int i = 0; i < prepared.chunks; ++i)
     walks[i] =
         new (workspace.take<char>(sizeof(BackwardWalk<T>))) BackwardWalk<T>(prepared, op.pairs, gradients, workspace);
-  TraceGradients<T>** traces = make_trace_gradients(prepared, prepared_traces, walks, workspace);
+  TraceGradients<T>** traces = make_trace_gradients(prepared, prepared_traces, false, walks, workspace);
 
   for_each_chunk(prepared, [&](int64_t chunk) {
     BackwardWalk<T>& walk = *walks[chunk];

@@ -78,7 +78,7 @@ struct PairWalk : Walk<T>, ParameterSums<T> {
       }
       T* through = by_value && i > 0 ? tangent[i] : dt;  // D t
       if (wanted) pull_back(i, values_first ? h[i] : a[i], values_first ? dt : tangent[i]);
-      traces->add_map_sums(layout, i, d[i]);
+      if (!traces->lone[i] || !wanted || (i == 0 && straight_start())) traces->add_map_sums(layout, i, d[i]);
       const OperandPair<T> operands[] = {{s[0], h[i]}, {r[0], through}};
       contract(this->weight[i], operands, 2, layout);
       this->add_bias_gradient(prepared, i, s[0], this->tile);
@@ -117,7 +117,7 @@ struct PairWalk : Walk<T>, ParameterSums<T> {
     const T gradient = activation_backward(
         stage.activation, layout,
         ActivationBackward<T>{stage.in_channels, prepared.parameters(i), kept, kept_tangent, r[1], s[1], h[i], dt,
-                              this->factor_tile[i], of_factor, of_d, of_d ? d[i] : nullptr});
+                              this->factor_tile[i], of_factor, of_d, of_d ? d[i] : nullptr, traces->lone[i]});
     if (stage.factor) this->set_factor_gradient(prepared, i, of_factor, this->tile);
     if (stage.beta) this->add_slope_gradient(stage, i, gradient);
   }
@@ -163,7 +163,7 @@ void branch_backward_pair(const Branch<T>& branch, const BranchBackwardOperands<
   for (int i = 0; i < prepared.chunks; ++i)
     walks[i] =
         new (workspace.take<char>(sizeof(PairWalk<T>))) PairWalk<T>(prepared, kept, recall, gradients, workspace);
-  TraceGradients<T>** traces = make_trace_gradients(prepared, prepared_traces, walks, workspace);
+  TraceGradients<T>** traces = make_trace_gradients(prepared, prepared_traces, true, walks, workspace);
   for (int i = 0; i < prepared.chunks; ++i) walks[i]->trace(traces[i], workspace);
 
   for_each_chunk(prepared, [&](int64_t chunk) {

@@ -2,6 +2,7 @@
 // forward walk froze, and what their gradient adds to those of the D_i and of the maps.
 #pragma once
 
+#include "cpu/activation_backward.h"
 #include "cpu/parameter_sums.h"
 #include "cpu/value_ratio.h"
 
@@ -98,11 +99,15 @@ struct TraceGradients {
   T** sums;               // [count] of the others: [C_left] numbers if dense, else a tile
   T** scale;              // [count] [slots] the sample's weight times the trace's factor
   T* scaled;              // D_i times that, a tile
+  LoneTrace<T>** lone;    // [L] a trace that `activation_backward` takes care of, which `begin` leaves out, or null
 
-  TraceGradients(const Prepared<T>& prepared, const PreparedTraces<T>& shared_, T* panel, Workspace& workspace)
+  // lone_traces: whether there may be such.
+  TraceGradients(const Prepared<T>& prepared, const PreparedTraces<T>& shared_, bool lone_traces, T* panel,
+                 Workspace& workspace)
       : shared(shared_), traces(shared_.traces), scaled(nullptr) {
     const Branch<T>& branch = prepared.branch;
     of_d = workspace.take_zeroed<T*>(branch.stages);
+    lone = workspace.take_zeroed<LoneTrace<T>*>(branch.stages);
     weight = workspace.take<WeightSums<T>>(traces.count);
     sums = workspace.take_zeroed<T*>(traces.count);
     scale = workspace.take<T*>(traces.count);
@@ -110,11 +115,16 @@ struct TraceGradients {
       const Trace<T>& trace = traces.trace[i];
       const int rows = shared.left_channels(i);
       scale[i] = workspace.take<T>(prepared.layout.slots());
+      const bool alone = lone_traces && is_lone(i);
       const int of_trace[] = {trace.left, trace.right};
       for (int stage : of_trace)
-        if (stage >= 0 && !of_d[stage]) of_d[stage] = prepared.take(branch.stage[stage].in_channels, workspace);
+        if (stage >= 0 && !of_d[stage] && !alone)
+          of_d[stage] = prepared.take(branch.stage[stage].in_channels, workspace);
       if (trace.right < 0) {
         sums[i] = workspace.take_zeroed<T>(branch.dense() ? rows : prepared.layout.size(rows));
+        const T* map = branch.dense() ? trace.map : shared.tile[i];
+        if (alone)
+          lone[trace.left] = new (workspace.take<char>(sizeof(LoneTrace<T>))) LoneTrace<T>{scale[i], map, sums[i]};
         continue;
       }
       if (!scaled) scaled = prepared.take(prepared.most_channels, workspace);
@@ -149,7 +159,7 @@ struct TraceGradients {
       }
       spread(layout, scale[i]);
       if (trace.right < 0) {
-        add_map(layout, i, !is_first(i, trace.left));
+        if (!lone[trace.left]) add_map(layout, i, !is_first(i, trace.left));
         continue;
       }
       const T *left = d[trace.left], *right = d[trace.right];
@@ -201,6 +211,16 @@ struct TraceGradients {
   }
 
  private:
+  // Whether the map of trace i stands alone, and no other trace takes the same derivatives.
+  bool is_lone(int i) const {
+    bool found = traces.trace[i].right < 0;
+    for (int other = 0; other < traces.count; ++other)
+      if (other != i)
+        found = found && traces.trace[other].left != traces.trace[i].left &&
+                traces.trace[other].right != traces.trace[i].left;
+    return found;
+  }
+
   // Whether no trace before has written the gradient of D_stage.
   bool is_first(int i, int stage) const {
     for (int before = 0; before < i; ++before)
@@ -226,12 +246,12 @@ struct TraceGradients {
 
 // One for each of `walks` [chunks], which have ParameterSums: the threads.
 template <class T, class Walks>
-TraceGradients<T>** make_trace_gradients(const Prepared<T>& prepared, const PreparedTraces<T>& shared,
+TraceGradients<T>** make_trace_gradients(const Prepared<T>& prepared, const PreparedTraces<T>& shared, bool lone_traces,
                                          const Walks& walks, Workspace& workspace) {
   auto** of_threads = workspace.take<TraceGradients<T>*>(prepared.chunks);
   for (int i = 0; i < prepared.chunks; ++i)
     of_threads[i] = new (workspace.take<char>(sizeof(TraceGradients<T>)))
-        TraceGradients<T>(prepared, shared, walks[i]->weight[0].panel, workspace);
+        TraceGradients<T>(prepared, shared, lone_traces, walks[i]->weight[0].panel, workspace);
   return of_threads;
 }
 

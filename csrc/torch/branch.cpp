@@ -73,6 +73,7 @@ std::tuple<Tensor, Tensor> branch_backward(
                                   .kept = data<T>(saved),
                                   .kept_size = saved ? saved->numel() : 0,
                                   .traces = traces.fill<T>(trace, data<T>(q), terms, per_sample)});
+    traces.add_gradients(arguments, mutable_data<T>(grad_parameters));
   });
   return {grad_x, grad_parameters};
 }

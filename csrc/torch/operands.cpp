@@ -91,10 +91,12 @@ bool BranchArguments::has_derivative(int64_t stage) const {
   return static_cast<Activation>(activations_[stage]) != Activation::kIdentity || factors_[stage].numel() > 0;
 }
 
-int64_t BranchArguments::parameter_count() const {
+int64_t BranchArguments::parameter_count() const { return parameters_before(stage_count()); }
+
+int64_t BranchArguments::parameters_before(int64_t stage) const {
   int64_t count = 0;
-  for (const Tensors* list : {&weights_, &biases_, &betas_, &factors_})
-    for (const Tensor& t : *list) count += t.numel();
+  for (int64_t i = 0; i < stage; ++i)
+    for (const Tensors* list : {&weights_, &biases_, &betas_, &factors_}) count += (*list)[i].numel();
   return count;
 }
 

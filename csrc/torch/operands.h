@@ -105,6 +105,10 @@ class BranchArguments {
   std::vector<int64_t> event_sizes(std::vector<int64_t> leading,
                                    int64_t channels) const;  // leading + [channels, height, width]
   int64_t parameter_count() const;
+  // Of the stages before this one, so where the gradient of its weight begins.
+  int64_t parameters_before(int64_t stage) const;
+  int64_t stage_count() const { return static_cast<int64_t>(weights_.size()); }
+  const Tensor& weight(int64_t stage) const { return weights_[stage]; }
   int64_t channels(int64_t stage) const { return weights_[stage].size(1); }
   int64_t largest_kernel() const;
   // Whether there is such a stage and its h is not a itself.

@@ -146,6 +146,7 @@ void residual_backward(OnDevice<T>& device, const FlowStep& step, const T* x, co
                                   .kept = recalled,
                                   .kept_size = kept_size,
                                   .traces = pairs ? step.fill_traces<T>(traces) : Traces<T>{}});
+  if (pairs) step.traces.add_gradients(*step.branch, grad_parameters);
 }
 
 template <class T>

@@ -10,7 +10,9 @@ TraceArguments::TraceArguments(const BranchArguments& branch, const Tensors& map
   const Tensor& x = branch.x();
   for (size_t i = 0; i < maps.size(); ++i) {
     const Tensor& map = maps[i];
-    const int64_t left = stages[2 * i], right = stages[2 * i + 1];
+    const int64_t left = stages[2 * i], right = stages[2 * i + 1] == kMade ? -1 : stages[2 * i + 1];
+    made_.push_back(stages[2 * i + 1] == kMade);
+    stages_[2 * i + 1] = right;
     STD_TORCH_CHECK(branch.has_derivative(left) && (right == -1 || branch.has_derivative(right)),
                     "stages must be of activations that are no identity, or -1 on the right, got ", left, " and ",
                     right, "; change them.");
@@ -27,7 +29,16 @@ TraceArguments::TraceArguments(const BranchArguments& branch, const Tensors& map
                     "a map must be [C_left, C_right], [C_left, C_right, k, k], [C_left] or [C_left, height, "
                     "width]; reshape it.");
     check_like(map, x, map.numel(), "maps");
-    maps_.push_back(dense(map));
+    if (made_.back()) {
+      STD_TORCH_CHECK(left == 1 && branch.stage_count() == 2 && !branch.has_derivative(0),
+                      "a map can be made of two stages after no activation only; pass one.");
+      std::vector<int64_t> sizes;
+      for (int64_t axis = 0; axis < map.dim(); ++axis) sizes.push_back(map.size(axis));
+      maps_.push_back(make(sizes, x));
+      make_map(branch, maps_.back());
+    } else {
+      maps_.push_back(dense(map));
+    }
   }
 }
 

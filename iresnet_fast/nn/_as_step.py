@@ -12,7 +12,7 @@ from .._backend import why_no_kernels
 from .._lowering import lowered
 from .._steps import Normalize, Rearrange, Residual, Step
 from .._torch_private import has_compiled_call, has_hooks
-from .._traces import maps_of
+from .._traces import maps_for_kernels
 from ..estimators import Exact
 from ..ops.residual_logdet_exact import is_native
 from ._branch import Branch
@@ -94,9 +94,9 @@ def _residual(block: InvertibleResidualBlock, place: int, x: Tensor, context: An
     exact = exact_terms_of(estimator, block.training, stages, x.shape[2:])
     if exact.control or exact.n > len(exact.places):
         return None  # the op for a block alone makes more calls of it
-    maps = maps_of(exact.places, weights, x.shape[2:])
+    places, maps = maps_for_kernels(exact.places, weights, x.shape[2:])
     request = Request(estimator, block.training, place, x)
-    return AsStep(Residual(activations, "series", exact.places), (*own, *maps), x, request)
+    return AsStep(Residual(activations, "series", places), (*own, *maps), x, request)
 
 
 def _rearrangement(

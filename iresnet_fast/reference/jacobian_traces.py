@@ -10,7 +10,7 @@ from torch import Tensor
 from iresnet_fast import _checks
 from iresnet_fast._lowering import lowered
 from iresnet_fast._stages import Stages
-from iresnet_fast._traces import MOST_TERMS, Places, coloured_probes, maps_of, places_at
+from iresnet_fast._traces import MOST_TERMS, Places, coloured_probes, maps_of, own_maps, places_at
 from iresnet_fast.reference.branch import evaluate, linear, linearize
 from iresnet_fast.reference.functional import traces_of
 
@@ -46,6 +46,7 @@ def traces_of_maps(x: Tensor, stages: Stages, places: Places, maps: Sequence[Ten
     """Return the traces [B] of elementwise stages by their maps, as `_traces` describes them."""
     if not places:
         return []
+    places, maps = own_maps(places, stages.weights, x.shape[2:], maps)
     derivatives = linearize(x, *stages)[1]
     traces = []
     for (left, right), made in zip(places, maps, strict=True):
