@@ -15,8 +15,8 @@ from .._traces import MOST_TERMS, Places, chain_products, places_at
 from ..estimators import PowerSeries, Series
 from ..ops._control_variate import has_control
 
-
-# Of a product with J for a sample, in training: a smaller branch takes so little time that an exact term is more than 3 %.
+# Multiplications of a product with J for a sample, in training: of a step of smaller branches an exact term would take
+# more than 3 %.
 _LEAST_PRODUCTS = 2048
 
 
