@@ -9,7 +9,6 @@ from typing import NamedTuple
 from torch import Tensor
 
 from . import activations as registry
-from ._lowering import lowered
 from ._traces import Places, chain_products, places_at, products, spacing
 
 
@@ -82,28 +81,6 @@ class Way(NamedTuple):
     ring: Ring | None
 
 
-def cost(
-    weights: Sequence[Tensor],
-    activations: Sequence[str],
-    factors: Sequence[Tensor | None] | None,
-    image_size: Sequence[int],
-    n_terms: int,
-    differentiable: bool,
-) -> int:
-    """Return how many multiplications the values of the first traces take for a sample, in the cheapest way.
-
-    Args:
-        weights: of the branch.
-        activations: likewise.
-        factors: likewise.
-        image_size: [] or [H, W].
-        n_terms: 1 or 2.
-        differentiable: whether a gradient is wanted, which not every way has.
-    """
-    stages = lowered(weights, [None] * len(weights), activations, None, factors)
-    return cheapest(stages.weights, stages.activations, stages.factors, image_size, n_terms, differentiable).products
-
-
 def cheapest(
     weights: Sequence[Tensor],
     activations: Sequence[str],
@@ -112,7 +89,16 @@ def cheapest(
     n_terms: int,
     differentiable: bool,
 ) -> Way:
-    """Return the cheapest way to the traces of stages, lowered to what kernels know; arguments as in `cost`."""
+    """Return the cheapest way to the values of the first traces of stages, lowered to what kernels know.
+
+    Args:
+        weights: of the stages.
+        activations: likewise.
+        factors: likewise.
+        image_size: [] or [H, W].
+        n_terms: 1 or 2.
+        differentiable: whether a gradient is wanted, which not every way has.
+    """
     n_pixels = math.prod(image_size)
     places = places_at(weights, activations, factors)[:n_terms]
     kernels = [weight.shape[2:] for weight in weights]

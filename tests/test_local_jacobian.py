@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from iresnet_fast import ops, reference
 from iresnet_fast._lowering import lowered
-from iresnet_fast._trace_costs import cheapest, cost, rings_of
+from iresnet_fast._trace_costs import cheapest, rings_of
 from iresnet_fast._traces import chain_products, coloured_probes, places_of
 from iresnet_fast.ops import _local_jacobian
 from iresnet_fast.ops._local_jacobian import local_traces
@@ -183,7 +183,7 @@ def test_the_cost_of_3_1_3():
     chain = chain_products(weights, 64)
 
     def of(n_terms, differentiable, names=activations):
-        return cost(weights, names, problem.factors, (8, 8), n_terms, differentiable)
+        return cheapest(weights, names, problem.factors, (8, 8), n_terms, differentiable).products
 
     assert of(1, False) == 64 * 32 * 32 < chain
     assert of(1, True) == 2 * 9 * chain  # of two channels, pixels three apart
@@ -204,7 +204,7 @@ def test_the_cost_of_two_dense_layers(names, places, want):
     weights = [torch.ones(7, 3), torch.ones(3, 7)]
     if names[0] != "fullsort":
         assert places_of(weights, names, [None, None]) == places
-    assert cost(weights, names, None, (), 2, False) == want
+    assert cheapest(weights, names, [None] * len(weights), (), 2, False).products == want
 
 
 @pytest.mark.parametrize("case", **named(MORE + MIXING))
