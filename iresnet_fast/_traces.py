@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import activations as registry
 from ._tracing import under_transforms
@@ -74,7 +73,7 @@ def chain_products(weights: Sequence[Tensor], n_pixels: int) -> int:
 def maps_of(places: Places, weights: Sequence[Tensor], image_size: Sequence[int]) -> list[Tensor]:
     """Return the map of each trace, [C_left, C_right(, k, k)], or [C_left, *image_size] without a right stage.
 
-    Differentiable in the weights. Without gradients, those of weights that have not changed are not made again.
+    Differentiable in the weights.
 
     Args:
         places: of `places_of`.
@@ -83,15 +82,15 @@ def maps_of(places: Places, weights: Sequence[Tensor], image_size: Sequence[int]
     """
     if not places:
         return []
-    if torch.is_grad_enabled() and any(weight.requires_grad for weight in weights):
-        return _made(places, weights, image_size)
-    return _cached(places, weights, tuple(image_size))
+    with torch.autocast(weights[0].device.type, enabled=False):
+        makers = (_of_power_one, _of_power_two)
+        return [make(place, weights, image_size) for make, place in zip(makers, places, strict=False)]
 
 
 def maps_for_kernels(
-    places: Places, weights: Sequence[Tensor], image_size: Sequence[int]
+    places: Places, weights: Sequence[Tensor], image_size: Sequence[int], make: Callable[..., list[Tensor]]
 ) -> tuple[Places, list[Tensor]]:
-    """Return the places and the maps of traces as the kernels take them; arguments as of `maps_of`.
+    """Return the places and the maps of traces as the kernels take them; `make` is `maps_of` or `kept_maps_of`.
 
     On a CPU, where gradients are wanted, a map of two stages that stands alone is left to the kernels: to make it, and
     to hand its gradient on to the weights, takes them less time than to call torch.
@@ -99,15 +98,10 @@ def maps_for_kernels(
     weight = weights[0]
     left = weight.device.type == "cpu" and len(weights) == 2 and places[:1] == ((1, -1),)
     if not left or not (torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)):
-        return places, maps_of(places, weights, image_size)
-    size = _stand_in(weight.dtype).expand(weight.shape[0], *image_size)
+        return places, make(places, weights, image_size)
+    size = weight.new_empty(()).expand(weight.shape[0], *image_size)
     more = maps_of(places, weights, image_size)[1:] if len(places) > 1 else []
     return ((1, MADE), *places[1:]), [size, *more]
-
-
-@lru_cache(maxsize=8)
-def _stand_in(dtype: torch.dtype) -> Tensor:
-    return torch.zeros((), dtype=dtype)
 
 
 def own_maps(
@@ -120,17 +114,12 @@ def own_maps(
     return ((1, -1), *places[1:]), [*first, *maps[1:]]
 
 
-def _made(places: Places, weights: Sequence[Tensor], image_size: Sequence[int]) -> list[Tensor]:
-    with torch.autocast(weights[0].device.type, enabled=False):
-        makers = (_of_power_one, _of_power_two)
-        return [make(place, weights, image_size) for make, place in zip(makers, places, strict=False)]
-
-
 def _of_power_one(place: tuple[int, int], weights: Sequence[Tensor], image_size: Sequence[int]) -> Tensor:
     if len(weights) == 1:
         weight = weights[0]
         center = weight if weight.dim() == 2 else weight[:, :, weight.shape[2] // 2, weight.shape[3] // 2]
-        return center.diagonal().reshape(-1, *[1] * len(image_size)).expand(-1, *image_size)
+        diagonal = center.diagonal().clone()  # no view, which would keep the weight alive
+        return diagonal.reshape(-1, *[1] * len(image_size)).expand(-1, *image_size)
     if len(weights) == 3:
         product = torch.mm(weights[0].flatten(1), weights[2].flatten(1)).t()
         return weights[1] * product.reshape(weights[1].shape)
@@ -170,19 +159,28 @@ _Entry = tuple[tuple[weakref.ref[Tensor], ...], tuple[int, ...], Places, tuple[i
 _last: dict[int, _Entry] = {}
 
 
-def _cached(places: Places, weights: Sequence[Tensor], image_size: tuple[int, ...]) -> list[Tensor]:
-    if torch.compiler.is_compiling() or under_transforms() or any(weight.is_inference() for weight in weights):
-        return _made(places, weights, image_size)
-    key, versions = id(weights[0]), tuple(weight._version for weight in weights)
+def kept_maps_of(places: Places, weights: Sequence[Tensor], image_size: Sequence[int]) -> list[Tensor]:
+    """Return the maps as `maps_of`, and not made again of weights that have not changed.
+
+    For normalised weights, which nobody writes: a write through `.data` to a parameter would not be seen.
+    """
+    if (
+        not places
+        or torch.is_inference_mode_enabled()
+        or torch.compiler.is_compiling()
+        or under_transforms()
+        or any(weight.requires_grad or isinstance(weight, nn.Parameter) or weight.is_inference() for weight in weights)
+    ):
+        return maps_of(places, weights, image_size)
+    key, versions, size = id(weights[0]), tuple(weight._version for weight in weights), tuple(image_size)
     entry = _last.get(key)
-    if entry is not None and entry[1:4] == (versions, places, image_size):
+    if entry is not None and entry[1:4] == (versions, places, size):
         if all(ref() is weight for ref, weight in zip(entry[0], weights, strict=True)):
             return entry[4]
-    with torch.no_grad():
-        maps = _made(places, weights, image_size)
+    maps = maps_of(places, weights, image_size)
     first = weakref.ref(weights[0], lambda _: _last.pop(key, None))
     refs = (first, *(weakref.ref(weight) for weight in weights[1:]))
-    _last[key] = refs, versions, places, image_size, maps
+    _last[key] = refs, versions, places, size, maps
     return maps
 
 
@@ -227,4 +225,4 @@ def split_coefficients(q: Tensor, n_terms: int) -> tuple[Tensor, Tensor]:
     """
     first, rest = q[..., :n_terms], q[..., n_terms:]
     k = torch.arange(1, n_terms + 1, device=q.device)
-    return first * (2.0 * (k % 2) - 1.0) / k, torch.cat((torch.zeros_like(first), rest), -1)
+    return first * ((2.0 * (k % 2) - 1.0) / k).to(q.dtype), torch.cat((torch.zeros_like(first), rest), -1)

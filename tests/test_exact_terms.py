@@ -2,13 +2,14 @@
 
 import itertools
 import math
+import weakref
 
 import pytest
 import torch
 
 from iresnet_fast import nn, ops, reference
 from iresnet_fast._lowering import lowered
-from iresnet_fast._traces import coloured_probes, maps_of, places_of
+from iresnet_fast._traces import _last, coloured_probes, kept_maps_of, places_of
 from iresnet_fast.estimators import PowerSeries, RussianRoulette
 from iresnet_fast.nn import Call
 
@@ -180,13 +181,72 @@ def test_coloured_probes_connect_no_two_of_their_pixels(size, kernels, n_terms):
 def test_maps_are_made_again_only_for_other_weights():
     _, weights, _, activations = build("two dense")
     places = places_of(weights, activations, [None, None])
-    first = maps_of(places, weights, ())
-    assert all(a is b for a, b in zip(maps_of(places, weights, ()), first, strict=True))
+    first = kept_maps_of(places, weights, ())
+    assert all(a is b for a, b in zip(kept_maps_of(places, weights, ()), first, strict=True))
     with torch.no_grad():
         weights[0].mul_(2.0)
-    torch.testing.assert_close(maps_of(places, weights, ())[0], 2.0 * first[0])
+    torch.testing.assert_close(kept_maps_of(places, weights, ())[0], 2.0 * first[0])
+    # What anybody may write through .data is never kept.
+    weights[0] = torch.nn.Parameter(weights[0], requires_grad=False)
+    second = kept_maps_of(places, weights, ())
+    weights[0].data.mul_(2.0)
+    torch.testing.assert_close(kept_maps_of(places, weights, ())[0], 2.0 * second[0])
     weights[1].requires_grad_()
-    assert all(made.requires_grad for made in maps_of(places, weights, ()))
+    assert all(made.requires_grad for made in kept_maps_of(places, weights, ()))
+
+
+@pytest.mark.parametrize("name", ["one dense", "two dense", "one convolution"])
+def test_maps_do_not_keep_weights_alive(name):
+    _, weights, _, activations = build(name)
+    places = places_of(weights, activations, [None] * len(weights))
+    maps = kept_maps_of(places, weights, CASES[name][0][1:])
+    before, watched = len(_last), weakref.ref(weights[0])
+    weights.clear()
+    assert watched() is None
+    assert len(_last) == before - 1
+    del maps
+
+
+def test_maps_of_inference_mode_are_of_that_call_alone():
+    block = dense_block((64,), 2, d=16).requires_grad_(False).eval()
+    x = torch.randn(5, 16).double()
+    with torch.inference_mode():
+        first = nn.Sequential(block)(x)[1]
+    x = x.requires_grad_()
+    logdet = nn.Sequential(block)(x)[1]
+    torch.testing.assert_close(logdet, first.clone())
+    assert torch.autograd.grad(logdet.sum(), x)[0].abs().sum() > 0.0
+
+
+@pytest.mark.parametrize("exact_terms", ["auto", 1, 2])
+@pytest.mark.parametrize("training", [True, False])
+def test_no_sample_behind_a_mask(exact_terms, training):
+    branch = nn.MaskedBranch(nn.ResidualBranch([nn.SpectralLinear(64, 64)], ["identity"]))
+    block = nn.InvertibleResidualBlock(branch, PowerSeries(8, exact_terms=exact_terms)).train(training)
+    z, logdet = block(torch.randn(0, 64), nn.Masks(None, torch.rand(0, 64)))
+    assert z.shape == (0, 64)
+    assert logdet.shape == (0,)
+
+
+@pytest.mark.parametrize("name", ["two dense, leading", "one convolution", "3-1-3"])
+def test_traces_are_differentiable_twice(name):
+    x, weights, biases, activations = build(name)
+    inputs = tuple(tensor.requires_grad_() for tensor in (x, *weights))
+
+    def traces(x, *weights):
+        return ops.jacobian_traces(x, weights, biases, activations, 2)
+
+    assert torch.autograd.gradgradcheck(traces, inputs, fast_mode=True)
+
+
+def test_a_map_is_made_of_square_branches_only():
+    x, none = torch.zeros(1, 40), torch.zeros(0)
+    weights = [torch.zeros(2, 40), torch.zeros(3, 2)]
+    branch = (weights, [none] * 2, [none] * 2, [none] * 2, [0, 1], [0.0, 0.0])
+    with pytest.raises(RuntimeError, match="as many channels as they take"):
+        torch.ops.iresnet_fast.branch_backward(
+            x, *branch, None, None, None, None, [torch.zeros(2)], [1, -2], None, False, True, None, 0
+        )
 
 
 @pytest.mark.parametrize(
@@ -231,7 +291,7 @@ def test_a_block_is_the_op_with_exact_terms(exact_terms, training):
         ((9,), {"preactivation": True}, False, 2),  # 4 x 4 numbers: J itself is no dearer than the series
         ((9, 8), {}, True, 0),
         ((9, 8), {}, False, 2),
-        ((40, 30), {}, False, 1),
+        ((64, 64), {"d": 30}, False, 1),
     ],
 )
 def test_auto_takes_what_is_cheap(hidden, options, training, expected):

@@ -194,7 +194,7 @@ def test_copies_and_states(name):
 def test_it_compiles_in_one_graph(name):
     torch.compiler.reset()
     branch, x, context = make(name)
-    block = nn.InvertibleResidualBlock(branch, PowerSeries(4)).eval()
+    block = nn.InvertibleResidualBlock(branch, PowerSeries(4, exact_terms=1)).eval()
     expected = block(x, *context)
     found = torch.compile(block, backend="aot_eager", fullgraph=True)(x, *context)
     torch.testing.assert_close(found, expected)

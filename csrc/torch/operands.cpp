@@ -88,7 +88,7 @@ int64_t BranchArguments::largest_kernel() const {
 
 bool BranchArguments::has_derivative(int64_t stage) const {
   if (stage < 0 || stage >= static_cast<int64_t>(weights_.size())) return false;
-  return static_cast<Activation>(activations_[stage]) != Activation::kIdentity || factors_[stage].numel() > 0;
+  return static_cast<Activation>(activations_[stage]) != Activation::kIdentity || factors_[stage].dim() > 1;
 }
 
 int64_t BranchArguments::parameter_count() const { return parameters_before(stage_count()); }

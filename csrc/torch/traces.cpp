@@ -30,8 +30,9 @@ TraceArguments::TraceArguments(const BranchArguments& branch, const Tensors& map
                     "width]; reshape it.");
     check_like(map, x, map.numel(), "maps");
     if (made_.back()) {
-      STD_TORCH_CHECK(left == 1 && branch.stage_count() == 2 && !branch.has_derivative(0),
-                      "a map can be made of two stages after no activation only; pass one.");
+      STD_TORCH_CHECK(left == 1 && branch.stage_count() == 2 && !branch.has_derivative(0) && branch.square(),
+                      "a map can be made of two stages after no activation only, which return as many channels as they "
+                      "take; pass one.");
       std::vector<int64_t> sizes;
       for (int64_t axis = 0; axis < map.dim(); ++axis) sizes.push_back(map.size(axis));
       maps_.push_back(make(sizes, x));

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import likelihood
+from .._torch_private import outside_compiled_graphs
 from ..nn import Affine, Call, MultiScale, Sequential
 from ..nn._survey import Survey
 from ._blocks import Block
@@ -23,6 +24,9 @@ from .truncation import truncation_bound
 
 # The place of the body in a call. The preprocessing draws what it would draw alone; it has fewer parts than this.
 BODY = 1000
+
+
+_MOST_PROBES = 256
 
 
 class _Start(NamedTuple):
@@ -81,7 +85,7 @@ class Density(GroupsNorms):
         report: bool = False,
         probes: int | None = None,
         tol: float | None = None,
-        max_probes: int = 256,
+        max_probes: int = _MOST_PROBES,
     ) -> Tensor | LogProbReport:
         """Return the log-density [B] of the data, in nats: one estimate, differentiable.
 
@@ -98,7 +102,8 @@ class Density(GroupsNorms):
             probes: how many estimates; None: 8 for a report.
             tol: standard error wanted of each sample, in nats: the samples that need them get more probes, 8, 16, 32
                 and so on, until a sample's standard error is at most tol with probability 0.95 given the spread of its
-                estimates, or their number max_probes: then a warning says how many samples missed it.
+                estimates, or their number max_probes: then a warning says how many samples missed it. That is for
+                Rademacher probes; with Gaussian ones, whose estimates are skewed, more samples miss it unseen.
             max_probes: estimates of a sample at most, for tol.
 
         Raises:
@@ -106,7 +111,7 @@ class Density(GroupsNorms):
                 mode, or a block that is not handed the call.
             TypeError: an argument is of another kind.
         """
-        if not report and probes is None and tol is None:
+        if not report and probes is None and tol is None and max_probes == _MOST_PROBES:
             z, logdet = self(x, context, call)
             log_prob: Tensor = self.latent_log_prob(z, context) + logdet
             return log_prob
@@ -153,6 +158,7 @@ class Density(GroupsNorms):
         blocks = [module for module in self.modules() if isinstance(module, Block)]
         return sum(truncation_bound(block) for block in blocks) / (math.log(2.0) * self.config.n_dims)
 
+    @outside_compiled_graphs  # which would hold every round of probes
     def _measured(
         self, x: Tensor, context: Tensor | None, call: Call | None, probes: int, tol: float | None, most: int
     ) -> tuple[LogProbReport, str | None]:

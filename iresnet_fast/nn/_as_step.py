@@ -12,7 +12,7 @@ from .._backend import why_no_kernels
 from .._lowering import lowered
 from .._steps import Normalize, Rearrange, Residual, Step
 from .._torch_private import has_compiled_call, has_hooks
-from .._traces import maps_for_kernels
+from .._traces import kept_maps_of, maps_for_kernels
 from ..estimators import Exact
 from ..ops.residual_logdet_exact import is_native
 from ._branch import Branch
@@ -94,7 +94,7 @@ def _residual(block: InvertibleResidualBlock, place: int, x: Tensor, context: An
     exact = exact_terms_of(estimator, block.training, stages, x.shape[2:])
     if exact.control or exact.n > len(exact.places):
         return None  # the op for a block alone makes more calls of it
-    places, maps = maps_for_kernels(exact.places, weights, x.shape[2:])
+    places, maps = maps_for_kernels(exact.places, weights, x.shape[2:], kept_maps_of)
     request = Request(estimator, block.training, place, x)
     return AsStep(Residual(activations, "series", places), (*own, *maps), x, request)
 

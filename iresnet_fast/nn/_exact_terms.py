@@ -57,8 +57,9 @@ def exact_terms_of(estimator: Series, training: bool, stages: Stages, image_size
     if isinstance(n, str) and not training:
         shapes = tuple(tuple(weight.shape) for weight in stages.weights)
         masked = tuple(factor is not None for factor in stages.factors)
-        decide = _cheap.__wrapped__ if torch.compiler.is_compiling() else _cheap  # a compiler warns of a cache
-        return decide(shapes, stages.activations, masked, tuple(image_size), _n_terms_of(estimator))
+        key = shapes, stages.activations, masked, tuple(image_size), _n_terms_of(estimator)
+        # A compiler warns of a cache, and a graph takes what has no closed form by probes alone, as gradients do.
+        return _cheap.__wrapped__(*key, True) if torch.compiler.is_compiling() else _cheap(*key, False)
     places = places_at(stages.weights, stages.activations, stages.factors)
     if isinstance(n, str):
         # No product, and not for images, where the gradient of a map of all pixels costs as much as some.
@@ -80,6 +81,7 @@ def _cheap(
     masked: Sequence[bool],
     image_size: Sequence[int],
     n_terms: int,
+    compiled: bool,
 ) -> ExactTerms:
     """Return the exact terms outside training, as many as cost no more than `_MOST_COST` allows.
 
@@ -89,13 +91,14 @@ def _cheap(
         masked: whether a stage has a factor.
         image_size: likewise.
         n_terms: of the series.
+        compiled: whether the call is part of a graph.
     """
     weights = [torch.empty(shape, device="meta") for shape in shapes]
     factors = [torch.empty(0, device="meta") if there else None for there in masked]
     none = [None] * len(weights)
     budget = _MOST_COST * n_terms * chain_products(weights, math.prod(image_size))
     for n in range(min(MOST_TERMS, n_terms), 0, -1):
-        way = cheapest(weights, activations, factors, image_size, n, False)
+        way = cheapest(weights, activations, factors, image_size, n, compiled)
         if way.products <= budget:
             places = places_at(weights, activations, factors)[:n]
             return ExactTerms(n, places, value_only=n > len(places))

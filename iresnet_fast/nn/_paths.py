@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -109,12 +110,11 @@ class _StagesPath(Path):
         self, x: Tensor, estimator: Series, probe: Tensor, coefficients: Tensor, exact: ExactTerms, info: bool = False
     ) -> Any:
         stages = self.stages
-        if exact.value_only and torch.is_grad_enabled():
-            if any(t.requires_grad for t in (x, *_tensors_of(tuple(stages)))):
-                with torch.no_grad():
-                    value = self._series(x, estimator, probe, coefficients, exact)[1]
-                z, logdet, *found = self._series(x, estimator, probe, coefficients, ExactTerms(0, ()), info)
-                return z, logdet + (value - logdet.detach()), *found
+        if exact.value_only and _may_be_differentiated((x, *_tensors_of(tuple(stages)))):
+            with torch.no_grad():
+                value = self._series(x, estimator, probe, coefficients, exact._replace(value_only=False))[1]
+            z, logdet, *found = self._series(x, estimator, probe, coefficients, ExactTerms(0, ()), info)
+            return z, logdet + (value - logdet).detach(), *found
         tol, lipschitz = _stopping(self.block, estimator)
         z, logdet, *found = ops.residual_logdet(
             x,
@@ -286,6 +286,11 @@ class _ModulePath(Path):
         gx: Tensor = self.block.branch(x, *self.extra)
         check_branch_output(gx, x, self.block.branch)
         return gx
+
+
+def _may_be_differentiated(tensors: Sequence[Tensor]) -> bool:
+    """Whether autograd, or a transform of torch.func, may ask for derivatives by these tensors."""
+    return under_transforms() or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
 
 
 def _tensors_of(context: Any) -> list[Tensor]:

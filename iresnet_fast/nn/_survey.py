@@ -89,11 +89,12 @@ def surveyed(
     for number in range(survey.first, survey.first + survey.count):
         probe, q = draw(estimator, False, x, call, number)
         n = min(n_exact, q.shape[-1])
-        if n:
-            factors, q = split_coefficients(q, n)
-            exact = (factors * traces(n)).sum(-1) if exact is None else exact
-        z, value, info = series(probe, q)
-        values.append(value if exact is None else value + exact)
+        factors, rest = split_coefficients(q, n)
+        if n and exact is None:
+            exact = (factors * traces(n)).sum(-1)
+        # Where all terms are exact there is nothing to estimate, but the chain says what is left out after them.
+        z, value, info = series(probe, rest if n < q.shape[-1] else q)
+        values.append(value if exact is None else exact if n == q.shape[-1] else value + exact)
         terms.append(info.terms.amax(0))
         bounds.append(value.new_full(value.shape, math.inf) if info.tail_bound is None else info.tail_bound.mean(0))
     bound = torch.stack(bounds).double().mean(0)

@@ -75,6 +75,7 @@ def jacobian_traces(
         return local_traces(x, stages, way.ring, n_terms)
 
     def mean_over(probe: Tensor, k: int, exact_terms: int) -> Tensor:
+        # The gradient of <w_2, v> by its Neumann vector is that of tr J^2, but is not to be differentiated again.
         _, logdet = residual_logdet(  # type: ignore[misc]  # no info was asked for
             x,
             weights,
@@ -82,6 +83,7 @@ def jacobian_traces(
             activations,
             probe,
             _ALONE[k - 1],
+            "series" if k == 2 and not exact_terms else "neumann",
             parameters=parameters,
             factors=factors,
             exact_terms=exact_terms,

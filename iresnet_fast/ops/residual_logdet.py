@@ -17,7 +17,7 @@ from .._packing import unpack
 from .._precision import precision_of
 from .._stages import Stages as BranchStages
 from .._torch_private import by_vmap
-from .._traces import Places, maps_for_kernels, places_of, split_coefficients
+from .._traces import Places, maps_for_kernels, maps_of, places_of, split_coefficients
 from .._tracing import constants, under_transforms
 from ..reference import LogdetInfo
 from ..reference.jacobian_traces import traces_of_maps
@@ -118,7 +118,7 @@ def residual_logdet(
         own_weights, _, _, own_factors = apart(stages.tensors)
         places = places_of(own_weights, stages.activations, own_factors)[:n_exact]
         if len(places) == n_exact:
-            places, maps = maps_for_kernels(places, own_weights, x.shape[2:])
+            places, maps = maps_for_kernels(places, own_weights, x.shape[2:], maps_of)
         else:
             from .jacobian_traces import jacobian_traces  # made of calls of this op
 
