@@ -32,8 +32,8 @@ class PowerSeries:
         gradient: "neumann" (memory independent of n_terms) or "series" (the exact gradient of the value).
         tol: a sample stops adding terms when its tail bound is below it; None: all terms.
         eval_seed: seed of the probes outside training, where the estimate of a sample is a function of its own bits.
-        exact_terms: 0, 1 or 2: in so many first terms tr J^k itself takes the place of its estimate, at any cost: of wide
-            convolutions, and of their training above all, many times that of the series.
+        exact_terms: 0, 1 or 2: in so many first terms tr J^k itself takes the place of its estimate, at any cost: in
+            training of wide convolutions many times that of the series.
             "auto": in training one, of dense branches of two layers without a leading activation, where it is all but
             free; outside as many as take at most 1.5 times the multiplications of the series itself, or a control
             variate of the first. There a gradient stays that of the estimate where a trace has no closed form, and a
