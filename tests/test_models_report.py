@@ -296,10 +296,11 @@ def test_a_block_that_is_not_handed_the_call_is_named():
         ({"probes": 2.0}, TypeError, "probes must be an integer, got 2.0"),
         ({"probes": 1, "report": True}, ValueError, "probes must be at least 2 for a report, got 1; one estimate has"),
         ({"probes": 8, "tol": 0.1}, ValueError, "probes must be None where tol says how many are enough, got 8; pass"),
-        ({"tol": 0.0}, ValueError, "tol must be positive, got 0.0"),
-        ({"tol": math.nan}, ValueError, "tol must be positive, got nan"),
+        ({"tol": math.nan}, ValueError, "tol must be positive, a standard error in nats, got nan"),
         ({"tol": "little"}, TypeError, "tol must be a number, got 'little'"),
         ({"tol": 0.1, "max_probes": 7}, ValueError, "max_probes must be at least 8, got 7; increase it"),
+        ({"max_probes": -3}, ValueError, "max_probes must be left out without tol, got -3; pass tol"),
+        ({"tol": 0.0}, ValueError, "tol must be positive, a standard error in nats, got 0.0; pass e.g. 0.1"),
     ],
 )
 def test_errors(given, error, message):

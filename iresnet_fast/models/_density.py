@@ -116,6 +116,8 @@ class Density(GroupsNorms):
             log_prob: Tensor = self.latent_log_prob(z, context) + logdet
             return log_prob
         check_request(report, probes, tol, max_probes)
+        if tol is None and max_probes != _MOST_PROBES:
+            raise ValueError(f"max_probes must be left out without tol, got {max_probes}; pass tol, or probes.")
         check_measurable(self)
         if tol is not None:
             check_alike(self, "tol")

@@ -69,7 +69,9 @@ def check_request(report: bool, probes: int | None, tol: float | None, max_probe
         if report and probes == 1:
             raise ValueError("probes must be at least 2 for a report, got 1; one estimate has no spread, pass e.g. 8.")
     if tol is not None:
-        _checks.check_tolerance(tol)
+        _checks.check_number("tol", tol, "0.1")
+        if not tol > 0.0:
+            raise ValueError(f"tol must be positive, a standard error in nats, got {tol}; pass e.g. 0.1.")
         _checks.check_count("max_probes", max_probes, FEWEST)
 
 
