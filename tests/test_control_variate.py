@@ -9,7 +9,7 @@ from problems import Case, make, named
 
 from iresnet_fast import activations as registry
 from iresnet_fast import reference
-from iresnet_fast.ops._control_variate import trace_control
+from iresnet_fast.nn._control_variate import trace_control
 from iresnet_fast.reference.branch import spread
 
 SMALL = [

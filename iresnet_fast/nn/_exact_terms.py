@@ -13,7 +13,7 @@ from .._stages import Stages
 from .._trace_costs import cheapest
 from .._traces import MOST_TERMS, Places, chain_products, places_at
 from ..estimators import PowerSeries, Series
-from ..ops._control_variate import has_control
+from ._control_variate import has_control
 
 # Multiplications of a product with J for a sample, in training: of a step of smaller branches an exact term would take
 # more than 3 %.

@@ -17,7 +17,6 @@ from .._torch_private import outside_compiled_graphs
 from .._traces import split_coefficients
 from .._tracing import may_read, under_transforms
 from ..estimators import Exact, PowerSeries, Series
-from ..ops._control_variate import trace_control
 from ..ops.inverse_error import WideBranch
 from ..reference import functional
 from ..reference.fixed_point import Settings
@@ -25,6 +24,7 @@ from ..reference.implicit import Contraction, implicit_inverse
 from ..reference.series import sample_norm
 from ._branch import Branch
 from ._call import Call
+from ._control_variate import trace_control
 from ._draws import draw
 from ._exact_terms import ExactTerms, exact_terms_of
 from ._explicit import explicit_branch

@@ -15,9 +15,8 @@ from .._stages import Stages
 from .._trace_costs import cheapest
 from .._traces import chain_products
 from .._tracing import is_eager
+from ..ops import jacobian_traces, residual_logdet
 from ..reference.branch import activate
-from .jacobian_traces import jacobian_traces
-from .residual_logdet import residual_logdet
 
 
 def has_control(stages: Stages, image_size: Sequence[int]) -> bool:
