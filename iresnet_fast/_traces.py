@@ -26,6 +26,9 @@ MOST_TERMS = 2
 # In place of a right stage of -1: the kernels of a CPU make the map from the weights, and need to know its size only.
 MADE = -2
 
+# Devices whose kernels do.
+_MAKING = ("cpu",)
+
 
 def places_of(weights: Sequence[Tensor], activations: Sequence[str], factors: Sequence[Tensor | None]) -> Places:
     """Return the stages of the traces that are known in closed form: none, that of J, or those of J and J^2.
@@ -96,7 +99,7 @@ def maps_for_kernels(
     to hand its gradient on to the weights, takes them less time than to call torch.
     """
     weight = weights[0]
-    left = weight.device.type == "cpu" and len(weights) == 2 and places[:1] == ((1, -1),)
+    left = weight.device.type in _MAKING and len(weights) == 2 and places[:1] == ((1, -1),)
     if not left or not (torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)):
         return places, make(places, weights, image_size)
     size = weight.new_empty(()).expand(weight.shape[0], *image_size)

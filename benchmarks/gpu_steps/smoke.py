@@ -107,18 +107,19 @@ def branch_ops(given: Branch) -> dict[str, Callable[[Any, int], list[Tensor]]]:
         return [place(events), *lists, activations, [0.0] * len(activations)]
 
     def logdet(place: Any, precision: int) -> list[Tensor]:
-        series = (place(torch.ones(5)), None, 0.0, False, True, False, precision)
+        series = (place(torch.ones(5)), [], [], None, 0.0, False, True, False, precision)
         return list(raw.residual_logdet(*placed(place), place(probe), *series)[:3])
 
     def backward(place: Any, precision: int) -> list[Tensor]:
         pairs = [place(t) for t in (grad[0], probe, cotangent, x.flatten(1)[:, 0].contiguous())]
-        return list(raw.branch_backward(*placed(place), *pairs, True, True, None, precision))
+        return list(raw.branch_backward(*placed(place), *pairs, [], [], None, True, True, None, precision))
 
     def step(place: Any, precision: int) -> list[Tensor]:
-        series = (place(torch.ones(5)), None, 0.0, False, True, True, precision)
+        series = (place(torch.ones(5)), [], [], None, 0.0, False, True, True, precision)
         z, value, y, _, _, kept = raw.residual_logdet(*placed(place), place(probe), *series)
         pairs = [place(grad[0]), place(probe), y, place(x.flatten(1)[:, 0].contiguous())]
-        return [z, value, y, *raw.branch_backward(*placed(place), *pairs, True, True, kept, precision)]
+        backward = raw.branch_backward(*placed(place), *pairs, [], [], None, True, True, kept, precision)
+        return [z, value, y, *backward]
 
     return {
         "branch": lambda place, p: [raw.branch(*placed(place), p)],

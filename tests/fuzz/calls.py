@@ -77,8 +77,8 @@ def raw_branch(r):
     name, rest = r.choice(
         [
             ("branch", []),
-            ("branch_backward", [grad, *pairs, residual, wanted, r.choice([None, grad])]),
-            ("residual_logdet", [probe, coefficients, tail, 1e-3, residual, wanted, keep]),
+            ("branch_backward", [grad, *pairs, [], [], None, residual, wanted, r.choice([None, grad])]),
+            ("residual_logdet", [probe, coefficients, [], [], tail, 1e-3, residual, wanted, keep]),
             ("jacobian_powers", [grad, r.choice([0, 1, 3]), residual]),
             ("jacobian", []),
             ("residual_logdet_exact", [wanted]),
@@ -114,6 +114,7 @@ def raw_flow(r):
         else:
             program += [2, ["none", "series", "exact"].index(kind), 0, n, *ids]
             program += struct.unpack(f"{n}q", struct.pack(f"{n}d", *constants))
+            program += [0]  # no exact terms
             tensors += [t for tensors_of_kind in tensors_of_stages for t in tensors_of_kind]
             if kind == "series":
                 draws += [tensor(r, *r.choice([(), (1,), (2,)]), *x.shape, dtype=x.dtype)]

@@ -25,6 +25,7 @@ def install():
     registration = torch.library.Library("iresnet_fast", "IMPL")
     cuda = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
     importlib.import_module("iresnet_fast.ops.residual_logdet_exact")._LARGEST_NATIVE = {}  # that is of the CPU only
+    importlib.import_module("iresnet_fast._traces")._MAKING = ()  # likewise
     for name in _op_names():
         op = getattr(torch.ops.iresnet_fast, name).default
         registration.impl(name, lambda *arguments, op=op: op.redispatch(cuda, *arguments), "CPU", allow_override=True)
@@ -48,7 +49,8 @@ def _build():
     flags = ["-std=c++20", "-O2", "-fPIC", "-fvisibility=hidden", "-Icsrc/torch/cuda", "-Icsrc", "-Icsrc/include"]
     flags += [f"-I{SHIM}", f"-include{SHIM}/cuda_api.h", "-DSIMT_EMULATED", "-DSIMT_CHECKED=0"]
     flags += [f"-isystem{torch_folder}/include", "-DTORCH_TARGET_VERSION=0x020b000000000000", "-DTORCH_STABLE_ONLY"]
-    sources = [*_files("csrc/torch", "*.cpp"), Path("csrc/torch/cuda/library.cpp"), HERE / "binding/device.cpp"]
+    own = [Path("csrc/torch/cuda/library.cpp"), Path("csrc/torch/cuda/trace_maps.cpp"), HERE / "binding/device.cpp"]
+    sources = [*_files("csrc/torch", "*.cpp"), *own]
     link = [f"{folder}/runtime/simt.o", *kernels, "-shared", "-Wl,-z,defs", "-Wl,-Bsymbolic"]
     link += ["-Wl,--no-as-needed", f"-L{torch_folder}/lib", "-ltorch_cpu", "-lc10"]
     before = Path.cwd()

@@ -5,6 +5,8 @@ import importlib
 import pytest
 import torch
 
+from iresnet_fast import _traces
+
 from . import operands
 
 exact = importlib.import_module("iresnet_fast.ops.residual_logdet_exact")  # the package has a function of this name
@@ -47,6 +49,7 @@ def emulated_ops(monkeypatch, emulator):
 
     def install(card="h100", precision=0):
         monkeypatch.setattr(exact, "_LARGEST_NATIVE", {})  # not that of the CPU
+        monkeypatch.setattr(_traces, "_MAKING", ())  # likewise
         for op in names:
             replacement = _emulated(op, names[op], emulator, card, precision)
             monkeypatch.setattr(torch.ops.iresnet_fast, op, replacement, raising=False)

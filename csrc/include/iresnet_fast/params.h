@@ -108,7 +108,7 @@ struct BranchBackwardOperands {
                         // of the traces
   const T* kept;        // [kept_size] from residual_logdet at the same x and tangent, or null; of another size: unused
   int64_t kept_size;
-  Traces<T> traces;  // only with pairs
+  Traces<T> traces = {};  // only with pairs
 };
 
 // The term a series with coefficients q_1 .. q_n ends with: the last that is not zero, at least the first (0 if n = 0).
@@ -134,7 +134,7 @@ struct Series {
   T* neumann = nullptr;           // [m, B, d] sum_k (-1)^k q_{k+1} w_k, or null
   T* norms = nullptr;             // [m, B] |w_k| of the last term used
   int64_t* terms_used = nullptr;  // [m, B]
-  Traces<T> traces;               // their coefficients are those above
+  Traces<T> traces = {};          // their coefficients are those above
 
   // q_1 .. q_n of a sample.
   IRF_HOST_DEVICE IRF_ALWAYS_INLINE const T* coefficients_of(int64_t sample) const {
