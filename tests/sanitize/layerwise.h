@@ -28,10 +28,13 @@ class PlainProducts {
   irf::Stage<T> map(int i) const {
     if (i < branch_.stages) return branch_.stage[i];
     const irf::Trace<T>& trace = traces_.trace[i - branch_.stages];
-    return {.in_channels = branch_.stage[trace.right].in_channels,
+    return {.activation = irf::Activation::kIdentity,
+            .in_channels = branch_.stage[trace.right].in_channels,
             .out_channels = branch_.stage[trace.left].in_channels,
             .kernel = trace.kernel,
-            .weight = trace.map};
+            .weight = trace.map,
+            .bias = nullptr,
+            .beta = nullptr};
   }
 
   // Calls body(place of an input, place of an output, place of a weight) for every multiply-add.
