@@ -7,6 +7,7 @@ import pytest
 import torch
 from comparison import assert_compiles, assert_second_derivatives_agree, assert_within_rounding
 from problems import DTYPES, Case, gradients, make, named
+from test_residual_logdet_exact import call, evaluate
 
 from iresnet_fast import ops, reference
 from iresnet_fast._determinants import narrowest_stage
@@ -53,16 +54,6 @@ def sizes(monkeypatch):
 
     monkeypatch.setattr(exact, "_forward", watched)
     return seen
-
-
-def call(package, problem):
-    return package.residual_logdet_exact(problem.x, *problem.branch, problem.parameters, factors=problem.factors)
-
-
-def evaluate(package, case, dtype):
-    problem = make(case, dtype).requires_grad()
-    outputs = call(package, problem)
-    return [*outputs, *gradients(outputs, problem.leaves)]
 
 
 def full_determinant(problem):

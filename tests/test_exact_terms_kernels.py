@@ -3,6 +3,7 @@
 from functools import cache
 
 import pytest
+import test_residual_logdet
 import torch
 from comparison import (
     RecordedOps,
@@ -91,17 +92,7 @@ def in_closed_form(cases):
 
 
 def call(package, problem, exact_terms, gradient="neumann", **options):
-    return package.residual_logdet(
-        problem.x,
-        *problem.branch,
-        problem.probe,
-        problem.coefficients,
-        gradient,
-        problem.parameters,
-        factors=problem.factors,
-        exact_terms=exact_terms,
-        **options,
-    )
+    return test_residual_logdet.call(package, problem, gradient, exact_terms=exact_terms, **options)
 
 
 def evaluate(package, case, dtype, exact_terms, gradient="neumann", **options):
