@@ -63,6 +63,13 @@ def forward_levels() -> int:
     return max(1, sum(level.key() == TransformType.Jvp for level in retrieve_all_functorch_interpreters()))
 
 
+def is_mapped() -> bool:
+    """Whether torch.func.vmap is at work, by itself or within another transform: then a batch is not all samples."""
+    return is_transformed() and any(
+        level.key() == TransformType.Vmap for level in retrieve_all_functorch_interpreters()
+    )
+
+
 def is_traced() -> bool:
     """Whether torch.func.linearize or torch.fx records the operations, so that no number may be read.
 

@@ -102,7 +102,7 @@ def maps_for_kernels(
     left = weight.device.type in _MAKING and len(weights) == 2 and places[:1] == ((1, -1),)
     if not left or not (torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)):
         return places, make(places, weights, image_size)
-    size = weight.new_empty(()).expand(weight.shape[0], *image_size)
+    size = weight.new_empty_strided((weight.shape[0], *image_size), (0,) * (1 + len(image_size)))
     more = maps_of(places, weights, image_size)[1:] if len(places) > 1 else []
     return ((1, MADE), *places[1:]), [size, *more]
 

@@ -284,8 +284,9 @@ def test_a_block_is_the_op_with_exact_terms(exact_terms, training):
 @pytest.mark.parametrize(
     ("hidden", "options", "training", "expected"),
     [
-        ((64,), {"d": 16}, True, 1),  # no product is needed
-        ((9,), {}, True, 0),  # too small to gain by it
+        ((128,), {"d": 16, "batch": 512}, True, 1),  # no product is needed
+        ((128,), {"d": 32, "batch": 511}, True, 0),  # of so few samples the map would count
+        ((9,), {"batch": 512}, True, 0),  # too small to gain by it
         ((9,), {}, False, 2),
         ((9,), {"preactivation": True}, True, 0),
         ((9,), {"preactivation": True}, False, 2),  # 4 x 4 numbers: J itself is no dearer than the series
@@ -296,9 +297,10 @@ def test_a_block_is_the_op_with_exact_terms(exact_terms, training):
 )
 def test_auto_takes_what_is_cheap(hidden, options, training, expected):
     """A block with so many exact terms gives the same numbers."""
+    batch = options.pop("batch", 5)
     auto, chosen = (dense_block(hidden, n, **options).train(training) for n in ("auto", expected))
     others = [dense_block(hidden, n, **options).train(training) for n in {0, 1, 2} - {expected}]
-    x = torch.randn(5, options.get("d", 4)).double()
+    x = torch.randn(batch, options.get("d", 4)).double()
     results = []
     for block in (auto, chosen, *others):
         block(x)  # the norms converge

@@ -328,6 +328,14 @@ def test_a_model_that_is_shared_out_has_no_tol(monkeypatch):
     flow.log_prob(x, report=True)
 
 
+@pytest.mark.parametrize("options", [{"probes": 4}, {"report": True}, {"tol": 0.1}])
+def test_a_call_inside_vmap_has_one_estimate(options):
+    flow, x, _ = series_flow("dense")
+    with pytest.raises(ValueError, match=r"several estimates must be asked for outside torch\.func\.vmap, got"):
+        torch.func.vmap(lambda sample: flow.log_prob(sample[None], **options))(x)
+    torch.func.vmap(lambda sample: flow.log_prob(sample[None]))(x)
+
+
 def test_the_edges_of_a_batch():
     flow, x, _ = series_flow("dense")
     assert str(flow.log_prob(x[:0], report=True)) == "log_prob of no samples"

@@ -119,6 +119,15 @@ def test_auto_stops_in_time_in_most_runs():
     assert late <= 5 + 5 * math.sqrt(100 * 0.05 * 0.95)  # five standard deviations of a binomial
 
 
+def test_auto_ends_and_says_what_it_has_missed(monkeypatch):
+    monkeypatch.setattr(_passes, "_MOST_PROBES", 12)
+    flow, x = make_flow(VECTORS), make_data(VECTORS, 12)
+    with pytest.warns(RuntimeWarning, match=r"standard_error, 1e-09, was not reached with 12 probes each: it may be "):
+        found = evaluate(flow, x, probes="auto", standard_error=1e-9)
+    assert found.n_probes == 12
+    assert found.probe_error == pytest.approx(evaluate(flow, x, probes=12).probe_error)
+
+
 def test_exact_models_are_done_at_once():
     found = evaluate(make_flow(VECTORS.replace(eval_estimator=Exact())), make_data(VECTORS), probes="auto")
     assert (found.n_probes, found.probe_error) == (1, 0.0)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from .. import _checks
+from .._torch_private import is_mapped
 from ..estimators import PowerSeries, RussianRoulette
 from ..nn import InvertibleResidualBlock
 from ..nn._fsdp import is_sharded_class
@@ -76,7 +77,15 @@ def check_request(report: bool, probes: int | None, tol: float | None, max_probe
 
 
 def check_measurable(model: nn.Module) -> None:
-    """Raise ValueError if a part of the model is in training mode, in which estimates are no functions of a sample."""
+    """Raise ValueError unless estimates are functions of a sample and can be told apart.
+
+    They are no such functions in training mode, and inside vmap a call sees one member of the batch.
+    """
+    if is_mapped():
+        raise ValueError(
+            "several estimates must be asked for outside torch.func.vmap, got a call inside it; pass the whole batch, "
+            "whose samples are estimated one by one anyway."
+        )
     for name, module in model.named_modules():
         if module.training:
             part = f"its part {name}" if name else "the whole"

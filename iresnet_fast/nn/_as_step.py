@@ -91,7 +91,7 @@ def _residual(block: InvertibleResidualBlock, place: int, x: Tensor, context: An
         return AsStep(Residual(activations, "exact"), own, x)
     if call.survey is not None:
         return None  # the op returns sums over the blocks of one estimate
-    exact = exact_terms_of(estimator, block.training, stages, x.shape[2:])
+    exact = exact_terms_of(estimator, block.training, stages, x)
     if exact.control or exact.n > len(exact.places):
         return None  # the op for a block alone makes more calls of it
     places, maps = maps_for_kernels(exact.places, weights, x.shape[2:], kept_maps_of)

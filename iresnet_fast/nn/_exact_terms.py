@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from .._stages import Stages
 from .._trace_costs import cheapest
@@ -15,10 +16,11 @@ from .._traces import MOST_TERMS, Places, chain_products, places_at
 from ..estimators import PowerSeries, Series
 from ._control_variate import has_control
 
-# Multiplications of a product with J for a sample, in training: of a step of smaller branches an exact term would take
-# more than 3 %.
-_LEAST_PRODUCTS = 2048
-
+# In training a map is made of the weights, and its gradient handed on, however small the batch. With fewer samples, or
+# fewer multiplications of a product with J for all of them, that may take more than 3 % of a step: measured by
+# benchmarks/bench_exact_terms.py.
+_LEAST_BATCH = 512
+_LEAST_PRODUCTS = 1 << 21
 
 # Outside training exact terms may take so many times the multiplications of the series. What that buys is measured by
 # examples/estimator_variance.py: two terms save 40 to 200 times the variance for 1.1 to 4 times the seconds, where one
@@ -42,16 +44,16 @@ class ExactTerms(NamedTuple):
     value_only: bool = False
 
 
-def exact_terms_of(estimator: Series, training: bool, stages: Stages, image_size: Sequence[int]) -> ExactTerms:
+def exact_terms_of(estimator: Series, training: bool, stages: Stages, x: Tensor) -> ExactTerms:
     """Return the exact terms of a series on elementwise stages.
 
     Args:
         estimator: that of the series.
         training: whether the block is in training.
         stages: of the branch, lowered to what kernels know.
-        image_size: [] or [H, W].
+        x: what the block is called with, for its shape.
     """
-    n = estimator.exact_terms
+    n, image_size = estimator.exact_terms, x.shape[2:]
     if n == 0:
         return ExactTerms(0, ())
     if isinstance(n, str) and not training:
@@ -60,12 +62,18 @@ def exact_terms_of(estimator: Series, training: bool, stages: Stages, image_size
         key = shapes, stages.activations, masked, tuple(image_size), _n_terms_of(estimator)
         # A compiler warns of a cache, and a graph takes what has no closed form by probes alone, as gradients do.
         return _cheap.__wrapped__(*key, True) if torch.compiler.is_compiling() else _cheap(*key, False)
+    if isinstance(n, str) and not _is_large(x, stages):
+        return ExactTerms(0, ())
     places = places_at(stages.weights, stages.activations, stages.factors)
     if isinstance(n, str):
-        # No product, and not for images, where the gradient of a map of all pixels costs as much as some.
-        cheap = not image_size and bool(places) and places[0][1] < 0
-        n = int(cheap and chain_products(stages.weights, 1) >= _LEAST_PRODUCTS)
+        n = int(bool(places) and places[0][1] < 0)  # no product with a map
     return _taken(estimator, n, places)
+
+
+def _is_large(x: Tensor, stages: Stages) -> bool:
+    """Whether a step is so long that a map of the weights does not count; that of the pixels of an image would."""
+    batch = x.shape[0]
+    return x.dim() == 2 and batch >= _LEAST_BATCH and batch * chain_products(stages.weights, 1) >= _LEAST_PRODUCTS
 
 
 def _taken(estimator: Series, n: int, places: Places) -> ExactTerms:

@@ -100,7 +100,7 @@ class _StagesPath(Path):
             return x + ops.branch(x, *self.stages), x.new_zeros(x.shape[0])
         if isinstance(estimator, Exact):
             return ops.residual_logdet_exact(x, *self.stages)
-        exact = exact_terms_of(estimator, self.block.training, lowered(*self.stages), x.shape[2:])
+        exact = exact_terms_of(estimator, self.block.training, lowered(*self.stages), x)
         if call.survey is not None:
             return self._surveyed(x, call, estimator, exact)
         z, logdet, *_ = self._series(x, estimator, *draw(estimator, self.block.training, x, call), exact)

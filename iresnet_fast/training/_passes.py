@@ -16,6 +16,8 @@ from ..nn._survey import Survey
 from .batches import Batch
 from .tasks import Task, flow_of
 
+_MOST_PROBES = 4096  # of each sample: those of a hundredth of the error would take days where these take minutes
+
 # Called after a batch, with the part of the pass that is done and a few words.
 OnBatch = Callable[[float, str], None]
 
@@ -65,10 +67,11 @@ class Passes:
                 self._spread, self._first = Spread(self.n, estimates.device), estimates[0]
             self._spread.add(slice(None), estimates)
 
-    def until(self, standard_error: float) -> None:
+    def until(self, standard_error: float) -> str | None:
         """Add estimates until `probe_error` is at most that with probability 0.95, given their spread.
 
-        So many of each sample that `models._spread.FEWEST` are there of all together.
+        So many of each sample that `models._spread.FEWEST` are there of all together. After `_MOST_PROBES` they end,
+        and a sentence is returned.
         """
         self.run(max(2, 1 + math.ceil((FEWEST - 1) / self.n)), True)
         while self._spread is not None:
@@ -78,10 +81,17 @@ class Passes:
             degrees = torch.where(squares > 0.0, (self.n_probes - 1) * variance.sum().square() / squares, 1.0)
             limit = self.probe_error * float(largest_factor(degrees.clamp(min=1.0)))
             if not limit > standard_error:
-                return
+                break
+            if self.n_probes >= _MOST_PROBES:
+                return (
+                    f"standard_error, {standard_error:g}, was not reached with {self.n_probes} probes each: it may be "
+                    f"{limit:.2g} with probability 0.95; ask for a larger one, or build the model with Exact()."
+                )
             # Twice as many at most, since a limit from few estimates is a generous one.
             ratio = min(limit / standard_error, math.sqrt(2.0))
-            self.run(max(1, math.ceil(self.n_probes * ratio**2) - self.n_probes), True)
+            wanted = min(max(self.n_probes + 1, math.ceil(self.n_probes * ratio**2)), _MOST_PROBES)
+            self.run(wanted - self.n_probes, True)
+        return None
 
     @property
     def metrics(self) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -88,7 +89,8 @@ def evaluate(
         context: [N, context_features], as a data set holds it, for a model that takes one.
         probes: how many estimates of each log-determinant to average, or "auto": as many, the same of each sample, as
             bring the standard error of the density that is due to probes down to `standard_error`, with probability
-            0.95 given the spread of the estimates. That of the samples stays as it is.
+            0.95 given the spread of the estimates, or 4096: then a warning says what was missed. The standard error
+            that is due to the samples stays as it is.
         standard_error: for "auto", in the unit of the density; None: 0.001.
         show_progress: a progress bar on a terminal.
 
@@ -121,7 +123,9 @@ def evaluate(
     ):
         passes = Passes(model, task, Batch(x, labels, context), batch_size, seed, on_batch)
         if isinstance(probes, str):
-            passes.until(_STANDARD_ERROR if standard_error is None else standard_error)
+            missed = passes.until(_STANDARD_ERROR if standard_error is None else standard_error)
+            if missed is not None:
+                warnings.warn(f"iresnet_fast: {missed}", RuntimeWarning, stacklevel=3)
         else:
             passes.run(probes, probes > 1)
         estimates = any(True for _ in series_blocks(model))

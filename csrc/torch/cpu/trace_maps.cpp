@@ -3,6 +3,7 @@
 // over channels S[k, t] = sum_c W_0[k, c, t] W_1[c, k, -t], map[k, p] is the sum of S[k, t] over t with p + t in the
 // image.
 #include <algorithm>
+#include <type_traits>
 
 #include "torch/traces.h"
 
@@ -23,7 +24,7 @@ struct Sizes {
 constexpr int64_t kTogether = 16;  // hidden channels, whose numbers lie side by side in W_1
 
 // Calls body(k, count, i0, i1, y, x) for some hidden channels k, k + 1, ... at a time and every tap (y, x) of both
-// kernels. W_0[k, 0] is at i0 there and W_1[0, k] at i1.
+// kernels. W_0[k, 0] is at i0 there and W_1[0, k] at i1. The count is a constant where it is kTogether.
 template <class Body>
 void each_tap(const Sizes& sizes, const Body& body) {
   const int64_t reach = std::min(sizes.first, sizes.last) / 2, r0 = sizes.first / 2, r1 = sizes.last / 2;
@@ -31,10 +32,14 @@ void each_tap(const Sizes& sizes, const Body& body) {
   auto some = [&](int64_t begin, int64_t end) {
     for (int64_t k = begin * kTogether; k < std::min(end * kTogether, sizes.hidden); k += kTogether)
       for (int64_t y = -reach; y <= reach; ++y)
-        for (int64_t x = -reach; x <= reach; ++x)
-          body(k, std::min(kTogether, sizes.hidden - k),
-               (k * sizes.channels * sizes.first + y + r0) * sizes.first + x + r0,
-               (k * sizes.last - y + r1) * sizes.last - x + r1, y, x);
+        for (int64_t x = -reach; x <= reach; ++x) {
+          const int64_t i0 = (k * sizes.channels * sizes.first + y + r0) * sizes.first + x + r0;
+          const int64_t i1 = (k * sizes.last - y + r1) * sizes.last - x + r1;
+          if (k + kTogether <= sizes.hidden)
+            body(k, std::integral_constant<int64_t, kTogether>(), i0, i1, y, x);
+          else
+            body(k, sizes.hidden - k, i0, i1, y, x);
+        }
   };
   // A thread must have some microseconds of work, or starting it takes longer.
   constexpr int64_t kLeastProducts = 4096;
@@ -67,7 +72,7 @@ void make_map(const BranchArguments& branch, Tensor& map) {
     const T *w0 = data<T>(branch.weight(0)), *w1 = data<T>(branch.weight(1));
     T* result = mutable_data<T>(map);
     std::fill(result, result + map.numel(), T(0));
-    each_tap(sizes, [&](int64_t k, int64_t count, int64_t i0, int64_t i1, int64_t y, int64_t x) {
+    each_tap(sizes, [&](int64_t k, auto count, int64_t i0, int64_t i1, int64_t y, int64_t x) {
       double sum[kTogether] = {};
       for (int64_t c = 0; c < sizes.channels; ++c, i0 += step0.channel, i1 += step1.channel)
         for (int64_t n = 0; n < count; ++n) sum[n] += double(w0[i0 + n * step0.hidden]) * w1[i1 + n * step1.hidden];
@@ -85,20 +90,18 @@ void add_map_gradient(const BranchArguments& branch, const Tensor& map, const vo
   with_type(map, "a map", [&]<class T>(T) {
     const T *w0 = data<T>(branch.weight(0)), *w1 = data<T>(branch.weight(1));
     const T* of_map = static_cast<const T*>(gradient);
-    T *g0 = static_cast<T*>(of_first), *g1 = static_cast<T*>(of_last);
-    each_tap(sizes, [&](int64_t k, int64_t count, int64_t i0, int64_t i1, int64_t y, int64_t x) {
+    T *IRF_RESTRICT g0 = static_cast<T*>(of_first), *IRF_RESTRICT g1 = static_cast<T*>(of_last);
+    each_tap(sizes, [&](int64_t k, auto count, int64_t i0, int64_t i1, int64_t y, int64_t x) {
       T sum[kTogether];
       for (int64_t n = 0; n < count; ++n) {
         double total = 0;
         each_pixel(sizes, y, x, [&](int64_t p) { total += of_map[(k + n) * pixels + p]; });
         sum[n] = static_cast<T>(total);
       }
-      for (int64_t c = 0; c < sizes.channels; ++c, i0 += step0.channel, i1 += step1.channel)
-        for (int64_t n = 0; n < count; ++n) {
-          const int64_t at0 = i0 + n * step0.hidden, at1 = i1 + n * step1.hidden;
-          g0[at0] += sum[n] * w1[at1];
-          g1[at1] += sum[n] * w0[at0];
-        }
+      for (int64_t c = 0; c < sizes.channels; ++c, i0 += step0.channel, i1 += step1.channel) {
+        for (int64_t n = 0; n < count; ++n) g0[i0 + n * step0.hidden] += sum[n] * w1[i1 + n * step1.hidden];
+        for (int64_t n = 0; n < count; ++n) g1[i1 + n * step1.hidden] += sum[n] * w0[i0 + n * step0.hidden];
+      }
     });
   });
 }
