@@ -16,7 +16,9 @@ from ..nn._survey import Survey
 from .batches import Batch
 from .tasks import Task, flow_of
 
-_MOST_PROBES = 4096  # of each sample: those of a hundredth of the error would take days where these take minutes
+# Of each sample. A standard error that so many do not reach is better asked of an exact log-determinant: a tenth of it
+# takes a hundred times as many.
+_MOST_PROBES = 4096
 
 # Called after a batch, with the part of the pass that is done and a few words.
 OnBatch = Callable[[float, str], None]
