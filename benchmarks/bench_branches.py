@@ -20,7 +20,7 @@ try:
     from branch_cases import CASES, SMALL, BranchCase, BranchProblem, build, multiply_adds
     from branch_forms import blocks_of, by_hand, residual_logdet_by_hand
     from machine import Record, environment
-    from report import write_json
+    from report import write_results
     from report_branches import report
     from timing import interleave, medians, trial
     from torch import Tensor
@@ -171,10 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = report(records)
     print(text)
     stem = options.output / f"bench_branches{'' if options.published else '_quick'}"
-    options.output.mkdir(parents=True, exist_ok=True)
-    write_json(records, stem.with_suffix(".json"))
-    stem.with_suffix(".md").write_text(text + "\n")
-    print(f"\nWritten: {stem}.json, {stem}.md")
+    write_results(records, text, stem)
 
 
 if __name__ == "__main__":

@@ -4,16 +4,15 @@
     python benchmarks/bench_exact_terms.py --quick    a try in seconds, whose figures mean little
 
 A training step is the loss, its gradient and Adam's step; an evaluation is log_prob without gradient. The flows of a
-row are the same but for `exact_terms`, all with 10 terms in training and in evaluation, and take turns; their order is
-drawn anew for each turn. A ratio is the median over the turns of a flow's time by that of the flow without exact terms,
-and its error the standard error of that median. What they buy, less variance, is in examples/estimator_variance.py.
+row are the same but for `exact_terms`, all with 10 terms in training and in evaluation, and take turns. A ratio is the
+median over the turns of a flow's time by that of the flow without exact terms, and its error the standard error of that
+median. What they buy, less variance, is in examples/estimator_variance.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import random
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -23,10 +22,10 @@ from typing import NamedTuple
 try:
     import torch
     from machine import Record, environment, setting
-    from report import write_json
+    from report import write_results
     from rich.progress import track
     from text_table import table
-    from timing import seconds_of
+    from timing import interleave
 except ModuleNotFoundError as error:
     sys.exit(f"bench_exact_terms: the module {error.name} is missing; run `make bench`, which installs all it needs.")
 
@@ -47,8 +46,8 @@ class Row(NamedTuple):
     batch: int
 
 
-def _tabular(width: int, hidden: int, blocks: int, **options: bool) -> FlowConfig:
-    return FlowConfig(event_shape=(width,), blocks=(blocks,), hidden=(hidden,), **options)
+def _tabular(width: int, hidden: int, blocks: int) -> FlowConfig:
+    return FlowConfig(event_shape=(width,), blocks=(blocks,), hidden=(hidden,))
 
 
 ROWS = (
@@ -92,13 +91,7 @@ def measure(row: Row, mode: str, seconds: float, least_turns: int) -> Record:
     for _ in range(5):
         for step in steps.values():
             step()
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    order = random.Random(0)
-    spent = 0.0
-    while len(times["0"]) < least_turns or spent < seconds:
-        for name in order.sample(list(steps), len(steps)):
-            times[name].append(seconds_of(steps[name]))
-            spent += times[name][-1]
+    times = interleave(steps, seconds, least_turns, slice_seconds=0.0)  # one call of each in every turn
     ratios = {}
     for name in list(steps)[1:]:
         turns = [own / without for own, without in zip(times[name], times["0"], strict=True)]
@@ -147,10 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = report(records)
     print(text)
     stem = options.output / f"bench_exact_terms{'_quick' if options.quick else ''}"
-    options.output.mkdir(parents=True, exist_ok=True)
-    write_json(records, stem.with_suffix(".json"))
-    stem.with_suffix(".md").write_text(text + "\n")
-    print(f"\nWritten: {stem}.json, {stem}.md")
+    write_results(records, text, stem)
 
 
 if __name__ == "__main__":

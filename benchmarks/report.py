@@ -170,6 +170,14 @@ def write_json(records: Sequence[Record], path: Path) -> None:
     path.write_text(json.dumps(list(records), indent=1) + "\n")
 
 
+def write_results(records: Sequence[Record], text: str, stem: Path) -> None:
+    """Write records and their tables as stem.json and stem.md, in a new folder if need be, and print where."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    write_json(records, stem.with_suffix(".json"))
+    stem.with_suffix(".md").write_text(text + "\n")
+    print(f"\nWritten: {stem}.json, {stem}.md")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write one of README's tables."""
     root = Path(__file__).resolve().parents[1]

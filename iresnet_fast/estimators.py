@@ -35,7 +35,7 @@ class PowerSeries:
         exact_terms: 0, 1 or 2: in so many first terms tr J^k itself takes the place of its estimate, at any cost: in
             training of wide convolutions many times that of the series.
             "auto": in training one, of dense branches of two layers without a leading activation and batches of at
-            least 512, where it takes less than about 3 % of a step; outside as many as take at most 1.5 times the
+            least 512, where it takes about 3 % of a step; outside as many as take at most 1.5 times the
             multiplications of the series itself, or a control variate of the first. There a gradient stays that of the
             estimate where a trace has no closed form, and a graph of torch.compile takes fewer of those.
 

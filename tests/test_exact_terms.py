@@ -297,10 +297,11 @@ def test_a_block_is_the_op_with_exact_terms(exact_terms, training):
 )
 def test_auto_takes_what_is_cheap(hidden, options, training, expected):
     """A block with so many exact terms gives the same numbers."""
+    options = {"d": 4, **options}
     batch = options.pop("batch", 5)
     auto, chosen = (dense_block(hidden, n, **options).train(training) for n in ("auto", expected))
     others = [dense_block(hidden, n, **options).train(training) for n in {0, 1, 2} - {expected}]
-    x = torch.randn(batch, options.get("d", 4)).double()
+    x = torch.randn(batch, options["d"]).double()
     results = []
     for block in (auto, chosen, *others):
         block(x)  # the norms converge
