@@ -53,8 +53,8 @@ WHOLE = {"test": torch.zeros(2, 1, 3, 4)}
 BAD = {
     "dtype": ({"train": torch.zeros(4, 1, 3, 4).double()}, ["train of mine", "uint8 or float32", "float64"]),
     "complex": ({"test": torch.zeros(2, 1, 3, 4) * 1j}, ["test of mine", "uint8 or float32", "got torch.complex64"]),
-    "1-D": ({"train": torch.zeros(4)}, ["train of mine", "[N, d] or [N, C, H, W]", "got (4,)"]),
-    "3-D": ({"train": torch.zeros(4, 3, 4)}, ["[N, d] or [N, C, H, W]", "got (4, 3, 4)"]),
+    "1-D": ({"train": torch.zeros(4)}, ["train of mine", "[N, d], [N, C, L] or [N, C, H, W]", "got (4,)"]),
+    "5-D": ({"train": torch.zeros(4, 1, 3, 4, 1)}, ["[N, d], [N, C, L] or [N, C, H, W]", "got (4, 1, 3, 4, 1)"]),
     "no rows": ({"test": torch.zeros(0, 1, 3, 4)}, ["test of mine", "without a zero", "got (0, 1, 3, 4)"]),
     "NaN": ({"train": with_value(NAN), **CONTINUOUS}, ["train of mine", "finite", "got 1 values"]),
     "infinite": ({"train": with_value(INF), **CONTINUOUS}, ["train of mine", "finite", "got 1 values"]),

@@ -40,6 +40,9 @@ EVERYTHING = {
     "checkpoint_minutes": 0.2,
     "checkpoint_steps": 30,
     "keep": 5,
+    "validation": 0.2,
+    "patience": 4,
+    "class_weights": "balanced",
     "density_weight": 0.25,
     "seed": 9,
 }

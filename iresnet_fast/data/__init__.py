@@ -6,5 +6,20 @@
 from ._load import NAMES, load
 from .dataset import DataError, DataSet
 from .densities import sample_density
+from .schema import Column, TableSchema
+from .source import ImageOptions, Source, TableOptions
+from .table import Table
 
-__all__ = ["NAMES", "DataError", "DataSet", "load", "sample_density"]
+__all__ = [
+    "NAMES",
+    "Column",
+    "DataError",
+    "DataSet",
+    "ImageOptions",
+    "Source",
+    "Table",
+    "TableOptions",
+    "TableSchema",
+    "load",
+    "sample_density",
+]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .. import _checks
 from .._inputs import check_tensor, described
+
+if TYPE_CHECKING:
+    from .schema import TableSchema
+    from .source import Source
 
 
 class DataError(ValueError):
@@ -17,7 +22,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DataSet:
-    """Events to train on and to test on: images [N, C, H, W] or vectors [N, d].
+    """Events to train on and to test on: images [N, C, H, W], signals [N, C, L] or vectors [N, d].
 
     Args:
         name: what it is called in logs and errors.
@@ -31,6 +36,10 @@ class DataSet:
         train_context: what the density of each event depends on, [N, context_features], float32, finite; None: nothing.
         test_context: likewise [M, context_features].
         context_names: of the columns of the context, for logs and checkpoints; empty: they have none.
+        train_weights: how much each event of `train` counts in the loss, [N], float32, finite, not negative and not all
+            zero; only their ratios matter. None: all the same.
+        table: what the columns were made of, for data that came from a table; None for others.
+        source: how `load` gets the data again; None for data of somebody's own.
 
     Raises:
         DataError: the parts contradict each other, or a value is out of range.
@@ -48,6 +57,9 @@ class DataSet:
     train_context: Tensor | None = None
     test_context: Tensor | None = None
     context_names: tuple[str, ...] = ()
+    train_weights: Tensor | None = None
+    table: TableSchema | None = None
+    source: Source | None = None
 
     def __post_init__(self) -> None:
         """Check everything: whoever holds a data set can rely on it."""
@@ -69,6 +81,7 @@ class DataSet:
         for part in ("train", "test"):
             self._check_labels(part)
             self._check_context(part)
+        self._check_weights()
         if isinstance(self.context_names, str) or not all(isinstance(name, str) for name in self.context_names):
             raise TypeError(f"context_names must be texts, got {self.context_names!r}; pass e.g. ('age', 'height').")
         object.__setattr__(self, "context_names", tuple(self.context_names))
@@ -85,7 +98,7 @@ class DataSet:
 
     @property
     def event_shape(self) -> tuple[int, ...]:
-        """(channels, height, width) of an image, (d,) of a vector."""
+        """(channels, height, width) of an image, (channels, length) of a signal, (d,) of a vector."""
         return tuple(self.train.shape[1:])
 
     @property
@@ -108,9 +121,10 @@ class DataSet:
             raise DataError(f"{what} must hold numbers, got a tensor on the device meta; pass one with numbers.")
         if x.dtype not in (torch.uint8, torch.float32):
             raise DataError(f"{what} must be of dtype uint8 or float32, got {x.dtype}; convert it with .to().")
-        if x.dim() not in (2, 4) or x.numel() == 0:
+        if x.dim() not in (2, 3, 4) or x.numel() == 0:
             raise DataError(
-                f"{what} must have shape [N, d] or [N, C, H, W] without a zero, got {tuple(x.shape)}; reshape it."
+                f"{what} must have shape [N, d], [N, C, L] or [N, C, H, W] without a zero, got {tuple(x.shape)}; "
+                f"reshape it."
             )
         # An array of bools for every pixel would cost four times the memory of the reduction where all is well.
         low, high = (float(bound) for bound in x.aminmax())
@@ -177,3 +191,20 @@ class DataSet:
         n_bad = int((~context.isfinite()).sum())
         if n_bad:
             raise DataError(f"{what} must be finite, got {n_bad} values that are NaN or infinite; remove them.")
+
+    def _check_weights(self) -> None:
+        weights = self.train_weights
+        if weights is None:
+            return
+        what, n = f"train_weights of {self.name}", len(self.train)
+        check_tensor(weights, what)
+        if weights.shape != (n,) or weights.dtype != torch.float32 or weights.is_meta:
+            raise DataError(
+                f"{what} must be float32 of shape ({n},), one for each event, got {weights.dtype} of shape "
+                f"{tuple(weights.shape)}; convert it."
+            )
+        low, high = (float(bound) for bound in weights.aminmax())
+        if not (low >= 0.0 and 0.0 < high < float("inf")):
+            raise DataError(
+                f"{what} must be finite, not negative and not all zero, got {low:g} to {high:g}; correct them."
+            )

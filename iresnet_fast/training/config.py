@@ -53,6 +53,11 @@ class TrainConfig(Config):
         checkpoint_minutes: write a checkpoint every so many minutes.
         checkpoint_steps: and every so many steps; None: not by steps.
         keep: number of checkpoints kept, the newest.
+        validation: fraction of the training samples that is held out, drawn by the seed: the model that is best on them
+            is the one that is kept, and evaluations before the last look at them instead of test data. 0.0: none.
+        patience: training ends after so many evaluations on them without a better one; None: it does not.
+        class_weights: how much each class counts in a cross-entropy: "equal", "balanced" (N / (n_classes * n_k) for the
+            n_k samples of class k), or a number for each class.
         density_weight: of the density of a HybridIResNet, see its `loss`.
         seed: of everything random in a run but the initial weights.
 
@@ -89,6 +94,9 @@ class TrainConfig(Config):
     checkpoint_minutes: float = 1.0
     checkpoint_steps: int | None = None
     keep: int = 3
+    validation: float = 0.0
+    patience: int | None = None
+    class_weights: str | tuple[float, ...] = "equal"
     density_weight: float = 1.0
     seed: int = 0
 

@@ -34,6 +34,9 @@ _DATA = {
     "n_classes": int | None,
     "n_train": int,
     "context": tuple[str, ...] | None,
+    "fingerprint": int | None,
+    "source": dict | None,
+    "table": dict | None,
 }
 
 
