@@ -49,7 +49,10 @@ def _cells(series: Any) -> NDArray[Any]:
     from pandas.api import types  # type: ignore[import-untyped]
 
     dtype = series.dtype
-    missing = bool(series.isna().any())
+    gone = series.isna()
+    missing = bool(gone.any())
+    if bool(gone.all()):
+        return np.full(len(series), np.nan)
     if types.is_bool_dtype(dtype) and not missing and dtype.kind == "b":
         return np.asarray(series.to_numpy(dtype=bool))
     if types.is_integer_dtype(dtype) and not (series.max() > _MOST):
