@@ -177,7 +177,8 @@ def _figure(n_axes: int, width: float, height: float) -> Figure:
     from matplotlib.figure import Figure  # heavy, and only needed to draw
 
     figure = Figure((width, height), dpi=120, layout="constrained")
-    figure.subplots(1, n_axes)
+    if n_axes:
+        figure.subplots(1, n_axes)
     return figure
 
 
