@@ -10,9 +10,11 @@ from .map_style import from_torchvision
 from .schema import Column, TableSchema
 from .source import ImageOptions, Source, TableOptions
 from .table import Table
+from .tabular import SUFFIXES, is_table, read_table
 
 __all__ = [
     "NAMES",
+    "SUFFIXES",
     "Column",
     "DataError",
     "DataSet",
@@ -22,6 +24,8 @@ __all__ = [
     "TableOptions",
     "TableSchema",
     "from_torchvision",
+    "is_table",
     "load",
+    "read_table",
     "sample_density",
 ]
