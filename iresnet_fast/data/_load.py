@@ -124,9 +124,8 @@ def _load(names: tuple[str, ...], root: Root, source: Source) -> DataSet:
         near = difflib.get_close_matches(name.lower(), NAMES, 1)
         advice = f"did you mean {near[0]!r}?" if near else "use one of them."
         raise DataError(
-            f"name must be one of {', '.join(NAMES)}, a file ending in {', '.join(SUFFIXES)}, or a folder of images, got "
-            f"{name!r}; "
-            f"{advice}",
+            f"name must be one of {', '.join(NAMES)}, a file ending in {', '.join(SUFFIXES)}, or a folder of images, "
+            f"got {name!r}; {advice}",
             argument="name",
         )
     _check_without_columns(name, source)
