@@ -15,7 +15,6 @@ from iresnet_fast.models import FlowConfig, IResNetFlow
 from iresnet_fast.training.checkpoint import load_model
 from iresnet_fast.training.fit import fit
 from iresnet_fast.training.recipes import recipe
-from iresnet_fast.training.signal_pictures import signals
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -175,13 +174,3 @@ def test_the_command_line_trains_samples_and_reconstructs(tmp_path, capsys):
     assert np.load(tmp_path / "x.npy").shape == (3, 1, 16)
     assert main(["reconstruct", run, "--data", str(tmp_path / "waves.npz")]) == 0
     assert "error of a sample" in capsys.readouterr().out
-
-
-def test_pictures_of_signals(tmp_path):
-    sizes = []
-    for n in (1, 3, 40):
-        with Image.open(signals(torch.randn(n, 2, 9), tmp_path / f"{n}.png")) as picture:
-            sizes.append(picture.size)
-    assert sizes[0] < sizes[1] < sizes[2]
-    with pytest.raises(ValueError, match=r"signals must have shape \[N, C, L\]"):
-        signals(torch.randn(3, 9), tmp_path / "x.png")

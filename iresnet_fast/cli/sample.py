@@ -14,7 +14,6 @@ from ..models import IResNetFlow
 from ..training import pictures
 from ..training.files import writing
 from ..training.samples import samples_at
-from ..training.signal_pictures import signals
 from ..training.tasks import flow_of
 from ._options import add_machine_options, add_output_option, add_run_argument, check_file, machine, numbers, open_run
 
@@ -105,4 +104,4 @@ def write_picture(flow: IResNetFlow, samples: Tensor, path: Path) -> Path:
     """Draw images, signals or points of the plane."""
     if flow.config.is_image:
         return pictures.image_grid(samples, path, flow.config.n_levels)
-    return signals(samples, path) if samples.dim() == 3 else pictures.points(samples, path)
+    return pictures.signals(samples, path) if samples.dim() == 3 else pictures.points(samples, path)
