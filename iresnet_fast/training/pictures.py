@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._optional import needed
 from ..models import IResNetFlow
 from ..models._contexts import for_all
 from .files import writing
@@ -174,7 +175,8 @@ def _densities(model: IResNetFlow, at: np.ndarray, context: Tensor | None) -> np
 
 
 def _figure(n_axes: int, width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure  # heavy, and only needed to draw
+    with needed("drawing pictures"):
+        from matplotlib.figure import Figure  # heavy, and only needed to draw
 
     figure = Figure((width, height), dpi=120, layout="constrained")
     figure.subplots(1, n_axes)
