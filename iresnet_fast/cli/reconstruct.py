@@ -53,7 +53,7 @@ def reconstruct(model: Model, dataset: DataSet, n: int) -> tuple[Tensor, Reconst
     """Return the first n test data [n, *event_shape] as the model takes them, and after x -> z -> x."""
     task = task_of(model)
     device = next(model.parameters()).device
-    x, _, context = test_batch(dataset)
+    x, _, context, _ = test_batch(dataset)
     inputs = task.inputs(x[:n].to(device))
     if isinstance(model, IResNetClassifier):
         return inputs, model.reconstruct(inputs)

@@ -6,6 +6,7 @@
 from ._load import NAMES, load
 from .dataset import DataError, DataSet
 from .densities import sample_density
+from .map_style import from_torchvision
 from .schema import Column, TableSchema
 from .source import ImageOptions, Source, TableOptions
 from .table import Table
@@ -20,6 +21,7 @@ __all__ = [
     "Table",
     "TableOptions",
     "TableSchema",
+    "from_torchvision",
     "load",
     "sample_density",
 ]
