@@ -9,6 +9,7 @@ from typing import Any
 from ..data import DataSet
 from ..models import FlowConfig, HybridIResNet, IDenseNet, IResNetClassifier, IResNetFlow, ResidualFlow
 from .config import TrainConfig
+from .table_sizes import TableSizes, table_sizes
 
 Model = IResNetFlow | IResNetClassifier | HybridIResNet
 
@@ -79,8 +80,9 @@ def recipe(
     Args:
         dataset: what to train on.
         kind: one of MODELS.
-        preset: a preset of that class; None: "toy" for two dimensions, "tabular" for other vectors, "digits", "mnist"
-            or "cifar10" for images of 1 x 8 x 8, 1 x 28 x 28 or 3 x 32 x 32 values.
+        preset: a preset of that class; None: "toy" for points of two dimensions, "tabular" for tables and other
+            vectors, which for a flow is as large as `sizes_of` says, "digits", "mnist" or "cifar10" for images of
+            1 x 8 x 8, 1 x 28 x 28 or 3 x 32 x 32 values.
         changes: other values of fields of the model's configuration; of a hybrid, of its flow's too.
 
     Returns:
@@ -100,8 +102,9 @@ def recipe(
         raise ValueError(
             f"a {kind} needs images with labels, got {what} {labels} labels in {dataset.name}; train a flow instead."
         )
+    sizes = sizes_of(dataset, kind, preset)
     if preset is None:
-        preset = _preset_for(dataset, kind)
+        preset = "tabular" if sizes is not None else _preset_for(dataset, kind)
     config: Any = model_class.preset_config(preset)
     own = dict(changes or {})
     of_data: dict[str, Any]
@@ -113,6 +116,10 @@ def recipe(
         }
     else:
         of_data = {"event_shape": dataset.event_shape, "n_levels": dataset.n_levels}
+        if dataset.table is not None and any(dataset.table.steps):
+            of_data["dequantize"] = dataset.table.steps
+        if sizes is not None:
+            of_data |= sizes.changes
         if dataset.context_features:
             of_data |= _of_context(config.flow if kind == "hybrid" else config, dataset.context_features)
     if kind == "hybrid":
@@ -121,10 +128,18 @@ def recipe(
         of_data = {"flow": config.flow.replace(**of_flow), "n_classes": dataset.n_classes}
     config = config.replace(**{**of_data, **own})
     model = model_class(config)
-    training = _TRAINING[kind].get(preset, _TRAINING[kind][""])
+    training = _TRAINING[kind].get(preset, _TRAINING[kind][""]) if sizes is None else sizes.training
     if kind == "hybrid":  # bits/dim beside the cross-entropy, as in Residual Flows
         training = training.replace(density_weight=1.0 / dataset.train[0].numel())
     return model, training
+
+
+def sizes_of(dataset: DataSet, kind: str = "flow", preset: str | None = None) -> TableSizes | None:
+    """Return what `recipe` takes from the size of the data, and why; None where a preset says everything."""
+    is_table = len(dataset.event_shape) == 1 and (dataset.event_shape != (2,) or dataset.table is not None)
+    if kind != "flow" or preset is not None or not is_table:
+        return None
+    return table_sizes(len(dataset.train), dataset.event_shape[0])
 
 
 def _of_context(config: FlowConfig, width: int) -> dict[str, Any]:
