@@ -9,9 +9,16 @@ from typing import NoReturn
 
 from .. import __version__
 from ..training.distributed import TrainingInterrupted
-from . import evaluate, info, reconstruct, sample, train
+from . import evaluate, info, reconstruct, report, sample, train
 
-COMMANDS = {"train": train, "evaluate": evaluate, "sample": sample, "reconstruct": reconstruct, "info": info}
+COMMANDS = {
+    "train": train,
+    "evaluate": evaluate,
+    "sample": sample,
+    "reconstruct": reconstruct,
+    "report": report,
+    "info": info,
+}
 
 _INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
@@ -54,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TrainingInterrupted as error:
         return _end(_INTERRUPTED, str(error))
     except ModuleNotFoundError as error:
-        return _end(2, f"the module {error.name} must be installed, got none; pip install {error.name}.")
+        return _end(2, str(error))
     except (ValueError, TypeError, OSError) as error:
         return _end(2, str(error))
     return 0

@@ -20,6 +20,7 @@ class TableSizes(NamedTuple):
         weight_decay: of AdamW; the less data, the closer the flow stays to the Gaussian it begins as.
         max_steps: budget in steps.
         reason: for people, why all that.
+        preset: of a flow, on which the rest builds.
     """
 
     batch_size: int
@@ -30,6 +31,7 @@ class TableSizes(NamedTuple):
     weight_decay: float
     max_steps: int
     reason: str
+    preset: str = "tabular"
 
     @property
     def changes(self) -> dict[str, Any]:
