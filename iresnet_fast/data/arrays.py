@@ -28,6 +28,8 @@ _SPLIT = (
 )
 _WHOLE = (("x", "y"), ("X", "y"), ("x", "labels"), ("images", "labels"), ("data", "labels"))
 
+_MANY_CHANNELS = 8  # of a signal, from which on an array may have been meant for images
+
 
 class _Events(NamedTuple):
     """Arrays by what to call them: events, and labels or None."""
@@ -92,6 +94,11 @@ def _events(where: str, array: Array, options: ImageOptions) -> Images:
             raise DataError(
                 f"{where} must hold images to change their size or mode, got signals, floats of shape {array.shape}; "
                 f"leave the size and the mode out, or save grey images as [N, 1, H, W]."
+            )
+        if array.shape[1] >= _MANY_CHANNELS and array.min() >= 0.0 and array.max() <= 1.0:
+            note(
+                f"{where} was taken for signals of {array.shape[1]} channels and length {array.shape[2]}, as floats of "
+                f"three axes are; save grey images as [N, 1, H, W], or as whole numbers."
             )
         with np.errstate(over="ignore"):  # becomes infinite, which DataSet looks for
             return Images(torch.from_numpy(np.ascontiguousarray(array, np.float32)), None)
