@@ -47,7 +47,12 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
 
 def add_output_option(parser: argparse.ArgumentParser, default: str) -> None:
     """Add the picture to write."""
-    parser.add_argument("--out", type=Path, default=Path(default), help=f"picture to write, a PNG (default: {default})")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(default),
+        help=f"picture to write: PNG, JPEG, SVG, PDF or WebP by its suffix (default: {default})",
+    )
 
 
 def numbers(text: str) -> tuple[float, ...]:
