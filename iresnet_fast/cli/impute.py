@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> None:
     data.write_table(_stacked(completed), options.out)
     print(_described(found))
     print(options.out)
-    if found.n_doubtful:
+    if not found.converged:
         warnings.warn(
             f"iresnet_fast: the chains of {found.n_doubtful} of {int(found.missing.sum())} missing entries do not agree "
             f"yet (R-hat up to {float(found.r_hat.nan_to_num(0.0).max()):.2f}), so their draws may depend on where they "

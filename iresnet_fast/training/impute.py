@@ -55,6 +55,11 @@ class Imputed:
         """Number of missing entries whose chains do not agree: with an R-hat above 1.1."""
         return int((self.r_hat > LARGEST_R_HAT).sum())
 
+    @property
+    def converged(self) -> bool:
+        """Whether the chains of all but a hundredth of the missing entries agree: so many may not by chance."""
+        return self.n_doubtful <= 0.01 * int(self.missing.sum())
+
 
 @torch.no_grad()
 def impute(
@@ -316,5 +321,5 @@ def _check(model: IResNetFlow, x: Tensor, context: Tensor | None, draws: int, st
     _checks.check_count("draws", draws, 1)
     most = CHAINS * (steps - steps // 2)
     if draws > most:
-        raise ValueError(f"draws must be at most {most}, two for each step, got {draws}; lower it or raise steps.")
+        raise ValueError(f"draws must be at most {most}, the steps that the chains keep, got {draws}; lower it or raise steps.")
     _checks.check_seed("seed", seed)

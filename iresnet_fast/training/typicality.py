@@ -11,6 +11,7 @@ from .._inputs import check_shape
 from . import checkpoint
 from .batches import Batch
 from .scores import row_scores
+from .tasks import flow_of
 
 NAME = "scores.log_prob"  # of the tensor in a model file
 MOST = 4096
@@ -31,13 +32,14 @@ def training_scores(model: nn.Module, batch: Batch, most: int = MOST, batch_size
     Raises:
         ValueError: the model has no density, or as of `row_scores`.
     """
+    if flow_of(model) is None:
+        raise ValueError(f"model must have a density, got a {type(model).__name__}; pass a flow or a hybrid.")
     n = len(batch.x)
     if n > most:
         rows = torch.linspace(0, n - 1, most, dtype=torch.float64).round().long()
         batch = batch.rows(rows.to(batch.x.device))
     found = row_scores(model, batch, batch_size).log_prob
-    if found is None:
-        raise ValueError(f"model must have a density, got a {type(model).__name__}; pass a flow or a hybrid.")
+    assert found is not None  # there is a density
     return found[found.isfinite()].sort().values
 
 
