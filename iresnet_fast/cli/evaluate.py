@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
         if options.samples is not None:
             _checks.check_count("--samples", options.samples, 1)
             test = test.rows(permutation(len(test.x), 0)[: options.samples])
-        x, labels, context = test
+        x, labels, context, _ = test
         found = evaluate(
             model,
             x,

@@ -71,7 +71,7 @@ def reconstruct(model: Model, dataset: DataSet, n: int) -> tuple[Tensor, Reconst
 def reconstruct_rows(model: Model, batch: Batch) -> tuple[Tensor, Reconstruction | ImageReconstruction]:
     """Return data [n, *event_shape] as the model takes them, and after x -> z -> x."""
     task = task_of(model)
-    x, _, context = batch.to(next(model.parameters()).device)
+    x, _, context, _ = batch.to(next(model.parameters()).device)
     inputs = task.inputs(x)
     if isinstance(model, IResNetClassifier):
         return inputs, model.reconstruct(inputs)

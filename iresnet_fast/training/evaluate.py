@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ class Evaluation:
         n_probes: how many estimates of each log-determinant the first of the metrics is the mean of.
         probe_error: standard error of the first of the metrics that is due to the probes alone, from the spread of the
             estimates of each sample; 0: there are no probes; None: a single one tells nothing of it.
+        values: the metrics of each sample, [n] float64; they have no part in a comparison.
     """
 
     metrics: dict[str, float]
@@ -49,6 +50,7 @@ class Evaluation:
     truncation_bound: float = 0.0
     n_probes: int = 1
     probe_error: float | None = None
+    values: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def __str__(self) -> str:
         """Return it in one line."""
@@ -147,6 +149,7 @@ def evaluate(
         _truncation_bound(model, task),
         passes.n_probes if estimates else 1,
         (None if probes == 1 else passes.probe_error) if estimates else 0.0,
+        found,
     )
 
 

@@ -29,6 +29,9 @@ class Progress(Protocol):
             minutes: spent on it.
         """
 
+    def say(self, sentence: str) -> None:
+        """Show a sentence, which stays."""
+
     def close(self) -> None:
         """Leave the last state on the screen."""
 
@@ -55,10 +58,13 @@ def working(show: bool) -> Iterator[OnProgress]:
 
 def describe(row: Row) -> str:
     """Return what is most important of a row of the log, in one line; what it does not hold is left out."""
-    parts = [f"step {row['step']}", f"loss {row['loss']:.4g}"]
+    parts = [f"step {row['step']}"]
+    if row["loss"] is not None:
+        parts.append(f"loss {row['loss']:.4g}")
     for name, value in row.items():
-        if name.startswith("test_") and value is not None:
-            parts.append(f"{name.removeprefix('test_').replace('_', ' ').replace(' per ', '/')} {value:.4g} (test)")
+        of, _, metric = name.partition("_")
+        if of in ("validation", "test") and value is not None:
+            parts.append(f"{metric.replace('_', ' ').replace(' per ', '/')} {value:.4g} ({of})")
     if row["lipschitz"] is not None:
         parts.append(f"Lipschitz {row['lipschitz']:.4f}")
     if row["samples_per_second"] is not None:
@@ -68,6 +74,9 @@ def describe(row: Row) -> str:
 
 class _Silent:
     def update(self, row: Row, progress: float, minutes: float) -> None:
+        pass
+
+    def say(self, sentence: str) -> None:
         pass
 
     def close(self) -> None:
@@ -83,6 +92,10 @@ class _Lines:
         if progress >= 1.0 or time.monotonic() - self._latest >= _SECONDS:
             self._latest = time.monotonic()
             print(f"{describe(row)}{_left(progress, minutes)}", flush=True)
+
+    def say(self, sentence: str) -> None:
+        """Print it."""
+        print(sentence, flush=True)
 
     def close(self) -> None:
         pass
@@ -104,6 +117,10 @@ class _Bar:
             description=describe({**row, **self._newest}),
             left=_left(progress, minutes).removeprefix(", "),
         )
+
+    def say(self, sentence: str) -> None:
+        """Print it above the bar."""
+        self._rich.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         self._rich.stop()
