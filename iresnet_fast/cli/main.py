@@ -9,9 +9,17 @@ from typing import NoReturn
 
 from .. import __version__
 from ..training.distributed import TrainingInterrupted
-from . import evaluate, info, reconstruct, sample, train
+from . import evaluate, impute, info, reconstruct, sample, score, train
 
-COMMANDS = {"train": train, "evaluate": evaluate, "sample": sample, "reconstruct": reconstruct, "info": info}
+COMMANDS = {
+    "train": train,
+    "evaluate": evaluate,
+    "score": score,
+    "sample": sample,
+    "impute": impute,
+    "reconstruct": reconstruct,
+    "info": info,
+}
 
 _INTERRUPTED = 130  # what a shell reports after Ctrl-C
 

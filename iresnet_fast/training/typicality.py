@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -80,12 +81,18 @@ def p_values(scores: Tensor, reference: Tensor) -> Tensor:
 
 
 def reference_scores(path: str | os.PathLike[str]) -> Tensor | None:
-    """Return the training scores in the file that `load_model` takes, [n] float64; None for one without.
+    """Return the training scores of the model that `load_model` takes, [n] float64; None if no file has them.
+
+    Those of a folder may be in its model file, which is written at the end, if that holds the same weights.
 
     Raises:
         CheckpointError: as of `load_model`, or they are no such scores.
     """
     found = checkpoint.read_run(path)
+    at_end = Path(path, checkpoint.MODEL_FILE)
+    if NAME not in found.tensors and Path(path).is_dir() and at_end.exists():
+        whole = checkpoint.read(at_end)
+        found = whole if _same(whole, found) else found
     scores = found.tensors.get(NAME)
     if scores is None:
         return None
@@ -95,3 +102,8 @@ def reference_scores(path: str | os.PathLike[str]) -> Tensor | None:
             f"get the file again, or train anew."
         )
     return scores.double()
+
+
+def _same(one: checkpoint.Checkpoint, other: checkpoint.Checkpoint) -> bool:
+    ours, theirs = (file.part("average") or file.part("model") for file in (one, other))
+    return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
