@@ -9,6 +9,7 @@ from .densities import sample_density
 from .schema import Column, TableSchema
 from .source import ImageOptions, Source, TableOptions
 from .table import Table
+from .tabular import read_table
 
 __all__ = [
     "NAMES",
@@ -21,5 +22,6 @@ __all__ = [
     "TableOptions",
     "TableSchema",
     "load",
+    "read_table",
     "sample_density",
 ]
