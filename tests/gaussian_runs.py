@@ -35,7 +35,7 @@ def conditional_of(mean, covariance, row, missing):
 def save_run(folder, flow, schema=None, scores=None, shape=None, **data):
     """Write a model as the file of a run; `schema` of its table, `scores` of its training rows."""
     described = {
-        "name": "made-up",
+        "name": "digits",
         "event_shape": list(flow.config.event_shape if shape is None else shape),
         "n_levels": None,
         "n_classes": None,

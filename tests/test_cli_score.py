@@ -144,7 +144,7 @@ def test_images(tmp_path, monkeypatch, kind):
     task.adopt(dataset)
     with torch.no_grad():
         task.initialize(task.inputs(dataset.train))
-    described = {"name": "stripes", "event_shape": [1, 8, 8], "n_levels": 17, "n_classes": 3}
+    described = {"name": "digits", "event_shape": [1, 8, 8], "n_levels": 17, "n_classes": 3}
     folder = save_run(tmp_path, model.eval(), shape=(1, 8, 8), **described)
     monkeypatch.setattr(data, "load", lambda *_, **__: dataset)
     assert main(["score", str(folder), "--out", str(tmp_path / "scores.csv")]) == 0
@@ -168,7 +168,9 @@ def test_images(tmp_path, monkeypatch, kind):
         (["--keep", "key"], "--keep must be left out without a table in --data, got key; pass such a file."),
         (["--out", "scores.png"], "--out must end in .csv, .tsv, .parquet, .npy for scores, got 'scores.png'; name it"),
         (["--probes", "many"], "argument --probes: invalid number of probes, or auto value: 'many'"),
-        (["--batch-size", "0"], "batch_size must be at least 1, got 0"),
+        (["--standard-error", "0.1"], "--standard-error must be left out for a given number of probes, 1, got 0.1; pass"),
+        (["--probes", "0"], "--probes must be at least 1, got 0"),
+        (["--batch-size", "0"], "--batch-size must be at least 1, got 0"),
     ],
 )
 def test_errors(tmp_path, capsys, monkeypatch, arguments, message):

@@ -1,46 +1,24 @@
-"""What the commands share that read and write tables: the columns of a run, its options, and tidy numbers."""
+"""What the commands share that write tables: which files they are, and tidy numbers."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import data
-from ..data import Column, Source, Table, TableOptions, TableSchema
+from ..data import Column, Table, TableSchema
 
 TABLES = (".csv", ".tsv", ".parquet", ".npy")  # suffixes that `data.write_table` knows
 
 _DIGITS = 9  # that tell every two numbers of float32 apart
 
 
-def schema_of(metadata: dict[str, Any]) -> TableSchema | None:
-    """Return the columns that a run was trained on; None if they were none of a table."""
-    values = metadata["data"].get("table")
-    return None if values is None else TableSchema.from_dict(values)
-
-
 def numbered(width: int, context: Sequence[str] = ()) -> TableSchema:
     """Return a schema for vectors whose columns have numbers, and a context whose columns have names, as they are."""
     return TableSchema(tuple(Column(str(i + 1)) for i in range(width)), tuple(map(Column, context)))
-
-
-def read_rows(options: argparse.Namespace, metadata: dict[str, Any]) -> Table:
-    """Return the table of --data, read as that of the run was."""
-    source = metadata["data"].get("source")
-    given = TableOptions() if source is None else Source.from_dict(source).table
-    path = options.data if options.data_root is None else Path(options.data_root, options.data)
-    return data.read_table(path, given)
-
-
-def is_table(name: str) -> bool:
-    """Return whether --data is a file of rows and not the name of a data set."""
-    return name not in data.NAMES
 
 
 def check_suffix(path: Path, known: Sequence[str], of: str) -> None:

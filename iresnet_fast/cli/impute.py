@@ -22,8 +22,9 @@ from ..data import DataError, Table, TableSchema
 from ..data.table import is_missing
 from ..models import IResNetFlow
 from ..training.impute import CHAINS, STEPS, Imputed, impute
-from ._options import add_machine_options, add_run_argument, check_file, machine, open_run
-from ._tables import TABLES, check_suffix, read_rows, schema_of, tidy
+from ._options import add_data_options, add_machine_options, add_run_argument, check_file, machine, open_run
+from ._rows import read_rows, schema_of
+from ._tables import TABLES, check_suffix, tidy
 
 _DRAW = "draw"  # the column that says which draw a row is of
 
@@ -31,8 +32,7 @@ _DRAW = "draw"  # the column that says which draw a row is of
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     add_run_argument(parser)
-    parser.add_argument("--data", required=True, help="table with missing cells, with the columns of the run (default: none)")
-    parser.add_argument("--data-root", help="folder where a relative path of --data starts (default: none)")
+    add_data_options(parser, None)
     parser.add_argument(
         "--out",
         type=Path,
@@ -61,6 +61,8 @@ def run(options: argparse.Namespace) -> None:
     """Write the completed table, and print how well the sampling went; errors as of `training.impute`."""
     for name, value in (("--draws", options.draws), ("--steps", options.steps)):
         _checks.check_count(name, value, 1)
+    if options.data is None:
+        raise ValueError("--data must name the table to complete, got none; pass a file with the columns of the run.")
     check_file("--out", options.out)
     check_suffix(options.out, TABLES, "a table")
     with machine(options) as device:

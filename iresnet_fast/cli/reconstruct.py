@@ -17,7 +17,8 @@ from ..training.files import writing
 from ..training.recipes import Model
 from ..training.tasks import flow_of, task_of
 from ._options import add_data_options, add_machine_options, add_run_argument, check_file, machine, open_rows, open_run
-from ._tables import TABLES, check_suffix, numbered, schema_of, tidy
+from ._rows import schema_of
+from ._tables import TABLES, check_suffix, numbered, tidy
 
 N_SAMPLES = 32
 

@@ -18,7 +18,8 @@ from ..training.samples import samples_at
 from ..training.tasks import flow_of
 from ._contexts import bare_contexts, given_contexts, no_contexts
 from ._options import add_machine_options, add_run_argument, check_file, machine, numbers, open_data, open_run
-from ._tables import TABLES, check_suffix, numbered, schema_of, tidy
+from ._rows import schema_of
+from ._tables import TABLES, check_suffix, numbered, tidy
 
 N_SAMPLES = 64
 

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import data
+from .. import _checks, data
 from ..data import DataError, Table
 from ..training.batches import Batch
 from ..training.scores import RowScores, row_scores
@@ -36,7 +36,8 @@ from ._options import (
     open_rows,
     open_run,
 )
-from ._tables import TABLES, check_suffix, is_table, read_rows, rounded, schema_of
+from ._rows import read_rows, schema_of
+from ._tables import TABLES, check_suffix, rounded
 from .evaluate import probes
 
 _SHOWN = 5  # of the least typical rows
@@ -97,6 +98,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the scores and print a summary; errors as of `row_scores`."""
+    _checks.check_count("--batch-size", options.batch_size, 1)
+    if options.probes != "auto":
+        _checks.check_count("--probes", options.probes, 1)
+        if options.standard_error is not None:
+            raise ValueError(
+                f"--standard-error must be left out for a given number of probes, {options.probes}, got "
+                f"{options.standard_error}; pass --probes auto."
+            )
     to_screen = str(options.out) == "-"
     if not to_screen:
         check_file("--out", options.out)
@@ -126,7 +135,7 @@ def run(options: argparse.Namespace) -> None:
 
 def _rows(options: argparse.Namespace, model: Any, metadata: dict[str, Any]) -> _Rows:
     schema = schema_of(metadata)
-    if schema is None or options.data is None or not is_table(options.data):
+    if schema is None or options.data is None or not all(map(data.is_table, options.data)):
         batch = open_rows(options, model, metadata)
         scale = 0.0 if schema is None else schema.log_scale
         return _Rows(batch, np.arange(len(batch.x)), len(batch.x), None, scale)

@@ -50,6 +50,8 @@ def _cells(series: Any) -> NDArray[Any]:
 
     dtype = series.dtype
     missing = bool(series.isna().any())
+    if missing and bool(series.isna().all()):
+        return np.full(len(series), np.nan)
     if types.is_bool_dtype(dtype) and not missing and dtype.kind == "b":
         return np.asarray(series.to_numpy(dtype=bool))
     if types.is_integer_dtype(dtype) and not (series.max() > _MOST):
