@@ -1,0 +1,94 @@
+"""The cells of a text file as they are written, so that those nobody touches come out as they went in."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._regular import half_of_memory
+from ..data import Source, Table
+from ..data import _files as files
+from ..data import _text as text
+from ..data.tabular import suffix_of
+from ..training.files import writing
+from ._rows import table_options
+
+_SUFFIXES = {".csv": "", ".tsv": "\t", ".txt": ""}  # with the separator, if it is known
+
+
+class Verbatim(NamedTuple):
+    """A text file.
+
+    Attributes:
+        names: as the first line has them; empty if it holds data.
+        rows: texts of the cells.
+        separator: between the cells.
+        decimal: mark of fractions.
+    """
+
+    names: list[str]
+    rows: list[list[str]]
+    separator: str
+    decimal: str
+
+    def place(self, table: Table, name: str) -> int:
+        """Return where a column of the table is in the file."""
+        known = [cell.strip() for cell in self.names]
+        return known.index(name) if name in known else int(name) - 1
+
+    def column(self, table: Table, name: str) -> NDArray[Any]:
+        """Return the texts of a column [N]."""
+        place = self.place(table, name)
+        return np.array([*(row[place] for row in self.rows), None], object)[:-1]
+
+    def shown(self, value: Any) -> str:
+        """Return a value as this file would have it."""
+        if isinstance(value, float):
+            return repr(value).replace(".", self.decimal)
+        return str(value)
+
+
+def verbatim(options: argparse.Namespace, metadata: dict[str, Any], table: Table) -> Verbatim | None:
+    """Return the cells of --data as they are written; None if it is not one text file with a cell for every name.
+
+    Args:
+        options: of the command.
+        metadata: of the run.
+        table: what was read of the file.
+    """
+    if len(options.data) != 1 or suffix_of(options.data[0]) not in _SUFFIXES:
+        return None
+    source = metadata["data"].get("source")
+    known = table_options(options, None if source is None else Source.from_dict(source).table)
+    path = Path(options.data_root or "", options.data[0])
+    read = text.split_text(str(path), files.read(path, half_of_memory()), known, _SUFFIXES[suffix_of(path.name)])
+    rows = read.rows
+    names = rows.pop(0) if table.has_names and len(rows) > len(table) else []
+    found = [cell.strip() for cell in names]
+    width = len(names) or len(rows[0])
+    fits = len(rows) == len(table) and all(len(row) == width for row in rows) and len(set(found)) == len(found)
+    if not fits or any(name not in found and not _is_place(name, width) for name in table.names):
+        return None
+    return Verbatim(names, rows, read.separator, read.decimal)
+
+
+def write_verbatim(file: Verbatim, path: Path) -> None:
+    """Write the cells as a text file with the separator and the marks they had, in UTF-8."""
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream, delimiter=file.separator, lineterminator=os.linesep)
+    if file.names:
+        writer.writerow(file.names)
+    writer.writerows(file.rows)
+    with writing(path) as output:
+        output.write(stream.getvalue().encode())
+
+
+def _is_place(name: str, width: int) -> bool:
+    return name.isdigit() and 1 <= int(name) <= width
