@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +14,7 @@ from numpy.typing import NDArray
 from .._regular import half_of_memory
 from ..data import Source, Table
 from ..data import _files as files
-from ..data import _text as text
-from ..data.tabular import suffix_of
+from ..data._text import split_text
 from ..training.files import writing
 from ._rows import table_options
 
@@ -63,26 +61,27 @@ def verbatim(options: argparse.Namespace, metadata: dict[str, Any], table: Table
         metadata: of the run.
         table: what was read of the file.
     """
-    if len(options.data) != 1 or suffix_of(options.data[0]) not in _SUFFIXES:
+    path = Path(options.data_root or "", options.data[0])
+    suffix = Path(path.stem if path.suffix.lower() == ".gz" else path).suffix.lower()
+    if len(options.data) != 1 or suffix not in _SUFFIXES:
         return None
     source = metadata["data"].get("source")
     known = table_options(options, None if source is None else Source.from_dict(source).table)
-    path = Path(options.data_root or "", options.data[0])
-    read = text.split_text(str(path), files.read(path, half_of_memory()), known, _SUFFIXES[suffix_of(path.name)])
-    rows = read.rows
+    content = files.read(path, half_of_memory())
+    rows, separator, decimal = split_text(str(path), content, known, _SUFFIXES[suffix])
     names = rows.pop(0) if table.has_names and len(rows) > len(table) else []
     found = [cell.strip() for cell in names]
     width = len(names) or len(rows[0])
     fits = len(rows) == len(table) and all(len(row) == width for row in rows) and len(set(found)) == len(found)
     if not fits or any(name not in found and not _is_place(name, width) for name in table.names):
         return None
-    return Verbatim(names, rows, read.separator, read.decimal)
+    return Verbatim(names, rows, separator, decimal)
 
 
 def write_verbatim(file: Verbatim, path: Path) -> None:
     """Write the cells as a text file with the separator and the marks they had, in UTF-8."""
     stream = io.StringIO(newline="")
-    writer = csv.writer(stream, delimiter=file.separator, lineterminator=os.linesep)
+    writer = csv.writer(stream, delimiter=file.separator, lineterminator="\n")
     if file.names:
         writer.writerow(file.names)
     writer.writerows(file.rows)
