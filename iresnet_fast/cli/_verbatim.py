@@ -36,20 +36,22 @@ class Verbatim(NamedTuple):
     separator: str
     decimal: str
 
-    def place(self, table: Table, name: str) -> int:
+    def place(self, name: str) -> int:
         """Return where a column of the table is in the file."""
         known = [cell.strip() for cell in self.names]
         return known.index(name) if name in known else int(name) - 1
 
-    def column(self, table: Table, name: str) -> NDArray[Any]:
+    def column(self, name: str) -> NDArray[Any]:
         """Return the texts of a column [N]."""
-        place = self.place(table, name)
-        return np.array([*(row[place] for row in self.rows), None], object)[:-1]
+        place = self.place(name)
+        texts: NDArray[Any] = np.array([*(row[place] for row in self.rows), None], object)[:-1]
+        return texts
 
     def shown(self, value: Any) -> str:
         """Return a value as this file would have it."""
-        if isinstance(value, float):
-            return repr(value).replace(".", self.decimal)
+        if isinstance(value, (float, np.floating)):
+            narrow = np.float32(value)  # whose digits are fewer, if it is the same number
+            return str(narrow if float(narrow) == float(value) else float(value)).replace(".", self.decimal)
         return str(value)
 
 
@@ -79,9 +81,13 @@ def verbatim(options: argparse.Namespace, metadata: dict[str, Any], table: Table
 
 
 def write_verbatim(file: Verbatim, path: Path) -> None:
-    """Write the cells as a text file with the separator and the marks they had, in UTF-8."""
+    """Write the cells as a .tsv file, or as a .csv file with the separator they had, in UTF-8; errors of `writing`."""
+    separator = "\t"
+    if path.suffix.lower() != ".tsv":
+        usual = ";" if file.decimal == "," else ","
+        separator = file.separator if file.separator in ",;" else usual
     stream = io.StringIO(newline="")
-    writer = csv.writer(stream, delimiter=file.separator, lineterminator="\n")
+    writer = csv.writer(stream, delimiter=separator, lineterminator="\n")
     if file.names:
         writer.writerow(file.names)
     writer.writerows(file.rows)

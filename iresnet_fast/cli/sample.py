@@ -19,7 +19,7 @@ from ..training.tasks import flow_of
 from ._contexts import bare_contexts, given_contexts, no_contexts
 from ._options import add_machine_options, add_run_argument, check_file, machine, numbers, open_data, open_run
 from ._rows import schema_of
-from ._tables import TABLES, check_suffix, numbered, tidy
+from ._tables import TABLES, check_suffix, numbered
 
 N_SAMPLES = 64
 
@@ -128,9 +128,7 @@ def _contexts(options: argparse.Namespace, flow: IResNetFlow, metadata: dict[str
                 f"or fill the other columns of a row with impute."
             )
         if bare is not None:
-            raise ValueError(
-                f"--context must be left out for this model, got {len(bare)}; this model has no context."
-            )
+            raise ValueError(f"--context must be left out for this model, got {len(bare)}; this model has no context.")
         return None
     if given is not None and bare is not None:
         raise ValueError("--given must be left out with --context, got both; pass one of them.")
@@ -150,7 +148,12 @@ def _schema(flow: IResNetFlow, metadata: dict[str, Any]) -> TableSchema:
 
 
 def _write(
-    options: argparse.Namespace, model: Any, metadata: dict[str, Any], samples: Tensor, contexts: Tensor | None, out: Path
+    options: argparse.Namespace,
+    model: Any,
+    metadata: dict[str, Any],
+    samples: Tensor,
+    contexts: Tensor | None,
+    out: Path,
 ) -> Path:
     flow: Any = flow_of(model)
     is_picture = out.suffix.lower() in pictures.FORMATS
@@ -160,7 +163,7 @@ def _write(
         return _write_array(samples, out)
     schema = _schema(flow, metadata)
     repeated = None if contexts is None else contexts[np.arange(len(samples)) % len(contexts)]
-    table = tidy(schema.decode(samples, repeated), schema)
+    table = schema.decode(samples, repeated)
     if is_picture:
         return _pairs(options, model, metadata, schema, table, out)
     data.write_table(table, out)
