@@ -71,7 +71,7 @@ def test_observed_cells_come_out_as_they_are_written(run, tmp_path, capsys):
 
 def test_several_draws(run, tmp_path):
     (tmp_path / "holes.csv").write_text(HOLES)
-    arguments = ["impute", str(run), "--data", str(tmp_path / "holes.csv"), "--draws", "6"]
+    arguments = ["impute", str(run), "--data", str(tmp_path / "holes.csv"), "--draws", "6", "--steps", "40"]
     assert main([*arguments, "--out", str(tmp_path / "a.csv")]) == 0
     found = read(tmp_path / "a.csv")
     assert found[0] == ["draw", "id", "kind", "height", "note", "count", "time", "score"]
@@ -88,7 +88,7 @@ def test_several_draws(run, tmp_path):
     x[[0, 1, 3], 2] = torch.tensor([3.0, 3.0, 2.0])
     x[[0, 2, 3], 3] = torch.tensor([1.0, 0.0, 1.0])
     flow = gaussian_flow(rows(), dequantize=(0.0, 0.0, 1.0, 1.0))
-    expected = impute(flow, x, draws=6).x
+    expected = impute(flow, x, draws=6, steps=40).x
     assert [float(row[3]) for row in found[3::4]] == pytest.approx(expected[:, 2, 0].tolist(), rel=1e-6)
     assert [int(row[5]) for row in found[3::4]] == expected[:, 2, 2].tolist()
 
@@ -96,7 +96,7 @@ def test_several_draws(run, tmp_path):
 def test_other_marks_and_files(run, tmp_path):
     semicolons = HOLES.replace('"a, b"', "a").replace(",", ";").replace(".", ",")
     (tmp_path / "holes.csv").write_text(semicolons)
-    arguments = ["impute", str(run), "--data", str(tmp_path / "holes.csv"), "--out"]
+    arguments = ["impute", str(run), "--data", str(tmp_path / "holes.csv"), "--steps", "8", "--out"]
     assert main([*arguments, str(tmp_path / "filled.csv")]) == 0
     found = read(tmp_path / "filled.csv", ";")
     assert found[1] == semicolons.splitlines()[1].split(";")
