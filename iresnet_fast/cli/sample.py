@@ -91,29 +91,26 @@ def draw_samples(
 
 
 def can_draw(flow: IResNetFlow) -> bool:
-    """Return whether there are pictures of samples alone: they are images, signals or points of the plane."""
-    return len(flow.config.event_shape) > 1 or flow.config.event_shape == (2,)
+    """Return whether there are pictures of samples: images of 1 or 3 channels, signals, points of the plane."""
+    shape = flow.config.event_shape
+    return shape[0] in (1, 3) if flow.config.is_image else len(shape) == 2 or shape == (2,)
 
 
 def write_picture(flow: IResNetFlow, samples: Tensor, path: Path) -> Path:
     """Draw images, signals or points of the plane."""
     if flow.config.is_image:
         return pictures.image_grid(samples, path, flow.config.n_levels)
-    if len(flow.config.event_shape) == 2:
-        return pictures.signals(samples, path)
-    return pictures.points(samples, path)
+    return pictures.signals(samples, path) if samples.dim() == 3 else pictures.points(samples, path)
 
 
 def _out(options: argparse.Namespace, flow: IResNetFlow, is_table: bool) -> Path | None:
     """Return the file to write beside that of --npy, if there is one; raises ValueError if it cannot hold samples."""
-    vectors = len(flow.config.event_shape) == 1
+    tables = TABLES if len(flow.config.event_shape) == 1 else (".npy",)
     if options.out is None:
         if can_draw(flow) and not is_table:
             return Path("samples.png")
-        return None if options.npy is not None else Path("samples.csv")
-    known = (*TABLES, *pictures.FORMATS) if vectors else (*pictures.FORMATS, ".npy")
-    if vectors and not is_table and not can_draw(flow):
-        known = TABLES
+        return None if options.npy is not None else Path(f"samples{tables[0]}")
+    known = (*tables, *pictures.FORMATS) if can_draw(flow) or is_table else tables
     check_suffix(options.out, known, f"samples of shape {flow.config.event_shape}")
     return Path(options.out)
 

@@ -4,7 +4,8 @@ The suffix of a path decides the format: .png, .jpg, .jpeg, .svg, .pdf or .webp.
 that the caller uses, or changes it.
 """
 
-from ._calibration import calibration
+from ._calibration import Calibration, calibration
+from ._compare import compare
 from ._curves import curves
 from ._figures import FORMATS, check_path
 from ._images import image_grid, reconstructions
@@ -14,8 +15,10 @@ from ._signals import signals
 
 __all__ = [
     "FORMATS",
+    "Calibration",
     "calibration",
     "check_path",
+    "compare",
     "curves",
     "density",
     "image_grid",

@@ -144,6 +144,7 @@ def _draw(axes: Any, lines: NDArray[np.float64], distances: NDArray[np.float64],
             linewidth=1.6 if is_worst or len(lines) == 1 else 1.0,
             alpha=1.0 if is_worst or len(lines) <= _FEW else max(0.1, _FEW / len(lines)),
             label=f"latent {number + 1}, the farthest" if is_worst else None,
+            rasterized=len(lines) > _FEW,
         )
     reach = 1.3 * max(band, distances.max())
     axes.set_xlim(0.0, 1.0)

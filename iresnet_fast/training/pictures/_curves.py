@@ -13,6 +13,7 @@ from ._figures import BLUE, GREEN, GREY, ORANGE, new_figure, save, tidy
 Rows = Sequence[dict[str, float]]
 
 _STEEP = 4.0  # how much larger than later ones the first losses may be before the axis leaves them out
+_MANY = 3000  # points of a line that would make a large file of curves
 _KINDS = {"validation": GREEN, "test": ORANGE}  # of columns <kind>_<metric>
 
 
@@ -97,7 +98,9 @@ def _draw_loss(axes: Any, rows: Rows) -> None:
     axes.set_title("loss")
     if not known:
         return
-    axes.plot(*zip(*known, strict=True), color=BLUE, marker=_marker(known), linewidth=1.0)
+    axes.plot(
+        *zip(*known, strict=True), color=BLUE, marker=_marker(known), linewidth=1.0, rasterized=len(known) > _MANY
+    )
     values = [value for _, value in known]
     later = values[len(values) // 20 + 1 :] or values
     low, high = min(later), max(later)
