@@ -1,5 +1,6 @@
-"""The recipe of tables: its size follows from that of the table, and it ends no worse than the Gaussian it begins as."""
+"""The recipe of tables: its size is that of the table, and it ends no worse than the Gaussian it begins as."""
 
+import itertools
 import math
 
 import pytest
@@ -42,7 +43,7 @@ def test_sizes_can_be_trained_on(n, d):
 
 def test_more_rows_mean_a_larger_model_that_is_held_back_less():
     found = [table_sizes(n, 5) for n in (50, 500, 5_000, 50_000, 500_000)]
-    for few, many in zip(found, found[1:], strict=False):
+    for few, many in itertools.pairwise(found):
         assert few.weight_decay > many.weight_decay
         assert (few.batch_size, few.blocks, few.hidden) <= (many.batch_size, many.blocks, many.hidden)
         assert few.validation >= many.validation
