@@ -78,7 +78,7 @@ def _failing_alone(facts: Facts, section: str) -> Iterator[None]:
 def _evaluate(facts: Facts, dataset: DataSet, show_progress: bool) -> None:
     rows = permutation(len(dataset.test), 0)[:_MOST_EVALUATED]
     facts.n_test = len(dataset.test)
-    x, labels, context = test_batch(dataset).rows(rows)
+    x, labels, context, _ = test_batch(dataset).rows(rows)
     facts.evaluation = evaluate(facts.model, x, labels, context=context, show_progress=show_progress)
 
 
@@ -91,7 +91,7 @@ def _reconstruct(facts: Facts, scratch: Path) -> None:
         return
     model, task = facts.model, task_of(facts.model)
     batch = test_batch(facts.dataset).part(slice(_N_RECONSTRUCTIONS))
-    x, _, context = batch.to(next(model.parameters()).device)
+    x, _, context, _ = batch.to(next(model.parameters()).device)
     inputs = task.inputs(x)
     if isinstance(model, IResNetClassifier):
         found: Any = model.reconstruct(inputs)
