@@ -152,7 +152,7 @@ def test_errors(array, message, tmp_path):
             {"train": np.zeros((4, 5, 5), np.uint8), "test": np.zeros((4, 5, 6), np.uint8)},
             r"got uint8 of shape \(5, 6\)",
         ),
-        ({"train": np.zeros((4, 5, 5)), "test": np.zeros((4, 5))}, "as many axes"),
+        ({"train": np.zeros((4, 5, 5)), "test": np.zeros((4, 5))}, "of three axes or of four, the same in all parts"),
     ],
 )
 def test_errors_of_archives(arrays, message, tmp_path):

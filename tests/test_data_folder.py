@@ -299,5 +299,5 @@ def test_without_pillow_one_sentence_says_what_to_install(tmp_path, monkeypatch)
 
 
 def test_options_of_images_are_refused_for_other_data():
-    with pytest.raises(DataError, match="images must be left out for digits"):
+    with pytest.raises(DataError, match="size must be left out for digits"):
         data.load("digits", images=ImageOptions(size=(4, 4)))

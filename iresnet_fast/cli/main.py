@@ -9,9 +9,16 @@ from typing import NoReturn
 
 from .. import __version__
 from ..training.distributed import TrainingInterrupted
-from . import evaluate, info, reconstruct, sample, train
+from . import evaluate, info, reconstruct, report, sample, train
 
-COMMANDS = {"train": train, "evaluate": evaluate, "sample": sample, "reconstruct": reconstruct, "info": info}
+COMMANDS = {
+    "train": train,
+    "evaluate": evaluate,
+    "sample": sample,
+    "reconstruct": reconstruct,
+    "report": report,
+    "info": info,
+}
 
 _INTERRUPTED = 130  # what a shell reports after Ctrl-C
 

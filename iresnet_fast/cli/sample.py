@@ -95,12 +95,13 @@ def _contexts(flow: IResNetFlow, given: tuple[float, ...] | None, names: list[st
 
 
 def can_draw(flow: IResNetFlow) -> bool:
-    """Return whether there are pictures of samples: they are images or points of the plane."""
-    return flow.config.is_image or flow.config.event_shape == (2,)
+    """Return whether there are pictures of samples: images of 1 or 3 channels, signals, points of the plane."""
+    shape = flow.config.event_shape
+    return shape[0] in (1, 3) if flow.config.is_image else len(shape) == 2 or shape == (2,)
 
 
 def write_picture(flow: IResNetFlow, samples: Tensor, path: Path) -> Path:
-    """Draw images or points of the plane."""
+    """Draw images, signals or points of the plane."""
     if flow.config.is_image:
         return pictures.image_grid(samples, path, flow.config.n_levels)
-    return pictures.points(samples, path)
+    return pictures.signals(samples, path) if samples.dim() == 3 else pictures.points(samples, path)

@@ -4,15 +4,18 @@
 """
 
 from ._load import NAMES, load
+from ._write import write_table
 from .dataset import DataError, DataSet
 from .densities import sample_density
 from .map_style import from_torchvision
 from .schema import Column, TableSchema
 from .source import ImageOptions, Source, TableOptions
 from .table import Table
+from .tabular import SUFFIXES, is_table, read_table
 
 __all__ = [
     "NAMES",
+    "SUFFIXES",
     "Column",
     "DataError",
     "DataSet",
@@ -22,6 +25,9 @@ __all__ = [
     "TableOptions",
     "TableSchema",
     "from_torchvision",
+    "is_table",
     "load",
+    "read_table",
     "sample_density",
+    "write_table",
 ]

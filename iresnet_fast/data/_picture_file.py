@@ -82,7 +82,7 @@ def read_pixels(path: Path, grey: bool, done: Counter[str]) -> Array:
             raise DataError(f"{path} must be an image of 8 or 16 bits, got floats; save such images as one .npy file.")
         if whole.has_transparency_data:
             layered = whole.convert("RGBA")
-            if layered.getextrema()[3][0] < 255:
+            if layered.getchannel("A").getextrema() != (255, 255):
                 done[TRANSPARENT] += 1
             whole = Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
         pixels = np.asarray(whole.convert("L" if grey else "RGB"))
@@ -138,8 +138,9 @@ def _has_long_colours(image: Image.Image) -> bool:
     if image.mode in _LONG:
         return False
     if image.format == "TIFF":
-        return max(image.tag_v2.get(_BITS, (8,))) > 8  # type: ignore[attr-defined]
-    return image.format == "PNG" and ";16B" in str(image.tile[0].args)  # type: ignore[attr-defined]
+        bits: tuple[int, ...] = image.tag_v2.get(_BITS, (8,))  # type: ignore[attr-defined]
+        return max(bits) > 8
+    return image.format == "PNG" and ";16B" in str(image.tile)  # type: ignore[attr-defined]
 
 
 def _damaged(path: Path, error: Exception) -> DataError:

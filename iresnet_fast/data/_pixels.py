@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from . import _files
 from ._files import Array
+from ._notes import note
 from .dataset import DataError
 from .source import ImageOptions
 
@@ -29,11 +29,6 @@ class Images(NamedTuple):
 
     x: Tensor
     n_levels: int | None
-
-
-def say(text: str) -> None:
-    """Tell the user what has been done to the data."""
-    warnings.warn(f"iresnet_fast: {text}", RuntimeWarning, stacklevel=3)
 
 
 def split_order(n: int, seed: int) -> tuple[Array, Array]:
@@ -89,7 +84,7 @@ def levels_of(where: str, array: Array) -> tuple[Array, int | None]:
     if whole is None:
         return values, None
     kind = "multiples of 1/255" if factor > 1.0 else "whole numbers"
-    say(f"the floats of {where} are {kind} and were taken for images of 256 levels.")
+    note(f"the floats of {where} are {kind} and were taken for images of 256 levels.")
     return whole, 256
 
 
@@ -118,7 +113,7 @@ def arranged(where: str, images: Images, options: ImageOptions) -> Images:
     if x.shape[1] == 4:
         white = 1.0 if n_levels is None else n_levels - 1.0
         if bool((x[:, 3] != white).any()):
-            say(f"transparent pixels of {where} were put on white.")
+            note(f"transparent pixels of {where} were put on white.")
         x = _on_white(x, white, n_levels is not None)
     if options.mode != "auto" and x.shape[1] not in (1, 3):
         raise DataError(
@@ -127,7 +122,7 @@ def arranged(where: str, images: Images, options: ImageOptions) -> Images:
     if x.shape[1] == 3 and options.mode == "grey":
         x = _grey(x, n_levels is not None)
     elif x.shape[1] == 3 and options.mode == "auto" and _is_grey(x):
-        say(f"the colours of {where} are all grey, so one channel was kept of three; ask for colour to keep them.")
+        note(f"the colours of {where} are all grey, so one channel was kept of three; ask for colour to keep them.")
         x = x[:, :1].clone()
     elif x.shape[1] == 1 and options.mode == "colour":
         x = x.expand(-1, 3, -1, -1).contiguous()

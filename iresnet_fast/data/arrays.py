@@ -11,8 +11,9 @@ import torch
 from .._regular import half_of_memory
 from . import _files
 from ._files import Array
-from ._numpy import axes_of, read_npy, read_npz
-from ._pixels import Images, arranged, channels_first, classes_of, levels_of, say, split_order
+from ._notes import note
+from ._numpy import read_npy, read_npz
+from ._pixels import Images, arranged, channels_first, classes_of, levels_of, split_order
 from .dataset import DataError, DataSet
 from .source import ImageOptions
 
@@ -36,8 +37,8 @@ class _Events(NamedTuple):
     labels: Array | None
 
 
-def load_arrays(name: str, path: Path, seed: int, options: ImageOptions) -> DataSet | None:
-    """Return the images or signals of a file; None: it holds something else, such as a table.
+def load_arrays(name: str, path: Path, seed: int, options: ImageOptions) -> DataSet:
+    """Return the images or signals of a file.
 
     Images are [N, H, W] of whole numbers, [N, H, W, C] or [N, C, H, W]; signals are floats [N, C, L]. A .npz file has
     one array, or arrays by the names of `_SPLIT` or `_WHOLE`, labels where it has some. A tenth, drawn by the seed, is
@@ -52,14 +53,12 @@ def load_arrays(name: str, path: Path, seed: int, options: ImageOptions) -> Data
     Raises:
         DataError: the file is damaged, its arrays are no images and no signals, or their parts do not fit.
     """
-    if axes_of(path) not in (3, 4):  # a table is read by whoever knows more of tables
-        return None
     parts = _npz(path) if path.suffix.lower() == ".npz" else _npy(path)
-    if parts is None or parts[0].x.ndim not in (3, 4):
-        return None
-    if any(part.x.ndim != parts[0].x.ndim for part in parts):
+    if any(part.x.ndim != parts[0].x.ndim or part.x.ndim not in (3, 4) for part in parts):
         shapes = " and ".join(str(part.x.shape) for part in parts)
-        raise DataError(f"{path} must hold arrays of as many axes to train on as to test on, got {shapes}; correct it.")
+        raise DataError(
+            f"{path} must hold arrays of three axes or of four, the same in all parts, got {shapes}; correct it."
+        )
     if len(parts) == 1:
         parts = _halves(parts[0], seed)
     train, test = parts
@@ -126,8 +125,8 @@ def _npy(path: Path) -> list[_Events]:
     return [_Events(str(path), read_npy(str(path), _files.read(path, half_of_memory())), None)]
 
 
-def _npz(path: Path) -> list[_Events] | None:
-    """Return the events of a .npz file, in one part or two; None: its arrays have other names."""
+def _npz(path: Path) -> list[_Events]:
+    """Return the events of a .npz file, in one part or two."""
     layout: list[tuple[str, str]] = []
     left: list[str] = []
 
@@ -139,16 +138,17 @@ def _npz(path: Path) -> list[_Events] | None:
         else:
             known = [pair for pair in _WHOLE if set(names) == set(pair)]
             if not known and len(names) != 1:
-                return []
+                raise DataError(
+                    f"{path} must hold one array, or arrays called train and test or x and y, got "
+                    f"{_files.shown(', '.join(names))}; save it anew."
+                )
             layout.append(known[0] if known else (names[0], ""))
         chosen = [name for pair in layout for name in pair if name in names]
         left.extend(name for name in names if name not in chosen)
         return chosen
 
     arrays = read_npz(path, half_of_memory(), wanted)
-    if not layout:
-        return None
     parts = [_Events(f"{_files.shown(x)} in {path}", arrays[x], arrays.get(y)) for x, y in layout]
-    if left and parts[0].x.ndim in (3, 4):
-        say(f"the arrays {_files.shown(', '.join(left))} of {path} were left out.")
+    if left:
+        note(f"the arrays {_files.shown(', '.join(left))} of {path} were left out.")
     return parts

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from .._regular import half_of_memory
 from ._files import shown
+from ._notes import note
 from ._picture_file import SUFFIXES, Head, read_head, read_pixels
-from ._pixels import Images, arranged, resized, say, split_order
+from ._pixels import Images, arranged, resized, split_order
 from .dataset import DataError, DataSet
 from .source import ImageOptions
 
@@ -61,7 +62,7 @@ def load_folder(name: str, folder: Path, seed: int, options: ImageOptions) -> Da
     n_skipped = sum(skipped.values())
     if n_skipped:
         kinds = ", ".join(f"{count} {shown(kind)}" for kind, count in sorted(skipped.items()))
-        say(f"{n_skipped} entries of {folder} are no images to read and were left out ({kinds}).")
+        note(f"{n_skipped} entries of {folder} are no images to read and were left out ({kinds}).")
     classes = tuple(train.of_class) if train.has_classes else ()
     _check_classes(folder, train, test)
     of_train, of_test = _numbered(train), [] if test is None else _numbered(test, classes)
@@ -199,7 +200,7 @@ def _read(folder: Path, paths: list[Path], options: ImageOptions) -> Images:
         place[:] = _of_size(read_pixels(path, grey, done), size, n_levels)
     for what, count in done.items():
         if count:
-            say(f"{count} of the {len(paths)} images of {folder} {what}.")
+            note(f"{count} of the {len(paths)} images of {folder} {what}.")
     return Images(torch.from_numpy(pixels), n_levels)
 
 

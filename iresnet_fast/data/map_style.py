@@ -11,7 +11,8 @@ from torch import Tensor
 from .. import _checks
 from .._inputs import described
 from ._files import Array, shown
-from ._pixels import Images, arranged, channels_first, classes_of, levels_of, say, split_order
+from ._notes import note
+from ._pixels import Images, arranged, channels_first, classes_of, levels_of, split_order
 from .dataset import DataError, DataSet
 from .source import ImageOptions
 
@@ -137,7 +138,7 @@ def _labels(called: str, parts: list[Any]) -> Tensor | None:
         return classes_of(called, np.array([np.asarray(label) for label in flat]), len(flat))
     except ValueError:  # of several shapes, or no classes
         first = shown(str(flat[0]))
-        say(f"the labels of {called} are no whole numbers from 0 on and were left out, the first is {first}.")
+        note(f"the labels of {called} are no whole numbers from 0 on and were left out, the first is {first}.")
         return None
 
 

@@ -158,6 +158,14 @@ class IResNetFlow(Presets[FlowConfig], Standardizes, Density, TakesCall):
         z: Tensor = self(x, context, call=Call.of(x, logdet=False))[0]
         return z
 
+    def standardized_latents(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return the latent [B, d] in units of the prior: standard normal for data of the distribution of the model.
+
+        Arguments and errors as in `forward`.
+        """
+        z = self.transform_to_noise(x, context)
+        return self.prior.standardized(z, self._contexts(context, x.shape[0]))
+
     @torch.no_grad()
     def reconstruct(self, x: Tensor, context: Tensor | None = None) -> Reconstruction:
         """Return x after x -> z -> x, and how exact that was; arguments and errors as in `forward`."""

@@ -228,13 +228,14 @@ def _resolve(path: str | os.PathLike[str], average: bool = True) -> Path:
     try:
         if not path.is_dir():
             return path
-        candidates = [path / BEST_FILE] * average + paths(path) + [path / MODEL_FILE]
-        newest = next((candidate for candidate in candidates if candidate.exists()), None)
+        best = [path / BEST_FILE] if average and os.path.lexists(path / BEST_FILE) else []
+        taken = next(iter(best + paths(path)), path / MODEL_FILE)
+        found = taken.exists()
     except OSError as error:
         raise CheckpointError(f"{path} must be a folder that can be read, got: {error.strerror}; correct it.") from None
-    if newest is None:
+    if not found:
         raise CheckpointError(f"{path} must hold a checkpoint or {MODEL_FILE}, got neither; pass the folder of a run.")
-    return newest
+    return taken
 
 
 def _build(name: str, config: dict[str, Any], weights: dict[str, Tensor]) -> nn.Module:
