@@ -43,7 +43,9 @@ def main() -> None:
     options = parser.parse_args()
     names = options.only or list(_table_sets.TABLES)
     if unknown := set(names) - set(_table_sets.TABLES):
-        parser.error(f"--only must be of {', '.join(_table_sets.TABLES)}, got {', '.join(sorted(unknown))}; correct it.")
+        parser.error(
+            f"--only must be of {', '.join(_table_sets.TABLES)}, got {', '.join(sorted(unknown))}; correct it."
+        )
     settings = {"seconds": options.seconds, "seed": options.seed, "quick": options.quick}
     keep = options.resume or options.only is not None
     results = _common.earlier(parser, options.out / "tables.json", settings, keep)
@@ -100,7 +102,17 @@ def mean(values: Tensor) -> list[float]:
 
 def text(results: dict[str, Any]) -> str:
     """Return the results as Markdown."""
-    header = ["table", "rows x columns", "Gaussian", "ours", "mixture", "normflows", "ours - mixture", "seconds", "steps"]
+    header = [
+        "table",
+        "rows x columns",
+        "Gaussian",
+        "ours",
+        "mixture",
+        "normflows",
+        "ours - mixture",
+        "seconds",
+        "steps",
+    ]
     rows = []
     for name, one in results["runs"].items():
         gains = [shown(one["gain"][method]) for method in METHODS]

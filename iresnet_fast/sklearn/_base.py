@@ -118,10 +118,10 @@ class ResidualFlowEstimator(BaseEstimator):  # type: ignore[misc]
         changes = {name: value for name, value in own.items() if not _is_auto(value)}
         assert recipe.max_steps is not None
         changes.setdefault("max_steps", recipe.max_steps // _OF_BUDGET)
+        if "validation" in changes:
+            n_held_out = _check_fraction(changes["validation"], n)
+            changes.setdefault("batch_size", min(recipe.batch_size, n - n_held_out))
         changes["patience"] = self.patience if changes.get("validation", recipe.validation) else None
-        if "batch_size" not in changes and "validation" in changes:
-            n_held_out = round(n * min(max(float(self.validation_fraction), 0.0), 1.0))
-            changes["batch_size"] = max(1, min(recipe.batch_size, n - n_held_out))
         return recipe.replace(**changes, max_minutes=self.max_minutes, seed=seed)
 
     def _trained(self, flow: IResNetFlow, dataset: DataSet, config: TrainConfig) -> tuple[IResNetFlow, int]:
@@ -152,6 +152,19 @@ class ResidualFlowEstimator(BaseEstimator):  # type: ignore[misc]
             found = [self.flow_.log_prob(part) for part in torch.split(z, _AT_ONCE)]
         log_density: Floats = torch.cat(found).cpu().numpy() + self.scaling_.logdet
         return log_density
+
+
+def _check_fraction(fraction: Any, n: int) -> int:
+    """Return how many of n rows are held out; raises unless some are left, and some held out where that is wanted."""
+    if isinstance(fraction, bool) or not isinstance(fraction, (int, float, np.number)):
+        raise TypeError(f"validation_fraction must be a number or 'auto', got {fraction!r}; pass e.g. 0.1.")
+    n_held_out = round(float(fraction) * n) if 0.0 <= fraction < 1.0 else n
+    if n_held_out == n or (n_held_out == 0 and fraction > 0.0):
+        raise ValueError(
+            f"validation_fraction must be 0.0, or leave a row to train on and hold one out, got {fraction} of {n} "
+            f"distinct rows; pass e.g. 0.1."
+        )
+    return n_held_out
 
 
 def _is_auto(value: Any) -> bool:

@@ -44,7 +44,7 @@ class ResidualFlowDensity(DensityMixin, ResidualFlowEstimator):  # type: ignore[
 
     Attributes:
         flow_: the IResNetFlow, in float64 and eval mode, of the columns standardised.
-        scaling_: `shift` and `scale` [n_features] of the standardising.
+        scaling_: how they are: (X - scaling_.shift) / scaling_.scale - scaling_.center.
         n_steps_: number of steps taken.
         n_features_in_: number of columns.
         feature_names_in_: their names, if X was a data frame with texts as names.
