@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,10 +12,31 @@ from typing import Any
 import torch
 
 from .. import _checks, _library, data
+from ..data import DataError
+from ..data.source import MISSING
 from ..training import checkpoint
 from ..training.metadata import require
 from ..training.recipes import Model
-from ..training.tasks import task_of
+from ._rows import open_data as open_data
+from ._rows import open_rows as open_rows
+from ._rows import table_options
+
+_READING = (
+    ("--separator", "MARK", "of the cells of a text file, or tab, or space (default: found out)"),
+    ("--encoding", "NAME", "of its bytes, such as latin-1 (default: UTF-8, UTF-16 with a mark, else Windows-1252)"),
+)
+_COLUMNS = (
+    ("--columns", "whose density is modelled, in this order (default: all that are nothing else)"),
+    (
+        "--context",
+        "columns that the density of the others depends on: names, or numbers from 1 if the file has none (default: "
+        "none)",
+    ),
+    ("--categorical", "categories, made continuous by noise on their codes (default: none)"),
+    ("--one-hot", "categories, with an entry for each (default: none, and texts of the context)"),
+    ("--continuous", "whole numbers that are left without noise (default: none)"),
+)
+_ARGUMENTS = {"name": "--data", "root": "--data-root"}  # of data.load; others have the names of their options
 
 
 def add_run_argument(parser: argparse.ArgumentParser, **options: Any) -> None:
@@ -25,11 +47,41 @@ def add_run_argument(parser: argparse.ArgumentParser, **options: Any) -> None:
 
 
 def add_data_options(parser: argparse.ArgumentParser, default: str | None) -> None:
-    """Add the data; without a default they are those of the run."""
+    """Add the data; without a default they are those of the run, whose columns are known."""
     said = "those the run was trained on" if default is None else default
     names = ", ".join(data.NAMES)
-    parser.add_argument("--data", default=default, help=f"{names}, or a .npy, .npz or .csv file (default: {said})")
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        default=None if default is None else [default],
+        metavar="FILE",
+        help=f"{names}, or files of a table: {', '.join(data.SUFFIXES)} (default: {said})",
+    )
     parser.add_argument("--data-root", help="folder of the files of a data set that is not built in (default: none)")
+    group = parser.add_argument_group(
+        "tables", "How the files of a table are read; names of columns are separated by ,"
+    )
+    for option, metavar, text in _READING:
+        group.add_argument(option, metavar=metavar, help=text)
+    group.add_argument("--decimal", choices=[".", ","], help="mark of fractions (default: found out)")
+    group.add_argument(
+        "--header", choices=["auto", "yes", "no"], help="whether the first line has names (default: auto)"
+    )
+    if default is None:
+        return
+    for option, text in _COLUMNS:
+        group.add_argument(option, type=columns, default=(), metavar="COLUMNS", help=text)
+    group.add_argument(
+        "--weights", default="", metavar="COLUMN", help="how much each row counts (default: all the same)"
+    )
+    text = "what becomes of rows with a missing cell: mean fills it (default: error)"
+    group.add_argument("--missing", choices=MISSING, default="error", help=text)
+
+
+def load_data(options: argparse.Namespace) -> data.DataSet:
+    """Return the data to train on."""
+    names = options.data if len(options.data) > 1 else options.data[0]
+    return data.load(names, options.data_root, context=options.context, table=table_options(options))
 
 
 def add_machine_options(parser: argparse.ArgumentParser) -> None:
@@ -63,9 +115,29 @@ def numbers(text: str) -> tuple[float, ...]:
 numbers.__name__ = "numbers, separated by commas"  # as argparse calls it in errors
 
 
+def columns(text: str) -> tuple[str, ...]:
+    """Return the names of columns of an option; one with a comma is in quotation marks."""
+    return tuple(name.strip() for name in next(csv.reader([text], skipinitialspace=True), []))
+
+
+columns.__name__ = "names of columns, separated by commas"
+
+
+@contextmanager
+def naming_options() -> Iterator[None]:
+    """Let errors about an argument of `data.load` name the option instead."""
+    try:
+        yield
+    except DataError as error:
+        if not error.argument:
+            raise
+        option = _ARGUMENTS.get(error.argument, f"--{error.argument.replace('_', '-')}")
+        raise DataError(f"{option}{str(error).removeprefix(error.argument)}") from error
+
+
 @contextmanager
 def machine(options: argparse.Namespace) -> Iterator[torch.device]:
-    """Use the threads and the backend asked for, and yield the device.
+    """Use the threads and the backend asked for, and yield the device; errors of the block name options.
 
     Raises:
         ValueError: there is no such device, no such number of threads, or no kernels.
@@ -78,7 +150,7 @@ def machine(options: argparse.Namespace) -> Iterator[torch.device]:
             f"--backend must be reference where the kernels are unavailable ({_library.EXTENSION_ERROR}), got kernels; "
             f"install the package again."
         )
-    with _library.use_backend(options.backend or _library.backend()):
+    with naming_options(), _library.use_backend(options.backend or _library.backend()):
         yield _device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
@@ -88,17 +160,6 @@ def open_run(options: argparse.Namespace, device: torch.device) -> tuple[Model, 
     require(options.run_path, metadata, "model", "data.name", "step", "minutes")
     model: Any = checkpoint.load_model(options.run_path)
     return model.to(device), metadata
-
-
-def open_data(options: argparse.Namespace, model: Model, metadata: dict[str, Any]) -> data.DataSet:
-    """Return the data asked for, else those of the run; raises ValueError if they do not fit the model.
-
-    The columns of the context are those of the run.
-    """
-    context = metadata["data"].get("context") or ()
-    dataset = data.load(options.data or metadata["data"]["name"], options.data_root, context=context)
-    task_of(model).check(dataset)
-    return dataset
 
 
 def _device(name: str) -> torch.device:

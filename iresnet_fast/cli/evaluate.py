@@ -1,18 +1,24 @@
-"""Measure a trained model on test data: bits/dim, nats or error, how exact that is, and the Lipschitz constants."""
+"""Measure a trained model on test data: bits/dim, nats or error, how exact that is, and the Lipschitz constants.
+
+Of a file of a table every row is taken.
+"""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+from typing import Any
 
 from torch import nn
 
 from .. import _checks
 from ..certify.certificate import rounded_up
 from ..models import certified_lipschitz
-from ..training.batches import permutation, test_batch
+from ..training.batches import permutation
 from ..training.evaluate import Evaluation, evaluate
 from ..training.tasks import flow_of
-from ._options import add_data_options, add_machine_options, add_run_argument, machine, open_data, open_run
+from ._options import add_data_options, add_machine_options, add_run_argument, machine, open_rows, open_run
+from ._rows import schema_of
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=200, metavar="N", help="samples at a time (default: 200)")
     parser.add_argument(
         "--probes",
-        type=_probes,
+        type=probes,
         default=1,
         metavar="N|auto",
         help="estimates of each log-determinant to average, or as many as --standard-error takes (default: 1)",
@@ -41,12 +47,11 @@ def run(options: argparse.Namespace) -> None:
     """Print what is measured; errors as of `evaluate`."""
     with machine(options) as device:
         model, metadata = open_run(options, device)
-        dataset = open_data(options, model, metadata)
-        test = test_batch(dataset)
+        test = open_rows(options, model, metadata)
         if options.samples is not None:
             _checks.check_count("--samples", options.samples, 1)
             test = test.rows(permutation(len(test.x), 0)[: options.samples])
-        x, labels, context = test
+        x, labels, context, _ = test
         found = evaluate(
             model,
             x,
@@ -57,14 +62,22 @@ def run(options: argparse.Namespace) -> None:
             standard_error=options.standard_error,
             show_progress=True,
         )
-        print(describe(model, found))
+        print(describe(model, in_units_of_file(found, metadata)))
 
 
-def _probes(text: str) -> int | str:
+def in_units_of_file(found: Evaluation, metadata: dict[str, Any]) -> Evaluation:
+    """Return what was found with nats of the columns as they are in the files: the loader may have scaled some."""
+    schema = schema_of(metadata)
+    if schema is None or "nats" not in found.metrics:
+        return found
+    return dataclasses.replace(found, metrics={**found.metrics, "nats": found.metrics["nats"] + schema.log_scale})
+
+
+def probes(text: str) -> int | str:
     return text if text == "auto" else int(text)
 
 
-_probes.__name__ = "number of probes, or auto"  # as argparse calls it in errors
+probes.__name__ = "number of probes, or auto"  # as argparse calls it in errors
 
 
 def describe(model: nn.Module, found: Evaluation) -> str:

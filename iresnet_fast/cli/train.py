@@ -22,17 +22,13 @@ from ..training.fit import Run, fit
 from ..training.recipes import MODELS, recipe
 from ..training.tasks import flow_of
 from . import evaluate, reconstruct, sample
-from ._options import add_data_options, add_machine_options, machine, numbers
+from ._options import add_data_options, add_machine_options, load_data, machine, numbers
 
 _BUDGETS = ("max_minutes", "max_steps", "max_epochs")
 
 
 def _or_none(text: str) -> float | None:
     return None if text == "none" else float(text)
-
-
-def _columns(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(","))
 
 
 _or_none.__name__ = "number, or none"  # as argparse calls it in errors
@@ -73,14 +69,6 @@ _CHOICES: dict[str, tuple[tuple[str, ...], str]] = {
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     add_data_options(parser, "digits")
-    parser.add_argument(
-        "--context",
-        type=_columns,
-        default=(),
-        metavar="COLUMNS",
-        help="columns of a table that the density of the others depends on, separated by commas: names, or numbers "
-        "from 1 if the file has none (default: none)",
-    )
     parser.add_argument("--model", choices=list(MODELS), default="flow", help="kind of model (default: flow)")
     parser.add_argument("--preset", help="named configuration of that kind (default: the one for the data)")
     parser.add_argument(
@@ -109,7 +97,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Train; errors as of `fit` and `recipe`."""
     with distributed.setup(), machine(options) as device:
-        dataset = data.load(options.data, options.data_root, context=options.context)
+        dataset = load_data(options)
         changes = dict(map(_change, options.set))
         given = {field: getattr(options, field) for field in (*_RECIPE, *_CHOICES, "flip") if hasattr(options, field)}
         with torch.random.fork_rng([]):
@@ -120,7 +108,7 @@ def run(options: argparse.Namespace) -> None:
         if given.get("optimizer", training.optimizer) != training.optimizer:  # the recipe's betas are not for it
             given = {"betas": None, **given}
         training = training.replace(**given)
-        folder = options.folder or Path("runs", f"{Path(options.data).stem}-{options.model}")
+        folder = options.folder or Path("runs", f"{Path(options.data[0]).stem}-{options.model}")
         if distributed.is_main():
             n_parameters = sum(parameter.numel() for parameter in model.parameters())
             print(

@@ -9,9 +9,11 @@ from .densities import sample_density
 from .schema import Column, TableSchema
 from .source import ImageOptions, Source, TableOptions
 from .table import Table
+from .tabular import SUFFIXES, is_table, read_table
 
 __all__ = [
     "NAMES",
+    "SUFFIXES",
     "Column",
     "DataError",
     "DataSet",
@@ -20,6 +22,8 @@ __all__ = [
     "Table",
     "TableOptions",
     "TableSchema",
+    "is_table",
     "load",
+    "read_table",
     "sample_density",
 ]

@@ -29,14 +29,15 @@ def root_folder(root: Root, name: str, files: str) -> Path:
     """Return the folder the user named; raises DataError if there is none."""
     if root is None:
         raise DataError(
-            f"root must be the folder with the files of {name} ({files}), got None; get them and pass the folder "
-            f"(--data-root on the command line)."
+            f"root must be the folder with the files of {name} ({files}), got none; get them and pass the folder.",
+            argument="root",
         )
     folder = Path(root)
     if not os.path.isdir(folder):
         got = "a file" if os.path.exists(folder) else "no such folder"
         raise DataError(
-            f"root must be the folder with the files of {name} ({files}), got {got}, {folder}; pass another one."
+            f"root must be the folder with the files of {name} ({files}), got {got}, {folder}; pass another one.",
+            argument="root",
         )
     return folder
 

@@ -17,7 +17,18 @@ if TYPE_CHECKING:
 
 
 class DataError(ValueError):
-    """Data that cannot be used: the sentence says which, what was expected, what was got and what to do."""
+    """Data that cannot be used: the sentence says which, what was expected, what was got and what to do.
+
+    Args:
+        sentence: says it.
+        argument: of `load` that is wrong, by which the sentence begins: others call it by another name. "": the data
+            themselves are.
+    """
+
+    def __init__(self, sentence: str, argument: str = "") -> None:
+        """Keep what it is about."""
+        super().__init__(sentence)
+        self.argument = argument
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -1,119 +1,148 @@
-"""Tables of numbers from .npy, .npz and .csv files: a row is a vector, some of whose columns may be its context."""
+"""Files of tables: .csv, .tsv, .txt, .parquet, .arff, .npy and .npz, also packed as .gz or alone in a .zip."""
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-from array import array as Numbers
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 
+from .._optional import needed
 from .._regular import half_of_memory
 from . import _files
-from ._files import Array
-from ._numpy import read_npy, read_npz
-from .dataset import DataError, DataSet
+from ._arff import read_arff
+from ._frames import table_of_frame
+from ._numpy import not_whole, open_zip, read_member, read_npy, read_npz
+from ._text import read_text
+from .dataset import DataError
+from .schema import category_texts
+from .source import TableOptions
+from .table import Table, is_missing, table_of
 
-SUFFIXES = (".npy", ".npz", ".csv")
-TEST_SHARE = 10  # one row in so many
+SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".arff", ".npy", ".npz", ".zip")
 MOST_UNPACKED = 1 << 31  # bytes of the arrays of a .npz file
 
 
-class _Tables(NamedTuple):
-    """What a file holds.
-
-    Attributes:
-        arrays: one table, or that for training and that for testing, by what to call them in errors.
-        names: of the columns; empty if the file has none.
-    """
-
-    arrays: dict[str, Array]
-    names: tuple[str, ...] = ()
+def is_table(name: str) -> bool:
+    """Return whether a file of this name is read as a table."""
+    return _suffix(name) in SUFFIXES
 
 
-def load_table(name: str, root: _files.Root, seed: int, context: tuple[str, ...] = ()) -> DataSet:
-    """Return the table of a file as vectors [N, d]; a tenth, drawn by the seed, is for testing unless the file says.
+def read_table(
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Any, options: TableOptions | None = None
+) -> Table:
+    """Return the rows of a file, or of several one after the other, as they are.
 
     Args:
-        name: of the file.
-        root: where a relative path starts.
-        seed: of the split.
-        context: columns that are not entries of the vectors but their context, as for `load`.
+        source: the path of a file whose name ends in .csv, .tsv, .txt, .parquet, .arff, .npy, .npz, of one of these
+            packed by gzip (.csv.gz), or of a .zip archive with one of them; a list of such paths, whose columns must
+            have the same names; or a data frame of pandas or polars.
+        options: how to read texts; what they say about columns is not looked at. None: everything is found out.
+
+    Raises:
+        DataError: a file cannot be read, or has other columns than the first.
+        TypeError: source is something else.
     """
-    path = Path(name) if root is None else Path(root, name)
-    arrays, names = _READERS[path.suffix.lower()](path)
-    tables = {where: _checked(where, array) for where, array in arrays.items()}
-    if len(tables) == 2:
-        (train_name, train), (_, test) = tables.items()
-    else:
-        [(train_name, table)] = tables.items()
-        order = np.random.default_rng(seed).permutation(len(table))
-        n_test = max(1, len(table) // TEST_SHARE)
-        train, test = table[order[n_test:]], table[order[:n_test]]
-    if len(train) < 2:
-        raise DataError(f"{train_name} must leave at least 2 rows to train on, got {len(train)}; add rows.")
-    given, columns = _split(path, names, train.shape[1], context)
-    constant = columns[(train == train[0])[:, columns].all(0)]
-    if len(constant) > 0:
-        shown = ", ".join(str(column + 1) for column in constant[:10]) + ", ..." * (len(constant) > 10)
-        raise DataError(
-            f"{train_name} must vary in every column, got the same number in all training rows of column {shown}; "
-            f"remove it, it has no density."
+    options = TableOptions() if options is None else options
+    if hasattr(source, "to_pandas"):
+        source = source.to_pandas()
+    if hasattr(source, "columns") and hasattr(source, "iloc"):
+        return table_of_frame("the data frame", source)
+    if isinstance(source, (str, os.PathLike)):
+        source = [source]
+    if (
+        not isinstance(source, (list, tuple))
+        or not source
+        or not all(isinstance(s, (str, os.PathLike)) for s in source)
+    ):
+        raise TypeError(
+            f"source must be a path, a list of paths or a data frame, got {source!r:.60}; pass one of them."
         )
-    if not context:
-        return DataSet(name, torch.from_numpy(train), torch.from_numpy(test))
-    if test.shape[1] != train.shape[1]:
+    return joined([table for path in source for table in read_parts(Path(path), options)])
+
+
+def read_parts(path: Path, options: TableOptions) -> list[Table]:
+    """Return the table of a file, or that to train on and that to test on of a .npz file; errors as of `read_table`."""
+    suffix = _suffix(path.name)
+    try:
+        if suffix not in SUFFIXES:
+            raise DataError(f"{path} must end in {', '.join(SUFFIXES)} (or .gz after it), got another name; rename it.")
+        if path.suffix.lower() == ".npz":
+            return _read_npz(path)
+        if suffix == ".zip":
+            where, suffix, content = _member(path)
+            return [_read(where, content, suffix, options)]
+        return [_read(str(path), _files.read(path, half_of_memory()), suffix, options)]
+    except MemoryError:
         raise DataError(
-            f"test in {path} must have the columns of train, {train.shape[1]}, got {test.shape[1]}; correct it."
-        )
-    parts = (torch.from_numpy(table[:, chosen]) for chosen in (columns, given) for table in (train, test))
-    train_x, test_x, train_context, test_context = parts
-    return DataSet(name, train_x, test_x, train_context=train_context, test_context=test_context, context_names=context)
+            f"{path} must fit in memory, got more than there is; free some, or take a part of it."
+        ) from None
 
 
-def _split(path: Path, names: tuple[str, ...], n_columns: int, context: tuple[str, ...]) -> tuple[Array, Array]:
-    """Return the numbers of the columns of the context, in the order asked for, and those of the others."""
-    known = names or tuple(str(column + 1) for column in range(n_columns))
-    for name in context:
-        if known.count(name) != 1:
-            shown = _files.shown(", ".join(known)) if names else f"numbers from 1 to {n_columns}, as it has no names"
-            got = "that of several" if name in known else "none of them"
-            raise DataError(f"context must be columns of {path}: {shown}, got {name!r}, {got}; correct it.")
-    if len(set(context)) != len(context):
-        raise DataError(f"context must name a column once, got {', '.join(context)}; leave one out.")
-    if len(context) == n_columns:
-        raise DataError(f"context must leave a column of {path} to model, got all {n_columns} of them; leave one out.")
-    given = np.array([known.index(name) for name in context], int)
-    return given, np.setdiff1d(np.arange(n_columns), given)
+def joined(tables: Sequence[Table]) -> Table:
+    """Return the rows of tables one after the other; raises DataError unless they have the same columns."""
+    first = tables[0]
+    if len(tables) == 1:
+        return first
+    parts = []
+    for table in tables:
+        if sorted(table.names) != sorted(first.names) or table.has_names != first.has_names:
+            odd = sorted(set(first.names) ^ set(table.names)) or ["one of them twice"]
+            raise DataError(
+                f"{table.where} must have the columns of {first.where}, {_files.shown(', '.join(first.names))}, got a "
+                f"difference in {_files.shown(', '.join(odd))}; correct one of the files."
+            )
+        parts.append([table.column(name) for name in first.names])
+    columns = tuple(_concatenated(column) for column in zip(*parts, strict=True))
+    return Table(f"{first.where} and {len(tables) - 1} more", first.names, columns, first.has_names)
 
 
-def _checked(where: str, array: Array) -> Array:
-    """Return a table as float32 [N, d]; raises DataError if it is none."""
+def _concatenated(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Return the cells of all parts; numbers become texts where others are."""
+    if any(part.dtype == object for part in parts) and not all(part.dtype == object for part in parts):
+        texts = []
+        for part in parts:
+            cells = np.array([*category_texts(part), None], object)[:-1]
+            cells[is_missing(part)] = None
+            texts.append(cells)
+        return np.concatenate(texts)
+    if len({part.dtype for part in parts}) > 1:
+        return np.concatenate([part.astype(np.float64) for part in parts])
+    return np.concatenate(parts)
+
+
+def _suffix(name: str) -> str:
+    path = Path(name)
+    return Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
+
+
+def _read(where: str, content: bytes | bytearray, suffix: str, options: TableOptions) -> Table:
+    if suffix == ".npy":
+        return of_array(where, read_npy(where, bytearray(content)))
+    if suffix == ".parquet":
+        return _read_parquet(where, content)
+    if suffix == ".arff":
+        return read_arff(where, content, options)
+    return read_text(where, content, options, "\t" if suffix == ".tsv" else "")
+
+
+def of_array(where: str, array: _files.Array) -> Table:
+    """Return an array [N, d] as a table; raises DataError if it is none."""
     if array.dtype.kind not in "biuf":
         raise DataError(f"{where} must hold real numbers, got an array of dtype {array.dtype}; convert it to float32.")
     if array.ndim != 2 or array.size == 0:
         raise DataError(f"{where} must have shape [N, d], N rows, got {array.shape}; save one row for each sample.")
-    with np.errstate(over="ignore", invalid="ignore"):  # becomes infinite or NaN, which is looked for next
-        table = np.ascontiguousarray(array, np.float32)
-    bad = np.argwhere(~np.isfinite(table))
-    if len(bad) > 0:
-        row, column = bad[0]
-        raise DataError(
-            f"{where} must hold finite numbers that fit in float32, got {array[row, column]} in row {row + 1}, column "
-            f"{column + 1}; remove or replace it."
-        )
-    return table
+    if array.dtype.kind in "iu" and not (array.dtype == np.uint64 and array.max() > np.iinfo(np.int64).max):
+        array = array.astype(np.int64)
+    elif array.dtype != bool:
+        array = array.astype(np.float64)
+    return table_of(where, array)
 
 
-def _read_npy(path: Path) -> _Tables:
-    return _Tables({str(path): read_npy(str(path), _files.read(path, half_of_memory()))})
-
-
-def _read_npz(path: Path) -> _Tables:
+def _read_npz(path: Path) -> list[Table]:
     def wanted(names: list[str]) -> list[str]:
         if set(names) == {"train", "test"}:
             return ["train", "test"]
@@ -123,50 +152,42 @@ def _read_npz(path: Path) -> _Tables:
         return names
 
     found = read_npz(path, MOST_UNPACKED, wanted)
-    return _Tables({f"{_files.shown(name)} in {path}": array for name, array in found.items()})
+    return [of_array(f"{_files.shown(name)} in {path}", array) for name, array in found.items()]
 
 
-def _read_csv(path: Path) -> _Tables:
-    """Return the rows of a file of comma separated numbers; a first line without any number is one of names."""
-    text = io.TextIOWrapper(io.BytesIO(_files.read(path, half_of_memory())), "utf-8-sig", newline="")
-    reader = csv.reader(text)
-    names: tuple[str, ...] = ()
-    numbers, n_columns = Numbers("d"), 0
+def _member(path: Path) -> tuple[str, str, bytearray]:
+    """Return what to call the only table in an archive, its suffix, and its content."""
+    with _files.opened(path, half_of_memory()) as file, open_zip(path, file, ".zip archive") as archive:
+        tables = [
+            info
+            for info in archive.infolist()
+            if is_table(info.filename)
+            and not Path(info.filename).name.startswith((".", "_"))
+            and Path(info.filename).suffix.lower() not in (".zip", ".gz", ".npz")
+            and not info.filename.startswith("__MACOSX/")
+        ]
+        if len(tables) != 1:
+            got = _files.shown(", ".join(info.filename for info in tables)) or "none"
+            raise DataError(f"{path} must hold one table, got {got}; unpack it and name its files.")
+        name = tables[0].filename
+        content = read_member(str(path), archive, tables[0], ".zip archive", half_of_memory())
+        return f"{path}/{_files.shown(name)}", _suffix(name), content
+
+
+def _read_parquet(where: str, content: bytes | bytearray) -> Table:
+    with needed("reading .parquet files"):
+        import pandas  # type: ignore[import-untyped]  # noqa: F401  # of which the frame is
+        import pyarrow  # type: ignore[import-untyped]
+        from pyarrow import parquet
+
     try:
-        for cells in filter(None, reader):
-            if n_columns == 0:
-                n_columns = len(cells)
-                if not any(map(_is_number, cells)):
-                    names = tuple(cell.strip() for cell in cells)
-                    continue
-            numbers.extend(_numbers(path, reader.line_num, cells, n_columns))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"{path} must be a text file of comma separated numbers, got another ({_files.said(error)}); save it anew."
-        ) from None
-    return _Tables({str(path): np.array(numbers).reshape(-1, max(1, n_columns))}, names)
-
-
-def _numbers(path: Path, line: int, cells: list[str], n_columns: int) -> list[float]:
-    """Return the numbers of a line; raises DataError unless there are as many as columns, all of them finite."""
-    if len(cells) != n_columns:
-        raise DataError(
-            f"{path} must have {n_columns} cells in line {line} as in its first line, got {len(cells)}; correct it."
-        )
-    for column, cell in enumerate(cells, 1):
-        if not _is_number(cell) or not math.isfinite(float(cell)):
-            raise DataError(
-                f"{path} must have a finite number in line {line}, column {column}, got {cell[:40]!r}; correct it."
-            )
-    return [float(cell) for cell in cells]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-_READERS = {".npy": _read_npy, ".npz": _read_npz, ".csv": _read_csv}
+        file = parquet.ParquetFile(pyarrow.BufferReader(content))
+        n_cells = file.metadata.num_rows * max(1, file.metadata.num_columns)
+        if 8 * n_cells > half_of_memory():  # columns of one value take no room in a file
+            raise MemoryError
+        frame = file.read(use_threads=False).to_pandas(ignore_metadata=True, integer_object_nulls=True)
+    except MemoryError:
+        raise
+    except Exception as error:  # of a damaged file the reader raises whatever it stumbles over
+        raise not_whole(where, ".parquet file", error) from None
+    return table_of_frame(where, frame)

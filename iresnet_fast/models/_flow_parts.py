@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from ..nn import (
     ActNorm,
     Affine,
     Dequantize,
+    DequantizeSteps,
     Flatten,
     InducedNormBranch,
     InvertibleLinear,
@@ -21,6 +23,7 @@ from ..nn import (
     NoisePad,
     Sequential,
     Squeeze,
+    Whiten,
 )
 from ._blocks import Block, estimators_of
 from ._branches import flow_branch
@@ -28,6 +31,7 @@ from .flow_config import FlowConfig
 from .prior import DiagonalNormal
 
 Shape = tuple[int, ...]
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def preprocessing_of(config: FlowConfig) -> Sequential:
@@ -35,12 +39,16 @@ def preprocessing_of(config: FlowConfig) -> Sequential:
     layers: list[nn.Module] = []
     if config.n_levels is not None:
         layers.append(Dequantize(config.n_levels))
+    if any(config.dequantize):
+        layers.append(_numbers(lambda: DequantizeSteps(config.dequantize)))
     if config.preprocess == "logit":
         layers.append(Logit(config.alpha))
     elif config.preprocess == "center":
         layers.append(_affine((), -0.5))
     elif config.preprocess == "standardize":
         layers.append(_affine(config.event_shape))
+    elif config.preprocess == "whiten":
+        layers.append(_numbers(lambda: Whiten(torch.zeros(config.n_dims), torch.eye(config.n_dims))))
     if config.noise_channels:
         layers.append(NoisePad(config.noise_channels))
     return Sequential(*layers)
@@ -109,6 +117,8 @@ def _block_layers(
         layers.append(InvertibleLinear(shape[0]))
     n_dims = math.prod(shape)
     branch = flow_branch(config, shape, preactivation, hidden, at_end)
+    if config.zero_init:
+        _zero(branch.layers[-1])
     lipschitz = branch.inverse_lipschitz(n_dims) if isinstance(branch, InducedNormBranch) else None
     return [*layers, Block(branch, *estimators_of(config, n_dims), config.solver, n_dims, lipschitz)]
 
@@ -118,8 +128,21 @@ def _actnorm(config: FlowConfig, channels: int) -> ActNorm:
     return ActNorm(channels, context_features=context, context_hidden=config.context_hidden)
 
 
+def _zero(layer: nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.zero_()
+
+
 def _affine(shape: Shape, shift: float = 0.0) -> Affine:
-    # Affine looks at its numbers, and a meta tensor has none.
-    with torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext():
+    def build() -> Affine:
         one = torch.ones(shape)
         return Affine(one, torch.full_like(one, shift))
+
+    return _numbers(build)
+
+
+def _numbers(build: Callable[[], Layer]) -> Layer:
+    """Return a layer that looks at its numbers when it is built: a meta tensor has none."""
+    with torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext():
+        return build()

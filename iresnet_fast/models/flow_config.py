@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from .. import _checks
 from ..nn.block import Estimator
+from ..nn.dequantize_steps import check_steps
 from ..solvers import FixedPoint
 from ._branches import BRANCHES, BranchKind, names_with
 from ._config import Config, check_activation, check_choice, check_coeff, check_counts, check_parts, register
@@ -32,6 +33,8 @@ class FlowConfig(Config):
         activation: a name of `iresnet_fast.activations`; not "clipswish" with a context.
         preactivation: whether the residual branches but the very first begin with the activation.
         coeff: bound on the spectral norm of every layer.
+        zero_init: every branch starts as zero, by its last layer. With preprocess="whiten" a flow that is not trained
+            then is the normal density with the mean and covariance of the data of `fit_preprocessing`.
         normalize: "layers": by norms that are followed in training and known outside it; "strict": by upper bounds at
             every step, see nn.SpectralLinear; "branch", for residual branches of vectors without a context: so that the
             bound of each branch is the product of the coeffs, see nn.ResidualBranch.
@@ -47,8 +50,11 @@ class FlowConfig(Config):
         fc_hidden: widths between the layers of those.
         noise_channels: channels of Gaussian noise appended to the data; log_prob is then a lower bound.
         n_levels: the data are whole numbers below it, to be dequantised; None: they are continuous.
+        dequantize: of vectors: distance of the values of each entry, to be dequantised in the units of the data; 0.0:
+            the entry is continuous; (): all of them are.
         preprocess: of the (dequantised) data: "none"; "center": x - 1/2; "logit", for data in [0, 1]; "standardize":
-            mean 0 and variance 1 for every entry, from `fit_preprocessing(data)`.
+            mean 0 and variance 1 for every entry, from `fit_preprocessing(data)`; "whiten", for vectors: mean 0 and the
+            identity as covariance, from there too.
         alpha: of the logit.
         prior: "learned": normal with a learned mean and scale for each dimension; "conditional": these depend on the
             context; "standard": standard normal.
@@ -77,6 +83,7 @@ class FlowConfig(Config):
     activation: str = "elu"
     preactivation: bool = False
     coeff: float = 0.9
+    zero_init: bool = False
     normalize: str = "layers"
     power_iterations: int = 16
     power_tolerance: float | None = 5e-5
@@ -90,6 +97,7 @@ class FlowConfig(Config):
     fc_hidden: tuple[int, ...] = (128, 128)
     noise_channels: int = 0
     n_levels: int | None = None
+    dequantize: tuple[float, ...] = ()
     preprocess: str = "none"
     alpha: float = 0.05
     prior: str = "learned"
@@ -125,7 +133,7 @@ class FlowConfig(Config):
         kind = BRANCHES[self.branch]
         check_choice("normalize", self.normalize, ("layers", "strict", "branch"))
         check_choice("norm", self.norm, ("1", "2", "inf"))
-        check_choice("preprocess", self.preprocess, ("none", "center", "logit", "standardize"))
+        check_choice("preprocess", self.preprocess, ("none", "center", "logit", "standardize", "whiten"))
         check_choice("prior", self.prior, ("learned", "conditional", "standard"))
         check_choice("context_mode", self.context_mode, ("add", "concat", "multiply"))
         check_choice("context_preprocess", self.context_preprocess, ("none", "standardize"))
@@ -135,6 +143,7 @@ class FlowConfig(Config):
         if not 0.0 <= self.alpha < 0.5:
             raise ValueError(f"alpha must be in [0, 0.5), got {self.alpha}; pass e.g. 0.05.")
         check_parts({"train_estimator": self.train_estimator, "eval_estimator": self.eval_estimator}, self.solver)
+        self._check_vectors()
         self._check_images()
         self._check_context(kind)
         check_activation(self.activation, not self.context_features, " with a context")
@@ -178,6 +187,30 @@ class FlowConfig(Config):
             raise ValueError(
                 f"context_features must be 0 for {self.branch} branches, got {self.context_features}; use "
                 f"{names_with('takes_context')}."
+            )
+
+    @property
+    def starts_normal(self) -> bool:
+        """Whether a flow that is not trained is the normal density of the data."""
+        return self.zero_init and self.preprocess == "whiten"
+
+    def _check_vectors(self) -> None:
+        if self.preprocess == "whiten" and len(self.event_shape) != 1:
+            raise ValueError(
+                f"preprocess must not be 'whiten' for events of shape {self.event_shape}, which are no vectors, got it; "
+                f"use 'standardize'."
+            )
+        if not isinstance(self.dequantize, tuple):
+            raise TypeError(f"dequantize must be a tuple of numbers, got {self.dequantize!r}; pass one for each entry.")
+        check_steps("dequantize", self.dequantize)
+        if self.dequantize and (len(self.dequantize),) != self.event_shape:
+            raise ValueError(
+                f"dequantize must hold a number for each entry of vectors of shape {self.event_shape}, got "
+                f"{len(self.dequantize)}; change it, or leave it out."
+            )
+        if self.dequantize and self.n_levels is not None:
+            raise ValueError(
+                f"dequantize must be left out for data of n_levels, {self.n_levels}, got steps as well; choose one."
             )
 
     def _check_images(self) -> None:

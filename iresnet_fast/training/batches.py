@@ -15,7 +15,7 @@ from . import distributed
 from .config import TrainConfig
 
 # Streams of random numbers besides those of the batches, which are (seed, number, rank).
-_EPOCHS, _INITIAL, _TEST = 1, 2, 3
+_EPOCHS, _INITIAL, _TEST, _VALIDATION = 1, 2, 3, 4
 
 
 class Batch(NamedTuple):
@@ -25,11 +25,13 @@ class Batch(NamedTuple):
         x: [n, *event_shape].
         labels: [n]; None if there are none.
         context: [n, context_features]; None if there is none.
+        weights: [n], how much each sample counts, 1 on average over the training samples; None: all the same.
     """
 
     x: Tensor
     labels: Tensor | None = None
     context: Tensor | None = None
+    weights: Tensor | None = None
 
     def rows(self, rows: Tensor) -> Batch:
         """Return some of the samples, by their numbers."""
@@ -44,12 +46,12 @@ class Batch(NamedTuple):
         return self._map(lambda part: part.to(device))
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        labels, context = (None if part is None else change(part) for part in (self.labels, self.context))
-        return Batch(change(self.x), labels, context)
+        others = (None if part is None else change(part) for part in (self.labels, self.context, self.weights))
+        return Batch(change(self.x), *others)
 
 
 class Batches:
-    """The training data of one process, in memory on its device.
+    """The training data of one process, in memory on its device, without those held out for validation.
 
     Batches are counted through from the start of the run: part p of step s is number s * accumulate + p. Every epoch
     has a new order; its last incomplete step is left out. Of each batch a process takes every world_size-th row.
@@ -60,40 +62,23 @@ class Batches:
         device: of the batches.
 
     Raises:
-        ValueError: a step needs more than the training set, the processes cannot share a batch, or the data cannot be
-            augmented as asked for.
+        ValueError: a step needs more than the training set, the processes cannot share a batch, the data cannot be
+            augmented as asked for, or divided as asked for.
 
     Attributes:
         per_epoch: steps of an epoch.
+        validation: the samples held out, on the CPU; None if there are none.
     """
 
     def __init__(self, dataset: DataSet, config: TrainConfig, device: torch.device) -> None:
         """Move the data to the device; arguments and errors are those of the class."""
-        n_samples, world = len(dataset.train), distributed.world_size()
-        of_step = config.batch_size * config.accumulate
-        if of_step > n_samples:
-            what = "batch_size" if config.accumulate == 1 else "batch_size * accumulate"
-            raise ValueError(
-                f"{what} must be at most {n_samples}, the training samples of {dataset.name}, got {of_step}; lower it."
-            )
-        if config.batch_size % world:
-            raise ValueError(
-                f"batch_size must be divisible by {world}, the number of processes, got {config.batch_size}; change it."
-            )
-        if (config.shift or config.flip) and not dataset.is_image:
-            raise ValueError(
-                f"shift and flip must be off for vectors like those of {dataset.name}, got shift = {config.shift} and "
-                f"flip = {config.flip}; leave them out."
-            )
-        # A larger shift would mirror what is mirrored already.
-        size = min(dataset.event_shape[1:], default=1)
-        if config.shift_padding == "reflect" and config.shift >= size:
-            raise ValueError(
-                f"shift must be less than {size} for shift_padding 'reflect' and the images of {dataset.name}, got "
-                f"{config.shift}; lower it."
-            )
-        self.per_epoch = n_samples // of_step
-        self._data = Batch(dataset.train, dataset.train_labels, dataset.train_context).to(device)
+        check_batches(dataset, config)
+        rest, held_out = divided(len(dataset.train), config)
+        whole = Batch(dataset.train, dataset.train_labels, dataset.train_context, dataset.train_weights)
+        data = whole if rest is None else whole.rows(rest)
+        self.validation = None if held_out is None else _normalized(whole.rows(held_out))
+        self._data = _normalized(data).to(device)
+        self.per_epoch = len(data.x) // (config.batch_size * config.accumulate)
         self._config, self._device = config, device
         self._epoch, self._order = -1, torch.empty(0)
 
@@ -104,16 +89,17 @@ class Batches:
             self._epoch, self._order = epoch, self._permutation(_EPOCHS, epoch)
         size = self._config.batch_size
         rows = self._order[place * size : (place + 1) * size][distributed.rank() :: distributed.world_size()]
-        x, labels, context = self._data.rows(rows)
+        batch = self._data.rows(rows)
+        x = batch.x
         if self._config.shift:
             x = _shifted(x, self._config.shift, self._config.shift_padding)
         if self._config.flip:
             mirrored = torch.rand(x.shape[0], 1, 1, 1, device=x.device) < 0.5
             x = torch.where(mirrored, x.flip(-1), x)
-        return Batch(x, labels, context)
+        return batch._replace(x=x)
 
     def all(self) -> Batch:
-        """Return all training samples as they are in the data set, on the device."""
+        """Return all samples that steps draw from as they are in the data set, on the device."""
         return self._data
 
     def initial(self) -> Batch:
@@ -122,6 +108,62 @@ class Batches:
 
     def _permutation(self, *stream: int) -> Tensor:
         return permutation(len(self._data.x), self._config.seed, *stream).to(self._device)
+
+
+def divided(n: int, config: TrainConfig) -> tuple[Tensor | None, Tensor | None]:
+    """Return which of n training samples steps draw from, and which are held out, in order; None, None: no validation.
+
+    Raises:
+        ValueError: there would be none on one of the sides.
+    """
+    if not config.validation:
+        return None, None
+    n_held_out = round(config.validation * n)
+    if not 0 < n_held_out < n:
+        raise ValueError(
+            f"validation must leave a sample to train on and hold one out, got {config.validation} of {n} samples; "
+            f"pass a number from {1 / n:.3g} to {1 - 1 / n:.3g}."
+        )
+    order = permutation(n, config.seed, _VALIDATION)
+    return order[n_held_out:].sort().values, order[:n_held_out].sort().values
+
+
+def check_batches(dataset: DataSet, config: TrainConfig) -> None:
+    """Raise ValueError unless the data can be divided, shared and augmented as asked for: before anything is made."""
+    rest, held_out = divided(len(dataset.train), config)
+    n_samples, world = len(dataset.train) if rest is None else len(rest), distributed.world_size()
+    of_step = config.batch_size * config.accumulate
+    if of_step > n_samples:
+        what = "batch_size" if config.accumulate == 1 else "batch_size * accumulate"
+        which = "" if rest is None else " that are not held out"
+        raise ValueError(
+            f"{what} must be at most {n_samples}, the training samples of {dataset.name}{which}, got {of_step}; "
+            f"lower it."
+        )
+    if dataset.train_weights is not None and rest is not None:
+        for rows in (rest, held_out):
+            if not bool(dataset.train_weights[rows].any()):
+                raise ValueError(
+                    f"train_weights of {dataset.name} must not all be zero on either side of validation, got that; "
+                    f"pass another validation, or another seed."
+                )
+    if config.batch_size % world:
+        raise ValueError(
+            f"batch_size must be divisible by {world}, the number of processes, got {config.batch_size}; change it."
+        )
+    if (config.shift or config.flip) and not dataset.is_image:
+        kind = "vectors" if len(dataset.event_shape) == 1 else "signals"
+        raise ValueError(
+            f"shift and flip must be off for {kind} like those of {dataset.name}, got shift = {config.shift} and "
+            f"flip = {config.flip}; leave them out."
+        )
+    # A larger shift would mirror what is mirrored already.
+    size = min(dataset.event_shape[1:], default=1)
+    if config.shift_padding == "reflect" and config.shift >= size:
+        raise ValueError(
+            f"shift must be less than {size} for shift_padding 'reflect' and the images of {dataset.name}, got "
+            f"{config.shift}; lower it."
+        )
 
 
 def seed_batch(seed: int, number: int) -> None:
@@ -147,6 +189,14 @@ def test_batch(dataset: DataSet) -> Batch:
 def test_subset(dataset: DataSet, config: TrainConfig) -> Tensor:
     """Return the rows of the test samples that evaluations during training look at, the same in all runs."""
     return permutation(len(dataset.test), 0, _TEST)[: config.eval_samples]
+
+
+def _normalized(batch: Batch) -> Batch:
+    """Return samples whose weights are 1 on average, so that a mean over batches of any size has no bias."""
+    if batch.weights is None:
+        return batch
+    weights = batch.weights.double()
+    return batch._replace(weights=(weights / weights.mean()).to(batch.weights.dtype))
 
 
 def _manual_seed(seed: int) -> None:

@@ -36,10 +36,12 @@ from .metadata import CheckpointError as CheckpointError
 from .weights import build_for, check_weights, dtype_of
 
 MODEL_FILE = "model.safetensors"
+BEST_FILE = "best.safetensors"  # the model that was best on the validation part so far
 _PATTERN = "checkpoint-*.safetensors"
 _KEY = "iresnet_fast"  # of the metadata
+_FOREIGN = (b"PK\x03\x04", b"\x80\x02\x8a\x0a")  # what files of torch.save begin with, new ones and old ones
 
-_MODELS: dict[str, tuple[Callable[[Any], nn.Module], type[Any]]] = {
+MODELS: dict[str, tuple[Callable[[Any], nn.Module], type[Any]]] = {
     "IResNetFlow": (IResNetFlow, FlowConfig),
     "ResidualFlow": (ResidualFlow, FlowConfig),
     "IDenseNet": (IDenseNet, FlowConfig),
@@ -54,7 +56,8 @@ class Checkpoint:
 
     Attributes:
         path: of the file.
-        tensors: "model.<key>" and "average.<key>" of the state_dicts, "optimizer.<parameter>.<key>", "log.<name>".
+        tensors: "model.<key>" and "average.<key>" of the state_dicts, "optimizer.<parameter>.<key>", "log.<name>",
+            "best.<key>" of the model that was best on the validation part, "scores.<name>" of training samples.
         metadata: what JSON can hold: format, version, model, model_config, train_config, data, step, minutes, seed,
             backend.
     """
@@ -75,14 +78,16 @@ def load_model(path: str | os.PathLike[str], average: bool = True) -> nn.Module:
     Torch's global generator is not touched.
 
     Args:
-        path: a checkpoint, a model file, or the folder of a run: its newest checkpoint.
-        average: take the averaged weights where there are some; False: those of the optimizer.
+        path: a checkpoint, a model file, or the folder of a run: its model that was best on the validation part
+            (best.safetensors), else its newest checkpoint, else its model file.
+        average: take the averaged weights where there are some; False: those of the optimizer, of a folder in its
+            newest checkpoint.
 
     Raises:
         CheckpointError: there is no such file, it is damaged, too large, or it has other weights only.
         TypeError: path is none.
     """
-    checkpoint = read(_resolve(path))
+    checkpoint = read(_resolve(path, average))
     path, metadata = checkpoint.path, checkpoint.metadata
     weights = (checkpoint.part("average") if average else {}) or checkpoint.part("model")
     if not weights and checkpoint.part("average"):
@@ -91,15 +96,20 @@ def load_model(path: str | os.PathLike[str], average: bool = True) -> nn.Module:
             f"checkpoint, or average=True."
         )
     require(path, metadata, "model", "model_config", "data.n_levels")
-    if metadata["model"] not in _MODELS:
+    if metadata["model"] not in MODELS:
         raise CheckpointError(
-            f"{path} must hold one of {', '.join(_MODELS)}, got {metadata['model'][:80]!r}; build the model yourself "
+            f"{path} must hold one of {', '.join(MODELS)}, got {metadata['model'][:80]!r}; build the model yourself "
             f"and give it the weights, a state_dict."
         )
     with naming(path):
         model = _build(metadata["model"], model_config_of(metadata), weights).to(dtype_of(weights))
     load_weights(model, weights, path)
     return model.eval()
+
+
+def read_run(path: str | os.PathLike[str]) -> Checkpoint:
+    """Return all that the file holds which `load_model` takes; arguments and errors as there."""
+    return read(_resolve(path))
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -215,24 +225,24 @@ def _remove(path: Path) -> None:
         raise WriteError(path, error) from error
 
 
-def _resolve(path: str | os.PathLike[str]) -> Path:
+def _resolve(path: str | os.PathLike[str], average: bool = True) -> Path:
     check_path("path", path, "the folder of a run")
     path = Path(path)
     try:
         if not path.is_dir():
             return path
-        newest = next(iter(paths(path)), path / MODEL_FILE)
-        found = newest.exists()
+        candidates = [path / BEST_FILE] * average + paths(path) + [path / MODEL_FILE]
+        newest = next((candidate for candidate in candidates if candidate.exists()), None)
     except OSError as error:
         raise CheckpointError(f"{path} must be a folder that can be read, got: {error.strerror}; correct it.") from None
-    if not found:
+    if newest is None:
         raise CheckpointError(f"{path} must hold a checkpoint or {MODEL_FILE}, got neither; pass the folder of a run.")
     return newest
 
 
 def _build(name: str, config: dict[str, Any], weights: dict[str, Tensor]) -> nn.Module:
     """Return a new model for the weights; raises ValueError if there can be none, or only a much larger one."""
-    build, kind = _MODELS[name]
+    build, kind = MODELS[name]
     try:
         _schema.check("model_config", config, _schema.fields_of(kind))
         checked = kind.from_dict(config)
@@ -251,9 +261,14 @@ def _opened(path: Path) -> Iterator[Any]:
 
     try:
         with open_regular(path) as file:  # what is no file would be waited for
-            size = os.fstat(file.fileno()).st_size
+            size, start = os.fstat(file.fileno()).st_size, file.read(4)
         if size > half_of_memory():
             raise MemoryError
+        if start.startswith(_FOREIGN):
+            raise DamagedError(
+                f"{path} must be a safetensors file that fit has written, got one that torch.save has; pass the folder "
+                f"of a run, or load it as it was saved and give its weights to a model with load_state_dict."
+            )
         with safe_open(path, framework="pt") as file:
             yield file
     except FileNotFoundError as error:

@@ -12,6 +12,7 @@ OPTIMIZERS = ("adam", "adamw", "adamax", "rmsprop", "sgd")
 _WITH_BETAS = ("adam", "adamw", "adamax")
 DECAYS = ("linear", "steps", "cosine")
 SHIFT_PADDINGS = ("zeros", "reflect")
+CLASS_WEIGHTS = ("equal", "balanced")
 
 
 @register
@@ -54,10 +55,12 @@ class TrainConfig(Config):
         checkpoint_steps: and every so many steps; None: not by steps.
         keep: number of checkpoints kept, the newest.
         validation: fraction of the training samples that is held out, drawn by the seed: the model that is best on them
-            is the one that is kept, and evaluations before the last look at them instead of test data. 0.0: none.
+            is the one that is kept, and evaluations before the last look at all of them instead of test data: every
+            eval_minutes and eval_steps where one of them is given, else every few epochs, and before the first step.
+            0.0: none.
         patience: training ends after so many evaluations on them without a better one; None: it does not.
         class_weights: how much each class counts in a cross-entropy: "equal", "balanced" (N / (n_classes * n_k) for the
-            n_k samples of class k), or a number for each class.
+            n_k of N training samples of class k), or a number for each class, of which only the ratios matter.
         density_weight: of the density of a HybridIResNet, see its `loss`.
         seed: of everything random in a run but the initial weights.
 
@@ -105,7 +108,7 @@ class TrainConfig(Config):
         self._freeze()
         for name in ("batch_size", "accumulate", "restarts", "initial_samples", "log_steps", "keep"):
             _checks.check_count(name, getattr(self, name), 1)
-        for name in ("max_steps", "max_epochs", "eval_steps", "eval_samples", "checkpoint_steps"):
+        for name in ("max_steps", "max_epochs", "eval_steps", "eval_samples", "checkpoint_steps", "patience"):
             if getattr(self, name) is not None:
                 _checks.check_count(name, getattr(self, name), 1)
         for name in ("warmup_steps", "shift", "seed"):
@@ -137,9 +140,32 @@ class TrainConfig(Config):
             raise ValueError(f"decay_start must be in [0, 1], got {self.decay_start}; pass e.g. 0.6.")
         if self.ema is not None and not 0.0 <= self.ema < 1.0:
             raise ValueError(f"ema must be in [0, 1) or None, got {self.ema}; pass e.g. 0.999.")
+        if not 0.0 <= self.validation < 1.0:
+            raise ValueError(f"validation must be in [0, 1), got {self.validation}; pass e.g. 0.1.")
+        if self.patience is not None and not self.validation:
+            raise ValueError(
+                f"patience must be None without a validation part, got {self.patience}; pass e.g. validation=0.1 "
+                f"(--validation 0.1)."
+            )
+        self._check_class_weights()
         if self.max_steps is None and self.max_epochs is None and self.max_minutes is None:
             raise ValueError(
                 "max_steps, max_epochs or max_minutes must be given, got none of them; pass e.g. max_minutes=2."
+            )
+
+    def _check_class_weights(self) -> None:
+        weights = self.class_weights
+        if isinstance(weights, str):
+            check_choice("class_weights", weights, CLASS_WEIGHTS)
+            return
+        numbers = isinstance(weights, tuple) and all(
+            isinstance(weight, (int, float)) and not isinstance(weight, bool) and 0.0 <= weight < math.inf
+            for weight in weights
+        )
+        if not (numbers and any(weights)):
+            raise ValueError(
+                f"class_weights must be {' or '.join(map(repr, CLASS_WEIGHTS))}, or numbers that are not negative and "
+                f"not all zero, got {weights!r}; pass e.g. (1.0, 2.5), one for each class."
             )
 
 

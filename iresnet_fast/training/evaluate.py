@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,7 @@ class Evaluation:
         n_probes: how many estimates of each log-determinant the first of the metrics is the mean of.
         probe_error: standard error of the first of the metrics that is due to the probes alone, from the spread of the
             estimates of each sample; 0: there are no probes; None: a single one tells nothing of it.
+        values: the metrics of each sample, [n] float64; they have no part in a comparison.
     """
 
     metrics: dict[str, float]
@@ -49,6 +50,7 @@ class Evaluation:
     truncation_bound: float = 0.0
     n_probes: int = 1
     probe_error: float | None = None
+    values: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def __str__(self) -> str:
         """Return it in one line."""
@@ -112,9 +114,9 @@ def evaluate(
         check_labels(labels, len(x), n_classes)
         if n_classes is not None:
             check_range(labels.cpu(), 0, n_classes - 1, "number the classes from 0", "labels")
-    _check_context(context, len(x), task.context_features)
+    check_context(context, len(x), task.context_features)
     check_estimators(model)
-    _check_probes(model, probes, standard_error)
+    check_probes(model, probes, standard_error)
     device = next(model.parameters()).device
     with (
         evaluating(model),
@@ -147,10 +149,12 @@ def evaluate(
         _truncation_bound(model, task),
         passes.n_probes if estimates else 1,
         (None if probes == 1 else passes.probe_error) if estimates else 0.0,
+        found,
     )
 
 
-def _check_probes(model: nn.Module, probes: int | str, standard_error: float | None) -> None:
+def check_probes(model: nn.Module, probes: int | str, standard_error: float | None) -> None:
+    """Raise ValueError unless these say how exact the density of a model is to be."""
     if probes == "auto":
         check_alike(model, "probes='auto'")
     elif isinstance(probes, str):
@@ -170,7 +174,8 @@ def _check_probes(model: nn.Module, probes: int | str, standard_error: float | N
             raise ValueError(f"standard_error must be positive and finite, got {standard_error}; pass e.g. 0.001.")
 
 
-def _check_context(context: Tensor | None, n: int, width: int) -> None:
+def check_context(context: Tensor | None, n: int, width: int) -> None:
+    """Raise ValueError unless a context is finite and of this shape; None for width 0."""
     if context is not None:
         check_floating(context, "context")
     shape = None if context is None else tuple(context.shape)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +13,16 @@ from torch import nn
 
 from .._inputs import check_path, described
 from ..data import DataSet
-from . import checkpoint, distributed
+from . import checkpoint, distributed, run_file
+from .baseline import Baseline
+from .batches import check_batches
 from .config import TrainConfig
 from .distributed import TrainingInterrupted
 from .evaluate import Evaluation, check_estimators
 from .interrupts import Interrupts
 from .lock import locked
 from .log import Row
+from .selection import class_weights
 from .tasks import task_of
 from .trainer import Trainer
 
@@ -27,13 +32,18 @@ class Run:
     """What `fit` returns.
 
     Attributes:
-        model: the trained model, in eval mode.
+        model: the trained model as the last step left it, in eval mode.
         average: the model with averaged weights, in eval mode; None if ema is None.
         history: the rows of log.csv, of the main process; empty elsewhere.
         folder: of the run.
         step: number of steps taken, before a resume too.
         minutes: wall-clock time of them and of what was in between.
         evaluation: of `best` on the whole test set, of the main process; None elsewhere.
+        kept: the model that was best on the validation part, in eval mode; None without one.
+        best_step: number of steps that `best` has taken.
+        stopped: the sentence about a run that ended for want of patience; None: its budget was used.
+        baseline: how `best` compares with a Gaussian on the test set, of the main process and a density of vectors;
+            None elsewhere.
     """
 
     model: nn.Module
@@ -43,11 +53,16 @@ class Run:
     step: int
     minutes: float
     evaluation: Evaluation | None
+    kept: nn.Module | None = None
+    best_step: int = 0
+    stopped: str | None = None
+    baseline: Baseline | None = None
 
     @property
     def best(self) -> nn.Module:
-        """The average if there is one, else the model."""
-        return self.model if self.average is None else self.average
+        """The model that was best on the validation part if there is one, else the average, else the model."""
+        last = self.model if self.average is None else self.average
+        return last if self.kept is None else self.kept
 
 
 def fit(
@@ -57,6 +72,7 @@ def fit(
     folder: str | os.PathLike[str],
     resume: bool = False,
     show_progress: bool = True,
+    initial_seed: int | None = None,
 ) -> Run:
     """Train a model and keep a log, checkpoints and, at the end, the file of the best model in a folder.
 
@@ -67,15 +83,20 @@ def fit(
     global generator and the test set have no part in training; evaluations look at copies. Under torchrun all processes
     call `fit` with the same arguments.
 
+    With `config.validation` the model that is kept is the one that was best on the samples held out: `Run.best`, its
+    evaluation and model.safetensors are of that.
+
     Args:
         model: an IResNetFlow, IResNetClassifier or HybridIResNet, trained in place, on its device.
         dataset: what on; its event_shape, n_levels, n_classes and context_features must be those of the model.
         config: how.
-        folder: made if it is not there. It gets log.csv, the folder tensorboard, checkpoint-<step>.safetensors and
-            model.safetensors; while the run is alive, a file .lock keeps others out.
+        folder: made if it is not there. It gets run.yaml, log.csv, the folder tensorboard,
+            checkpoint-<step>.safetensors, with validation best.safetensors, and at the end model.safetensors; while
+            the run is alive, a file .lock keeps others out.
         resume: go on from the newest checkpoint in the folder that can be read; start if there is none. Budgets and
             intervals may then be others, all else must be as it was.
         show_progress: a progress bar on a terminal, a line now and then elsewhere.
+        initial_seed: what torch.manual_seed got before the model was made, for run.yaml; None: that is not known.
 
     Returns:
         The trained model and what became of it.
@@ -92,23 +113,29 @@ def fit(
         raise TypeError(f"config must be a TrainConfig, got {described(config)}; pass one.")
     if not isinstance(dataset, DataSet):
         raise TypeError(f"dataset must be a data.DataSet, got {described(dataset)}; pass what data.load returned.")
-    task_of(model).check(dataset)  # before anything is written
-    check_estimators(model)  # now, not at the evaluation after hours of training
+    # Before anything is made or written, and not at the evaluation after hours of training.
+    task_of(model).check(dataset)
+    check_estimators(model)
     check_path("folder", folder, "e.g. 'runs/first'")
-    folder = Path(folder)
+    folder = Path(folder).absolute()  # where that is does not change with the working directory
     devices = [parameter.device for parameter in model.parameters() if parameter.is_cuda][:1]
     with (
         Interrupts() as end,  # around the rest, which ends slowly where a process is lost, and must have its say
         distributed.setup(),
         distributed.translate_errors(folder),
         torch.random.fork_rng(devices),
+        _checked(model, dataset, config),
         locked(folder) as keep_folder,
     ):
         found = _prepare(folder, resume)
         trainer = Trainer(model, dataset, config, folder, found, show_progress)
         try:
+            if distributed.is_main():
+                keep_folder()
+                run_file.write(folder, trainer.identity, initial_seed)
+            trainer.start(keep_folder)
             with distributed.sharded_spectral_norms(model):
-                while trainer.progress < 1.0:
+                while not trainer.is_over:
                     trainer.advance()
                     interrupted = distributed.any_process(end.name is not None)
                     trainer.report(interrupted, keep_folder)
@@ -117,10 +144,16 @@ def fit(
                             f"training was interrupted by {end.name or 'a signal'} after step {trainer.step}; "
                             f"{distributed.how_to_resume(folder)}"
                         )
-            trainer.finish()
+            # The last checkpoint is there: what is left may be ended, and done later.
+            is_whole = end.allow(lambda: trainer.finish(keep_folder))
+            if distributed.any_process(not is_whole):  # which also waits for the main process
+                raise TrainingInterrupted(
+                    f"training was interrupted by {end.name or 'a signal'} after its last step, {trainer.step}, before "
+                    f"its evaluation; {distributed.how_to_resume(folder)}"
+                )
+            kept = trainer.kept
         finally:
             trainer.close()
-        distributed.barrier()
     average = trainer.optimization.average
     return Run(
         model.eval(),
@@ -130,17 +163,43 @@ def fit(
         trainer.step,
         trainer.minutes,
         trainer.evaluation,
+        None if kept is None else kept.eval(),
+        trainer.step_of_best,
+        trainer.stopped,
+        trainer.baseline,
     )
 
 
 def _prepare(folder: Path, resume: bool) -> checkpoint.Checkpoint | None:
     """Make the folder ready for a run, and return the checkpoint to go on from, None to start."""
-    if not resume and checkpoint.paths(folder):
+    written = [*checkpoint.paths(folder)[:1], folder / checkpoint.BEST_FILE, folder / checkpoint.MODEL_FILE]
+    there = next((path for path in written if path.exists()), None)
+    if not resume and there is not None:
         raise ValueError(
-            f"folder must hold no checkpoints, got some in {folder}; pass resume=True (--resume), or another folder."
+            f"folder must hold no run, got {there}; pass resume=True (--resume) to go on with it, or to have what it "
+            f"has reached if it is over, or another folder, such as {free_folder(folder)}, to begin a new one."
         )
     found = checkpoint.read_newest(folder)
     distributed.barrier()  # all have read
     if distributed.is_main():
         checkpoint.clean(folder, None if found is None else found.path)
     return found
+
+
+@contextmanager
+def _checked(model: nn.Module, dataset: DataSet, config: TrainConfig) -> Iterator[None]:
+    """Raise ValueError unless the data can be used as the config asks for, by as many processes as there are."""
+    check_batches(dataset, config)
+    task = task_of(model)
+    class_weights(task, dataset.train_labels if task.needs_labels else None, config)
+    run_file.check_available()
+    yield
+
+
+def free_folder(folder: Path) -> Path:
+    """Return the folder, or the first of <folder>-2, <folder>-3, ... that is not there."""
+    stem, number = folder, 1
+    while folder.exists():
+        number += 1
+        folder = stem.with_name(f"{stem.name}-{number}")
+    return folder

@@ -42,6 +42,7 @@ class Log:
         folder: of the run; log.csv and the folder tensorboard are written there.
         metrics: names of the test metrics, which get columns test_<name>.
         step: that the run goes on from: later rows are dropped.
+        validates: whether the metrics are measured of held out samples too, and get columns validation_<name>.
 
     Raises:
         ValueError: log.csv is no log, or damaged.
@@ -51,9 +52,10 @@ class Log:
         rows: dictionaries with a key for each column; None where nothing was measured.
     """
 
-    def __init__(self, folder: Path, metrics: tuple[str, ...], step: int) -> None:
+    def __init__(self, folder: Path, metrics: tuple[str, ...], step: int, validates: bool = False) -> None:
         """Open the log; the arguments are those of the class."""
-        self._columns = (*_COLUMNS, *(f"test_{name}" for name in metrics))
+        parts = ("validation", "test") if validates else ("test",)
+        self._columns = (*_COLUMNS, *(f"{part}_{name}" for part in parts for name in metrics))
         self._path = folder / "log.csv"
         self.rows = [row for row in _read(self._path, self._columns) if row["step"] <= step] if step else []  # type: ignore[operator]
         self._file = self._begin()
@@ -78,6 +80,19 @@ class Log:
         self._board.add_scalars(
             {name: value for name, value in full.items() if value is not None and name != "step"}, row["step"]
         )
+
+    def complete(self, values: dict[str, float]) -> None:
+        """Add values to the last row, of columns that it has none in: what was measured after it was written.
+
+        Raises:
+            WriteError: the disk is full; the row is as it was then, in the file.
+        """
+        if not self.rows or all(self.rows[-1][name] == value for name, value in values.items()):
+            return
+        self.rows[-1] |= values
+        self._file.close()
+        self._file = self._begin()
+        self._board.add_scalars(values, int(self.rows[-1]["step"] or 0))
 
     def add_samples(self, model: nn.Module, step: int, contexts: Tensor | None = None) -> None:
         """Add samples of a model in eval mode to TensorBoard, if they are pictures or points of the plane.

@@ -13,6 +13,9 @@ from .log import Row
 _SECONDS = 10.0  # between lines, where there is no terminal
 _TICKS = 1000  # of the bar
 
+# Told how a piece of work goes on: the fraction that is done, and a few words.
+OnProgress = Callable[[float, str], None]
+
 
 class Progress(Protocol):
     """Where a run reports to."""
@@ -26,6 +29,9 @@ class Progress(Protocol):
             minutes: spent on it.
         """
 
+    def say(self, sentence: str) -> None:
+        """Show a sentence, which stays."""
+
     def close(self) -> None:
         """Leave the last state on the screen."""
 
@@ -38,7 +44,7 @@ def make_progress(show: bool, progress: float) -> Progress:
 
 
 @contextmanager
-def working(show: bool) -> Iterator[Callable[[float, str], None]]:
+def working(show: bool) -> Iterator[OnProgress]:
     """Yield what takes the fraction done of a piece of work and a few words: for a bar on a terminal if `show`."""
     if not (show and sys.stdout.isatty()):
         yield lambda progress, words: None
@@ -52,10 +58,13 @@ def working(show: bool) -> Iterator[Callable[[float, str], None]]:
 
 def describe(row: Row) -> str:
     """Return what is most important of a row of the log, in one line; what it does not hold is left out."""
-    parts = [f"step {row['step']}", f"loss {row['loss']:.4g}"]
+    parts = [f"step {row['step']}"]
+    if row["loss"] is not None:
+        parts.append(f"loss {row['loss']:.4g}")
     for name, value in row.items():
-        if name.startswith("test_") and value is not None:
-            parts.append(f"{name.removeprefix('test_').replace('_', ' ').replace(' per ', '/')} {value:.4g} (test)")
+        of, _, metric = name.partition("_")
+        if of in ("validation", "test") and value is not None:
+            parts.append(f"{metric.replace('_', ' ').replace(' per ', '/')} {value:.4g} ({of})")
     if row["lipschitz"] is not None:
         parts.append(f"Lipschitz {row['lipschitz']:.4f}")
     if row["samples_per_second"] is not None:
@@ -65,6 +74,9 @@ def describe(row: Row) -> str:
 
 class _Silent:
     def update(self, row: Row, progress: float, minutes: float) -> None:
+        pass
+
+    def say(self, sentence: str) -> None:
         pass
 
     def close(self) -> None:
@@ -80,6 +92,10 @@ class _Lines:
         if progress >= 1.0 or time.monotonic() - self._latest >= _SECONDS:
             self._latest = time.monotonic()
             print(f"{describe(row)}{_left(progress, minutes)}", flush=True)
+
+    def say(self, sentence: str) -> None:
+        """Print it."""
+        print(sentence, flush=True)
 
     def close(self) -> None:
         pass
@@ -101,6 +117,10 @@ class _Bar:
             description=describe({**row, **self._newest}),
             left=_left(progress, minutes).removeprefix(", "),
         )
+
+    def say(self, sentence: str) -> None:
+        """Print it above the bar."""
+        self._rich.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
         self._rich.stop()

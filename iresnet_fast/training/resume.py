@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import warnings
+import zlib
 from typing import Any
 
 import torch
@@ -26,7 +28,11 @@ _FREE = (
     "checkpoint_minutes",
     "checkpoint_steps",
     "keep",
+    "patience",
 )
+# Of the data, what may differ since the fingerprint says more: files that moved, or got another name.
+_NAMING = ("source", "table", "fingerprint")
+_KNOWN_BY_FINGERPRINT = ("name", "n_train")
 
 
 def identity(model: nn.Module, model_config: Any, dataset: DataSet, config: TrainConfig) -> dict[str, Any]:
@@ -49,6 +55,9 @@ def identity(model: nn.Module, model_config: Any, dataset: DataSet, config: Trai
             "n_classes": dataset.n_classes,
             "n_train": len(dataset.train),
             "context": list(dataset.context_names) or None,  # None of checkpoints that do not know of it
+            "fingerprint": fingerprint(dataset),
+            "source": None if dataset.source is None else _as_json(dataset.source.to_dict()),
+            "table": None if dataset.table is None else _as_json(dataset.table.to_dict()),
         },
         "seed": config.seed,
         "backend": _library.backend(),
@@ -68,10 +77,18 @@ def check_identity(found: Checkpoint, ours: dict[str, Any]) -> None:
     _check_equal(found, "a model of class", theirs["model"], ours["model"])
     # First, since a context that was forgotten changes the shape of events too, which would say less.
     _check_equal(found, "data with context =", theirs["data"].get("context"), ours["data"]["context"])
+    known = theirs["data"].get("fingerprint") is not None  # older checkpoints have none
+    left_out = (*_NAMING, *_KNOWN_BY_FINGERPRINT) if known else _NAMING
     for part, what in (("model_config", "a model with"), ("data", "data with"), ("train_config", "a TrainConfig with")):
         for name, value in ours[part].items():
-            if part != "train_config" or name not in _FREE:
+            if name not in (_FREE if part == "train_config" else left_out):
                 _check_equal(found, f"{what} {name} =", theirs[part].get(name), value)
+    if known and theirs["data"]["fingerprint"] != ours["data"]["fingerprint"]:
+        raise CheckpointError(
+            f"{found.path} must be of the {ours['data']['n_train']} training samples in {_origin(ours['data'])} to go "
+            f"on from, got others, {theirs['data']['n_train']} that were in {_origin(theirs['data'])}; pass what the "
+            f"run began with, or another folder."
+        )
     if theirs["backend"] != ours["backend"]:
         warnings.warn(
             f"iresnet_fast: {found.path} was written with backend {theirs['backend']!r}, this is {ours['backend']!r}: "
@@ -98,6 +115,26 @@ def means_of(log: dict[str, Tensor]) -> tuple[Tensor, Tensor, int]:
     if unsettled.dim() != 0 or unsettled.is_floating_point() or int(unsettled) < 0:
         raise ValueError(f"a count as log.unsettled_norms, got {unsettled.dtype} of shape {tuple(unsettled.shape)}")
     return log["loss"], log["grad_norm"], int(unsettled)
+
+
+def fingerprint(dataset: DataSet) -> int:
+    """Return the crc32 of the bytes of the training samples, their labels, context and weights."""
+    total = 0
+    for part in (dataset.train, dataset.train_labels, dataset.train_context, dataset.train_weights):
+        if part is not None:
+            total = zlib.crc32(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data, total)
+    return total
+
+
+def _as_json(values: dict[str, Any]) -> Any:
+    """Return a dictionary in the form in which JSON returns it."""
+    return json.loads(json.dumps(values))
+
+
+def _origin(data: dict[str, Any]) -> str:
+    """Return the files that data come from, or their name."""
+    source = data.get("source")
+    return ", ".join(source["names"]) if source else str(data["name"])
 
 
 def _check_equal(found: Checkpoint, what: str, theirs: object, ours: object) -> None:

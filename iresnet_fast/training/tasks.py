@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,6 +25,9 @@ class Task(ABC):
         needs_labels: whether the loss looks at labels.
         event_shape: of the data.
         context_features: width of the context of the data, 0 if there is none.
+        n_classes: of the logits; None if there are none.
+        class_weights: how much each class counts in the cross-entropy, [n_classes], 1 on average over the training
+            samples; None: all the same, or there is no cross-entropy.
     """
 
     metrics: tuple[str, ...]
@@ -32,11 +36,18 @@ class Task(ABC):
     def __init__(self, model: nn.Module) -> None:
         """Train the model."""
         self._model = model
-        flow = flow_of(model)
-        config: Any = model.config if flow is None else flow.config
+        flow, own = flow_of(model), cast(Any, model).config
+        config: Any = own if flow is None else flow.config
         self.event_shape: tuple[int, ...] = config.image_shape if flow is None else config.event_shape
         self.context_features = 0 if flow is None else flow.config.context_features
+        self.n_classes: int | None = getattr(own, "n_classes", None)
         self._dtype = next(model.parameters()).dtype
+        self.class_weights: Tensor | None = None
+
+    @property
+    def decisive(self) -> str:
+        """The metric by which one model is better than another, the smaller the better."""
+        return self.metrics[0]
 
     def inputs(self, x: Tensor) -> Tensor:
         """Return what the model takes for data [B, *event_shape] as a DataSet holds them: whole numbers stay whole."""
@@ -47,8 +58,13 @@ class Task(ABC):
         return None if context is None else context.to(self._dtype)
 
     @abstractmethod
-    def loss(self, x: Tensor, labels: Tensor | None, context: Tensor | None = None) -> Tensor:
-        """Return the mean loss [] of inputs [B, *event_shape], their labels [B] and context [B, context_features]."""
+    def loss(
+        self, x: Tensor, labels: Tensor | None, context: Tensor | None = None, weights: Tensor | None = None
+    ) -> Tensor:
+        """Return the mean loss [] of inputs [B, *event_shape], their labels [B] and context [B, context_features].
+
+        The loss of each is multiplied by its weight [B]; the class weights multiply its cross-entropy too.
+        """
 
     @abstractmethod
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
@@ -78,11 +94,13 @@ class FlowTask(Task):
         self.flow = flow
         self.metrics = (_density_metric(flow),)
 
-    def loss(self, x: Tensor, labels: Tensor | None, context: Tensor | None = None) -> Tensor:
+    def loss(
+        self, x: Tensor, labels: Tensor | None, context: Tensor | None = None, weights: Tensor | None = None
+    ) -> Tensor:
         """Return the mean of -log_prob []; labels are not used."""
         if self.metrics == ("nats",):
-            return -self.flow.log_prob(x, context).mean()
-        return self.flow.bits_per_dim(x, context).mean()
+            return -_mean(self.flow.log_prob(x, context), weights)
+        return _mean(self.flow.bits_per_dim(x, context), weights)
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Start ActNorms and a learned prior."""
@@ -112,10 +130,12 @@ class ClassifierTask(Task):
         whole = self.classifier.config.n_levels is not None or not x.is_floating_point()
         return self.classifier.scaled(x) if whole else x.to(self._dtype)
 
-    def loss(self, x: Tensor, labels: Tensor | None, context: Tensor | None = None) -> Tensor:
+    def loss(
+        self, x: Tensor, labels: Tensor | None, context: Tensor | None = None, weights: Tensor | None = None
+    ) -> Tensor:
         """Return the mean cross-entropy []; there is no context."""
         assert labels is not None  # see check
-        return F.cross_entropy(self.classifier(x), labels)
+        return _cross_entropy(self.classifier(x), labels, self.class_weights, weights)
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Start ActNorms."""
@@ -149,10 +169,21 @@ class HybridTask(Task):
         self.model, self.density_weight = model, density_weight
         self.metrics = (_density_metric(model.flow), "error_percent")
 
-    def loss(self, x: Tensor, labels: Tensor | None, context: Tensor | None = None) -> Tensor:
+    @property
+    def decisive(self) -> str:
+        """The density, unless it has no weight."""
+        return self.metrics[0 if self.density_weight else 1]
+
+    def loss(
+        self, x: Tensor, labels: Tensor | None, context: Tensor | None = None, weights: Tensor | None = None
+    ) -> Tensor:
         """Return the mean of density_weight * -log p(x) - log p(y | x) []."""
         assert labels is not None  # see check
-        return self.model.loss(x, labels, self.density_weight, context)
+        if weights is None and self.class_weights is None:
+            return self.model.loss(x, labels, self.density_weight, context)
+        logits, log_prob = self.model(x, context)
+        cross_entropy = _cross_entropy(logits, labels, self.class_weights, weights)
+        return (cross_entropy - self.density_weight * _mean(log_prob, weights)) / math.log(2.0)
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Start ActNorms and a learned prior."""
@@ -172,9 +203,11 @@ class LossModule(nn.Module):
         super().__init__()
         self.model, self.task = model, task
 
-    def forward(self, x: Tensor, labels: Tensor | None, context: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, labels: Tensor | None, context: Tensor | None = None, weights: Tensor | None = None
+    ) -> Tensor:
         """Return the loss []; arguments as of `Task.loss`."""
-        return self.task.loss(x, labels, context)
+        return self.task.loss(x, labels, context, weights)
 
 
 def task_of(model: nn.Module, density_weight: float = 1.0) -> Task:
@@ -202,6 +235,18 @@ def flow_of(model: nn.Module) -> IResNetFlow | None:
     """Return the flow of a model, None if it has no density."""
     flow = model.flow if isinstance(model, HybridIResNet) else model
     return flow if isinstance(flow, IResNetFlow) else None
+
+
+def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
+    return values.mean() if weights is None else (values * weights.to(values.dtype)).mean()
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, of_classes: Tensor | None, weights: Tensor | None) -> Tensor:
+    """Return the mean over the samples [], each times both of its weights."""
+    if of_classes is None and weights is None:
+        return F.cross_entropy(logits, labels)
+    values = F.cross_entropy(logits, labels, reduction="none")
+    return _mean(values if of_classes is None else values * of_classes.to(values)[labels], weights)
 
 
 def _density_metric(flow: IResNetFlow) -> str:

@@ -18,6 +18,7 @@ from ..data import DataSet
 from ..models import certified_lipschitz
 from ..nn.spectral import count_unsettled
 from . import checkpoint, distributed, schedule
+from .baseline import Baseline, compare
 from .batches import Batches, seed_batch, seed_initial, test_batch, test_subset
 from .checkpoint import Checkpoint
 from .config import TrainConfig
@@ -27,6 +28,8 @@ from .metadata import naming
 from .optimization import Optimization
 from .progress import make_progress
 from .resume import check_identity, identity, means_of
+from .selection import Selection, class_weights, loaded
+from .selection import means_of as weighted_means
 from .tasks import LossModule, flow_of, task_of
 
 # Norms that take longer than _NORMS_FREE seconds take no more than _NORMS_SHARE of the run, but for those at its end.
@@ -48,10 +51,13 @@ class Trainer:
         ValueError: the parts do not fit each other, or the checkpoint is of another run.
 
     Attributes:
+        identity: what all checkpoints of the run have in their metadata.
         step: number of steps taken.
         minutes: wall-clock time of them and of what was in between.
         log: of the main process, else None.
         evaluation: the one at the end, of the main process, else None.
+        baseline: how the model compares with a Gaussian, of the main process, where that can be asked; else None.
+        stopped: the sentence about a run that ended for want of patience; None: it did not.
     """
 
     def __init__(
@@ -67,9 +73,12 @@ class Trainer:
         self._model, self._dataset, self._config, self._folder = model, dataset, config, folder
         self._task = task_of(model, config.density_weight)
         self._batches = Batches(dataset, config, next(model.parameters()).device)
-        self._identity = identity(model, self._task.adopted(dataset), dataset, config)
+        self.identity = identity(model, self._task.adopted(dataset), dataset, config)
         if found is not None:
-            check_identity(found, self._identity)
+            check_identity(found, self.identity)
+        self._task.class_weights = class_weights(self._task, self._batches.all().labels, config)
+        held_out = self._batches.validation
+        self._selection = None if held_out is None else Selection(config, held_out, self._batches.per_epoch)
         self._task.adopt(dataset)  # after the checks: an error leaves the model as it was
         model.train()
         if found is None:
@@ -80,6 +89,7 @@ class Trainer:
         self._losses: deque[Tensor] = deque(maxlen=config.log_steps)
         self._norms: deque[Tensor] = deque(maxlen=config.log_steps)
         self._unsettled_before = 0  # norms, by the processes that this one goes on from
+        self.stopped: str | None = None
         if found is not None:
             self._restore(found)
         self._loss = distributed.wrap(LossModule(model, self._task))
@@ -89,9 +99,16 @@ class Trainer:
         self._reported = (self.step, time.monotonic())
         self._norms_due = 0.0
         is_main = distributed.is_main()
-        self.log = Log(folder, self._task.metrics, self.step) if is_main else None
+        validates = self._selection is not None
+        self.log = Log(folder, self._task.metrics, self.step, validates) if is_main else None
         self._progress = make_progress(show_progress and is_main, self.progress)
         self.evaluation: Evaluation | None = None
+        self.baseline: Baseline | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the budget is used, or patience is."""
+        return self.progress >= 1.0 or self.stopped is not None
 
     @property
     def progress(self) -> float:
@@ -99,10 +116,36 @@ class Trainer:
         return schedule.progress(self._config, self.step, self._batches.per_epoch, self.minutes)
 
     @property
-    def best(self) -> nn.Module:
+    def average(self) -> nn.Module:
         """The model with averaged weights if there is one, else the model."""
         average = self.optimization.average
         return self._model if average is None else average
+
+    @property
+    def kept(self) -> nn.Module | None:
+        """The model that was best on the validation part, in eval mode; None without one.
+
+        Processes that did not evaluate read the file that the main one has written at the end of the run.
+        """
+        if self._selection is None:
+            return None
+        if self._selection.model is None or not distributed.is_main():
+            path = self._folder / checkpoint.BEST_FILE
+            return loaded(self._model, checkpoint.read(path).part(self._kind), path)
+        return self._selection.model
+
+    @property
+    def step_of_best(self) -> int:
+        """Number of steps that the best model has taken."""
+        return self.step if self._selection is None else self._selection.step
+
+    def start(self, keep_folder: Callable[[], None]) -> None:
+        """Evaluate the model that a run begins with, so that one which only gets worse ends with that."""
+        if self._selection is None or self.step > 0:
+            return
+        if self.log is not None:
+            keep_folder()
+            self.log.write({"step": 0, "epoch": 0.0, "minutes": 0.0, **self._validate(self._selection)})
 
     def advance(self) -> None:
         """Take a step."""
@@ -115,47 +158,60 @@ class Trainer:
         self.minutes = distributed.agreed((time.monotonic() - self._begin) / 60.0)
 
     def report(self, interrupted: bool, keep_folder: Callable[[], None]) -> None:
-        """Log, evaluate and write a checkpoint where that is due, all of them at the end; `keep_folder` comes before.
+        """Log, evaluate and write a checkpoint where that is due; `keep_folder` comes before.
+
+        Of a run that is over, all but the evaluation on the test set, which is that of `finish`.
 
         Raises:
             ValueError: a loss or a gradient since the last report was not finite.
         """
-        config, is_over = self._config, self.progress >= 1.0
-        must_evaluate = is_over or _is_due(
-            self.step, config.eval_steps, self.minutes - self._evaluated, config.eval_minutes
-        )
+        config, selection = self._config, self._selection
+        is_due = _is_due(self.step, config.eval_steps, self.minutes - self._evaluated, config.eval_minutes)
+        in_turn = selection is not None and selection.is_due(self.step, is_due)
+        must_validate = selection is not None and (in_turn or self.is_over)
         must_save = (
-            is_over
+            self.is_over
             or interrupted
             or _is_due(self.step, config.checkpoint_steps, self.minutes - self._saved, config.checkpoint_minutes)
         )
-        if not (must_evaluate or must_save or self.step % config.log_steps == 0):
+        if not (is_due or must_validate or must_save or self.step % config.log_steps == 0):
             return
         loss, norm = self._means()
         if self.log is not None:
-            row = self._row(loss, norm)
-            if must_evaluate or must_save:
-                row |= self._norms_now(is_over)
-            if must_evaluate:
-                row |= self._evaluate(None if is_over else test_subset(self._dataset, config))
             keep_folder()
+        measured = self._validate(selection, in_turn) if selection is not None and must_validate else {}
+        must_save = must_save or self.is_over  # which may just have come out
+        if self.log is not None:
+            row = self._row(loss, norm)
+            if is_due or must_save:
+                row |= self._norms_now(self.is_over)
+            row |= measured
+            if is_due and not self.is_over:
+                if selection is None:
+                    row |= self._evaluate(test_subset(self._dataset, config))
+                else:
+                    self.log.add_samples(copy.deepcopy(self.average).eval(), self.step, self._dataset.test_context)
             self.log.write(row)
             if must_save:
                 self._save()
-            self._progress.update(self.log.rows[-1], self.progress, self.minutes)
+            if not self.is_over:
+                self._progress.update(self.log.rows[-1], self.progress, self.minutes)
         now = distributed.agreed((time.monotonic() - self._begin) / 60.0)  # the next reports too are due for all
-        self._evaluated = now if must_evaluate else self._evaluated
+        self._evaluated = now if is_due else self._evaluated
         self._saved = now if must_save else self._saved
         self._reported = (self.step, time.monotonic())
 
-    def finish(self) -> None:
-        """Write the file of the best model, at the end of a run."""
+    def finish(self, keep_folder: Callable[[], None]) -> None:
+        """Evaluate on the test set and write the files of the best model, at the end of a run; `keep_folder` before."""
         if self.log is None:
             return
-        if self.evaluation is None:  # the run was over when it was resumed
-            self._evaluate(None)
-        kind = "model" if self._config.ema is None else "average"
-        checkpoint.write(self._folder / checkpoint.MODEL_FILE, _named(kind, self.best), self._metadata())
+        keep_folder()
+        metrics = self._evaluate(None)
+        self.log.complete(metrics)
+        self._progress.update(self.log.rows[-1], 1.0, self.minutes)
+        if self.stopped is not None:
+            self._progress.say(self.stopped)
+        self._write_best(checkpoint.MODEL_FILE, self._scores())
 
     def close(self) -> None:
         """Close the log and the progress bar."""
@@ -168,11 +224,11 @@ class Trainer:
         n_parts = self._config.accumulate
         number = self.step * n_parts + part
         seed_batch(self._config.seed, number)
-        x, labels, context = self._batches(number)
+        x, labels, context, weights = self._batches(number)
         # Processes exchange gradients once a step: with the last part go those of the others.
         is_last, module = part == n_parts - 1, self._loss
         with nullcontext() if is_last or not isinstance(module, DistributedDataParallel) else module.no_sync():
-            loss: Tensor = module(self._task.inputs(x), labels, self._task.context(context))
+            loss: Tensor = module(self._task.inputs(x), labels, self._task.context(context), weights)
             loss.backward(torch.full_like(loss, 1.0 / n_parts))  # type: ignore[no-untyped-call]
         return loss.detach()
 
@@ -181,10 +237,10 @@ class Trainer:
         with torch.no_grad():
             flow, task = flow_of(self._model), self._task
             if flow is not None and flow.standardizes:
-                x, _, context = self._batches.all()
-                flow.fit_preprocessing(task.inputs(x), task.context(context))
-            x, _, context = self._batches.initial()
-            task.initialize(task.inputs(x), task.context(context))
+                batch = self._batches.all()
+                flow.fit_preprocessing(task.inputs(batch.x), task.context(batch.context))
+            batch = self._batches.initial()
+            task.initialize(task.inputs(batch.x), task.context(batch.context))
 
     def _restore(self, found: Checkpoint) -> None:
         checkpoint.load_weights(self._model, found.part("model"), found.path)
@@ -195,6 +251,9 @@ class Trainer:
         with naming(found.path):
             self.optimization.restore(found.part("optimizer"))
             losses, norms, self._unsettled_before = means_of(found.part("log"))
+            if self._selection is not None:
+                self._selection.restore(found, self._model)
+                self._check_patience(self._selection)
         self._losses.extend(losses.unbind())
         self._norms.extend(norms.unbind())
 
@@ -207,12 +266,13 @@ class Trainer:
             "log.loss": torch.stack(list(self._losses)),
             "log.grad_norm": torch.stack(list(self._norms)),
             "log.unsettled_norms": torch.tensor(self._unsettled()),
+            **({} if self._selection is None else self._selection.state()),
         }
         checkpoint.write(checkpoint.path_of(self._folder, self.step), tensors, self._metadata())
         checkpoint.prune(self._folder, self._config.keep)
 
     def _metadata(self) -> dict[str, Any]:
-        return {**self._identity, "step": self.step, "minutes": self.minutes}
+        return {**self.identity, "step": self.step, "minutes": self.minutes}
 
     def _means(self) -> tuple[float, float]:
         """Return the means of the last losses and gradient norms over all processes."""
@@ -261,14 +321,53 @@ class Trainer:
         """Return how many norms the steps of the whole run have left unsettled, see `nn.spectral`."""
         return self._unsettled_before + count_unsettled(self._model)
 
+    def _validate(self, selection: Selection, in_turn: bool = True) -> dict[str, float]:
+        """Evaluate on the validation part, keep the model if it is the best so far, and stop if patience is used.
+
+        Returns:
+            What the log gets of the main process, which evaluates for all.
+        """
+        metrics: dict[str, float] = {}
+        if self.log is not None:
+            batch, model = selection.held_out, copy.deepcopy(self.average).eval()
+            found = evaluate(model, batch.x, batch.labels, context=batch.context)
+            metrics = weighted_means(found, batch.weights)
+            if selection.add(model, metrics[self._task.decisive], self.step, self.minutes, in_turn):
+                self._write_best(checkpoint.BEST_FILE)
+        selection.n_worse = int(distributed.agreed(selection.n_worse))
+        self._check_patience(selection)
+        return {f"validation_{name}": value for name, value in metrics.items()}
+
+    def _scores(self) -> dict[str, Tensor]:
+        """Return what the file of the best model holds beside its weights, "scores.<name>" of training samples."""
+        return {}
+
+    def _check_patience(self, selection: Selection) -> None:
+        if selection.is_exhausted:
+            self.stopped = selection.said(self._task.decisive, self.step)
+
+    def _write_best(self, name: str, scores: dict[str, Tensor] | None = None) -> None:
+        """Write a file of the best model."""
+        selection, metadata = self._selection, self._metadata()
+        if selection is not None:
+            metadata |= {"step": selection.step, "minutes": selection.minutes}
+        weights = _named(self._kind, self.kept or self.average)
+        checkpoint.write(self._folder / name, {**weights, **(scores or {})}, metadata)
+
+    @property
+    def _kind(self) -> str:
+        """What the weights of the best model are called in a file."""
+        return "model" if self._config.ema is None else "average"
+
     def _evaluate(self, rows: Tensor | None) -> dict[str, float]:
-        """Evaluate on some rows of the test set, or on all of it: a copy, since training must not notice."""
+        """Evaluate on some rows of the test set, or the best model on all of it: a copy, since training goes on."""
         test = test_batch(self._dataset)
-        x, labels, context = test if rows is None else test.rows(rows)
-        model = copy.deepcopy(self.best).eval()
-        evaluation = evaluate(model, x, labels, context=context)
+        batch = test if rows is None else test.rows(rows)
+        model = copy.deepcopy((self.kept if rows is None else None) or self.average).eval()
+        evaluation = evaluate(model, batch.x, batch.labels, context=batch.context)
         if rows is None:
             self.evaluation = evaluation
+            self.baseline = compare(self._model, self._dataset, evaluation)
         if self.log is not None:
             self.log.add_samples(model, self.step, self._dataset.test_context)
         return {f"test_{name}": value for name, value in evaluation.metrics.items()}

@@ -1,0 +1,151 @@
+"""The data that a command looks at: rows of a file by the columns of the run, or the data of the run itself."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+from .. import data
+from ..data import Column, DataSet, Source, Table, TableOptions, TableSchema
+from ..training.batches import Batch, test_batch
+from ..training.recipes import Model
+from ..training.tasks import task_of
+
+_PARENTS = 3  # folders above a run in which its data may have been moved with it
+
+
+def table_options(options: argparse.Namespace, known: TableOptions | None = None) -> TableOptions:
+    """Return how tables are read: what the options say, else what is known."""
+    found = {field.name: getattr(options, field.name, None) for field in dataclasses.fields(TableOptions)}
+    given = {name: value for name, value in found.items() if value is not None}
+    return dataclasses.replace(TableOptions() if known is None else known, **given)
+
+
+def schema_of(metadata: dict[str, Any]) -> TableSchema | None:
+    """Return the columns that a run was trained on; None if it was no table, or before they were kept."""
+    values = metadata["data"].get("table")
+    return None if values is None else TableSchema.from_dict(values)
+
+
+def open_rows(options: argparse.Namespace, model: Model, metadata: dict[str, Any]) -> Batch:
+    """Return every row of the files asked for that has no missing cell, in order; else the test part of a data set.
+
+    What is left out or filled is said.
+
+    Raises:
+        ValueError: a column is missing, a cell cannot be used, or the data do not fit the model.
+    """
+    shape = task_of(model).event_shape
+    if options.data is None or not all(map(data.is_table, options.data)) or len(shape) > 1:
+        return test_batch(open_data(options, model, metadata))
+    table = read_rows(options, metadata)
+    schema = schema_of(metadata) or _in_order(table, shape[0], metadata)
+    encoded = schema.encode(table)
+    if len(encoded.rows) == 0:
+        raise ValueError(f"--data must have a row without a missing cell, got none in {table.where}; fill them.")
+    if len(encoded.rows) < len(table):
+        _say(f"{len(table) - len(encoded.rows)} of {len(table)} rows of {table.where} lack a value and were left out.")
+    if encoded.n_filled:
+        _say(f"{encoded.n_filled} missing cells of {table.where} got the mean of the training rows.")
+    return Batch(encoded.x, None, encoded.context)
+
+
+def read_rows(options: argparse.Namespace, metadata: dict[str, Any]) -> Table:
+    """Return the table of --data, read as that of the run was; names of columns that the run knows are a header."""
+    source = metadata["data"].get("source")
+    known = table_options(options, None if source is None else Source.from_dict(source).table)
+    root = "" if options.data_root is None else options.data_root
+    paths = [os.path.join(root, path) for path in options.data]
+    schema = schema_of(metadata)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        table = data.read_table(paths, known)
+        if schema is not None and known.header == "auto" and not _has(table, schema):
+            other = dataclasses.replace(known, header="no" if table.has_names else "yes")
+            again = data.read_table(paths, other)
+            if _has(again, schema):
+                return again
+    for warning in said:
+        warnings.warn(warning.message, stacklevel=2)
+    return table
+
+
+def open_data(options: argparse.Namespace, model: Model, metadata: dict[str, Any]) -> DataSet:
+    """Return the data asked for, else those of the run; raises ValueError if they do not fit the model.
+
+    The columns of the context are those of the run.
+    """
+    values = metadata["data"].get("source")
+    if values is None:  # of a run that did not keep it
+        source = Source((metadata["data"]["name"],), context=tuple(metadata["data"].get("context") or ()))
+    else:
+        source = Source.from_dict(values)
+    if options.data is not None:
+        dataset = data.load(
+            options.data if len(options.data) > 1 else options.data[0],
+            options.data_root,
+            source.seed,
+            source.context,
+            table_options(options, source.table),
+            source.images,
+        )
+    else:
+        dataset = _own_data(options, source, schema_of(metadata))
+    task_of(model).check(dataset)
+    return dataset
+
+
+def _own_data(options: argparse.Namespace, source: Source, schema: TableSchema | None) -> DataSet:
+    """Return the data of a run; what was said of them in training is not said again."""
+    root = options.data_root if options.data_root is not None else source.root or None
+    names = [_located(name, options.run_path, root) for name in source.names]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "iresnet_fast", RuntimeWarning)
+        dataset = data.load(
+            names if len(names) > 1 else names[0], root, source.seed, source.context, source.table, source.images
+        )
+    if schema is not None and dataset.table != schema:
+        raise ValueError(
+            f"the file {', '.join(names)} must be as it was in training, got another content; pass it as --data to "
+            f"take all of its rows."
+        )
+    return dataset
+
+
+def _located(name: str, run_path: Path, root: str | None) -> str:
+    """Return where a file of a run is: it may have been moved, alone or together with the run."""
+    if name in data.NAMES or os.path.exists(name if root is None else os.path.join(root, name)):
+        return name
+    run = run_path.absolute()
+    parts = Path(name).parts
+    for folder in (run, *run.parents[:_PARENTS], Path.cwd()):
+        for n in range(1, min(_PARENTS, len(parts)) + 1):
+            moved = folder.joinpath(*parts[-n:])
+            if moved.is_file() or moved.is_dir():
+                _say(f"the data of the run are no longer at {name}; {moved} was taken.")
+                return str(moved)
+    raise ValueError(f"--data must name the data of the run, got none at {name} any longer; pass their file.")
+
+
+def _in_order(table: Table, n_columns: int, metadata: dict[str, Any]) -> TableSchema:
+    """Return the columns of a run that did not keep them: those of the context by name, all others in order."""
+    context = tuple(metadata["data"].get("context") or ())
+    others = [name for name in table.names if name not in context]
+    if len(others) != n_columns:
+        raise ValueError(
+            f"--data must have {n_columns} columns beside those of the context, got {len(others)} in {table.where}; "
+            f"give it the columns that the run was trained on."
+        )
+    return TableSchema(tuple(map(Column, others)), tuple(map(Column, context)))
+
+
+def _has(table: Table, schema: TableSchema) -> bool:
+    return all(column.name in table.names for column in (*schema.columns, *schema.context))
+
+
+def _say(sentence: str) -> None:
+    warnings.warn(f"iresnet_fast: {sentence}", RuntimeWarning, stacklevel=3)
