@@ -46,7 +46,7 @@ def _data(options: argparse.Namespace, model: Any, metadata: dict[str, Any]) -> 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            dataset = open_data(options, model, metadata)
+            dataset = open_data(options, model, metadata, say_again=True)
         except (ValueError, OSError) as error:
             if options.data is not None:
                 raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..._optional import needed
 from ..files import writing
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ def check_path(path: str | Path) -> Path:
 
 def new_figure(n_axes: int, width: float, height: float) -> Figure:
     """Return a figure with axes in a row, its size in inches."""
-    from matplotlib.figure import Figure  # heavy, and only needed to draw
+    with needed("drawing pictures"):
+        from matplotlib.figure import Figure  # heavy, and only needed to draw
 
     figure = Figure((width, height), dpi=120, layout="constrained")
     if n_axes:
