@@ -4,6 +4,7 @@
 """
 
 from ._load import NAMES, load
+from ._write import write_table
 from .dataset import DataError, DataSet
 from .densities import sample_density
 from .schema import Column, TableSchema
@@ -26,4 +27,5 @@ __all__ = [
     "load",
     "read_table",
     "sample_density",
+    "write_table",
 ]

@@ -49,8 +49,9 @@ def _cells(series: Any) -> NDArray[Any]:
     from pandas.api import types  # type: ignore[import-untyped]
 
     dtype = series.dtype
-    missing = bool(series.isna().any())
-    if missing and bool(series.isna().all()):
+    gone = series.isna()
+    missing = bool(gone.any())
+    if bool(gone.all()):
         return np.full(len(series), np.nan)
     if types.is_bool_dtype(dtype) and not missing and dtype.kind == "b":
         return np.asarray(series.to_numpy(dtype=bool))

@@ -70,8 +70,8 @@ def find_header(first: Sequence[str], rows: Sequence[Sequence[str]], decimal: st
     if (whole and fractions and (len(heads) > 1 or far)) or (far and len(heads) > 1):
         return Header(True, False)
     lines = ([numbers[i][k] for i in heads if k < len(numbers[i])] for k in range(min(_LIKE, len(rows))))
-    rising = _is_even(list(heads.values())) and not any(map(_is_even, lines))
-    if rising and len(heads) > 2:
+    rising = _is_even(list(heads.values()))
+    if rising and len(heads) > 2 and not any(map(_is_even, lines)):
         outside = any(not min(numbers[i]) <= head <= max(numbers[i]) for i, head in heads.items())
         if outside or (whole and len(heads) > 3 and next(iter(heads.values())) in (0.0, 1.0)):
             return Header(True, False)

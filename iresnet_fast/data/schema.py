@@ -100,7 +100,19 @@ class Column:
         if self.kind == "integer":
             return np.rint(moved).astype(np.int64) + int(self.shift)
         result: NDArray[Any] = moved + self.shift
+        if self.shift or self.scale != 1.0:  # float64 would show digits that float32 has not held
+            result = self._rounded(result, moved)
         return result
+
+    def _rounded(self, cells: NDArray[np.float64], moved: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return cells with no more decimals than tell the numbers that they come from apart."""
+        size = float(np.abs(moved).max(initial=0.0))
+        if not 0.0 < size < math.inf:
+            return cells
+        # A tenth of the distance of float32 numbers, 2^-24 of the largest, at least.
+        decimals = math.ceil(24 * math.log10(2.0) - math.log10(size)) + 1
+        rounded: NDArray[np.float64] = np.round(cells, decimals) if decimals < 300 else cells
+        return rounded
 
     def fill(self) -> NDArray[np.float64]:
         """Return the entries [width] that take the place of a missing cell."""
