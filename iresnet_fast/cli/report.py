@@ -51,8 +51,7 @@ def _data(options: argparse.Namespace, model: Any, metadata: dict[str, Any]) -> 
             if options.data is not None:
                 raise
             return None, [f"The data could not be loaded, so that what needs them is left out: {error}"]
-    said = [str(warning.message).removeprefix("iresnet_fast: ") for warning in caught]
-    return dataset, [sentence[:1].upper() + sentence[1:] for sentence in dict.fromkeys(said)]
+    return dataset, list(dict.fromkeys(str(warning.message).removeprefix("iresnet_fast: ") for warning in caught))
 
 
 def _size(n_bytes: int) -> str:

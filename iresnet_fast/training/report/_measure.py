@@ -87,9 +87,11 @@ def _evaluate(facts: Facts, dataset: DataSet, show_progress: bool) -> None:
     seen = dataclasses.replace(dataset, test=test.x, test_labels=test.labels, test_context=test.context)
     gaussian = baseline.compare(facts.model, seen, found)
     if gaussian is not None:
-        facts.baseline = str(gaussian)
-        if gaussian.difference < 0.0:
-            facts.warnings.append(f"{_sentence(facts.baseline)}.")
+        sentence = f"{_sentence(str(gaussian))}."
+        if gaussian.difference + gaussian.standard_error > 0.0:
+            facts.baseline = sentence
+        else:
+            facts.warnings.append(sentence)
     kept = facts.metadata["data"].get("fingerprint")
     if kept is not None and kept != fingerprint(dataset):
         facts.warnings.append("The data are not those of the training: their fingerprint is another.")
@@ -125,8 +127,8 @@ def _reconstruct(facts: Facts, scratch: Path) -> None:
 
 
 def _sentence(text: str) -> str:
-    """Return "name: something" as a sentence about it."""
-    said = text.partition(": ")[2]
+    """Return what is said behind a name and a colon."""
+    said = text.partition(": ")[2].replace("+-", "\N{PLUS-MINUS SIGN}")
     return said[:1].upper() + said[1:]
 
 

@@ -65,7 +65,7 @@ def render(facts: Facts) -> str:
         made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         version=__version__,
         contents=_contents(facts),
-        baseline=facts.baseline.partition(": ")[2],
+        baseline=facts.baseline,
         cards=_cards(facts),
         certificates=_certificates(facts),
         bi_lipschitz=_bi_lipschitz(facts),
@@ -205,6 +205,8 @@ def _settings(config: Any, prefix: str = "") -> list[Setting]:
 
 def _shown(value: Any) -> str:
     if isinstance(value, tuple):
+        if not value:
+            return "none"
         return ", ".join(map(_shown, value)) if len(value) <= 20 else f"{len(value)} values"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
