@@ -236,4 +236,4 @@ def test_training_on_a_full_disk_from_the_command_line(tmp_path):
         rf"iresnet-fast: {tmp_path}/\S+ must be written whole, got: File too large; [^\n]*\.\n", ended.stderr
     )
     assert not list(tmp_path.glob("*.writing"))
-    assert {path.name for path in tmp_path.iterdir()} <= {"log.csv", "tensorboard"}
+    assert {path.name for path in tmp_path.iterdir()} <= {"log.csv", "run.yaml", "tensorboard"}

@@ -13,13 +13,13 @@ import torch
 
 from .. import _checks, _library, data
 from ..data import DataError
-from ..data.source import MISSING
+from ..data.source import MISSING, MODES
 from ..training import checkpoint
 from ..training.metadata import require
 from ..training.recipes import Model
+from ._rows import image_options, table_options
 from ._rows import open_data as open_data
 from ._rows import open_rows as open_rows
-from ._rows import table_options
 
 _READING = (
     ("--separator", "MARK", "of the cells of a text file, or tab, or space (default: found out)"),
@@ -36,7 +36,12 @@ _COLUMNS = (
     ("--one-hot", "categories, with an entry for each (default: none, and texts of the context)"),
     ("--continuous", "whole numbers that are left without noise (default: none)"),
 )
-_ARGUMENTS = {"name": "--data", "root": "--data-root"}  # of data.load; others have the names of their options
+_ARGUMENTS = {
+    "name": "--data",
+    "root": "--data-root",
+    "size": "--image-size",
+    "mode": "--image-mode",
+}  # of data.load; others have the names of their options
 
 
 def add_run_argument(parser: argparse.ArgumentParser, **options: Any) -> None:
@@ -55,7 +60,8 @@ def add_data_options(parser: argparse.ArgumentParser, default: str | None) -> No
         nargs="+",
         default=None if default is None else [default],
         metavar="FILE",
-        help=f"{names}, or files of a table: {', '.join(data.SUFFIXES)} (default: {said})",
+        help=f"{names}, files of a table ({', '.join(data.SUFFIXES)}), a folder of images, or a .npy or .npz file of "
+        f"images or signals (default: {said})",
     )
     parser.add_argument("--data-root", help="folder of the files of a data set that is not built in (default: none)")
     group = parser.add_argument_group(
@@ -67,6 +73,7 @@ def add_data_options(parser: argparse.ArgumentParser, default: str | None) -> No
     group.add_argument(
         "--header", choices=["auto", "yes", "no"], help="whether the first line has names (default: auto)"
     )
+    add_image_options(parser)
     if default is None:
         return
     for option, text in _COLUMNS:
@@ -78,10 +85,22 @@ def add_data_options(parser: argparse.ArgumentParser, default: str | None) -> No
     group.add_argument("--missing", choices=MISSING, default="error", help=text)
 
 
+def add_image_options(parser: argparse.ArgumentParser) -> None:
+    """Add how images of a folder or an array are read."""
+    said = "(default: as they are, and for a trained model as in training)"
+    group = parser.add_argument_group("images", "How the images of a folder or an array are read.")
+    text = f"side, or height and width such as 32x48, to which they are cropped and resized {said}"
+    group.add_argument("--image-size", type=image_size, metavar="SIZE", help=text)
+    text = f"their colours; auto: grey if all are {said}"
+    group.add_argument("--image-mode", choices=MODES, help=text)
+
+
 def load_data(options: argparse.Namespace) -> data.DataSet:
     """Return the data to train on."""
     names = options.data if len(options.data) > 1 else options.data[0]
-    return data.load(names, options.data_root, context=options.context, table=table_options(options))
+    return data.load(
+        names, options.data_root, context=options.context, table=table_options(options), images=image_options(options)
+    )
 
 
 def add_machine_options(parser: argparse.ArgumentParser) -> None:
@@ -110,6 +129,17 @@ def add_output_option(parser: argparse.ArgumentParser, default: str) -> None:
 def numbers(text: str) -> tuple[float, ...]:
     """Return the numbers of an option."""
     return tuple(map(float, text.split(",")))
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Return the height and width of an option: one number, or two with an x between them."""
+    sides = [int(side) for side in text.lower().split("x")]
+    if len(sides) > 2 or min(sides) < 1:
+        raise ValueError
+    return sides[0], sides[-1]
+
+
+image_size.__name__ = "a size from 1 on, such as 32 or 32x48"
 
 
 numbers.__name__ = "numbers, separated by commas"  # as argparse calls it in errors

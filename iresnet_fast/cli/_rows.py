@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import data
-from ..data import Column, DataSet, Source, Table, TableOptions, TableSchema
+from ..data import Column, DataSet, ImageOptions, Source, Table, TableOptions, TableSchema
 from ..training.batches import Batch, test_batch
 from ..training.recipes import Model
 from ..training.tasks import task_of
@@ -23,6 +23,13 @@ def table_options(options: argparse.Namespace, known: TableOptions | None = None
     found = {field.name: getattr(options, field.name, None) for field in dataclasses.fields(TableOptions)}
     given = {name: value for name, value in found.items() if value is not None}
     return dataclasses.replace(TableOptions() if known is None else known, **given)
+
+
+def image_options(options: argparse.Namespace, known: ImageOptions | None = None) -> ImageOptions:
+    """Return how images are read: what the options say, else what is known."""
+    given = {"size": options.image_size, "mode": options.image_mode}
+    given = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(ImageOptions() if known is None else known, **given)
 
 
 def schema_of(metadata: dict[str, Any]) -> TableSchema | None:
@@ -91,7 +98,7 @@ def open_data(options: argparse.Namespace, model: Model, metadata: dict[str, Any
             source.seed,
             source.context,
             table_options(options, source.table),
-            source.images,
+            image_options(options, source.images),
         )
     else:
         dataset = _own_data(options, source, schema_of(metadata), say_again)

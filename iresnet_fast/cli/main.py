@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TrainingInterrupted as error:
         return _end(_INTERRUPTED, str(error))
     except ModuleNotFoundError as error:
-        return _end(2, f"the module {error.name} must be installed, got none; pip install {error.name}.")
+        return _end(2, str(error))
     except (ValueError, TypeError, OSError) as error:
         return _end(2, str(error))
     return 0

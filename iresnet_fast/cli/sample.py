@@ -91,8 +91,9 @@ def draw_samples(
 
 
 def can_draw(flow: IResNetFlow) -> bool:
-    """Return whether there are pictures of samples alone: they are images, signals or points of the plane."""
-    return len(flow.config.event_shape) > 1 or flow.config.event_shape == (2,)
+    """Return whether there are pictures of samples: images of 1 or 3 channels, signals, points of the plane."""
+    shape = flow.config.event_shape
+    return shape[0] in (1, 3) if flow.config.is_image else len(shape) == 2 or shape == (2,)
 
 
 def write_picture(flow: IResNetFlow, samples: Tensor, path: Path) -> Path:

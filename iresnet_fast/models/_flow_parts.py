@@ -27,6 +27,7 @@ from ..nn import (
 )
 from ._blocks import Block, estimators_of
 from ._branches import flow_branch
+from ._signals import SignalAsImage
 from .flow_config import FlowConfig
 from .prior import DiagonalNormal
 
@@ -51,6 +52,8 @@ def preprocessing_of(config: FlowConfig) -> Sequential:
         layers.append(_numbers(lambda: Whiten(torch.zeros(config.n_dims), torch.eye(config.n_dims))))
     if config.noise_channels:
         layers.append(NoisePad(config.noise_channels))
+    if config.has_grid and not config.is_image:
+        layers.append(SignalAsImage())
     return Sequential(*layers)
 
 
@@ -69,14 +72,16 @@ def prior_of(config: FlowConfig, n_dims: int) -> DiagonalNormal:
 
 def body_of(config: FlowConfig) -> tuple[Sequential | MultiScale, list[Shape]]:
     """Return the transform from the preprocessed data to the latent [B, d], and the shapes of the latent's pieces."""
-    shape = event = (config.event_shape[0] + config.noise_channels, *config.event_shape[1:])
+    channels, *sizes = config.inner_shape
+    shape = event = (channels + config.noise_channels, *sizes)
     scales: list[Sequential] = []
     for i, n_blocks in enumerate(config.blocks):
         last = i + 1 == len(config.blocks)
         layers: list[nn.Module] = []
         if i > 0 or config.squeeze_first:
-            layers.append(Squeeze())
-            shape = (shape[0] * 4, shape[1] // 2, shape[2] // 2)
+            squeeze = Squeeze(config.squeeze_factors)
+            layers.append(squeeze)
+            shape = squeeze.output_shape(shape)
         for j in range(n_blocks):
             first = j == 0 and not any(config.blocks[:i])
             layers += _block_layers(config, shape, config.preactivation and not first, config.hidden)

@@ -19,9 +19,10 @@ class FlowConfig(Config):
     """What an IResNetFlow is built from. The defaults are those of a small model of feature vectors.
 
     Attributes:
-        event_shape: shape of one sample of the data: (d,), or (C, H, W) for images.
+        event_shape: shape of one sample of the data: (d,), (C, H, W) for images, or (C, L) for signals, which are
+            images of height 1 inside.
         blocks: number of residual blocks at each scale; vectors have one scale. Every scale after the first begins
-            with a 2 x 2 squeeze.
+            with a squeeze: of 2 x 2 pixels, of 2 values of a signal.
         hidden: widths, or channels, between the layers of a branch that is not dense.
         kernel_sizes: of the layers of a convolutional branch, one more than `hidden`; of a dense branch the first
             counts.
@@ -112,8 +113,8 @@ class FlowConfig(Config):
     def __post_init__(self) -> None:
         """Turn lists into tuples and check the fields."""
         self._freeze()
-        if not isinstance(self.event_shape, tuple) or len(self.event_shape) not in (1, 3):
-            raise ValueError(f"event_shape must be (d,) or (C, H, W), got {self.event_shape!r}; change it.")
+        if not isinstance(self.event_shape, tuple) or len(self.event_shape) not in (1, 2, 3):
+            raise ValueError(f"event_shape must be (d,), (C, L) or (C, H, W), got {self.event_shape!r}; change it.")
         check_counts("event_shape", self.event_shape, 1)
         check_counts("blocks", self.blocks, 0)
         check_counts("hidden", self.hidden, 1)
@@ -144,13 +145,13 @@ class FlowConfig(Config):
             raise ValueError(f"alpha must be in [0, 0.5), got {self.alpha}; pass e.g. 0.05.")
         check_parts({"train_estimator": self.train_estimator, "eval_estimator": self.eval_estimator}, self.solver)
         self._check_vectors()
-        self._check_images()
+        self._check_scales()
         self._check_context(kind)
         check_activation(self.activation, not self.context_features, " with a context")
-        if self.normalize == "branch" and (not kind.scales_whole or self.context_features or self.is_image):
+        if self.normalize == "branch" and (not kind.scales_whole or self.context_features or self.has_grid):
             raise ValueError(
-                "normalize must be 'layers' or 'strict' for images, a context and branches that are not residual, got "
-                "'branch'; use 'strict'."
+                "normalize must be 'layers' or 'strict' for images, signals, a context and branches that are not "
+                "residual, got 'branch'; use 'strict'."
             )
 
     @property
@@ -162,6 +163,21 @@ class FlowConfig(Config):
     def is_image(self) -> bool:
         """Whether the data are images."""
         return len(self.event_shape) == 3
+
+    @property
+    def has_grid(self) -> bool:
+        """Whether the data are images or signals, for which the branches are convolutions."""
+        return len(self.event_shape) > 1
+
+    @property
+    def inner_shape(self) -> tuple[int, ...]:
+        """Shape of the data inside: (d,), (C, H, W), or (C, 1, L) for signals."""
+        return self.event_shape if len(self.event_shape) != 2 else (self.event_shape[0], 1, self.event_shape[1])
+
+    @property
+    def squeeze_factors(self) -> int | tuple[int, int]:
+        """Rows and columns that a squeeze joins."""
+        return 2 if self.is_image else (1, 2)
 
     def _check_context(self, kind: BranchKind) -> None:
         for argument, is_conditional in (
@@ -213,26 +229,27 @@ class FlowConfig(Config):
                 f"dequantize must be left out for data of n_levels, {self.n_levels}, got steps as well; choose one."
             )
 
-    def _check_images(self) -> None:
-        if self.is_image:
-            check_kernel_sizes(self.kernel_sizes, BRANCHES[self.branch].is_chain, self.hidden)
-            n_squeezes = len(self.blocks) - (not self.squeeze_first)
-            _, height, width = self.event_shape
-            if height % 2**n_squeezes or width % 2**n_squeezes:
+    def _check_scales(self) -> None:
+        if not self.has_grid:
+            if len(self.blocks) != 1 or self.squeeze_first or self.factor_out:
                 raise ValueError(
-                    f"event_shape must have a height and width divisible by {2**n_squeezes} for {n_squeezes} "
-                    f"squeezes, got {self.event_shape}; pad the images or use fewer scales."
+                    f"vectors must have one scale, without squeeze_first and factor_out, got blocks = {self.blocks}; "
+                    f"pass one number, or images."
                 )
-            if self.factor_out and len(self.blocks) > 1 and self.event_shape[0] + self.noise_channels == 1:
-                if not self.squeeze_first:
-                    raise ValueError(
-                        "factor_out must be False for images of one channel without squeeze_first, got True; there is "
-                        "no half of it to let go."
-                    )
-        elif len(self.blocks) != 1 or self.squeeze_first or self.factor_out:
+            return
+        check_kernel_sizes(self.kernel_sizes, BRANCHES[self.branch].is_chain, self.hidden)
+        n_squeezes = len(self.blocks) - (not self.squeeze_first)
+        if any(size % 2**n_squeezes for size in self.event_shape[1:]):
+            sizes = "a height and width" if self.is_image else "a length"
             raise ValueError(
-                f"vectors must have one scale, without squeeze_first and factor_out, got blocks = {self.blocks}; pass "
-                f"one number, or images."
+                f"event_shape must have {sizes} divisible by {2**n_squeezes} for {n_squeezes} squeezes, got "
+                f"{self.event_shape}; pad the data or use fewer scales."
+            )
+        halves = self.factor_out and len(self.blocks) > 1
+        if halves and self.event_shape[0] + self.noise_channels == 1 and not self.squeeze_first:
+            raise ValueError(
+                "factor_out must be False for one channel without squeeze_first, got True; there is no half of it to "
+                "let go."
             )
 
 
