@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -146,10 +147,15 @@ def _report(done: Run, dataset: data.DataSet) -> None:
     if isinstance(model, IResNetFlow) and dataset.event_shape == (2,):
         at = None if contexts is None else contexts[0]
         drawn.append(pictures.density(model, dataset.test, done.folder / "density.png", at))
+    if isinstance(model, IResNetFlow) and len(dataset.event_shape) == 1:
+        pictures.compare(model, dataset, done.folder / "pairs.png")
+        pictures.calibration(model, dataset.test, done.folder / "calibration.png", contexts)
+        drawn += [done.folder / "pairs.png", done.folder / "calibration.png"]
     x, found = reconstruct.reconstruct(model, dataset, reconstruct.N_SAMPLES)
     print(reconstruct.describe(found))
     if dataset.is_image:
         drawn.append(pictures.reconstructions(x, found.x, found.error, done.folder / "reconstructions.png"))
     print(f"model: {done.folder / MODEL_FILE}")
     print(f"log: {done.folder / 'log.csv'}, and for TensorBoard {done.folder / 'tensorboard'}")
+    print(f"report: iresnet-fast report {shlex.quote(str(done.folder))} writes a page with all of this")
     print(f"pictures: {', '.join(map(str, drawn))}")
