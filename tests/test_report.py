@@ -183,7 +183,7 @@ def test_a_run_that_is_not_finished(run):
     folder, data = run
     (folder / "model.safetensors").unlink()
     page = read(report.write_report(folder, dataset=data))
-    assert "The run is not finished: this is its newest checkpoint, after 12 steps." in page.text
+    assert "The run is not finished: this is its model after 12 steps." in page.text
 
 
 def test_a_run_without_its_log(run):

@@ -113,10 +113,10 @@ def read_rows(options: argparse.Namespace, metadata: dict[str, Any]) -> Table:
     return table
 
 
-def open_data(options: argparse.Namespace, model: Model, metadata: dict[str, Any]) -> DataSet:
+def open_data(options: argparse.Namespace, model: Model, metadata: dict[str, Any], say_again: bool = False) -> DataSet:
     """Return the data asked for, else those of the run; raises ValueError if they do not fit the model.
 
-    The columns of the context are those of the run.
+    The columns of the context are those of the run. What was said of its data in training is said again if asked for.
     """
     values = metadata["data"].get("source")
     if values is None:  # of a run that did not keep it
@@ -133,17 +133,18 @@ def open_data(options: argparse.Namespace, model: Model, metadata: dict[str, Any
             _images_like_training(options, metadata),
         )
     else:
-        dataset = _own_data(options, source, schema_of(metadata))
+        dataset = _own_data(options, source, schema_of(metadata), say_again)
     _check(dataset, model, metadata)
     return dataset
 
 
-def _own_data(options: argparse.Namespace, source: Source, schema: TableSchema | None) -> DataSet:
-    """Return the data of a run; what was said of them in training is not said again."""
+def _own_data(options: argparse.Namespace, source: Source, schema: TableSchema | None, say_again: bool) -> DataSet:
+    """Return the data of a run."""
     root = options.data_root if options.data_root is not None else source.root or None
     names = [_located(name, options.run_path, root) for name in source.names]
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "iresnet_fast", RuntimeWarning)
+        if not say_again:
+            warnings.filterwarnings("ignore", "iresnet_fast", RuntimeWarning)
         dataset = data.load(
             names if len(names) > 1 else names[0], root, source.seed, source.context, source.table, source.images
         )

@@ -65,7 +65,8 @@ def read_pixels(path: Path, grey: bool, done: Counter[str]) -> Array:
     Raises:
         DataError: it is damaged, or holds numbers that are no levels.
     """
-    from PIL import Image, ImageOps
+    with needed(f"reading {path}"):
+        from PIL import Image, ImageOps
 
     with _opened(path) as image:
         try:
