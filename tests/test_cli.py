@@ -297,5 +297,5 @@ def test_as_a_program():
     command = [sys.executable, "-m", "iresnet_fast.cli", "train", "--data", "nothing"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("iresnet-fast: name must be one of ")
+    assert done.stderr.startswith("iresnet-fast: --data must be one of ")
     assert done.stderr.count("\n") == 1

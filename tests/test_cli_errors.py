@@ -26,7 +26,7 @@ def sentence(capsys, arguments, code=2):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--data", "nothing"], "name must be one of swissroll"),
+        (["--data", "nothing"], "--data must be one of swissroll"),
         (["--data", "mnist"], "root"),
         (["--data", "mnist", "--data-root", "no/such/folder"], "no/such/folder"),
         (["--data", "none.csv"], "none.csv"),
