@@ -160,7 +160,7 @@ def test_bytes_that_are_no_text_too_many_and_none(tmp_path):
 
 def test_without_a_reader_of_yaml_nothing_begins(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "yaml", None)
-    with pytest.raises(ModuleNotFoundError, match=r"needs PyYAML, got none; pip install 'iresnet_fast\[train\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"training needs PyYAML, got none; pip install 'iresnet_fast\[train\]'"):
         training.fit(make_model(), make_data(), make_config(max_steps=1), tmp_path / "run", show_progress=False)
     assert not (tmp_path / "run").exists()
 

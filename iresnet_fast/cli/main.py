@@ -11,12 +11,14 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from ..training.distributed import TrainingInterrupted
-from . import evaluate, info, reconstruct, report, sample, train
+from . import evaluate, impute, info, reconstruct, report, sample, score, train
 
 COMMANDS = {
     "train": train,
     "evaluate": evaluate,
+    "score": score,
     "sample": sample,
+    "impute": impute,
     "reconstruct": reconstruct,
     "report": report,
     "info": info,

@@ -108,6 +108,11 @@ def load_model(path: str | os.PathLike[str], average: bool = True) -> nn.Module:
     return model.eval()
 
 
+def read_run(path: str | os.PathLike[str]) -> Checkpoint:
+    """Return all that the file holds which `load_model` takes; arguments and errors as there."""
+    return read(_resolve(path))
+
+
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the metadata of a file, without its tensors; arguments and errors as in `load_model`."""
     path = _resolve(path)

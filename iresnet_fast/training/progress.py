@@ -14,6 +14,9 @@ from .log import Row
 _SECONDS = 10.0  # between lines, where there is no terminal
 _TICKS = 1000  # of the bar
 
+# Told how a piece of work goes on: the fraction that is done, and a few words.
+OnProgress = Callable[[float, str], None]
+
 
 class Progress(Protocol):
     """Where a run reports to."""
@@ -42,7 +45,7 @@ def make_progress(show: bool, progress: float) -> Progress:
 
 
 @contextmanager
-def working(show: bool) -> Iterator[Callable[[float, str], None]]:
+def working(show: bool) -> Iterator[OnProgress]:
     """Yield what takes the fraction done of a piece of work and a few words: for a bar on a terminal if `show`."""
     if not (show and _has_bar()):
         yield lambda progress, words: None

@@ -63,8 +63,9 @@ class RunFile:
 
 
 def check_available() -> None:
-    """Raise MissingModuleError unless there is PyYAML: before a run, not in it."""
-    with needed("the run.yaml of a run"):
+    """Raise MissingModuleError unless there are PyYAML and safetensors: before a run, not in it."""
+    with needed("training"):
+        import safetensors  # noqa: F401
         import yaml  # type: ignore[import-untyped]  # noqa: F401
 
 
@@ -171,7 +172,7 @@ def _config(where: str, kind: Any, values: dict[str, Any]) -> Any:
 
 def _parsed(path: Path) -> Any:
     """Return what a file of YAML holds; raises ValueError if it is none."""
-    with needed("reading a run.yaml"):
+    with needed("reading run.yaml"):
         import yaml
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
