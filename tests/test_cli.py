@@ -277,7 +277,7 @@ def test_every_option_is_explained():
 
 def test_defaults_are_as_stated():
     options = parser().parse_args(["train"])
-    assert (options.data, options.model, options.folder, options.quiet) == ("digits", "flow", None, False)
+    assert (options.data, options.model, options.folder, options.quiet) == (["digits"], "flow", None, False)
     recipe = training.recipe(data.load("digits"), "flow", None, {"blocks": (1,)})[1]
     for field, (_, _, default) in train._RECIPE.items():
         if default not in (train._OF_RECIPE, "only at the end", "only by minutes"):
