@@ -13,7 +13,7 @@ import torch
 
 from .. import _checks, _library, data
 from ..data import DataError
-from ..data.source import MISSING, MODES
+from ..data.source import MISSING, MODES, Source
 from ..training import checkpoint
 from ..training.metadata import require
 from ..training.recipes import Model
@@ -95,11 +95,17 @@ def add_image_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--image-mode", choices=MODES, help=text)
 
 
-def load_data(options: argparse.Namespace) -> data.DataSet:
-    """Return the data to train on."""
-    names = options.data if len(options.data) > 1 else options.data[0]
+def load_data(options: argparse.Namespace, known: Source) -> data.DataSet:
+    """Return the data to train on: what the options say, else what is known."""
+    names = known.names if options.data is None else tuple(options.data)
+    root = options.data_root if options.data_root is not None else known.root or None
     return data.load(
-        names, options.data_root, context=options.context, table=table_options(options), images=image_options(options)
+        names if len(names) > 1 else names[0],
+        root,
+        known.seed,
+        known.context if options.context is None else options.context,
+        table_options(options, known.table),
+        image_options(options, known.images),
     )
 
 
