@@ -18,7 +18,7 @@ from ..training.recipes import Model
 from ..training.tasks import flow_of, task_of
 from ._options import add_data_options, add_machine_options, add_run_argument, check_file, machine, open_rows, open_run
 from ._rows import schema_of
-from ._tables import TABLES, check_suffix, numbered, tidy
+from ._tables import TABLES, check_suffix, numbered
 
 N_SAMPLES = 32
 
@@ -32,9 +32,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         help=f"file to write: for vectors a table, {', '.join(TABLES)}, of every column, its reconstruction and the "
-        f"difference; for images a picture, {', '.join(pictures.FORMATS)}; for all but tables the reconstructions as "
-        f".npy (default: reconstructions.csv for vectors, reconstructions.png for images, reconstructions.npy for "
-        f"signals)",
+        f"difference; for images a picture, {', '.join(pictures.FORMATS)}; for all but vectors also their array, .npy "
+        f"(default: reconstructions.csv for vectors, .png for images, else .npy)",
     )
     add_machine_options(parser)
 
@@ -47,7 +46,8 @@ def run(options: argparse.Namespace) -> None:
     with machine(options) as device:
         model, metadata = open_run(options, device)
         shape = task_of(model).event_shape
-        known = {1: TABLES, 2: (".npy",), 3: (*pictures.FORMATS, ".npy")}[len(shape)]
+        is_drawn = len(shape) == 3 and shape[0] in (1, 3)
+        known = TABLES if len(shape) == 1 else (*pictures.FORMATS, ".npy") if is_drawn else (".npy",)
         out = Path("reconstructions" + known[0]) if options.out is None else options.out
         check_suffix(out, known, f"data of shape {shape}")
         batch = open_rows(options, model, metadata).part(slice(options.n))
@@ -87,7 +87,7 @@ def compared(schema: TableSchema, x: Tensor, again: Tensor) -> Table:
     The difference is that of the entries of the model, in the units of the file: of a column with an offset it has
     digits that the values themselves cannot show.
     """
-    before, after = (tidy(schema.decode(values), schema) for values in (x, again))
+    before, after = (schema.decode(values) for values in (x, again))
     apart = again.double().cpu() - x.double().cpu()
     names, cells, first = [], [], 0
     for column in schema.columns:
