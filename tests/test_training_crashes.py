@@ -227,3 +227,13 @@ def test_a_log_is_completed_in_the_file_too(tmp_path):
     again = log.Log(tmp_path, ("nats",), 1)
     assert [(row["step"], row["loss"], row["test_nats"]) for row in again.rows] == [(1, 0.5, 1.5)]
     again.close()
+
+
+def test_a_full_disk_for_what_is_printed_has_a_sentence():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "iresnet_fast.cli", "info"]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    said = (
+        "iresnet-fast: all output must be written, got: No space left on device; make room for it or write elsewhere."
+    )
+    assert (ended.returncode, ended.stderr) == (2, f"{said}\n")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from .. import __version__
@@ -63,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _short_warnings():
             options = parser().parse_args(arguments)
             options.run(options)
+            sys.stdout.flush()  # here, where a full disk has its sentence
     except KeyboardInterrupt:
         return _end(_INTERRUPTED, "interrupted.")
     except TrainingInterrupted as error:
@@ -71,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _end(2, str(error))
     except OSError as error:
         if error.filename is None and error.strerror:  # of standard output, or of something that did not say
+            with suppress(OSError, ValueError):  # what could not be written would be tried again at the end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return _end(2, f"all output must be written, got: {error.strerror}; make room for it or write elsewhere.")
         if str(error).startswith("[Errno"):
             return _end(2, f"{error.filename} must be a path that can be used, got: {error.strerror}; correct it.")
