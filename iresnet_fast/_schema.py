@@ -39,7 +39,7 @@ def check(where: str, values: Any, hints: Mapping[str, Any]) -> None:
         if part is not None:
             check(full, value, fields_of(part))
         elif not _fits(value, hint):
-            raise TypeError(f"{full} must be {_described(hint)}, got {_short(value)}; correct it.")
+            raise TypeError(f"{full} must be {described(hint)}, got {_short(value)}; correct it.")
 
 
 def fields_of(part: type[Any]) -> Mapping[str, Any]:
@@ -76,15 +76,15 @@ def _fits(value: Any, hint: Any) -> bool:
     return hint in _WORDS and isinstance(value, hint)
 
 
-def _described(hint: Any) -> str:
+def described(hint: Any) -> str:
     """Return a type in words."""
     if typing.get_origin(hint) is tuple:
         kinds = typing.get_args(hint)
         length = "" if kinds[-1] is Ellipsis else f" of {len(kinds)}"
-        return f"a list{length}, each {_described(kinds[0])}"
+        return f"a list{length}, each {described(kinds[0])}"
     options = _options(hint)
     if len(options) > 1:
-        return " or ".join(map(_described, options))
+        return " or ".join(map(described, options))
     if dataclasses.is_dataclass(hint):
         return f"an object of type {hint.__name__}"  # type: ignore[union-attr]
     return _WORDS[hint]

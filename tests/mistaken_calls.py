@@ -109,6 +109,7 @@ def _layers():
         ("Permutation", nn.Permutation([1, 0, 2]), IMAGE, IMAGE, False),
         ("Flatten", nn.Flatten(IMAGE), IMAGE, (72,), False),
         ("Affine", nn.Affine(torch.ones(2), torch.zeros(2)), VECTOR, VECTOR, False),
+        ("Whiten", nn.Whiten(torch.zeros(2), torch.eye(2)), VECTOR, VECTOR, False),
     ):
         devices = name != "Flatten"
         yield name, Entry(layer, "x", event, dtypes, devices=devices)

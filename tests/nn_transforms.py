@@ -42,6 +42,10 @@ def _linear(channels):
     return layer
 
 
+def _whiten():
+    return nn.Whiten(torch.tensor([0.5, -1.0, 0.0]), torch.tensor([[2.0, 0.0, 0.0], [-1.0, 0.5, 0.0], [0.3, 0.2, 1.5]]))
+
+
 # name: (make the transform, shape of an event of x)
 CASES = {
     "actnorm dense": (lambda: _actnorm(5), (5,)),
@@ -55,7 +59,9 @@ CASES = {
     "linear conv": (lambda: _linear(3), (3, 4, 2)),
     "logit": (lambda: nn.Logit(0.05), (2, 3, 2)),
     "affine": (lambda: nn.Affine(torch.tensor([[[2.0]], [[-0.5]]]), 0.3), (2, 3, 2)),
+    "whiten": (_whiten, (3,)),
     "dequantize": (lambda: nn.Dequantize(5), (2, 3, 2)),
+    "dequantize steps": (lambda: nn.DequantizeSteps([1.0, 0.0, 0.25]), (3,)),
     "sequential": (lambda: nn.Sequential(_actnorm(2), nn.Squeeze(), _linear(8), nn.Flatten((8, 2, 1))), (2, 4, 2)),
     "multiscale": (_scales, (2, 4, 2)),
     "dense branch": (lambda: exact_block(grown(nn.DenseBranch.dense(5, 4, depth=2))), (5,)),
@@ -76,4 +82,6 @@ def make_input(name, batch=3, dtype=torch.float64):
     event = CASES[name][1]
     if name == "dequantize":
         return torch.randint(0, 5, (batch, *event)).to(dtype)
+    if name == "dequantize steps":
+        return torch.randint(-9, 9, (batch, *event)).to(dtype) / 4.0 * torch.tensor([4.0, 1.0, 1.0], dtype=dtype)
     return torch.rand(batch, *event, dtype=dtype) if name == "logit" else torch.randn(batch, *event, dtype=dtype)

@@ -12,6 +12,7 @@ import pytest
 
 import iresnet_fast
 from iresnet_fast.__main__ import RAW_OPS
+from iresnet_fast._optional import EXTRAS as OPTIONAL
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -52,8 +53,16 @@ def test_distribution_metadata():
     distribution = metadata.metadata("iresnet-fast")
     assert distribution["Version"] == iresnet_fast.__version__
     requirements = [line for line in distribution.get_all("Requires-Dist") if "extra ==" not in line]
-    training = ["matplotlib", "rich", "safetensors", "scikit-learn", "tensorboard"]
-    assert sorted(requirements) == sorted(["numpy", "torch>=2.11", *training])
+    assert sorted(requirements) == ["numpy", "torch>=2.11"]
+
+
+def test_every_optional_module_is_in_the_extra_that_its_sentence_names():
+    lines = metadata.metadata("iresnet-fast").get_all("Requires-Dist")
+    found = [re.fullmatch(r"([\w-]+)(?:>=[\d.]+)?; extra == ['\"](\w+)['\"]", line) for line in lines]
+    extras = {match.groups() for match in found if match}
+    said = {(name.lower(), extra) for name, extra in OPTIONAL.values()}
+    assert said | {(name, "all") for name, _ in said} <= extras
+    assert {name for name, extra in extras if extra != "dev"} == {name for name, _ in said}
 
 
 def test_the_matrix_begins_with_the_oldest_torch_allowed():

@@ -12,7 +12,7 @@ import torch
 from matplotlib import image
 
 from iresnet_fast import __version__, _library, data, training
-from iresnet_fast.cli import main, train
+from iresnet_fast.cli import _plan, _recipe, main, train
 from iresnet_fast.cli.main import COMMANDS, parser
 from iresnet_fast.models import certified_lipschitz
 from iresnet_fast.training import distributed
@@ -73,8 +73,10 @@ def test_train_on_a_plane_and_resume(tmp_path, capsys):
     assert "resume=True" in capsys.readouterr().err
     assert main([*arguments, "--max-steps", "3", "--resume"]) == 0
     assert training.read_metadata(tmp_path / "moons")["step"] == 3
-    assert main(["reconstruct", str(tmp_path / "moons"), "--n", "3", "--out", str(tmp_path / "none.png")]) == 0
+    assert main(["reconstruct", str(tmp_path / "moons"), "--n", "3", "--out", str(tmp_path / "none.png")]) == 2
     assert not (tmp_path / "none.png").exists()  # points have no picture of pairs
+    assert main(["reconstruct", str(tmp_path / "moons"), "--n", "3", "--out", str(tmp_path / "points.csv")]) == 0
+    assert len((tmp_path / "points.csv").read_text().splitlines()) == 4
 
 
 def test_the_recipe_is_changed_by_options(tmp_path):
@@ -125,8 +127,8 @@ def test_a_table(tmp_path, capsys):
     assert main(["train", *arguments, *TINY[:-3], "--batch-size", "20", "--folder", folder, "--quiet"]) == 0
     assert main(["evaluate", folder, *arguments]) == 0
     capsys.readouterr()
-    assert main(["sample", folder]) == 2
-    assert "samples of shape (3,) have no picture, got no --npy" in capsys.readouterr().err
+    assert main(["sample", folder, "--out", str(tmp_path / "samples.csv"), "--n", "5"]) == 0
+    assert len((tmp_path / "samples.csv").read_text().splitlines()) == 6
     assert main(["sample", folder, "--npy", str(tmp_path / "new" / "samples"), "--n", "5"]) == 0
     assert np.load(tmp_path / "new" / "samples").shape == (5, 3)
 
@@ -264,7 +266,8 @@ def test_other_processes_are_silent(tmp_path, capsys, monkeypatch):
 
 def test_every_option_is_explained():
     commands = next(a for a in parser()._actions if isinstance(a, argparse._SubParsersAction)).choices
-    assert set(commands) == set(COMMANDS) == {"train", "evaluate", "sample", "reconstruct", "info"}
+    known = {"train", "evaluate", "score", "sample", "impute", "reconstruct", "report", "info"}
+    assert set(commands) == set(COMMANDS) == known
     for name, command in commands.items():
         text = " ".join(command.format_help().split())
         for action in command._actions:
@@ -277,11 +280,13 @@ def test_every_option_is_explained():
 
 def test_defaults_are_as_stated():
     options = parser().parse_args(["train"])
-    assert (options.data, options.model, options.folder, options.quiet) == (["digits"], "flow", None, False)
+    assert (options.data, options.model, options.folder, options.quiet) == (None, None, None, False)
+    assert (_plan.DATA, _plan.MODEL) == ("digits", "flow")  # where neither an option nor a run.yaml says more
     recipe = training.recipe(data.load("digits"), "flow", None, {"blocks": (1,)})[1]
-    for field, (_, _, default) in train._RECIPE.items():
-        if default not in (train._OF_RECIPE, "only at the end", "only by minutes"):
+    for field, (_, _, default) in _recipe.RECIPE.items():
+        if default not in (_recipe.OF_RECIPE, "equal", "only by minutes") and field != "eval_minutes":
             assert getattr(recipe, field) == json.loads(default)
+    assert recipe.class_weights == "equal"
     assert (recipe.eval_minutes, recipe.eval_steps, recipe.checkpoint_steps) == (None, None, None)
 
 

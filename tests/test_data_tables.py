@@ -101,7 +101,7 @@ HOLE[4, 1], HUGE[5, 0], STUCK[:, 1] = np.nan, -1e39, 0.1
 # file, how it is written, words of the sentence
 BAD = {
     "1-D": ("a.npy", npy(GOOD[0]), ["shape [N, d]", "got (2,)"]),
-    "3-D": ("a.npy", npy(GOOD[None]), ["shape [N, d]", "got (1, 6, 2)"]),
+    "3-D": ("a.npy", npy(GOOD[None]), ["at least 2 events", "got 1"]),
     "no columns": ("a.npy", npy(GOOD[:, :0]), ["shape [N, d]", "got (6, 0)"]),
     "one row": ("a.npy", npy(GOOD[:1]), ["at least 2 rows to train on", "got 0"]),
     "two rows": ("a.npy", npy(GOOD[:2]), ["at least 2 rows to train on", "got 1"]),

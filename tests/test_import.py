@@ -11,10 +11,11 @@ import iresnet_fast
 
 PACKAGE = Path(iresnet_fast.__file__).parent
 
-# Compilers and what only training, data sets or pictures use.
+# Compilers, what only training, data sets or pictures use, and what is loaded when it is first used.
 HEAVY = {
-    "torch._dynamo", "torch._inductor", "torch._functorch.aot_autograd", "sympy", "matplotlib", "PIL", "rich",
-    "safetensors", "scipy", "sklearn", "tensorboard", "iresnet_fast.cli",
+    "torch._dynamo", "torch._inductor", "torch._functorch.aot_autograd", "sympy", "matplotlib", "pandas", "PIL",
+    "pyarrow", "rich", "safetensors", "scipy", "sklearn", "tensorboard", "yaml", "iresnet_fast.cli",
+    "iresnet_fast.data", "iresnet_fast.models", "iresnet_fast.sklearn", "iresnet_fast.training",
 }  # fmt: skip
 MEASURE = """
 import json, resource, sys, time
@@ -47,6 +48,20 @@ def test_the_import_is_quick_and_small():
     runs = [measure() for _ in range(5)]
     assert min(run["seconds"] for run in runs) < 0.2
     assert min(run["mib"] for run in runs) < 10.0
+
+
+LATER = """
+import iresnet_fast
+assert "training" in dir(iresnet_fast)
+assert iresnet_fast.training.fit.__module__ == "iresnet_fast.training.fit"
+from iresnet_fast import data
+assert data is iresnet_fast.data
+assert not hasattr(iresnet_fast, "no_such_part")
+"""
+
+
+def test_parts_that_are_loaded_later_are_there_as_if_they_were():
+    subprocess.run([sys.executable, "-c", LATER], check=True)
 
 
 def test_private_modules_of_the_ops_stay_among_them():

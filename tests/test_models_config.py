@@ -100,7 +100,7 @@ def test_presets_change():
             "FixedPoint must have keys of tol, max_iterations, accelerate, refine, on_failure, got 'steps'",
         ),
         (lambda: IResNetFlow.preset("mnsit"), ValueError, "name must be one of toy, .*, got 'mnsit'; use one"),
-        (lambda: FlowConfig((2, 2)), ValueError, r"event_shape must be \(d,\) or \(C, H, W\), got \(2, 2\)"),
+        (lambda: FlowConfig((2,) * 4), ValueError, r"event_shape must be \(d,\), \(C, L\) or \(C, H, W\), got \(2, 2"),
         (lambda: FlowConfig((2.0,)), TypeError, "every number of event_shape must be an integer, got 2.0"),
         (lambda: FlowConfig((2,), blocks=()), ValueError, "blocks must hold one integer at least"),
         (lambda: FlowConfig((2,), blocks=(1, 1)), ValueError, "vectors must have one scale"),

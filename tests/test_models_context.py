@@ -116,7 +116,7 @@ def test_scaling_is_part_of_the_model():
     assert set(flow.state_dict()) - set(plain.state_dict()) == own
     with pytest.raises(ValueError, match=r"context must have shape \(300, 2\), got None"):
         flow.fit_preprocessing(x)
-    with pytest.raises(ValueError, match="preprocess must be 'standardize' to take statistics, got 'none'"):
+    with pytest.raises(ValueError, match="preprocess must be 'standardize' or 'whiten' to take statistics, got 'none'"):
         plain.fit_preprocessing(x, context)
 
 

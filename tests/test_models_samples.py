@@ -183,6 +183,7 @@ def test_samples_are_numbered():
         lambda seed: RussianRoulette(eval_seed=seed),
         lambda seed: nn.NoisePad(1, eval_seed=seed),
         lambda seed: nn.Dequantize(4, eval_seed=seed),
+        lambda seed: nn.DequantizeSteps([1.0], eval_seed=seed),
         lambda seed: nn.Call.of(torch.ones(2, 3), seed),
     ],
 )

@@ -55,6 +55,7 @@ def block(kind=nn.InvertibleResidualBlock, estimator=PowerSeries(4)):  # noqa: B
         block(estimator=Exact()),
         nn.NoisePad(1),
         nn.Dequantize(4),
+        nn.DequantizeSteps([1.0, 0.0, 1.0]),
         nn.Sequential(nn.ActNorm(3)).double(),
         nn.MultiScale([nn.Permutation([2, 0, 1])], (3,)),
         IResNetFlow(FlowConfig((3,), (1,), actnorm=False)).double(),

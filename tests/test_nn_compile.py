@@ -103,7 +103,14 @@ def test_the_last_batch_may_be_smaller_in_training(estimator):
 
 
 @pytest.mark.parametrize(
-    "layer", [nn.NoisePad(2), nn.NoisePad(1, "uniform"), nn.Dequantize(4), nn.NoisePad(1, generator=torch.Generator())]
+    "layer",
+    [
+        nn.NoisePad(2),
+        nn.NoisePad(1, "uniform"),
+        nn.Dequantize(4),
+        nn.DequantizeSteps([1.0, 1.0, 1.0]),
+        nn.NoisePad(1, generator=torch.Generator()),
+    ],
 )
 def test_noise_of_a_smaller_batch_in_training(layer):
     compiled = torch.compile(layer.train(), backend="aot_eager")

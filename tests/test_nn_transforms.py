@@ -46,8 +46,8 @@ def test_inverse_there_and_back(name):
 
 @every_transform
 def test_gradients(name):
-    if name == "dequantize":
-        pytest.skip("the gradient with respect to whole numbers is of no use")
+    if name.startswith("dequantize"):
+        pytest.skip("the noise is another one at any other value")
     transform = make(name)
     x = make_input(name, 2).requires_grad_()
     # All but the weights that power iteration normalises: it ignores changes as small as gradcheck's.
@@ -141,7 +141,7 @@ def test_logdet_has_memory_of_its_own(name):
             assert torch.equal(logdet[1:], before[1:])
 
 
-@pytest.mark.parametrize("name", ["actnorm conv", "linear conv", "logit", "affine", "sequential", "squeeze"])
+@pytest.mark.parametrize("name", ["actnorm conv", "linear conv", "logit", "affine", "whiten", "sequential", "squeeze"])
 def test_compiles_without_a_break(name):
     transform, x = make(name), make_input(name)
     transform(x)

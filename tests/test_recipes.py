@@ -13,12 +13,16 @@ SMALL = {"blocks": (1,), "hidden": (4, 4)}
 
 
 def vectors(d):
-    return DataSet("points", 3.0 * torch.randn(50, d) + 1.0, torch.randn(9, d))
+    return DataSet("points", 3.0 * torch.randn(2000, d) + 1.0, torch.randn(9, d))
+
+
+def signals(channels, length, n=200):
+    return DataSet("waves", torch.randn(n, channels, length), torch.randn(9, channels, length))
 
 
 def images(shape, n_levels=256, n_classes=10):
-    train, test = (torch.randint(0, n_levels, (n, *shape), dtype=torch.uint8) for n in (6, 3))
-    labels = (None, None) if n_classes is None else (torch.arange(6) % n_classes, torch.arange(3) % n_classes)
+    train, test = (torch.randint(0, n_levels, (n, *shape), dtype=torch.uint8) for n in (200, 3))
+    labels = (None, None) if n_classes is None else (torch.arange(200) % n_classes, torch.arange(3) % n_classes)
     return DataSet("pictures", train, test, *labels, n_levels, n_classes)
 
 
@@ -28,7 +32,7 @@ def images(shape, n_levels=256, n_classes=10):
         (vectors(2), "flow", SMALL, IResNetFlow, {"batch_size": 500, "learning_rate": 1e-3}),
         (vectors(2), "residual_flow", SMALL, ResidualFlow, {"batch_size": 500, "max_steps": 50_000, "betas": None}),
         (vectors(2), "idensenet", {"blocks": (1,)}, IDenseNet, {"batch_size": 500}),
-        (vectors(5), "flow", SMALL, IResNetFlow, {"batch_size": 1000, "learning_rate": 1e-3}),
+        (vectors(5), "flow", SMALL, IResNetFlow, {"batch_size": 256, "optimizer": "adamw", "learning_rate": 3e-3}),
         (
             images((1, 8, 8), 17),
             "flow",
@@ -132,7 +136,7 @@ def test_every_preset_of_every_model_has_a_recipe():
         (vectors(2), {"kind": "hybrid", "preset": "mnist"}, "a hybrid needs images with labels, got vectors"),
         (images((1, 8, 8), 17, None), {"kind": "classifier"}, "got images without labels in pictures"),
         (vectors(5), {"kind": "residual_flow"}, "preset must be given for a residual_flow on events of shape"),
-        (images((1, 4, 4)), {}, r"preset must be given for a flow on events of shape \(1, 4, 4\)"),
+        (signals(1, 4), {"kind": "idensenet"}, r"preset must be given for a idensenet on events of shape \(1, 4\)"),
         (vectors(2), {"changes": {"depths": 3}}, "FlowConfig must have keys of .*, got 'depths'"),
         (images((1, 8, 8), 17), {"kind": "hybrid", "changes": {"depths": 3}}, "HybridConfig must have keys of"),
         (vectors(2), {"changes": {"coeff": 1.5}}, "coeff must be in"),

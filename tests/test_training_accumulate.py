@@ -28,7 +28,7 @@ def test_the_gradient_is_the_mean_of_those_of_the_batches(kind, n_parts, tmp_pat
 
     def gradients(self, number):
         batches.seed_batch(config.seed, number)
-        x, labels, _ = self._batches(number)
+        x, labels, *_ = self._batches(number)
         self._model.zero_grad()
         loss = self._task.loss(self._task.inputs(x), labels)
         loss.backward()

@@ -45,8 +45,9 @@ def test_the_parts_of_a_step_are_batches_of_their_own():
 
 def test_labels_go_with_their_samples():
     data = make_data("images")
-    x, labels, context = batches.Batches(data, make_config(), torch.device("cpu"))(1)
+    x, labels, context, weights = batches.Batches(data, make_config(), torch.device("cpu"))(1)
     assert context is None
+    assert weights is None
     assert x.dtype == torch.uint8
     assert torch.equal(x.float().mean((1, 2, 3)).sub(2.0).div(4.0).round().long(), labels)  # brightness tells the class
 

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import stat
+import zlib
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,9 @@ def test_a_file_is_tensors_and_json(folder):
         "n_classes": None,
         "n_train": 50,
         "context": None,
+        "fingerprint": zlib.crc32(make_data().train.numpy().tobytes()),
+        "source": None,
+        "table": None,
     }
     assert found["minutes"] > 0.0
 

@@ -55,7 +55,7 @@ WRITERS = {
 @pytest.mark.parametrize("old", [True, False])
 @pytest.mark.parametrize("what", WRITERS)
 def test_a_file_is_written_whole_or_not_at_all(what, old, tmp_path, limit):
-    path = tmp_path / "file"
+    path = tmp_path / "file.png"
     if old:
         path.write_bytes(b"old")
     before = contents(tmp_path)
@@ -117,7 +117,7 @@ def test_an_interrupt_leaves_nothing(tmp_path):
     [(os.mkfifo, "a named pipe"), (lambda path: path.symlink_to("/dev/full"), "a device"), (os.mkdir, "a folder")],
 )
 def test_what_is_no_file_is_not_replaced(make, said, tmp_path):
-    path = tmp_path / "out"
+    path = tmp_path / "out.png"
     make(path)
     with pytest.raises(files.WriteError, match=f"must be written whole, got: it is {said}; "):
         pictures.points(torch.randn(5, 2), path)
@@ -236,4 +236,4 @@ def test_training_on_a_full_disk_from_the_command_line(tmp_path):
         rf"iresnet-fast: {tmp_path}/\S+ must be written whole, got: File too large; [^\n]*\.\n", ended.stderr
     )
     assert not list(tmp_path.glob("*.writing"))
-    assert {path.name for path in tmp_path.iterdir()} <= {"log.csv", "tensorboard"}
+    assert {path.name for path in tmp_path.iterdir()} <= {"log.csv", "run.yaml", "tensorboard"}

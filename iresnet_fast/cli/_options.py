@@ -13,13 +13,13 @@ import torch
 
 from .. import _checks, _library, data
 from ..data import DataError
-from ..data.source import MISSING
+from ..data.source import MISSING, MODES, Source
 from ..training import checkpoint
 from ..training.metadata import require
 from ..training.recipes import Model
+from ._rows import image_options, table_options
 from ._rows import open_data as open_data
 from ._rows import open_rows as open_rows
-from ._rows import table_options
 
 _READING = (
     ("--separator", "MARK", "of the cells of a text file, or tab, or space (default: found out)"),
@@ -36,7 +36,12 @@ _COLUMNS = (
     ("--one-hot", "categories, with an entry for each (default: none, and texts of the context)"),
     ("--continuous", "whole numbers that are left without noise (default: none)"),
 )
-_ARGUMENTS = {"name": "--data", "root": "--data-root"}  # of data.load; others have the names of their options
+_ARGUMENTS = {
+    "name": "--data",
+    "root": "--data-root",
+    "size": "--image-size",
+    "mode": "--image-mode",
+}  # of data.load; others have the names of their options
 
 
 def add_run_argument(parser: argparse.ArgumentParser, **options: Any) -> None:
@@ -55,7 +60,8 @@ def add_data_options(parser: argparse.ArgumentParser, default: str | None) -> No
         nargs="+",
         default=None if default is None else [default],
         metavar="FILE",
-        help=f"{names}, or files of a table: {', '.join(data.SUFFIXES)} (default: {said})",
+        help=f"{names}, files of a table ({', '.join(data.SUFFIXES)}), a folder of images, or a .npy or .npz file of "
+        f"images or signals (default: {said})",
     )
     parser.add_argument("--data-root", help="folder of the files of a data set that is not built in (default: none)")
     group = parser.add_argument_group(
@@ -67,6 +73,7 @@ def add_data_options(parser: argparse.ArgumentParser, default: str | None) -> No
     group.add_argument(
         "--header", choices=["auto", "yes", "no"], help="whether the first line has names (default: auto)"
     )
+    add_image_options(parser)
     if default is None:
         return
     for option, text in _COLUMNS:
@@ -78,10 +85,28 @@ def add_data_options(parser: argparse.ArgumentParser, default: str | None) -> No
     group.add_argument("--missing", choices=MISSING, default="error", help=text)
 
 
-def load_data(options: argparse.Namespace) -> data.DataSet:
-    """Return the data to train on."""
-    names = options.data if len(options.data) > 1 else options.data[0]
-    return data.load(names, options.data_root, context=options.context, table=table_options(options))
+def add_image_options(parser: argparse.ArgumentParser) -> None:
+    """Add how images of a folder or an array are read."""
+    said = "(default: as they are, and for a trained model as in training)"
+    group = parser.add_argument_group("images", "How the images of a folder or an array are read.")
+    text = f"side, or height and width such as 32x48, to which they are cropped and resized {said}"
+    group.add_argument("--image-size", type=image_size, metavar="SIZE", help=text)
+    text = f"their colours; auto: grey if all are {said}"
+    group.add_argument("--image-mode", choices=MODES, help=text)
+
+
+def load_data(options: argparse.Namespace, known: Source) -> data.DataSet:
+    """Return the data to train on: what the options say, else what is known."""
+    names = known.names if options.data is None else tuple(options.data)
+    root = options.data_root if options.data_root is not None else known.root or None
+    return data.load(
+        names if len(names) > 1 else names[0],
+        root,
+        known.seed,
+        known.context if options.context is None else options.context,
+        table_options(options, known.table),
+        image_options(options, known.images),
+    )
 
 
 def add_machine_options(parser: argparse.ArgumentParser) -> None:
@@ -99,12 +124,25 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
 
 def add_output_option(parser: argparse.ArgumentParser, default: str) -> None:
     """Add the picture to write."""
-    parser.add_argument("--out", type=Path, default=Path(default), help=f"picture to write, a PNG (default: {default})")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(default),
+        help=f"picture to write: PNG, JPEG, SVG, PDF or WebP by its suffix (default: {default})",
+    )
 
 
 def numbers(text: str) -> tuple[float, ...]:
     """Return the numbers of an option."""
     return tuple(map(float, text.split(",")))
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Return the height and width of an option: one number, or two with an x between them."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise argparse.ArgumentTypeError(f"must be a side such as 32, or height and width such as 32x48, got {text!r}")
+    return int(sides[0]), int(sides[-1])
 
 
 numbers.__name__ = "numbers, separated by commas"  # as argparse calls it in errors

@@ -29,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=200, metavar="N", help="samples at a time (default: 200)")
     parser.add_argument(
         "--probes",
-        type=_probes,
+        type=probes,
         default=1,
         metavar="N|auto",
         help="estimates of each log-determinant to average, or as many as --standard-error takes (default: 1)",
@@ -73,11 +73,12 @@ def in_units_of_file(found: Evaluation, metadata: dict[str, Any]) -> Evaluation:
     return dataclasses.replace(found, metrics={**found.metrics, "nats": found.metrics["nats"] + schema.log_scale})
 
 
-def _probes(text: str) -> int | str:
+def probes(text: str) -> int | str:
+    """Return the value of --probes."""
     return text if text == "auto" else int(text)
 
 
-_probes.__name__ = "number of probes, or auto"  # as argparse calls it in errors
+probes.__name__ = "number of probes, or auto"  # as argparse calls it in errors
 
 
 def describe(model: nn.Module, found: Evaluation) -> str:

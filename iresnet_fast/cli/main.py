@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 from .. import __version__
 from ..training.distributed import TrainingInterrupted
-from . import evaluate, info, reconstruct, sample, train
+from . import evaluate, impute, info, reconstruct, report, sample, score, train
 
-COMMANDS = {"train": train, "evaluate": evaluate, "sample": sample, "reconstruct": reconstruct, "info": info}
+COMMANDS = {
+    "train": train,
+    "evaluate": evaluate,
+    "score": score,
+    "sample": sample,
+    "impute": impute,
+    "reconstruct": reconstruct,
+    "report": report,
+    "info": info,
+}
 
+_PREFIX = "iresnet_fast: "  # of the package's own warnings
 _INTERRUPTED = 130  # what a shell reports after Ctrl-C
 
 
@@ -31,7 +43,8 @@ def parser() -> Parser:
     commands = result.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module in COMMANDS.items():
         summary = (module.__doc__ or "").splitlines()[0]
-        command = commands.add_parser(name, help=summary, description=module.__doc__)
+        # That of train says what the recipe for the data is, once they are known.
+        command = commands.add_parser(name, help=summary, description=module.__doc__, add_help=module is not train)
         module.add_options(command)
         command.set_defaults(run=module.run)
     return result
@@ -47,17 +60,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0; 2 after an error, which stderr has in one sentence; 130 if interrupted.
     """
     try:
-        options = parser().parse_args(arguments)
-        options.run(options)
+        with _short_warnings():
+            options = parser().parse_args(arguments)
+            options.run(options)
     except KeyboardInterrupt:
         return _end(_INTERRUPTED, "interrupted.")
     except TrainingInterrupted as error:
         return _end(_INTERRUPTED, str(error))
     except ModuleNotFoundError as error:
-        return _end(2, f"the module {error.name} must be installed, got none; pip install {error.name}.")
-    except (ValueError, TypeError, OSError) as error:
+        return _end(2, str(error))
+    except OSError as error:
+        if error.filename is None and error.strerror:  # of standard output, or of something that did not say
+            return _end(2, f"all output must be written, got: {error.strerror}; make room for it or write elsewhere.")
+        if str(error).startswith("[Errno"):
+            return _end(2, f"{error.filename} must be a path that can be used, got: {error.strerror}; correct it.")
+        return _end(2, str(error))
+    except (ValueError, TypeError) as error:
         return _end(2, str(error))
     return 0
+
+
+@contextmanager
+def _short_warnings() -> Iterator[None]:
+    """Show warnings of this package as a line each, without the place in its source."""
+    before = warnings.formatwarning
+
+    def shown(message: Warning | str, *arguments: Any, **options: Any) -> str:
+        text = str(message)
+        if text.startswith(_PREFIX):
+            return f"iresnet-fast: {' '.join(text.removeprefix(_PREFIX).split())}\n"
+        return before(message, *arguments, **options)
+
+    warnings.formatwarning = shown
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _end(code: int, sentence: str) -> int:

@@ -1,21 +1,26 @@
-"""Draw samples from a trained model, as a picture, as numbers, or both."""
+"""Draw samples from a trained model: as a table with the columns of the data, as a picture, or as an array."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from .. import _checks
+from .. import _checks, data
+from ..data import Table, TableSchema
 from ..models import IResNetFlow
 from ..training import pictures
 from ..training.files import writing
+from ..training.samples import can_draw as can_draw_events
 from ..training.samples import samples_at
 from ..training.tasks import flow_of
-from ._options import add_machine_options, add_output_option, add_run_argument, check_file, machine, numbers, open_run
+from ._contexts import bare_contexts, given_contexts, no_contexts
+from ._options import add_machine_options, add_run_argument, check_file, machine, numbers, open_data, open_run
+from ._rows import schema_of
+from ._tables import TABLES, check_suffix, numbered
 
 N_SAMPLES = 64
 
@@ -24,18 +29,30 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     add_run_argument(parser)
     parser.add_argument("--n", type=int, default=N_SAMPLES, help=f"number of samples (default: {N_SAMPLES})")
-    add_output_option(parser, "samples.png")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help=f"file to write: a table, {', '.join(TABLES)}, with the columns, units and types of the data; a picture, "
+        f"{', '.join(pictures.FORMATS)}; or an array, .npy (default: samples.csv for a table, samples.png for images)",
+    )
     parser.add_argument("--npy", type=Path, help="file for the samples as an array [n, ...] (default: none)")
     parser.add_argument(
         "--temperature", type=float, default=1.0, help="factor of the prior's standard deviations (default: 1)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the samples (default: 0)")
     parser.add_argument(
+        "--given",
+        action="append",
+        metavar="COLUMN=VALUE",
+        help="value of a column of the context, for all samples; of several, separated by commas, each sample gets the "
+        "next; repeat it for every column (default: none)",
+    )
+    parser.add_argument(
         "--context",
         type=numbers,
         metavar="NUMBERS",
-        help="values of the context of all samples, separated by commas, in the units of the data; write "
-        "--context=-1,2 if the first is negative (default: none)",
+        help="instead of --given: values of the context of all samples, separated by commas, in the units of the data; "
+        "write --context=-1,2 if the first is negative (default: none)",
     )
     add_machine_options(parser)
 
@@ -44,28 +61,24 @@ def run(options: argparse.Namespace) -> None:
     """Write the samples.
 
     Raises:
-        ValueError: the model has no samples, or they cannot be drawn and there is no --npy.
+        ValueError: the model has no samples, --out cannot hold them, or the context does not fit.
     """
     _checks.check_count("--n", options.n, 1)
-    check_file("--out", options.out)
-    if options.npy is not None:
-        check_file("--npy", options.npy)
+    for name, path in (("--out", options.out), ("--npy", options.npy)):
+        if path is not None:
+            check_file(name, path)
     with machine(options) as device:
         model, metadata = open_run(options, device)
         flow = flow_of(model)
         if flow is None:
             raise ValueError("a classifier has no samples; train a flow or a hybrid.")
-        if options.npy is None and not can_draw(flow):
-            shape = flow.config.event_shape
-            raise ValueError(f"samples of shape {shape} have no picture, got no --npy; name a file for the numbers.")
-        contexts = _contexts(flow, options.context, metadata["data"].get("context"))
+        out = _out(options, flow, schema_of(metadata) is not None)
+        contexts = _contexts(options, flow, metadata)
         samples = draw_samples(flow, contexts, options.n, options.temperature, options.seed)
         if options.npy is not None:
-            with writing(options.npy) as file:  # np.save would add a suffix to another name
-                np.save(file, samples.numpy())
-            print(options.npy)
-        if can_draw(flow):
-            print(write_picture(flow, samples, options.out))
+            print(_write_array(samples, options.npy))
+        if out is not None:
+            print(_write(options, model, metadata, samples, contexts, out))
 
 
 def draw_samples(
@@ -78,29 +91,96 @@ def draw_samples(
     return samples_at(flow, n, contexts, temperature, seed).cpu()
 
 
-def _contexts(flow: IResNetFlow, given: tuple[float, ...] | None, names: list[str] | None) -> Tensor | None:
-    """Return the context of all samples, [1, context_features]."""
-    width = flow.config.context_features
-    if len(given or ()) != width:
-        expected = f"{width} numbers, of {', '.join(names)}," if names else f"{width} numbers" if width else "left out"
-        got = "none" if given is None else len(given)
-        advice = f"pass e.g. --context={','.join(['0.5'] * width)}" if width else "this model has no context"
-        raise ValueError(f"--context must be {expected} for this model, got {got}; {advice}.")
-    if given is None:
-        return None
-    contexts = torch.tensor([given])
-    if not bool(contexts.isfinite().all()):
-        raise ValueError(f"--context must be finite numbers, got {', '.join(map(str, given))}; correct it.")
-    return contexts
-
-
 def can_draw(flow: IResNetFlow) -> bool:
-    """Return whether there are pictures of samples: they are images or points of the plane."""
-    return flow.config.is_image or flow.config.event_shape == (2,)
+    """Return whether there are pictures of samples."""
+    return can_draw_events(flow.config.event_shape)
 
 
 def write_picture(flow: IResNetFlow, samples: Tensor, path: Path) -> Path:
-    """Draw images or points of the plane."""
+    """Draw images, signals or points of the plane."""
     if flow.config.is_image:
         return pictures.image_grid(samples, path, flow.config.n_levels)
+    if len(flow.config.event_shape) == 2:
+        return pictures.signals(samples, path)
     return pictures.points(samples, path)
+
+
+def _out(options: argparse.Namespace, flow: IResNetFlow, is_table: bool) -> Path | None:
+    """Return the file to write beside that of --npy, if there is one; raises ValueError if it cannot hold samples."""
+    tables = TABLES if len(flow.config.event_shape) == 1 else (".npy",)
+    if options.out is None:
+        if can_draw(flow) and not is_table:
+            return Path("samples.png")
+        return None if options.npy is not None else Path(f"samples{tables[0]}")
+    known = (*tables, *pictures.FORMATS) if can_draw(flow) or is_table else tables
+    check_suffix(options.out, known, f"samples of shape {flow.config.event_shape}")
+    return Path(options.out)
+
+
+def _contexts(options: argparse.Namespace, flow: IResNetFlow, metadata: dict[str, Any]) -> Tensor | None:
+    """Return the contexts of the samples, [m, context_features]."""
+    width, given, bare = flow.config.context_features, options.given, options.context
+    if not width:
+        if given is not None:
+            raise ValueError(
+                f"--given must be left out for a model without a context, got {given[0]!r}; train one with --context, "
+                f"or fill the other columns of a row with impute."
+            )
+        if bare is not None:
+            raise ValueError(f"--context must be left out for this model, got {len(bare)}; this model has no context.")
+        return None
+    if given is not None and bare is not None:
+        raise ValueError("--given must be left out with --context, got both; pass one of them.")
+    schema = _schema(flow, metadata)
+    if given is not None:
+        return given_contexts(given, schema)
+    if bare is None:
+        raise no_contexts(schema)
+    return bare_contexts(bare, schema)
+
+
+def _schema(flow: IResNetFlow, metadata: dict[str, Any]) -> TableSchema:
+    """Return the columns of a flow of vectors; those without names have numbers."""
+    width = flow.config.context_features
+    names = metadata["data"].get("context") or tuple(f"context {i + 1}" for i in range(width))
+    return schema_of(metadata) or numbered(flow.config.n_dims, names)
+
+
+def _write(
+    options: argparse.Namespace,
+    model: Any,
+    metadata: dict[str, Any],
+    samples: Tensor,
+    contexts: Tensor | None,
+    out: Path,
+) -> Path:
+    flow: Any = flow_of(model)
+    is_picture = out.suffix.lower() in pictures.FORMATS
+    if is_picture and can_draw(flow):
+        return write_picture(flow, samples, out)
+    if len(flow.config.event_shape) > 1:
+        return _write_array(samples, out)
+    schema = _schema(flow, metadata)
+    repeated = None if contexts is None else contexts[np.arange(len(samples)) % len(contexts)]
+    table = schema.decode(samples, repeated)
+    if is_picture:
+        return _pairs(options, model, metadata, schema, table, out)
+    data.write_table(table, out)
+    return out
+
+
+def _write_array(samples: Tensor, path: Path) -> Path:
+    with writing(path) as file:  # np.save would add a suffix to another name
+        np.save(file, samples.numpy())
+    return path
+
+
+def _pairs(
+    options: argparse.Namespace, model: Any, metadata: dict[str, Any], schema: TableSchema, table: Table, out: Path
+) -> Path:
+    """Draw the columns of the samples beside those of the training rows."""
+    of_run = argparse.Namespace(**{**vars(options), "data": None, "data_root": None})
+    dataset = open_data(of_run, model, metadata)
+    names = tuple(column.name for column in schema.columns)
+    samples = Table(table.where, names, tuple(map(table.column, names)))
+    return pictures.pairs(schema.decode(dataset.train), samples, out)

@@ -7,6 +7,7 @@ from ._load import NAMES, load
 from ._write import write_table
 from .dataset import DataError, DataSet
 from .densities import sample_density
+from .map_style import from_torchvision
 from .schema import Column, TableSchema
 from .source import ImageOptions, Source, TableOptions
 from .table import Table
@@ -23,6 +24,7 @@ __all__ = [
     "Table",
     "TableOptions",
     "TableSchema",
+    "from_torchvision",
     "is_table",
     "load",
     "read_table",

@@ -11,12 +11,15 @@ from pathlib import Path
 from .. import _checks
 from .._inputs import check_path
 from ._files import Root
+from ._numpy import axes_of
 from ._tables import load_table
+from .arrays import load_arrays
 from .celeba import load_celeba
 from .cifar import load_cifar
 from .dataset import DataError, DataSet
 from .densities import DENSITIES, load_density
 from .digits import load_digits
+from .folder import load_folder
 from .idx import load_idx
 from .imagenet import load_imagenet
 from .source import ImageOptions, Source, TableOptions
@@ -52,7 +55,10 @@ def load(
     Args:
         name: one of NAMES, or the file of a table [N, d] whose rows are the vectors: .csv, .tsv, .txt, .parquet, .arff,
             .npy or .npz, also packed (.csv.gz) or alone in a .zip archive. A .npz file holds one array, or two called
-            train and test. A list of files with the same columns is one table.
+            train and test. A list of files with the same columns is one table. An array of three axes holds signals
+            [N, C, L] if it is of floats, and grey images [N, H, W] if it is of whole numbers; one of four axes holds
+            images [N, C, H, W] or [N, H, W, C], with C = 1, 3 or 4, the fourth the opacity. A folder holds image files,
+            in subfolders if they have classes, and in folders train and test (or val) if they are split.
         root: the folder with the files of an image set other than digits as they are published; nothing is
             downloaded. A relative path of a table starts there too.
         seed: of the points of a density and of the splits that are made here; data that come split stay as they are.
@@ -60,7 +66,8 @@ def load(
         context: the columns of a table that the density of the others depends on: their names, or where the file has
             none their numbers from 1, as texts.
         table: how a table is read, and what its columns are.
-        images: how images are read.
+        images: size and colours of the images of a folder or an array. To be brought to a size they lose what exceeds
+            its proportions, the same on both sides, and the rest is resized with antialiasing.
 
     Raises:
         DataError: the name is unknown, a file is missing or damaged, or there is no such column.
@@ -101,6 +108,11 @@ def load(
 def _load(names: tuple[str, ...], root: Root, source: Source) -> DataSet:
     """Return the data set of names or files."""
     name = names[0]
+    read = _reader_of_pictures(name, root) if len(names) == 1 else None
+    if read is not None:
+        _check_without_columns(name, source)
+        return read(name, Path(name) if root is None else Path(root, name), source.seed, source.images)
+    _check_without_images(name, source)
     if all(map(is_table, names)):
         paths = [Path(path) if root is None else Path(root, path) for path in names]
         title = name if len(names) == 1 else f"{name} and {len(names) - 1} more"
@@ -112,10 +124,38 @@ def _load(names: tuple[str, ...], root: Root, source: Source) -> DataSet:
         near = difflib.get_close_matches(name.lower(), NAMES, 1)
         advice = f"did you mean {near[0]!r}?" if near else "use one of them."
         raise DataError(
-            f"name must be one of {', '.join(NAMES)}, or a file ending in {', '.join(SUFFIXES)}, got {name!r}; "
-            f"{advice}",
+            f"name must be one of {', '.join(NAMES)}, a file ending in {', '.join(SUFFIXES)}, or a folder of images, "
+            f"got {name!r}; {advice}",
             argument="name",
         )
+    _check_without_columns(name, source)
+    if name in DENSITIES:
+        return load_density(name, source.seed)
+    if name == "digits":
+        return load_digits(source.seed)
+    return _FROM_FILES[name](name, root)
+
+
+def load_whole(name: str, root: Root, images: ImageOptions) -> DataSet | None:
+    """Return the images or signals of a folder or a file unsplit: without a test part, both parts are all of them.
+
+    None: the name is that of other data. Arguments and errors as of `load`.
+    """
+    read = _reader_of_pictures(name, root)
+    return None if read is None else read(name, Path(name) if root is None else Path(root, name), None, images)
+
+
+def _reader_of_pictures(name: str, root: Root) -> Callable[[str, Path, int | None, ImageOptions], DataSet] | None:
+    """Return what reads a folder of images, or an array of images or signals; None: the name is that of other data."""
+    path = Path(name) if root is None else Path(root, name)
+    if name in NAMES or not name:
+        return None
+    if not is_table(name):
+        return load_folder if os.path.isdir(path) else None
+    return load_arrays if path.suffix.lower() in (".npy", ".npz") and axes_of(path) in (3, 4) else None
+
+
+def _check_without_columns(name: str, source: Source) -> None:
     if source.context:
         raise DataError(
             f"context must be none for {name}, which has no columns, got {', '.join(source.context)}; use a table, "
@@ -125,11 +165,15 @@ def _load(names: tuple[str, ...], root: Root, source: Source) -> DataSet:
     given = [field.name for field in dataclasses.fields(TableOptions) if _is_given(source.table, field.name)]
     if given:
         raise DataError(f"{given[0]} must be left out for {name}, which is no table, got it; leave it out.", given[0])
-    if name in DENSITIES:
-        return load_density(name, source.seed)
-    if name == "digits":
-        return load_digits(source.seed)
-    return _FROM_FILES[name](name, root)
+
+
+def _check_without_images(name: str, source: Source) -> None:
+    for field in dataclasses.fields(ImageOptions):
+        if getattr(source.images, field.name) != getattr(_IMAGES, field.name):
+            raise DataError(
+                f"{field.name} must be left out for {name}, which has no images to change, got it; leave it out.",
+                field.name,
+            )
 
 
 def _is_given(options: TableOptions, name: str) -> bool:

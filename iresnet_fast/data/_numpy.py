@@ -11,6 +11,7 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
+from .._regular import half_of_memory
 from . import _files
 from ._files import Array
 from .dataset import DataError
@@ -51,6 +52,29 @@ def read_npy(where: str, content: bytearray) -> Array:
         raise DataError(f"{where} must hold numbers, got none in the shape {shape}; save it anew.")
     array: Array = np.frombuffer(content, dtype, offset=start).reshape(shape, order="F" if is_fortran else "C")
     return array
+
+
+def axes_of(path: Path) -> int:
+    """Return the most axes that an array of a .npy or .npz file has by its header; 0 if that cannot be found out."""
+    try:
+        with _files.opened(path, half_of_memory()) as file:
+            if path.suffix.lower() == ".npy":
+                return _axes(_files.up_to(file, _MOST_HEADER))
+            with zipfile.ZipFile(file) as archive:
+                axes = [0]
+                for info in archive.infolist():
+                    if info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                        with archive.open(info) as member:
+                            axes.append(_axes(_files.up_to(cast(BinaryIO, member), _MOST_HEADER)))
+                return max(axes)
+    except Exception:  # whoever reads the file says what is wrong with it
+        return 0
+
+
+def _axes(start: bytearray) -> int:
+    buffer = io.BytesIO(start)
+    shape, _, _ = _READ_HEADER[np.lib.format.read_magic(buffer)](buffer)
+    return len(shape)
 
 
 def read_npz(path: Path, most: int, wanted: Callable[[list[str]], list[str]]) -> dict[str, Array]:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._optional import needed
 from . import _files
 from ._numpy import not_whole, open_zip, read_member
 from .dataset import DataError, DataSet
@@ -129,10 +130,8 @@ def _decoded(sources: list[_Source]) -> Tensor:
 
 def _pixels(where: str, content: bytearray) -> _files.Array:
     """Return the pixels [64, 64, 3] of a file, cropped and resized."""
-    try:
+    with needed(f"reading {where}"):
         from PIL import Image, UnidentifiedImageError
-    except ModuleNotFoundError:
-        raise DataError(f"Pillow must be installed to read {where}, got no module PIL; pip install pillow.") from None
     left, top = (WIDTH - CROP) // 2, (HEIGHT - CROP) // 2
     try:
         with warnings.catch_warnings():

@@ -51,6 +51,7 @@ class DataSet:
             zero; only their ratios matter. None: all the same.
         table: what the columns were made of, for data that came from a table; None for others.
         source: how `load` gets the data again; None for data of somebody's own.
+        class_names: what the classes 0 .. n_classes - 1 are called; empty: they have no names.
 
     Raises:
         DataError: the parts contradict each other, or a value is out of range.
@@ -71,6 +72,7 @@ class DataSet:
     train_weights: Tensor | None = None
     table: TableSchema | None = None
     source: Source | None = None
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check everything: whoever holds a data set can rely on it."""
@@ -100,6 +102,11 @@ class DataSet:
             raise DataError(
                 f"context_names of {self.name} must be as many as the context has columns, {self.context_features}, "
                 f"got {len(self.context_names)}; name all of them, or none."
+            )
+        if len(self.class_names) not in (0, self.n_classes or 0):
+            raise DataError(
+                f"class_names of {self.name} must be as many as n_classes, {self.n_classes}, got "
+                f"{len(self.class_names)}; name all of them, or none."
             )
 
     def __repr__(self) -> str:

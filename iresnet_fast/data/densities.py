@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import _checks
+from .._optional import needed
 from .dataset import DataError, DataSet
 
 N_TRAIN, N_TEST = 50_000, 10_000
@@ -60,21 +61,24 @@ def _legacy_seed(rng: np.random.Generator) -> int:
 
 
 def _swissroll(n: int, rng: np.random.Generator) -> Array:
-    from sklearn.datasets import make_swiss_roll  # type: ignore[import-untyped]
+    with needed("the density swissroll"):
+        from sklearn.datasets import make_swiss_roll  # type: ignore[import-untyped]
 
     points: Array = make_swiss_roll(n, noise=1.0, random_state=_legacy_seed(rng))[0]
     return points[:, [0, 2]] / 5.0
 
 
 def _circles(n: int, rng: np.random.Generator) -> Array:
-    from sklearn.datasets import make_circles
+    with needed("the density circles"):
+        from sklearn.datasets import make_circles
 
     points: Array = make_circles(n, factor=0.5, noise=0.08, random_state=_legacy_seed(rng))[0]
     return 3.0 * points
 
 
 def _moons(n: int, rng: np.random.Generator) -> Array:
-    from sklearn.datasets import make_moons
+    with needed("the density moons"):
+        from sklearn.datasets import make_moons
 
     points: Array = make_moons(n, noise=0.1, random_state=_legacy_seed(rng))[0]
     return 2.0 * points + (-1.0, -0.2)

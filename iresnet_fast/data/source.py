@@ -10,6 +10,7 @@ from .. import _checks, _schema
 from .._checks import check_choice
 
 MISSING = ("error", "drop", "mean")
+MODES = ("auto", "grey", "colour")
 
 
 def _freeze(options: Any) -> None:
@@ -79,7 +80,7 @@ class ImageOptions:
     def __post_init__(self) -> None:
         """Turn lists into tuples and check the values."""
         _freeze(self)
-        check_choice("mode", self.mode, ("auto", "grey", "colour"))
+        check_choice("mode", self.mode, MODES)
         if len(self.size) not in (0, 2):
             raise ValueError(f"size must be height and width, got {self.size!r}; pass e.g. (32, 32).")
         for value in self.size:

@@ -15,7 +15,7 @@ from ..solvers import FixedPoint
 Self = TypeVar("Self", bound="Config")
 Part = TypeVar("Part")
 
-_PARTS: dict[str, type[Any]] = {part.__name__: part for part in (Exact, PowerSeries, RussianRoulette, FixedPoint)}
+PARTS: dict[str, type[Any]] = {part.__name__: part for part in (Exact, PowerSeries, RussianRoulette, FixedPoint)}
 
 
 class Config:
@@ -58,7 +58,7 @@ class Config:
 
 def register(part: type[Part]) -> type[Part]:
     """Let a dataclass be a field of a configuration: a class decorator."""
-    _PARTS[part.__name__] = part
+    PARTS[part.__name__] = part
     return part
 
 
@@ -128,8 +128,8 @@ def _decode(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return tuple(_decode(entry) for entry in value)
     if isinstance(value, dict):
-        check_choice("type", value.get("type"), tuple(_PARTS))
-        return _build(_PARTS[value["type"]], {name: entry for name, entry in value.items() if name != "type"})
+        check_choice("type", value.get("type"), tuple(PARTS))
+        return _build(PARTS[value["type"]], {name: entry for name, entry in value.items() if name != "type"})
     return value
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from ..nn import (
     ActNorm,
     Affine,
     Dequantize,
+    DequantizeSteps,
     Flatten,
     InducedNormBranch,
     InvertibleLinear,
@@ -21,13 +23,16 @@ from ..nn import (
     NoisePad,
     Sequential,
     Squeeze,
+    Whiten,
 )
 from ._blocks import Block, estimators_of
 from ._branches import flow_branch
+from ._signals import SignalAsImage
 from .flow_config import FlowConfig
 from .prior import DiagonalNormal
 
 Shape = tuple[int, ...]
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
 def preprocessing_of(config: FlowConfig) -> Sequential:
@@ -35,14 +40,20 @@ def preprocessing_of(config: FlowConfig) -> Sequential:
     layers: list[nn.Module] = []
     if config.n_levels is not None:
         layers.append(Dequantize(config.n_levels))
+    if any(config.dequantize):
+        layers.append(_numbers(lambda: DequantizeSteps(config.dequantize)))
     if config.preprocess == "logit":
         layers.append(Logit(config.alpha))
     elif config.preprocess == "center":
         layers.append(_affine((), -0.5))
     elif config.preprocess == "standardize":
         layers.append(_affine(config.event_shape))
+    elif config.preprocess == "whiten":
+        layers.append(_numbers(lambda: Whiten(torch.zeros(config.n_dims), torch.eye(config.n_dims))))
     if config.noise_channels:
         layers.append(NoisePad(config.noise_channels))
+    if config.has_grid and not config.is_image:
+        layers.append(SignalAsImage())
     return Sequential(*layers)
 
 
@@ -61,14 +72,16 @@ def prior_of(config: FlowConfig, n_dims: int) -> DiagonalNormal:
 
 def body_of(config: FlowConfig) -> tuple[Sequential | MultiScale, list[Shape]]:
     """Return the transform from the preprocessed data to the latent [B, d], and the shapes of the latent's pieces."""
-    shape = event = (config.event_shape[0] + config.noise_channels, *config.event_shape[1:])
+    channels, *sizes = config.inner_shape
+    shape = event = (channels + config.noise_channels, *sizes)
     scales: list[Sequential] = []
     for i, n_blocks in enumerate(config.blocks):
         last = i + 1 == len(config.blocks)
         layers: list[nn.Module] = []
         if i > 0 or config.squeeze_first:
-            layers.append(Squeeze())
-            shape = (shape[0] * 4, shape[1] // 2, shape[2] // 2)
+            squeeze = Squeeze(config.squeeze_factors)
+            layers.append(squeeze)
+            shape = squeeze.output_shape(shape)
         for j in range(n_blocks):
             first = j == 0 and not any(config.blocks[:i])
             layers += _block_layers(config, shape, config.preactivation and not first, config.hidden)
@@ -109,6 +122,8 @@ def _block_layers(
         layers.append(InvertibleLinear(shape[0]))
     n_dims = math.prod(shape)
     branch = flow_branch(config, shape, preactivation, hidden, at_end)
+    if config.zero_init:
+        _zero(cast(nn.ModuleList, branch.layers)[-1])
     lipschitz = branch.inverse_lipschitz(n_dims) if isinstance(branch, InducedNormBranch) else None
     return [*layers, Block(branch, *estimators_of(config, n_dims), config.solver, n_dims, lipschitz)]
 
@@ -118,8 +133,21 @@ def _actnorm(config: FlowConfig, channels: int) -> ActNorm:
     return ActNorm(channels, context_features=context, context_hidden=config.context_hidden)
 
 
+def _zero(layer: nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.zero_()
+
+
 def _affine(shape: Shape, shift: float = 0.0) -> Affine:
-    # Affine looks at its numbers, and a meta tensor has none.
-    with torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext():
+    def build() -> Affine:
         one = torch.ones(shape)
         return Affine(one, torch.full_like(one, shift))
+
+    return _numbers(build)
+
+
+def _numbers(build: Callable[[], Layer]) -> Layer:
+    """Return a layer that looks at its numbers when it is built: a meta tensor has none."""
+    with torch.device("cpu") if torch.get_default_device().type == "meta" else nullcontext():
+        return build()

@@ -158,6 +158,14 @@ class IResNetFlow(Presets[FlowConfig], Standardizes, Density, TakesCall):
         z: Tensor = self(x, context, call=Call.of(x, logdet=False))[0]
         return z
 
+    def standardized_latents(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return the latent [B, d] in units of the prior: standard normal for data of the distribution of the model.
+
+        Arguments and errors as in `forward`.
+        """
+        z = self.transform_to_noise(x, context)
+        return self.prior.standardized(z, self._contexts(context, x.shape[0]))
+
     @torch.no_grad()
     def reconstruct(self, x: Tensor, context: Tensor | None = None) -> Reconstruction:
         """Return x after x -> z -> x, and how exact that was; arguments and errors as in `forward`."""
@@ -209,11 +217,15 @@ class IResNetFlow(Presets[FlowConfig], Standardizes, Density, TakesCall):
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Start from a first batch, some hundred samples: every ActNorm that holds nothing, and a learned prior.
 
+        A flow that starts as the normal density of the data of `fit_preprocessing` keeps its prior.
+
         Training without it starts the ActNorms from its first batch, and the prior from a standard normal one.
         Arguments and errors as in `forward`.
         """
         with training(self):
-            self.prior.fit(self.transform_to_noise(x, context), "x")
+            z = self.transform_to_noise(x, context)
+        if not self.config.starts_normal:
+            self.prior.fit(z, "x")
 
     def as_distribution(self, context: Tensor | None = None) -> FlowDistribution:
         """Return the model as a torch.distributions.Distribution.

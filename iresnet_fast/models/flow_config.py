@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from .. import _checks
 from ..nn.block import Estimator
+from ..nn.dequantize_steps import check_steps
 from ..solvers import FixedPoint
 from ._branches import BRANCHES, BranchKind, names_with
 from ._config import Config, check_activation, check_choice, check_coeff, check_counts, check_parts, register
@@ -18,9 +19,10 @@ class FlowConfig(Config):
     """What an IResNetFlow is built from. The defaults are those of a small model of feature vectors.
 
     Attributes:
-        event_shape: shape of one sample of the data: (d,), or (C, H, W) for images.
+        event_shape: shape of one sample of the data: (d,), (C, H, W) for images, or (C, L) for signals, which are
+            images of height 1 inside.
         blocks: number of residual blocks at each scale; vectors have one scale. Every scale after the first begins
-            with a 2 x 2 squeeze.
+            with a squeeze: of 2 x 2 pixels, of 2 values of a signal.
         hidden: widths, or channels, between the layers of a branch that is not dense.
         kernel_sizes: of the layers of a convolutional branch, one more than `hidden`; of a dense branch the first
             counts.
@@ -32,6 +34,8 @@ class FlowConfig(Config):
         activation: a name of `iresnet_fast.activations`; not "clipswish" with a context.
         preactivation: whether the residual branches but the very first begin with the activation.
         coeff: bound on the spectral norm of every layer.
+        zero_init: every branch starts as zero, by its last layer. With preprocess="whiten" a flow that is not trained
+            then is the normal density with the mean and covariance of the data of `fit_preprocessing`.
         normalize: "layers": by norms that are followed in training and known outside it; "strict": by upper bounds at
             every step, see nn.SpectralLinear; "branch", for residual branches of vectors without a context: so that the
             bound of each branch is the product of the coeffs, see nn.ResidualBranch.
@@ -47,8 +51,11 @@ class FlowConfig(Config):
         fc_hidden: widths between the layers of those.
         noise_channels: channels of Gaussian noise appended to the data; log_prob is then a lower bound.
         n_levels: the data are whole numbers below it, to be dequantised; None: they are continuous.
+        dequantize: of vectors: distance of the values of each entry, to be dequantised in the units of the data; 0.0:
+            the entry is continuous; (): all of them are.
         preprocess: of the (dequantised) data: "none"; "center": x - 1/2; "logit", for data in [0, 1]; "standardize":
-            mean 0 and variance 1 for every entry, from `fit_preprocessing(data)`.
+            mean 0 and variance 1 for every entry, from `fit_preprocessing(data)`; "whiten", for vectors: mean 0 and the
+            identity as covariance, from there too.
         alpha: of the logit.
         prior: "learned": normal with a learned mean and scale for each dimension; "conditional": these depend on the
             context; "standard": standard normal.
@@ -77,6 +84,7 @@ class FlowConfig(Config):
     activation: str = "elu"
     preactivation: bool = False
     coeff: float = 0.9
+    zero_init: bool = False
     normalize: str = "layers"
     power_iterations: int = 16
     power_tolerance: float | None = 5e-5
@@ -90,6 +98,7 @@ class FlowConfig(Config):
     fc_hidden: tuple[int, ...] = (128, 128)
     noise_channels: int = 0
     n_levels: int | None = None
+    dequantize: tuple[float, ...] = ()
     preprocess: str = "none"
     alpha: float = 0.05
     prior: str = "learned"
@@ -104,8 +113,8 @@ class FlowConfig(Config):
     def __post_init__(self) -> None:
         """Turn lists into tuples and check the fields."""
         self._freeze()
-        if not isinstance(self.event_shape, tuple) or len(self.event_shape) not in (1, 3):
-            raise ValueError(f"event_shape must be (d,) or (C, H, W), got {self.event_shape!r}; change it.")
+        if not isinstance(self.event_shape, tuple) or len(self.event_shape) not in (1, 2, 3):
+            raise ValueError(f"event_shape must be (d,), (C, L) or (C, H, W), got {self.event_shape!r}; change it.")
         check_counts("event_shape", self.event_shape, 1)
         check_counts("blocks", self.blocks, 0)
         check_counts("hidden", self.hidden, 1)
@@ -125,7 +134,7 @@ class FlowConfig(Config):
         kind = BRANCHES[self.branch]
         check_choice("normalize", self.normalize, ("layers", "strict", "branch"))
         check_choice("norm", self.norm, ("1", "2", "inf"))
-        check_choice("preprocess", self.preprocess, ("none", "center", "logit", "standardize"))
+        check_choice("preprocess", self.preprocess, ("none", "center", "logit", "standardize", "whiten"))
         check_choice("prior", self.prior, ("learned", "conditional", "standard"))
         check_choice("context_mode", self.context_mode, ("add", "concat", "multiply"))
         check_choice("context_preprocess", self.context_preprocess, ("none", "standardize"))
@@ -135,13 +144,14 @@ class FlowConfig(Config):
         if not 0.0 <= self.alpha < 0.5:
             raise ValueError(f"alpha must be in [0, 0.5), got {self.alpha}; pass e.g. 0.05.")
         check_parts({"train_estimator": self.train_estimator, "eval_estimator": self.eval_estimator}, self.solver)
-        self._check_images()
+        self._check_vectors()
+        self._check_scales()
         self._check_context(kind)
         check_activation(self.activation, not self.context_features, " with a context")
-        if self.normalize == "branch" and (not kind.scales_whole or self.context_features or self.is_image):
+        if self.normalize == "branch" and (not kind.scales_whole or self.context_features or self.has_grid):
             raise ValueError(
-                "normalize must be 'layers' or 'strict' for images, a context and branches that are not residual, got "
-                "'branch'; use 'strict'."
+                "normalize must be 'layers' or 'strict' for images, signals, a context and branches that are not "
+                "residual, got 'branch'; use 'strict'."
             )
 
     @property
@@ -153,6 +163,21 @@ class FlowConfig(Config):
     def is_image(self) -> bool:
         """Whether the data are images."""
         return len(self.event_shape) == 3
+
+    @property
+    def has_grid(self) -> bool:
+        """Whether the data are images or signals, for which the branches are convolutions."""
+        return len(self.event_shape) > 1
+
+    @property
+    def inner_shape(self) -> tuple[int, ...]:
+        """Shape of the data inside: (d,), (C, H, W), or (C, 1, L) for signals."""
+        return self.event_shape if len(self.event_shape) != 2 else (self.event_shape[0], 1, self.event_shape[1])
+
+    @property
+    def squeeze_factors(self) -> int | tuple[int, int]:
+        """Rows and columns that a squeeze joins."""
+        return 2 if self.is_image else (1, 2)
 
     def _check_context(self, kind: BranchKind) -> None:
         for argument, is_conditional in (
@@ -180,26 +205,50 @@ class FlowConfig(Config):
                 f"{names_with('takes_context')}."
             )
 
-    def _check_images(self) -> None:
-        if self.is_image:
-            check_kernel_sizes(self.kernel_sizes, BRANCHES[self.branch].is_chain, self.hidden)
-            n_squeezes = len(self.blocks) - (not self.squeeze_first)
-            _, height, width = self.event_shape
-            if height % 2**n_squeezes or width % 2**n_squeezes:
-                raise ValueError(
-                    f"event_shape must have a height and width divisible by {2**n_squeezes} for {n_squeezes} "
-                    f"squeezes, got {self.event_shape}; pad the images or use fewer scales."
-                )
-            if self.factor_out and len(self.blocks) > 1 and self.event_shape[0] + self.noise_channels == 1:
-                if not self.squeeze_first:
-                    raise ValueError(
-                        "factor_out must be False for images of one channel without squeeze_first, got True; there is "
-                        "no half of it to let go."
-                    )
-        elif len(self.blocks) != 1 or self.squeeze_first or self.factor_out:
+    @property
+    def starts_normal(self) -> bool:
+        """Whether a flow that is not trained is the normal density of the data."""
+        return self.zero_init and self.preprocess == "whiten"
+
+    def _check_vectors(self) -> None:
+        if self.preprocess == "whiten" and len(self.event_shape) != 1:
             raise ValueError(
-                f"vectors must have one scale, without squeeze_first and factor_out, got blocks = {self.blocks}; pass "
-                f"one number, or images."
+                f"preprocess must not be 'whiten' for events of shape {self.event_shape}, got that; use 'standardize'."
+            )
+        if not isinstance(self.dequantize, tuple):
+            raise TypeError(f"dequantize must be a tuple of numbers, got {self.dequantize!r}; pass one for each entry.")
+        check_steps("dequantize", self.dequantize)
+        if self.dequantize and (len(self.dequantize),) != self.event_shape:
+            raise ValueError(
+                f"dequantize must hold a number for each entry of vectors of shape {self.event_shape}, got "
+                f"{len(self.dequantize)}; change it, or leave it out."
+            )
+        if self.dequantize and self.n_levels is not None:
+            raise ValueError(
+                f"dequantize must be left out for data of n_levels, {self.n_levels}, got steps as well; choose one."
+            )
+
+    def _check_scales(self) -> None:
+        if not self.has_grid:
+            if len(self.blocks) != 1 or self.squeeze_first or self.factor_out:
+                raise ValueError(
+                    f"vectors must have one scale, without squeeze_first and factor_out, got blocks = {self.blocks}; "
+                    f"pass one number, or images."
+                )
+            return
+        check_kernel_sizes(self.kernel_sizes, BRANCHES[self.branch].is_chain, self.hidden)
+        n_squeezes = len(self.blocks) - (not self.squeeze_first)
+        if any(size % 2**n_squeezes for size in self.event_shape[1:]):
+            sizes = "a height and width" if self.is_image else "a length"
+            raise ValueError(
+                f"event_shape must have {sizes} divisible by {2**n_squeezes} for {n_squeezes} squeezes, got "
+                f"{self.event_shape}; pad the data or use fewer scales."
+            )
+        halves = self.factor_out and len(self.blocks) > 1
+        if halves and self.event_shape[0] + self.noise_channels == 1 and not self.squeeze_first:
+            raise ValueError(
+                "factor_out must be False for one channel without squeeze_first, got True; there is no half of it to "
+                "let go."
             )
 
 

@@ -30,6 +30,11 @@ _DIGITS = FlowConfig(
 )
 _MNIST = _DIGITS.replace(event_shape=(1, 28, 28), blocks=(4, 4), n_levels=256, alpha=1e-6)
 
+# Signals of continuous values; a kernel sees one row, of which five values are as many as nine pixels of an image.
+_SIGNAL = _DIGITS.replace(
+    event_shape=(1, 64), blocks=(4, 4), kernel_sizes=(5, 1, 5), n_levels=None, preprocess="standardize"
+)
+
 # i-ResNet, arXiv 1811.00995, and the scripts published with it. Probes are Rademacher, whose variance is
 # never above that of the paper's Gaussian ones.
 _CIFAR10 = FlowConfig(
@@ -92,6 +97,7 @@ FLOWS = {
         train_estimator=PowerSeries(n_terms=10),
     ),
     "cifar10": _CIFAR10,
+    "signal": _SIGNAL,
 }
 
 RESIDUAL_FLOWS = {

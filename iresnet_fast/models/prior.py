@@ -78,11 +78,12 @@ class DiagonalNormal(nn.Module):
         Raises:
             ValueError: z or the context does not fit.
         """
-        check_same_kind(z, self.mean, "z", "prior")
-        check_shape(z, (self.n_dims,), "z", "prior")
-        mean, log_scale = self._at(context, z.shape[0])
-        standard = (z - mean) * (-log_scale).exp()
+        standard, log_scale = self._standardized(z, context)
         return (-0.5 * (standard.square() + math.log(2.0 * math.pi)) - log_scale).sum(1)
+
+    def standardized(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return (z - mean) / scale [B, d], standard normal if z is of the prior; else as `log_prob`."""
+        return self._standardized(z, context)[0]
 
     def sample(
         self,
@@ -159,6 +160,13 @@ class DiagonalNormal(nn.Module):
         """Describe the prior in its repr."""
         conditional = f", context_features={self.context_features}" if self.context_features else ""
         return f"{self.n_dims}, learned={self.learned}{conditional}"
+
+    def _standardized(self, z: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return (z - mean) / scale [B, d], and log_scale."""
+        check_same_kind(z, self.mean, "z", "prior")
+        check_shape(z, (self.n_dims,), "z", "prior")
+        mean, log_scale = self._at(context, z.shape[0])
+        return (z - mean) * (-log_scale).exp(), log_scale
 
     def _at(self, context: Tensor | None, n: int) -> tuple[Tensor, Tensor]:
         """Return mean and log_scale, [d], or at a context [n, d]."""

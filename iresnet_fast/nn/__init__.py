@@ -11,6 +11,7 @@ from .conditional_branch import ConditionalBranch
 from .conv import SpectralConv2d
 from .dense_branch import DenseBranch
 from .dequantize import Dequantize
+from .dequantize_steps import DequantizeSteps
 from .flatten import Flatten
 from .induced_norm import InducedNormConv2d, InducedNormLinear, induced_norm
 from .induced_norm_branch import InducedNormBranch
@@ -26,6 +27,7 @@ from .permutation import Permutation
 from .sequential import Sequential
 from .spectral import shard_spectral_norms, update_spectral_norm
 from .squeeze import Squeeze
+from .whiten import Whiten
 
 watch_optimizers()
 
@@ -37,6 +39,7 @@ __all__ = [
     "ConditionalBranch",
     "DenseBranch",
     "Dequantize",
+    "DequantizeSteps",
     "Flatten",
     "InducedNormBranch",
     "InducedNormConv2d",
@@ -56,6 +59,7 @@ __all__ = [
     "SpectralConv2d",
     "SpectralLinear",
     "Squeeze",
+    "Whiten",
     "induced_norm",
     "shard_spectral_norms",
     "update_spectral_norm",

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from .. import _checks
-from .._inputs import check_floating, check_same_device, check_samples, check_tensor
+from .._inputs import check_floating, check_same_device, check_samples
+from ._moments import mean_of, variance_of
 from ._transform import Transform, for_each_sample
 
 
@@ -38,24 +39,25 @@ class Affine(Transform):
             self.register_buffer(name, number.detach().clone())
 
     @classmethod
-    def standardize(cls, data: Tensor) -> Affine:
+    def standardize(cls, data: Tensor, noise_variance: Tensor | None = None) -> Affine:
         """Build the map that gives every entry of an event mean 0 and variance 1 over `data` [N, *event].
 
-        An entry that is constant keeps its scale.
+        Both are computed in float64. An entry that is constant keeps its scale.
+
+        Args:
+            data: [N, *event].
+            noise_variance: [*event], of independent noise that is going to be added to the data; None: none.
 
         Raises:
             ValueError: there is no sample, or a value is not finite.
         """
-        check_tensor(data, "data")
-        if data.dim() < 2 or data.shape[0] == 0:
-            raise ValueError(f"data must have shape [N, *event] with N > 0, got {tuple(data.shape)}; pass samples.")
-        rows = data.detach().to(torch.promote_types(data.dtype, torch.float32))
-        std, mean = torch.std_mean(rows, 0, correction=0)
-        rounding = 64.0 * torch.finfo(rows.dtype).eps * rows.square().mean(0).sqrt()
-        scale = torch.where(std > rounding, 1.0 / std, 1.0)
-        if not bool((mean + std).isfinite().all()):
-            raise ValueError("data must be finite, got NaN or infinity; clean it first.")
-        return cls(scale, -mean * scale)
+        mean = mean_of(data)
+        variance = variance_of(data, mean)
+        if noise_variance is not None:
+            variance = variance + noise_variance.to(variance)
+        scale = torch.where(variance > 0.0, variance.rsqrt(), 1.0)
+        dtype = torch.promote_types(data.dtype, torch.float32)
+        return cls(scale.to(dtype), (-mean * scale).to(dtype))
 
     def forward(self, x: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
         """Return z and the log-determinant [B]; context is not used.

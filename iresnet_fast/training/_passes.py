@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +13,12 @@ from ..models._spread import FEWEST, Spread, largest_factor
 from ..nn import Call
 from ..nn._survey import Survey
 from .batches import Batch
+from .progress import OnProgress
 from .tasks import Task, flow_of
 
 # Of each sample. A standard error that so many do not reach is better asked of an exact log-determinant: a tenth of it
 # takes a hundred times as many.
 _MOST_PROBES = 4096
-
-# Called after a batch, with the part of the pass that is done and a few words.
-OnBatch = Callable[[float, str], None]
 
 
 class Passes:
@@ -37,7 +34,7 @@ class Passes:
     """
 
     def __init__(
-        self, model: nn.Module, task: Task, data: Batch, batch_size: int, seed: int, on_batch: OnBatch
+        self, model: nn.Module, task: Task, data: Batch, batch_size: int, seed: int, on_batch: OnProgress
     ) -> None:
         """Begin without a pass; the arguments are those of the class."""
         self._model, self._task, self._data, self._size, self._seed = model, task, data, batch_size, seed

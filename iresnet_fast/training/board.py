@@ -9,6 +9,8 @@ import io
 import os
 import socket
 import time
+import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,29 @@ from .files import WriteError, append, is_at
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+def make_board(folder: Path, first_step: int) -> Board | NoBoard:
+    """Begin a Board; without TensorBoard say that there is none."""
+    if find_spec("tensorboard") is not None:
+        return Board(folder, first_step)
+    warnings.warn(
+        "iresnet_fast: the run is logged in log.csv alone, since TensorBoard is not installed; "
+        "pip install 'iresnet_fast[tensorboard]' to see its curves there.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return NoBoard()
+
+
+class NoBoard:
+    """What takes the place of a Board without TensorBoard: nothing is written."""
+
+    def add_scalars(self, values: dict[str, float], step: int) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
 
 
 class Board:

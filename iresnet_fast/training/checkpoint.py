@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .. import _schema
 from .._inputs import check_path
+from .._optional import needed
 from .._regular import NotRegularError, half_of_memory, open_regular
 from .._version import __version__
 from ..activations import UnknownActivationError
@@ -107,6 +108,11 @@ def load_model(path: str | os.PathLike[str], average: bool = True) -> nn.Module:
     return model.eval()
 
 
+def read_run(path: str | os.PathLike[str]) -> Checkpoint:
+    """Return all that the file holds which `load_model` takes; arguments and errors as there."""
+    return read(_resolve(path))
+
+
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the metadata of a file, without its tensors; arguments and errors as in `load_model`."""
     path = _resolve(path)
@@ -149,7 +155,8 @@ def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> N
     Raises:
         WriteError: the disk is full, or the folder cannot be written to.
     """
-    from safetensors.torch import save
+    with needed("writing checkpoints"):
+        from safetensors.torch import save
 
     tensors = {name: value.detach().contiguous() for name, value in tensors.items()}
     metadata = {"format": FORMAT, "version": __version__, **metadata}
@@ -226,13 +233,14 @@ def _resolve(path: str | os.PathLike[str], average: bool = True) -> Path:
     try:
         if not path.is_dir():
             return path
-        candidates = [path / BEST_FILE] * average + paths(path) + [path / MODEL_FILE]
-        newest = next((candidate for candidate in candidates if candidate.exists()), None)
+        best = [path / BEST_FILE] if average and os.path.lexists(path / BEST_FILE) else []
+        taken = next(iter(best + paths(path)), path / MODEL_FILE)
+        found = taken.exists()
     except OSError as error:
         raise CheckpointError(f"{path} must be a folder that can be read, got: {error.strerror}; correct it.") from None
-    if newest is None:
+    if not found:
         raise CheckpointError(f"{path} must hold a checkpoint or {MODEL_FILE}, got neither; pass the folder of a run.")
-    return newest
+    return taken
 
 
 def _build(name: str, config: dict[str, Any], weights: dict[str, Tensor]) -> nn.Module:
@@ -252,7 +260,8 @@ def _build(name: str, config: dict[str, Any], weights: dict[str, Tensor]) -> nn.
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    from safetensors import SafetensorError, safe_open
+    with needed("reading checkpoints"):
+        from safetensors import SafetensorError, safe_open
 
     try:
         with open_regular(path) as file:  # what is no file would be waited for

@@ -114,9 +114,9 @@ def evaluate(
         check_labels(labels, len(x), n_classes)
         if n_classes is not None:
             check_range(labels.cpu(), 0, n_classes - 1, "number the classes from 0", "labels")
-    _check_context(context, len(x), task.context_features)
+    check_context(context, len(x), task.context_features)
     check_estimators(model)
-    _check_probes(model, probes, standard_error)
+    check_probes(model, probes, standard_error)
     device = next(model.parameters()).device
     with (
         evaluating(model),
@@ -153,7 +153,8 @@ def evaluate(
     )
 
 
-def _check_probes(model: nn.Module, probes: int | str, standard_error: float | None) -> None:
+def check_probes(model: nn.Module, probes: int | str, standard_error: float | None) -> None:
+    """Raise ValueError unless these say how exact the density of a model is to be."""
     if probes == "auto":
         check_alike(model, "probes='auto'")
     elif isinstance(probes, str):
@@ -173,7 +174,8 @@ def _check_probes(model: nn.Module, probes: int | str, standard_error: float | N
             raise ValueError(f"standard_error must be positive and finite, got {standard_error}; pass e.g. 0.001.")
 
 
-def _check_context(context: Tensor | None, n: int, width: int) -> None:
+def check_context(context: Tensor | None, n: int, width: int) -> None:
+    """Raise ValueError unless a context is finite and of this shape; None for width 0."""
     if context is not None:
         check_floating(context, "context")
     shape = None if context is None else tuple(context.shape)

@@ -172,12 +172,13 @@ def fit(
 
 def _prepare(folder: Path, resume: bool) -> checkpoint.Checkpoint | None:
     """Make the folder ready for a run, and return the checkpoint to go on from, None to start."""
-    written = [*checkpoint.paths(folder)[:1], folder / checkpoint.BEST_FILE, folder / checkpoint.MODEL_FILE]
-    there = next((path for path in written if path.exists()), None)
-    if not resume and there is not None:
+    models = [path.name for path in (folder / checkpoint.BEST_FILE, folder / checkpoint.MODEL_FILE) if path.exists()]
+    found_there = "checkpoints" if checkpoint.paths(folder) else next(iter(models), None)
+    if not resume and found_there is not None:
         raise ValueError(
-            f"folder must hold no run, got {there}; pass resume=True (--resume) to go on with it, or to have what it "
-            f"has reached if it is over, or another folder, such as {free_folder(folder)}, to begin a new one."
+            f"folder must hold no {found_there}, got some in {folder}; pass resume=True (--resume), or another folder: "
+            f"the first goes on with the run, or returns what it has reached if it is over, the second, such as "
+            f"{free_folder(folder)}, begins a new one."
         )
     found = checkpoint.read_newest(folder)
     distributed.barrier()  # all have read

@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from .._optional import MissingModuleError, needed
 from .._regular import open_regular
-from .board import Board
+from .board import NoBoard, make_board
 from .files import WriteError, append, is_at, writing
-from .samples import samples_at
+from .samples import can_draw, samples_at
 from .tasks import flow_of
 
 Row = dict[str, float | int | None]
@@ -60,7 +62,7 @@ class Log:
         self.rows = [row for row in _read(self._path, self._columns) if row["step"] <= step] if step else []  # type: ignore[operator]
         self._file = self._begin()
         try:
-            self._board = Board(folder / "tensorboard", step + 1)
+            self._board = make_board(folder / "tensorboard", step + 1)
         except BaseException:
             self._file.close()
             raise
@@ -95,7 +97,7 @@ class Log:
         self._board.add_scalars(values, int(self.rows[-1]["step"] or 0))
 
     def add_samples(self, model: nn.Module, step: int, contexts: Tensor | None = None) -> None:
-        """Add samples of a model in eval mode to TensorBoard, if they are pictures or points of the plane.
+        """Add samples of a model in eval mode to TensorBoard, if they are pictures, signals or points of the plane.
 
         Args:
             model: in eval mode.
@@ -103,18 +105,28 @@ class Log:
             contexts: [n, context_features] that samples are drawn at, from the first on, for a model that takes one.
         """
         flow = flow_of(model)
-        if flow is None or flow.config.event_shape[0] not in ((1, 3) if flow.config.is_image else (2,)):
+        if isinstance(self._board, NoBoard):
             return
-        n = _IMAGES if flow.config.is_image else _POINTS
+        if flow is None or not can_draw(flow.config.event_shape):
+            return
+        n = _POINTS if len(flow.config.event_shape) == 1 else _IMAGES
         samples = samples_at(flow, n, contexts, seed=0).cpu()  # the same latents each time
         if flow.config.is_image:
             white = 1.0 if flow.config.n_levels is None else flow.config.n_levels - 1.0
             self._board.add_images("samples", (samples / white).clamp(0.0, 1.0), step)
             return
-        from matplotlib.figure import Figure
-
+        try:
+            with needed("a picture of samples in TensorBoard"):
+                from matplotlib.figure import Figure
+        except MissingModuleError as error:
+            warnings.warn(f"iresnet_fast: {error}", RuntimeWarning, stacklevel=2)
+            return
         figure = Figure((5.0, 5.0), layout="constrained")
-        figure.subplots().scatter(samples[:, 0].numpy(), samples[:, 1].numpy(), s=4.0, linewidths=0.0)
+        axes = figure.subplots()
+        if samples.dim() == 3:  # a line for each channel of each signal
+            axes.plot(samples.flatten(0, 1).T.numpy(), linewidth=0.5)
+        else:
+            axes.scatter(samples[:, 0].numpy(), samples[:, 1].numpy(), s=4.0, linewidths=0.0)
         self._board.add_figure("samples", figure, step)
 
     def close(self) -> None:

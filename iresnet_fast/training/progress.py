@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: a progress bar on a terminal, a line now and then elsewhere."""
+"""What a run shows while it goes on: a progress bar on a terminal with rich, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 from .log import Row
 
 _SECONDS = 10.0  # between lines, where there is no terminal
 _TICKS = 1000  # of the bar
+
+# Told how a piece of work goes on: the fraction that is done, and a few words.
+OnProgress = Callable[[float, str], None]
 
 
 class Progress(Protocol):
@@ -37,13 +41,13 @@ def make_progress(show: bool, progress: float) -> Progress:
     """Return a bar on a terminal, lines elsewhere, nothing if `show` is False; `progress`: where the run starts."""
     if not show:
         return _Silent()
-    return _Bar(progress) if sys.stdout.isatty() else _Lines()
+    return _Bar(progress) if _has_bar() else _Lines()
 
 
 @contextmanager
-def working(show: bool) -> Iterator[Callable[[float, str], None]]:
+def working(show: bool) -> Iterator[OnProgress]:
     """Yield what takes the fraction done of a piece of work and a few words: for a bar on a terminal if `show`."""
-    if not (show and sys.stdout.isatty()):
+    if not (show and _has_bar()):
         yield lambda progress, words: None
         return
     bar, task = _rich_bar("")
@@ -121,6 +125,11 @@ class _Bar:
 
     def close(self) -> None:
         self._rich.stop()
+
+
+def _has_bar() -> bool:
+    """Return whether there is a terminal to show a bar on, and rich to draw it."""
+    return sys.stdout.isatty() and find_spec("rich") is not None
 
 
 def _rich_bar(words: str, completed: int = 0) -> tuple[Any, Any]:

@@ -9,6 +9,8 @@ from typing import Any
 from ..data import DataSet
 from ..models import FlowConfig, HybridIResNet, IDenseNet, IResNetClassifier, IResNetFlow, ResidualFlow
 from .config import TrainConfig
+from .image_sizes import Sizes, grid_sizes
+from .table_sizes import TableSizes, table_sizes
 
 Model = IResNetFlow | IResNetClassifier | HybridIResNet
 
@@ -30,6 +32,8 @@ _TABULAR = TrainConfig(batch_size=1000, learning_rate=1e-3, max_minutes=10.0)
 _DIGITS = TrainConfig(batch_size=64, learning_rate=5e-3, max_minutes=2.0)
 _MNIST = TrainConfig(batch_size=32, learning_rate=4e-2, decay_start=0.7, max_minutes=20.0)
 _CLASSIFIER = TrainConfig(optimizer="adamw", learning_rate=3e-3, weight_decay=0.01, decay_start=0.3, max_minutes=10.0)
+_SIGNAL = TrainConfig(batch_size=32, learning_rate=5e-3, decay_start=0.7, max_minutes=10.0)
+_OTHER_IMAGES = _SIGNAL.replace(max_minutes=20.0)  # of a shape without a preset
 
 # i-ResNet, arXiv 1811.00995, and the scripts published with it: the rate is multiplied by 0.2 after 60, 120 and 160 of
 # 200 epochs. Their crops are shifts here, whose mirror does not repeat the outermost pixels as theirs does.
@@ -54,7 +58,7 @@ _RESIDUAL_TOY = _RESIDUAL_FLOW.replace(
 
 # By the kind of a model and its preset; "" stands for all other presets.
 _TRAINING: dict[str, dict[str, TrainConfig]] = {
-    "flow": {"toy": _TOY, "tabular": _TABULAR, "digits": _DIGITS, "mnist": _MNIST, "": _PAPER},
+    "flow": {"toy": _TOY, "tabular": _TABULAR, "signal": _SIGNAL, "digits": _DIGITS, "mnist": _MNIST, "": _PAPER},
     "residual_flow": {"toy": _RESIDUAL_TOY, "": _RESIDUAL_FLOW},
     "idensenet": {"toy": _TOY, "": _RESIDUAL_FLOW},
     "classifier": {
@@ -79,12 +83,14 @@ def recipe(
     Args:
         dataset: what to train on.
         kind: one of MODELS.
-        preset: a preset of that class; None: "toy" for two dimensions, "tabular" for other vectors, "digits", "mnist"
-            or "cifar10" for images of 1 x 8 x 8, 1 x 28 x 28 or 3 x 32 x 32 values.
+        preset: a preset of that class; None: "toy" for points of two dimensions, "tabular" for tables and other
+            vectors, "digits", "mnist" or "cifar10" for images of 1 x 8 x 8, 1 x 28 x 28 or 3 x 32 x 32 values; a flow
+            of a table, and the model of other images and of signals, is as large as `sizes_of` says.
         changes: other values of fields of the model's configuration; of a hybrid, of its flow's too.
 
     Returns:
-        The model, and a TrainConfig with a budget; `replace` changes it.
+        The model, and a TrainConfig with a budget, whose batches have at most as many samples as there are to train on;
+        `replace` changes it.
 
     Raises:
         ValueError: the kind, the preset or a field is unknown, the data do not go with the model, or a value is out of
@@ -100,8 +106,9 @@ def recipe(
         raise ValueError(
             f"a {kind} needs images with labels, got {what} {labels} labels in {dataset.name}; train a flow instead."
         )
+    sizes = sizes_of(dataset, kind, preset)
     if preset is None:
-        preset = _preset_for(dataset, kind)
+        preset = _preset_for(dataset, kind) if sizes is None else sizes.preset
     config: Any = model_class.preset_config(preset)
     own = dict(changes or {})
     of_data: dict[str, Any]
@@ -113,18 +120,46 @@ def recipe(
         }
     else:
         of_data = {"event_shape": dataset.event_shape, "n_levels": dataset.n_levels}
+        if dataset.table is not None and any(dataset.table.steps):
+            of_data["dequantize"] = dataset.table.steps
         if dataset.context_features:
             of_data |= _of_context(config.flow if kind == "hybrid" else config, dataset.context_features)
+    if sizes is not None:
+        of_data |= sizes.changes
     if kind == "hybrid":
         names = {field.name for field in fields(FlowConfig)}
         of_flow = {**of_data, **{name: own.pop(name) for name in names & own.keys()}}
         of_data = {"flow": config.flow.replace(**of_flow), "n_classes": dataset.n_classes}
     config = config.replace(**{**of_data, **own})
     model = model_class(config)
-    training = _TRAINING[kind].get(preset, _TRAINING[kind][""])
+    training = _training_of(kind, preset, sizes)
+    training = training.replace(batch_size=min(training.batch_size, len(dataset.train)))
     if kind == "hybrid":  # bits/dim beside the cross-entropy, as in Residual Flows
         training = training.replace(density_weight=1.0 / dataset.train[0].numel())
     return model, training
+
+
+def sizes_of(dataset: DataSet, kind: str = "flow", preset: str | None = None) -> Sizes | TableSizes | None:
+    """Return what `recipe` takes from the size of the data, and why; None where a preset says everything."""
+    known = MODELS[kind].presets()
+    if preset is not None:
+        return None
+    if len(dataset.event_shape) == 1:
+        points = dataset.event_shape == (2,) and dataset.table is None
+        return None if kind != "flow" or points else table_sizes(len(dataset.train), dataset.event_shape[0])
+    if _IMAGES.get(dataset.event_shape) in known:
+        return None
+    sizes = grid_sizes(dataset, kind)
+    return sizes if sizes.preset in known else None
+
+
+def _training_of(kind: str, preset: str, sizes: Sizes | TableSizes | None) -> TrainConfig:
+    if isinstance(sizes, TableSizes):
+        return sizes.training
+    if sizes is None:
+        return _TRAINING[kind].get(preset, _TRAINING[kind][""])
+    known = _TRAINING[kind][preset] if kind == "classifier" or preset == "signal" else _OTHER_IMAGES
+    return known.replace(batch_size=sizes.batch_size)
 
 
 def _of_context(config: FlowConfig, width: int) -> dict[str, Any]:
@@ -141,7 +176,8 @@ def _of_context(config: FlowConfig, width: int) -> dict[str, Any]:
 
 
 def _preset_for(dataset: DataSet, kind: str) -> str:
-    if dataset.is_image:
+    preset: str | None
+    if len(dataset.event_shape) > 1:
         preset = _IMAGES.get(dataset.event_shape)
     else:
         preset = "toy" if dataset.event_shape == (2,) else "tabular"

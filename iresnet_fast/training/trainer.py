@@ -31,6 +31,8 @@ from .resume import check_identity, identity, means_of
 from .selection import Selection, class_weights, loaded
 from .selection import means_of as weighted_means
 from .tasks import LossModule, flow_of, task_of
+from .typicality import NAME as SCORES
+from .typicality import training_scores
 
 # Norms that take longer than _NORMS_FREE seconds take no more than _NORMS_SHARE of the run, but for those at its end.
 _NORMS_FREE, _NORMS_SHARE = 1.0, 0.02
@@ -237,7 +239,9 @@ class Trainer:
         with torch.no_grad():
             flow, task = flow_of(self._model), self._task
             if flow is not None and flow.standardizes:
-                batch = self._batches.all()
+                # The validation part chooses among models that share these statistics, so they may be of all samples:
+                # a Gaussian of fewer would be worse by more than a small table lets a flow gain.
+                batch = self._batches.whole()
                 flow.fit_preprocessing(task.inputs(batch.x), task.context(batch.context))
             batch = self._batches.initial()
             task.initialize(task.inputs(batch.x), task.context(batch.context))
@@ -340,7 +344,10 @@ class Trainer:
 
     def _scores(self) -> dict[str, Tensor]:
         """Return what the file of the best model holds beside its weights, "scores.<name>" of training samples."""
-        return {}
+        if flow_of(self._model) is None:
+            return {}
+        scores = training_scores(copy.deepcopy(self.kept or self.average), self._batches.all())
+        return {SCORES: scores} if len(scores) else {}
 
     def _check_patience(self, selection: Selection) -> None:
         if selection.is_exhausted:

@@ -1,0 +1,260 @@
+"""Score every row of a file: its log-likelihood, and how typical that is of the training rows; classes of a classifier.
+
+The file that is written has a line for each row, in order: log_prob, in nats and the units of the file; the same for
+each dimension, log_prob_per_dim, or for images in bits and with the sign turned, bits_per_dim; typicality_p, small for
+rows that are scored much lower or higher than those of the training data, as a share of these; of a model that
+classifies, class and probability. Rows that cannot be scored have empty cells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .. import _checks, data
+from ..data import DataError, Table
+from ..training.batches import Batch
+from ..training.scores import RowScores, row_scores
+from ..training.tasks import flow_of
+from ..training.typicality import p_values, reference_scores, training_scores
+from ._options import (
+    add_data_options,
+    add_machine_options,
+    add_run_argument,
+    check_file,
+    machine,
+    open_data,
+    open_rows,
+    open_run,
+)
+from ._rows import read_rows, schema_of
+from ._tables import TABLES, check_suffix, rounded
+from ._verbatim import verbatim
+from .evaluate import probes
+
+_SHOWN = 5  # of the least typical rows
+
+
+class _Rows(NamedTuple):
+    """What to score.
+
+    Attributes:
+        batch: the rows that can be scored.
+        places: their numbers from 0.
+        n: number of all rows.
+        table: of the file, if it is one.
+        log_scale: what the log-density of the model exceeds that in the units of the file by, in nats.
+    """
+
+    batch: Batch
+    places: NDArray[np.int64]
+    n: int
+    table: Table | None = None
+    log_scale: float = 0.0
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    add_run_argument(parser)
+    add_data_options(parser, None)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("scores.csv"),
+        help="file for the scores, .csv, .tsv, .parquet or .npy; - prints them as .csv (default: scores.csv)",
+    )
+    parser.add_argument(
+        "--keep",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="NAMES",
+        help="columns of the file to write before the scores, separated by commas, such as an id (default: none)",
+    )
+    parser.add_argument("--batch-size", type=int, default=200, metavar="N", help="rows at a time (default: 200)")
+    parser.add_argument(
+        "--probes",
+        type=probes,
+        default=1,
+        metavar="N|auto",
+        help="estimates of each log-determinant to average, where it is estimated, or for each row as many as "
+        "--standard-error takes; several add a column standard_error (default: 1)",
+    )
+    parser.add_argument(
+        "--standard-error",
+        type=float,
+        metavar="E",
+        help="with --probes auto: how large that of each log-likelihood may be for its probes, in nats (default: 0.01)",
+    )
+    add_machine_options(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the scores and print a summary; errors as of `row_scores`."""
+    _checks.check_count("--batch-size", options.batch_size, 1)
+    if options.probes != "auto":
+        _checks.check_count("--probes", options.probes, 1)
+        if options.standard_error is not None:
+            raise ValueError(
+                f"--standard-error must be left out for a given number of probes, {options.probes}, got "
+                f"{options.standard_error}; pass --probes auto."
+            )
+    to_screen = str(options.out) == "-"
+    if not to_screen:
+        check_file("--out", options.out)
+        check_suffix(options.out, TABLES, "scores")
+    with machine(options) as device:
+        model, metadata = open_run(options, device)
+        rows = _rows(options, model, metadata)
+        kept = _kept(options, metadata, rows)
+        found = row_scores(
+            model, rows.batch, options.batch_size, options.probes, options.standard_error, show_progress=not to_screen
+        )
+        typicality = None
+        if found.log_prob is not None:
+            reference = _reference(options, model, metadata)
+            typicality = None if reference is None else p_values(found.log_prob, reference)
+        flow = flow_of(model)
+        table = _table(rows, found, typicality, 0 if flow is None else flow.config.n_dims, _in_bits(model))
+    whole = Table("scores", (*kept.names, *table.names), (*kept.columns, *table.columns))
+    if to_screen:
+        print(_as_text(whole), end="")
+    else:
+        data.write_table(whole, options.out)
+    print(_summary(rows, table), file=sys.stderr if to_screen else sys.stdout)
+    if not to_screen:
+        print(options.out)
+
+
+def _rows(options: argparse.Namespace, model: Any, metadata: dict[str, Any]) -> _Rows:
+    schema = schema_of(metadata)
+    if schema is None or options.data is None or not all(map(data.is_table, options.data)):
+        batch = open_rows(options, model, metadata)
+        scale = 0.0 if schema is None else schema.log_scale
+        return _Rows(batch, np.arange(len(batch.x)), len(batch.x), None, scale)
+    table = read_rows(options, metadata)
+    encoded = schema.encode(table)
+    if len(encoded.rows) == 0:
+        raise DataError(
+            f"{table.where} must have a row without a missing cell to score, got {len(table)} with; fill them."
+        )
+    if encoded.n_filled:
+        warnings.warn(
+            f"iresnet_fast: {encoded.n_filled} missing cells of {table.where} were filled with the means of the "
+            f"training rows, as in training; their scores are those of the filled rows.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return _Rows(Batch(encoded.x, None, encoded.context), encoded.rows, len(table), table, schema.log_scale)
+
+
+def _kept(options: argparse.Namespace, metadata: dict[str, Any], rows: _Rows) -> Table:
+    """Return the columns of the file to write before the scores, those of a text file as they are written."""
+    names, table = options.keep, rows.table
+    if names and table is None:
+        raise ValueError(
+            f"--keep must be left out without a table in --data, got {', '.join(names)}; pass such a file."
+        )
+    if not names or table is None:
+        return Table("scores", (), ())
+    columns = [table.column(name) for name in names]
+    as_written = verbatim(options, metadata, table)
+    if as_written is not None and options.out.suffix.lower() != ".npy":
+        columns = [as_written.column(name) for name in names]
+    return Table("scores", tuple(names), tuple(columns))
+
+
+def _reference(options: argparse.Namespace, model: Any, metadata: dict[str, Any]) -> Tensor | None:
+    """Return the training scores, of the run's file or else of its data; None with a warning if neither has them."""
+    found = reference_scores(options.run_path)
+    if found is not None:
+        return found
+    try:
+        of_run = argparse.Namespace(**{**vars(options), "data": None})
+        dataset = open_data(of_run, model, metadata)
+    except (ValueError, OSError) as error:
+        warnings.warn(
+            f"iresnet_fast: the column typicality_p is left out: the run holds no training scores, and its data could "
+            f"not be loaded ({str(error).rstrip('.')}).",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return None
+    return training_scores(model, Batch(dataset.train, None, dataset.train_context), batch_size=options.batch_size)
+
+
+def _in_bits(model: Any) -> bool:
+    flow = flow_of(model)
+    return flow is not None and (len(flow.config.event_shape) == 3 or flow.config.n_levels is not None)
+
+
+def _table(rows: _Rows, found: RowScores, typicality: Tensor | None, n_dims: int, in_bits: bool) -> Table:
+    columns: dict[str, NDArray[Any]] = {}
+    if found.log_prob is not None:
+        log_prob = found.log_prob - rows.log_scale
+        columns["log_prob"] = _placed(rows, log_prob)
+        if in_bits:
+            columns["bits_per_dim"] = _placed(rows, -log_prob / (math.log(2.0) * n_dims))
+        else:
+            columns["log_prob_per_dim"] = _placed(rows, log_prob / n_dims)
+        if found.standard_error is not None:
+            columns["standard_error"] = _placed(rows, found.standard_error)
+        if typicality is not None:
+            columns["typicality_p"] = _placed(rows, typicality)
+    if found.classes is not None and found.probabilities is not None:
+        columns["class"] = found.classes.numpy()
+        columns["probability"] = _placed(rows, found.probabilities)
+    return Table("scores", tuple(columns), tuple(columns.values()))
+
+
+def _placed(rows: _Rows, values: Tensor) -> NDArray[np.float64]:
+    placed = np.full(rows.n, math.nan)
+    placed[rows.places] = rounded(values.double().numpy())
+    return placed
+
+
+def _summary(rows: _Rows, table: Table) -> str:
+    n_scored, lines = len(rows.places), []
+    if "log_prob" in table.names:
+        log_prob = table.column("log_prob")[rows.places]
+        unit = "bits_per_dim" if "bits_per_dim" in table.names else "log_prob_per_dim"
+        lines.append(
+            f"log-likelihood of {n_scored} rows: {log_prob.mean():.3f} nats on average, from {log_prob.min():.3f} to "
+            f"{log_prob.max():.3f}; {unit} {table.column(unit)[rows.places].mean():.3f}"
+        )
+        ranks = table.column("typicality_p") if "typicality_p" in table.names else table.column("log_prob")
+        order = np.lexsort((table.column("log_prob"), ranks))[: min(_SHOWN, n_scored)]
+        least = ", ".join(f"{row + 1} ({_of(table, row)})" for row in order)
+        lines.append(f"{'least typical' if 'typicality_p' in table.names else 'least likely'}: row {least}")
+    if "class" in table.names:
+        classes, counts = np.unique(table.column("class"), return_counts=True)
+        listed = ", ".join(f"{label}: {count}" for label, count in zip(classes, counts, strict=True))
+        lines.append(f"rows of each class: {listed}")
+    n_left = rows.n - n_scored
+    if n_left:
+        lines.append(f"{n_left} of {rows.n} rows have missing cells and empty scores; fill them, or see impute")
+    return "\n".join(lines)
+
+
+def _of(table: Table, row: int) -> str:
+    parts = [f"p {table.column('typicality_p')[row]:.2g}"] if "typicality_p" in table.names else []
+    return ", ".join([*parts, f"{table.column('log_prob')[row]:.2f} nats"])
+
+
+def _as_text(table: Table) -> str:
+    import csv
+    import io
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(table.names)
+    for row in zip(*(column.tolist() for column in table.columns), strict=True):
+        writer.writerow(["" if cell is None or cell != cell else cell for cell in row])
+    return text.getvalue()
