@@ -134,6 +134,14 @@ def test_numbers_are_those_of_the_functions_that_measure(folders, pages):
     assert f"{sum(parameter.numel() for parameter in model.parameters())}" in pages["plane"]
 
 
+def test_nats_are_those_of_the_columns_of_the_file(folders, pages):
+    folder, data = folders["table"]
+    found = training.evaluate(training.load_model(folder), data.test, context=data.test_context)
+    value = found.metrics["nats"] + math.log(4.0)  # the scale of one of the columns
+    assert f"{value:.3f} \N{PLUS-MINUS SIGN}" in pages["table"]
+    assert "Nats are those of the scaled columns: +1.386 for those of the file." in pages["table"].replace("&#43;", "+")
+
+
 def test_what_differs_from_the_defaults_is_emphasised(pages):
     rows = pages["plane"].split('<tr class="differs">')[1:]
     names = [row.split('<th scope="row">')[1].split("<")[0] for row in rows]

@@ -104,13 +104,12 @@ def _cards(facts: Facts) -> list[Card]:
     if found is not None:
         of = f"{found.n} of {facts.n_test} test samples" if found.n < facts.n_test else f"{found.n} test samples"
         for name, value in found.metrics.items():
-            unit = _UNITS.get(name, name)
-            cards.append(
-                Card(f"Test, {unit}", f"{value:.3f} \N{PLUS-MINUS SIGN} {found.standard_errors[name]:.3f}", of)
-            )
+            error = f"\N{PLUS-MINUS SIGN} {found.standard_errors[name]:.3f}"
+            cards.append(Card(f"Test, {_UNITS.get(name, name)}", f"{_of_file(facts, name, value):.3f} {error}", of))
     elif facts.log:
         for name, value in _last_tests(facts).items():
-            cards.append(Card(f"Test, {_UNITS.get(name, name)}", f"{value:.3f}", "as logged in training"))
+            logged = f"{_of_file(facts, name, value):.3f}"
+            cards.append(Card(f"Test, {_UNITS.get(name, name)}", logged, "as logged in training"))
     if facts.certificate is not None:
         upper = facts.certificate.upper
         cards.append(Card("Largest Lipschitz constant", rounded_up(upper), "of a branch, proved; below 1: invertible"))
@@ -120,6 +119,11 @@ def _cards(facts: Facts) -> list[Card]:
     cards.append(Card("Parameters", f"{n_parameters:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")))
     cards.append(Card("Training", f"{facts.metadata['minutes']:.2f} min", _steps(facts)))
     return cards
+
+
+def _of_file(facts: Facts, name: str, value: float) -> float:
+    """Return a metric of the columns as they are in the file."""
+    return value + facts.log_scale if name == "nats" else value
 
 
 def _steps(facts: Facts) -> str:
