@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 from datetime import datetime, timezone
 from importlib import resources
@@ -75,7 +76,7 @@ def render(facts: Facts) -> str:
         timing=_timing(facts),
         settings={
             "Model": _settings(model.config),
-            "Training": _settings(TrainConfig.from_dict(facts.metadata["train_config"])),
+            "Training": _training_settings(facts.metadata["train_config"]),
         },
         python=_python(facts),
         commands=_commands(facts),
@@ -102,10 +103,13 @@ def _cards(facts: Facts) -> list[Card]:
     cards = []
     found = facts.evaluation
     if found is not None:
-        of = f"{found.n} of {facts.n_test} test samples" if found.n < facts.n_test else f"{found.n} test samples"
+        of = f"{found.n} test sample{'s' * (found.n > 1)}"
+        if found.n < facts.n_test:
+            of = f"{found.n} of {facts.n_test} test samples"
         for name, value in found.metrics.items():
-            error = f"\N{PLUS-MINUS SIGN} {found.standard_errors[name]:.3f}"
-            cards.append(Card(f"Test, {_UNITS.get(name, name)}", f"{_of_file(facts, name, value):.3f} {error}", of))
+            error = found.standard_errors[name]  # NaN of a single sample
+            known = f" \N{PLUS-MINUS SIGN} {error:.3f}" if math.isfinite(error) else ""
+            cards.append(Card(f"Test, {_UNITS.get(name, name)}", f"{_of_file(facts, name, value):.3f}{known}", of))
     elif facts.log:
         for name, value in _last_tests(facts).items():
             logged = f"{_of_file(facts, name, value):.3f}"
@@ -205,6 +209,14 @@ def _settings(config: Any, prefix: str = "") -> list[Setting]:
         has_default = field.default is not dataclasses.MISSING
         rows.append(Setting(prefix + field.name, _shown(value), _shown(field.default) if has_default else "given"))
     return rows
+
+
+def _training_settings(values: dict[str, Any]) -> list[Setting]:
+    """Return the settings of a run; those of another version are shown as they are."""
+    try:
+        return _settings(TrainConfig.from_dict(values))
+    except (ValueError, TypeError):
+        return [Setting(name, str(value), "unknown") for name, value in values.items()]
 
 
 def _shown(value: Any) -> str:
