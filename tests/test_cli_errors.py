@@ -156,7 +156,7 @@ def test_a_library_that_is_not_there(capsys, monkeypatch, tmp_path):
     original = builtins.__import__
 
     def without_matplotlib(name, *arguments, **options):
-        if name.split(".")[0] == "matplotlib":
+        if name.split(".")[0] == "matplotlib":  # as Python says it
             raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
         return original(name, *arguments, **options)
 
@@ -164,10 +164,16 @@ def test_a_library_that_is_not_there(capsys, monkeypatch, tmp_path):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(builtins, "__import__", without_matplotlib)
     folder = ["--set", "blocks=[1]", "--set", "hidden=[4,4]", "--max-steps", "1", "--quiet", "--folder", str(tmp_path)]
-    assert main(["train", *folder]) == 2
-    assert (
-        capsys.readouterr().err
-        == "iresnet-fast: the module matplotlib must be installed, got none; pip install matplotlib.\n"
+    assert main(["train", *folder]) == 0
+    assert (tmp_path / "model.safetensors").is_file()
+    assert not list(tmp_path.glob("*.png"))
+    assert capsys.readouterr().out.endswith(
+        "pictures left out: curves.png, samples.png, reconstructions.png; drawing pictures needs matplotlib, got none; "
+        "pip install 'iresnet_fast[train]'.\n"
+    )
+    assert main(["sample", str(tmp_path), "--out", str(tmp_path / "samples.png")]) == 2
+    assert capsys.readouterr().err == (
+        "iresnet-fast: drawing pictures needs matplotlib, got none; pip install 'iresnet_fast[train]'.\n"
     )
 
 
