@@ -22,7 +22,7 @@ from .evaluate import check_context, check_estimators
 from .progress import OnProgress, working
 from .samples import samples_at
 
-STEPS = 600
+STEPS = 400
 _FEWEST = 8  # of which the kept ones have halves with a variance
 _FITTED = 4096  # samples of the flow that proposals are fitted to
 _ROWS = 1024  # at a time, fewer of wide tables
