@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 try:
@@ -29,12 +31,9 @@ try:
     from graphs import LEAST_SECONDS
     from machine import Record
     from measure import measure
-    from plot import draw
     from precision import add_options, check_options
     from report import tables, write_json
     from report_gpu import keep
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 except ModuleNotFoundError as error:
     sys.exit(f"bench_logdet: the module {error.name} is missing; run `make bench`, which installs all it needs.")
 
@@ -76,6 +75,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"nothing is left to measure; {'; '.join(options.left_out)}.")
     if not HAS_NORMFLOWS:
         options.left_out.append("normflows' block: the module normflows is missing")
+    options.draws = not on_gpu and find_spec("matplotlib") is not None
+    if not (on_gpu or options.draws):
+        options.left_out.append("the plot: the module matplotlib is missing")
     # Only a run of everything, as it comes, may replace the published figures; a GPU's are lines beside each other.
     changed = options.quick or options.terms
     changed = changed or (not on_gpu and (options.cases or options.threads or options.left_out))
@@ -93,16 +95,29 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def run(options: argparse.Namespace) -> list[Record]:
-    """Measure every case and mode, with a progress bar."""
-    records = []
+@contextmanager
+def progress_bar(total: int) -> Iterator[Callable[[str, float], None]]:
+    """Yield what takes a few words and how much of `total` is done: for a bar, or for lines without rich."""
+    if find_spec("rich") is None:
+        yield lambda what, completed: print(f"bench_logdet: {what}", file=sys.stderr, flush=True)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
     columns = (BarColumn(30), TaskProgressColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
     # Drawn by this thread between two measurements: one of its own would draw during them.
     with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as bar:
-        task = bar.add_task("", total=len(options.cases) * len(MODES))
+        task = bar.add_task("", total=total)
+        yield lambda what, completed: bar.update(task, description=what, completed=completed, refresh=True)
+
+
+def run(options: argparse.Namespace) -> list[Record]:
+    """Measure every case and mode, with a progress bar."""
+    records = []
+    with progress_bar(len(options.cases) * len(MODES)) as show:
         for name in options.cases:
             case = CASES[name]
-            bar.update(task, description=f"{name}: preparing", refresh=True)
+            show(f"{name}: preparing", len(records))
             problem = build(case, options.terms)
             measured = errors(problem)
             compiled = options.full or (name in COMPILED_BY_DEFAULT and not options.quick)
@@ -110,7 +125,7 @@ def run(options: argparse.Namespace) -> list[Record]:
                 done = len(records)
 
                 def progress(what: str, share: float, done: int = done) -> None:
-                    bar.update(task, description=what, completed=done + share, refresh=True)
+                    show(what, done + share)
 
                 time = (options.seconds, options.rounds)
                 records.append(measure(case, problem, mode, compiled, *time, measured, progress))
@@ -155,8 +170,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     stem = options.output / f"bench_logdet{'' if options.published else QUICK}"
     options.output.mkdir(parents=True, exist_ok=True)
     write_json(records, stem.with_suffix(".json"))
-    draw(records, stem.with_suffix(".png"))
-    print(f"\nWritten: {stem}.json, {stem}.png")
+    written = [f"{stem}.json"]
+    if options.draws:
+        from plot import draw  # needs matplotlib
+
+        draw(records, stem.with_suffix(".png"))
+        written.append(f"{stem}.png")
+    print(f"\nWritten: {', '.join(written)}")
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def test_a_metric_measured_once_is_stated_and_has_no_panel(tmp_path, figures):
     (loss,) = figures[0].axes
     assert loss.get_title() == "loss"
     assert loss.lines[0].get_xydata().tolist() == [[0.5, 3.0], [1.0, 2.0], [2.0, 1.5]]
-    assert loss.get_xlim() == (0.0, 2.0)
+    assert loss.get_xlim() == (0.0, 1.02 * 2.0)
     assert figures[0].get_suptitle() == "test nats 2.5"  # and nothing of the one that was never measured
 
 

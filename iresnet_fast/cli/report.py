@@ -46,13 +46,12 @@ def _data(options: argparse.Namespace, model: Any, metadata: dict[str, Any]) -> 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            dataset = open_data(options, model, metadata)
+            dataset = open_data(options, model, metadata, say_again=True)
         except (ValueError, OSError) as error:
             if options.data is not None:
                 raise
             return None, [f"The data could not be loaded, so that what needs them is left out: {error}"]
-    said = [str(warning.message).removeprefix("iresnet_fast: ") for warning in caught]
-    return dataset, [sentence[:1].upper() + sentence[1:] for sentence in dict.fromkeys(said)]
+    return dataset, list(dict.fromkeys(str(warning.message).removeprefix("iresnet_fast: ") for warning in caught))
 
 
 def _size(n_bytes: int) -> str:

@@ -14,6 +14,7 @@ from ..data import Table, TableSchema
 from ..models import IResNetFlow
 from ..training import pictures
 from ..training.files import writing
+from ..training.samples import can_draw as can_draw_events
 from ..training.samples import samples_at
 from ..training.tasks import flow_of
 from ._contexts import bare_contexts, given_contexts, no_contexts
@@ -91,16 +92,17 @@ def draw_samples(
 
 
 def can_draw(flow: IResNetFlow) -> bool:
-    """Return whether there are pictures of samples: images of 1 or 3 channels, signals, points of the plane."""
-    shape = flow.config.event_shape
-    return shape[0] in (1, 3) if flow.config.is_image else len(shape) == 2 or shape == (2,)
+    """Return whether there are pictures of samples."""
+    return can_draw_events(flow.config.event_shape)
 
 
 def write_picture(flow: IResNetFlow, samples: Tensor, path: Path) -> Path:
     """Draw images, signals or points of the plane."""
     if flow.config.is_image:
         return pictures.image_grid(samples, path, flow.config.n_levels)
-    return pictures.signals(samples, path) if samples.dim() == 3 else pictures.points(samples, path)
+    if len(flow.config.event_shape) == 2:
+        return pictures.signals(samples, path)
+    return pictures.points(samples, path)
 
 
 def _out(options: argparse.Namespace, flow: IResNetFlow, is_table: bool) -> Path | None:

@@ -6,10 +6,13 @@ Every data set has a recipe for the models that suit it; the options change it.
 from __future__ import annotations
 
 import argparse
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from .. import data
+from .._optional import MissingModuleError
 from ..models import IResNetFlow
 from ..training import checkpoint, distributed, pictures
 from ..training.checkpoint import MODEL_FILE
@@ -109,7 +112,7 @@ def _print_help(options: argparse.Namespace) -> None:
 
 
 def _report(done: Run, dataset: data.DataSet) -> None:
-    """Draw the pictures, and say what has been reached and where everything is."""
+    """Say what has been reached, draw the pictures, and say where everything is."""
     model: Any = done.best
     print(f"{done.step} steps in {done.minutes:.2f} minutes")
     if done.kept is not None:
@@ -119,17 +122,42 @@ def _report(done: Run, dataset: data.DataSet) -> None:
         print(evaluate.describe(model, evaluate.in_units_of_file(done.evaluation, metadata)))
     if done.baseline is not None:
         print(done.baseline)
-    drawn = [pictures.curves(done.folder / "log.csv", done.folder / "curves.png")]
-    flow, contexts = flow_of(model), dataset.test_context
-    if flow is not None and sample.can_draw(flow):
-        drawn.append(sample.write_picture(flow, sample.draw_samples(flow, contexts), done.folder / "samples.png"))
-    if isinstance(model, IResNetFlow) and dataset.event_shape == (2,):
-        at = None if contexts is None else contexts[0]
-        drawn.append(pictures.density(model, dataset.test, done.folder / "density.png", at))
     x, found = reconstruct.reconstruct(model, dataset, reconstruct.N_SAMPLES)
     print(reconstruct.describe(found))
+    drawings = _drawings(done, dataset)
     if dataset.is_image:
-        drawn.append(pictures.reconstructions(x, found.x, found.error, done.folder / "reconstructions.png"))
+        drawings["reconstructions.png"] = lambda path: pictures.reconstructions(x, found.x, found.error, path)
+    drawn, left_out = [], []
+    for name, draw in drawings.items():
+        try:
+            draw(done.folder / name)
+            drawn.append(done.folder / name)
+        except MissingModuleError as error:
+            left_out.append(name)
+            reason = error
     print(f"model: {done.folder / MODEL_FILE}")
-    print(f"log: {done.folder / 'log.csv'}, and for TensorBoard {done.folder / 'tensorboard'}")
-    print(f"pictures: {', '.join(map(str, drawn))}")
+    board = done.folder / "tensorboard"
+    print(f"log: {done.folder / 'log.csv'}" + f", and for TensorBoard {board}" * board.is_dir())
+    print(f"report: iresnet-fast report {shlex.quote(str(done.folder))} writes a page with all of this")
+    if drawn:
+        print(f"pictures: {', '.join(map(str, drawn))}")
+    if left_out:
+        print(f"pictures left out: {', '.join(left_out)}; {reason}")
+
+
+def _drawings(done: Run, dataset: data.DataSet) -> dict[str, Callable[[Path], object]]:
+    """Return what draws each picture of a run, by its name."""
+    model: Any = done.best
+    drawings: dict[str, Callable[[Path], object]] = {
+        "curves.png": lambda path: pictures.curves(done.folder / "log.csv", path)
+    }
+    flow, contexts = flow_of(model), dataset.test_context
+    if flow is not None and sample.can_draw(flow):
+        drawings["samples.png"] = lambda path: sample.write_picture(flow, sample.draw_samples(flow, contexts), path)
+    if isinstance(model, IResNetFlow) and dataset.event_shape == (2,):
+        at = None if contexts is None else contexts[0]
+        drawings["density.png"] = lambda path: pictures.density(model, dataset.test, path, at)
+    if isinstance(model, IResNetFlow) and len(dataset.event_shape) == 1:
+        drawings["pairs.png"] = lambda path: pictures.compare(model, dataset, path)
+        drawings["calibration.png"] = lambda path: pictures.calibration(model, dataset.test, path, contexts)
+    return drawings

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from .._optional import needed
 from .._regular import half_of_memory
 from . import _files
 from ._files import Array
@@ -64,7 +65,8 @@ def read_pixels(path: Path, grey: bool, done: Counter[str]) -> Array:
     Raises:
         DataError: it is damaged, or holds numbers that are no levels.
     """
-    from PIL import Image, ImageOps
+    with needed(f"reading {path}"):
+        from PIL import Image, ImageOps
 
     with _opened(path) as image:
         try:
@@ -101,21 +103,16 @@ def _long(path: Path, image: Image.Image) -> Array:
 
 
 def _opened(path: Path) -> Image.Image:
-    try:
+    with needed(f"reading {path}"):
         from PIL import Image, UnidentifiedImageError
-    except ModuleNotFoundError:
-        raise DataError(
-            f"Pillow must be installed to read {path}, got no module PIL; pip install 'iresnet_fast[pictures]'."
-        ) from None
     content = _files.read(path, half_of_memory())
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")  # about sizes that Pillow still reads
             return Image.open(io.BytesIO(content), formats=_FORMATS)
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+    except Image.DecompressionBombError:  # of twice the number that Pillow warns of
         raise DataError(
-            f"{path} must have at most {Image.MAX_IMAGE_PIXELS} pixels, got more; make it smaller, or raise "
+            f"{path} must have at most {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels, got more; make it smaller, or raise "
             f"PIL.Image.MAX_IMAGE_PIXELS if it is to be trusted."
         ) from None
     except UnidentifiedImageError:  # its own sentence names an object in memory

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 from .._optional import needed
 from . import _files
 from ._frames import table_of_frame
@@ -74,7 +76,7 @@ def read_text(where: str, content: bytes | bytearray, options: TableOptions, sep
     names, is_data = _names(where, scan, comment, separator, decimal, options.header)
     n_rows = scan.n_rows + is_data
     if n_rows == 0:
-        return Table(where, tuple(names) or tuple(scan.first), (), True)
+        return Table(where, tuple(names), tuple(np.zeros(0) for _ in names), True)
     with needed("reading tables"):
         import pandas  # type: ignore[import-untyped]
 

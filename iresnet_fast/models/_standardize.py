@@ -6,11 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from .._inputs import check_data
-from ..nn import ActNorm, Affine, Sequential, Whiten
+from ..nn import ActNorm, Affine, MultiScale, Sequential, Whiten
 from ._contexts import check_contexts
 from .flow_config import FlowConfig
 from .prior import DiagonalNormal
-
 
 _FITTED = ("standardize", "whiten")
 
@@ -20,7 +19,7 @@ class Standardizes(nn.Module):
 
     config: FlowConfig
     preprocessing: Sequential
-    body: nn.Module
+    body: Sequential | MultiScale
     context_preprocessing: Affine | None
     prior: DiagonalNormal
 

@@ -28,7 +28,7 @@ def mean_of(data: Tensor) -> Tensor:
 def variance_of(data: Tensor, mean: Tensor) -> Tensor:
     """Return the variance [*event] of data [N, *event] around their mean, in float64; exactly 0 where constant."""
     total = torch.zeros_like(mean)
-    for rows in data.detach().split(_ROWS):
+    for rows in torch.split(data.detach(), _ROWS):
         total += (rows.double() - mean).square().sum(0)
     variance = total / data.shape[0]
     return torch.where(_varies(data, mean, variance), variance, 0.0)
@@ -37,7 +37,7 @@ def variance_of(data: Tensor, mean: Tensor) -> Tensor:
 def covariance_of(data: Tensor, mean: Tensor) -> Tensor:
     """Return the covariance [d, d] of data [N, d] around their mean, in float64; exactly 0 where one is constant."""
     total = mean.new_zeros(len(mean), len(mean))
-    for rows in data.detach().split(_ROWS):
+    for rows in torch.split(data.detach(), _ROWS):
         centred = rows.double() - mean
         total += centred.T @ centred
     covariance = total / data.shape[0]

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 
-from .. import _checks, training
+from .. import _checks
 from .._optional import needed
 from ..data import DataSet
 from ..models import IResNetFlow
+from ..training import TrainConfig, fit
+from ..training.table_sizes import TableSizes, table_sizes
 from ._rows import Floats, Rows, Scaling, distinct, fit_scaling
 
 with needed("iresnet_fast.sklearn"):
@@ -26,32 +27,34 @@ with needed("iresnet_fast.sklearn"):
     )
 
 _AT_ONCE = 4096  # rows of a call of the flow
-_FEWEST = 20  # rows of which a part is held out
+_OF_BUDGET = 4  # one part of the recipe's steps: estimators are fitted many times, in seconds rather than minutes
+_FEWEST = 50  # distinct rows to train on: of fewer, those held out cannot tell a better density from a normal one
 
 
 class ResidualFlowEstimator(BaseEstimator):  # type: ignore[misc]
-    """A residual flow that is trained on the rows of a table."""
+    """A residual flow that is trained on the rows of a table; the parameters are those of `ResidualFlowDensity`."""
 
     def __init__(
         self,
+        *,
         n_blocks: Any = "auto",
         hidden: Any = "auto",
         batch_size: Any = "auto",
         learning_rate: Any = "auto",
-        max_epochs: int = 100,
+        max_steps: Any = "auto",
         max_minutes: float | None = None,
-        validation_fraction: float = 0.1,
-        patience: int = 10,
+        validation_fraction: Any = "auto",
+        patience: int = 4,
         random_state: Any = None,
         device: str = "cpu",
         verbose: bool = False,
     ) -> None:
-        """Keep the parameters; they are checked in fit."""
+        """Keep the parameters, which fit checks."""
         self.n_blocks = n_blocks
         self.hidden = hidden
         self.batch_size = batch_size
         self.learning_rate = learning_rate
-        self.max_epochs = max_epochs
+        self.max_steps = max_steps
         self.max_minutes = max_minutes
         self.validation_fraction = validation_fraction
         self.patience = patience
@@ -88,21 +91,46 @@ class ResidualFlowEstimator(BaseEstimator):  # type: ignore[misc]
         # What is evaluated on the test part, which a data set must have, is not looked at.
         dataset = DataSet("X", z, z[:1], train_weights=None if same else weights)
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        sizes = table_sizes(*z.shape)
+        config = self._training(sizes, len(z), seed)
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
-            model, config = training.recipe(dataset, preset="tabular", changes=self._of_model())
-        assert isinstance(model, IResNetFlow)
-        flow, self.n_steps_ = self._trained(model.to(self.device), dataset, self._training(config, len(z), seed))
-        # In float64 a log-density depends on nothing but its row, to rounding that nobody sees, and the digits stay.
+            flow = self._untrained(sizes, z.shape[1])
+        flow, self.n_steps_ = self._trained(flow.to(self.device), dataset, config)
+        # In float64 a log-density depends on nothing but its row, to rounding that nobody sees.
         self.flow_: IResNetFlow = flow.double().eval()
         return rows
 
-    def _trained(self, flow: IResNetFlow, dataset: DataSet, config: training.TrainConfig) -> tuple[IResNetFlow, int]:
+    def _untrained(self, sizes: TableSizes, n_dims: int) -> IResNetFlow:
+        changes = dict(sizes.changes)
+        if not _is_auto(self.n_blocks):
+            _checks.check_count("n_blocks", self.n_blocks, 1)
+            changes["blocks"] = (self.n_blocks,)
+        if not _is_auto(self.hidden):
+            changes["hidden"] = tuple(self.hidden)
+        return IResNetFlow(IResNetFlow.preset_config("tabular").replace(event_shape=(n_dims,), **changes))
+
+    def _training(self, sizes: TableSizes, n: int, seed: int) -> TrainConfig:
+        """Return the recipe for n rows, with what the parameters say."""
+        recipe = sizes.training
+        own = {name: getattr(self, name) for name in ("batch_size", "learning_rate", "max_steps")}
+        own["validation"] = self.validation_fraction
+        changes = {name: value for name, value in own.items() if not _is_auto(value)}
+        assert recipe.max_steps is not None
+        changes.setdefault("max_steps", recipe.max_steps // _OF_BUDGET)
+        if "validation" in changes:
+            n_held_out = _check_fraction(changes["validation"], n)
+            changes.setdefault("batch_size", min(recipe.batch_size, n - n_held_out))
+        changes["patience"] = self.patience if changes.get("validation", recipe.validation) else None
+        return recipe.replace(**changes, max_minutes=self.max_minutes, seed=seed)
+
+    def _trained(self, flow: IResNetFlow, dataset: DataSet, config: TrainConfig) -> tuple[IResNetFlow, int]:
         """Return the flow as it is to be used, and the number of steps taken."""
-        if len(dataset.train) < _FEWEST:
+        n = len(dataset.train)
+        if n < _FEWEST:
             warnings.warn(
-                f"iresnet_fast: X has {len(dataset.train)} distinct rows, too few to train on: the density is a normal "
-                f"one with their mean and covariance. Give {_FEWEST} at least for another.",
+                f"iresnet_fast: X has {n} distinct rows, fewer than the {_FEWEST} it takes to train a flow: the "
+                f"density is a normal one, with their mean and covariance.",
                 RuntimeWarning,
                 stacklevel=4,
             )
@@ -110,38 +138,13 @@ class ResidualFlowEstimator(BaseEstimator):  # type: ignore[misc]
             flow.fit_preprocessing(data)
             flow.initialize(data)
             return flow, 0
-        with tempfile.TemporaryDirectory() as folder:
-            run = training.fit(flow, dataset, config, folder, show_progress=bool(self.verbose))
+        # `fit` keeps its state in files, so that it can go on after any crash; here nobody looks at them.
+        with tempfile.TemporaryDirectory(prefix="iresnet-fast-") as folder, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "iresnet_fast: the run is logged in log.csv alone", RuntimeWarning)
+            run = fit(flow, dataset, config, folder, show_progress=bool(self.verbose))
         best = run.best
         assert isinstance(best, IResNetFlow)
         return best, run.step
-
-    def _training(self, config: training.TrainConfig, n: int, seed: int) -> training.TrainConfig:
-        """Return the recipe for n rows with what the parameters say."""
-        if not 0.0 <= self.validation_fraction < 1.0:
-            raise ValueError(
-                f"validation_fraction must be in [0, 1), got {self.validation_fraction!r}; pass e.g. 0.1, or 0.0 to "
-                f"hold nothing out."
-            )
-        n_held_out = round(self.validation_fraction * n)
-        changes: dict[str, Any] = {"max_epochs": self.max_epochs, "max_minutes": self.max_minutes, "max_steps": None}
-        changes["validation"] = self.validation_fraction if n_held_out else 0.0
-        changes["patience"] = self.patience if n_held_out else None
-        if not _is_auto(self.learning_rate):
-            changes["learning_rate"] = self.learning_rate
-        size = config.batch_size if _is_auto(self.batch_size) else self.batch_size
-        _checks.check_count("batch_size", size, 1)
-        return config.replace(**changes, batch_size=max(1, min(size, n - n_held_out)), seed=seed)
-
-    def _of_model(self) -> dict[str, Any]:
-        changes: dict[str, Any] = {}
-        if not _is_auto(self.n_blocks):
-            _checks.check_count("n_blocks", self.n_blocks, 0)
-            changes["blocks"] = (int(self.n_blocks),)
-        if not _is_auto(self.hidden):
-            hidden = (self.hidden,) if isinstance(self.hidden, Integral) else tuple(self.hidden)
-            changes["hidden"] = tuple(int(width) for width in hidden)
-        return changes
 
     def _log_density(self, x: Floats) -> Floats:
         z = torch.from_numpy(self.scaling_.forward(x)).to(self.flow_.prior.mean.device)
@@ -149,6 +152,19 @@ class ResidualFlowEstimator(BaseEstimator):  # type: ignore[misc]
             found = [self.flow_.log_prob(part) for part in torch.split(z, _AT_ONCE)]
         log_density: Floats = torch.cat(found).cpu().numpy() + self.scaling_.logdet
         return log_density
+
+
+def _check_fraction(fraction: Any, n: int) -> int:
+    """Return how many of n rows are held out; raises unless some are left, and some held out where that is wanted."""
+    if isinstance(fraction, bool) or not isinstance(fraction, (int, float, np.number)):
+        raise TypeError(f"validation_fraction must be a number or 'auto', got {fraction!r}; pass e.g. 0.1.")
+    n_held_out = round(float(fraction) * n) if 0.0 <= fraction < 1.0 else n
+    if n_held_out == n or (n_held_out == 0 and fraction > 0.0):
+        raise ValueError(
+            f"validation_fraction must be 0.0, or leave a row to train on and hold one out, got {fraction} of {n} "
+            f"distinct rows; pass e.g. 0.1."
+        )
+    return n_held_out
 
 
 def _is_auto(value: Any) -> bool:

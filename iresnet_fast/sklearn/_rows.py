@@ -45,24 +45,26 @@ def distinct(x: Floats, weights: Floats | None) -> Rows:
 
 
 class Scaling(NamedTuple):
-    """z = (x - shift) / scale, which leaves columns of mean 0 and variance 1.
+    """z = (x - shift) / scale - center, which leaves columns of mean 0 and variance 1.
 
     Attributes:
-        shift: [d].
+        shift: [d], the lowest values: from neighbours that are as large as it is they are subtracted without rounding.
         scale: [d], positive.
+        center: [d].
     """
 
     shift: Floats
     scale: Floats
+    center: Floats
 
     def forward(self, x: Floats) -> Floats:
         """Return z [n, d] for rows x [n, d]."""
-        z: Floats = (x - self.shift) / self.scale
+        z: Floats = (x - self.shift) / self.scale - self.center
         return z
 
     def inverse(self, z: Floats) -> Floats:
         """Return rows x [n, d] for z [n, d]."""
-        x: Floats = z * self.scale + self.shift
+        x: Floats = (z + self.center) * self.scale + self.shift
         return x
 
     @property
@@ -92,11 +94,12 @@ def fit_scaling(rows: Rows, names: NDArray[Any] | None) -> Scaling:
                 f"rows); remove it, it has no density."
             )
         raise ValueError(f"X must have columns whose span float64 holds, got more in {what}; rescale it.")
-    # Relative to the lowest value and the span nothing overflows, and no digit of a large offset is lost.
+    # Relative to the lowest value and the span nothing overflows, nor is a digit lost to a large offset.
     relative = (rows.x - low) / span
     mean = np.average(relative, axis=0, weights=rows.weights)
     variance = np.average((relative - mean) ** 2, axis=0, weights=rows.weights)
-    return Scaling(low + mean * span, np.sqrt(variance) * span)
+    deviation = np.sqrt(variance)
+    return Scaling(low, deviation * span, mean / deviation)
 
 
 def offset(scores: Floats, weights: Floats, contamination: float) -> float:

@@ -17,7 +17,38 @@ with needed("iresnet_fast.sklearn"):
 
 
 class ResidualFlowDensity(DensityMixin, ResidualFlowEstimator):  # type: ignore[misc]
-    """Density of the rows of a table by a residual flow."""
+    """Density of the rows of a table by a residual flow.
+
+    Columns are standardised in float64 and whitened before the flow, so that their units, offsets and correlations do
+    not matter; the flow begins as the normal density of the rows, and of its states in training the one that is best
+    on rows held out is kept. With fewer than 50 distinct rows the density stays the normal one, and a warning says so.
+
+    A row of weight 2 is the same as a row that is there twice, and the order of rows has no part. Fits with one integer
+    as random_state are the same to the bit at the same number of threads, but for max_minutes; fit in processes rather
+    than threads at the same time, since training seeds torch's global generator, which it puts back.
+
+    Args:
+        n_blocks: number of residual blocks; "auto": by the size of the table, see training.table_sizes.
+        hidden: widths between the layers of a block, such as (64, 64); "auto": by the size of the table.
+        batch_size: rows of a step; "auto": by the size of the table.
+        learning_rate: of AdamW; "auto": 3e-3.
+        max_steps: most steps; "auto": by the size of the table, a quarter of what the command line takes.
+        max_minutes: most minutes of a fit; None: no limit.
+        validation_fraction: of the distinct rows, held out; 0.0: none, and the last state is kept; "auto": 0.1 to 0.3,
+            by the size of the table.
+        patience: evaluations on the rows held out without a better one after which training ends.
+        random_state: seed of initial weights, batches and rows held out: an integer or a generator of numpy; None:
+            numpy's global one.
+        device: that trains and scores: "cpu", "cuda".
+        verbose: whether to show progress.
+
+    Attributes:
+        flow_: the IResNetFlow, in float64 and eval mode, of the columns standardised.
+        scaling_: how they are: (X - scaling_.shift) / scaling_.scale - scaling_.center.
+        n_steps_: number of steps taken.
+        n_features_in_: number of columns.
+        feature_names_in_: their names, if X was a data frame with texts as names.
+    """
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> ResidualFlowDensity:
         """Train the flow on the rows of a table.

@@ -16,7 +16,26 @@ with needed("iresnet_fast.sklearn"):
 
 
 class ResidualFlowOutlier(OutlierMixin, ResidualFlowEstimator):  # type: ignore[misc]
-    """Outliers as the rows of the lowest density of a residual flow."""
+    """Outliers as the rows of the lowest density of a residual flow.
+
+    Args:
+        contamination: share of the weight of the training rows that becomes outliers, in (0, 0.5].
+        n_blocks: this and all that follow are those of `ResidualFlowDensity`.
+        hidden: as there.
+        batch_size: as there.
+        learning_rate: as there.
+        max_steps: as there.
+        max_minutes: as there.
+        validation_fraction: as there.
+        patience: as there.
+        random_state: as there.
+        device: as there.
+        verbose: as there.
+
+    Attributes:
+        offset_: log-density below which a row is an outlier.
+        flow_: this and all others as there.
+    """
 
     def __init__(
         self,
@@ -26,10 +45,10 @@ class ResidualFlowOutlier(OutlierMixin, ResidualFlowEstimator):  # type: ignore[
         hidden: Any = "auto",
         batch_size: Any = "auto",
         learning_rate: Any = "auto",
-        max_epochs: int = 100,
+        max_steps: Any = "auto",
         max_minutes: float | None = None,
-        validation_fraction: float = 0.1,
-        patience: int = 10,
+        validation_fraction: Any = "auto",
+        patience: int = 4,
         random_state: Any = None,
         device: str = "cpu",
         verbose: bool = False,
@@ -40,7 +59,7 @@ class ResidualFlowOutlier(OutlierMixin, ResidualFlowEstimator):  # type: ignore[
             hidden=hidden,
             batch_size=batch_size,
             learning_rate=learning_rate,
-            max_epochs=max_epochs,
+            max_steps=max_steps,
             max_minutes=max_minutes,
             validation_fraction=validation_fraction,
             patience=patience,

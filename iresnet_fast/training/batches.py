@@ -77,7 +77,7 @@ class Batches:
         whole = Batch(dataset.train, dataset.train_labels, dataset.train_context, dataset.train_weights)
         data = whole if rest is None else whole.rows(rest)
         self.validation = None if held_out is None else _normalized(whole.rows(held_out))
-        self._data = _normalized(data).to(device)
+        self._whole, self._data = whole, _normalized(data).to(device)
         self.per_epoch = len(data.x) // (config.batch_size * config.accumulate)
         self._config, self._device = config, device
         self._epoch, self._order = -1, torch.empty(0)
@@ -101,6 +101,10 @@ class Batches:
     def all(self) -> Batch:
         """Return all samples that steps draw from as they are in the data set, on the device."""
         return self._data
+
+    def whole(self) -> Batch:
+        """Return all training samples, those held out too, on the device."""
+        return self._whole.to(self._device)
 
     def initial(self) -> Batch:
         """Return the samples that a model starts from, the same in all processes."""

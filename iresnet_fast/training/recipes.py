@@ -10,6 +10,7 @@ from ..data import DataSet
 from ..models import FlowConfig, HybridIResNet, IDenseNet, IResNetClassifier, IResNetFlow, ResidualFlow
 from .config import TrainConfig
 from .image_sizes import Sizes, grid_sizes
+from .table_sizes import TableSizes, table_sizes
 
 Model = IResNetFlow | IResNetClassifier | HybridIResNet
 
@@ -82,9 +83,9 @@ def recipe(
     Args:
         dataset: what to train on.
         kind: one of MODELS.
-        preset: a preset of that class; None: "toy" for two dimensions, "tabular" for other vectors, "digits", "mnist"
-            or "cifar10" for images of 1 x 8 x 8, 1 x 28 x 28 or 3 x 32 x 32 values; the model of other images, and of
-            signals, is as large as `sizes_of` says.
+        preset: a preset of that class; None: "toy" for points of two dimensions, "tabular" for tables and other
+            vectors, "digits", "mnist" or "cifar10" for images of 1 x 8 x 8, 1 x 28 x 28 or 3 x 32 x 32 values; a flow
+            of a table, and the model of other images and of signals, is as large as `sizes_of` says.
         changes: other values of fields of the model's configuration; of a hybrid, of its flow's too.
 
     Returns:
@@ -119,6 +120,8 @@ def recipe(
         }
     else:
         of_data = {"event_shape": dataset.event_shape, "n_levels": dataset.n_levels}
+        if dataset.table is not None and any(dataset.table.steps):
+            of_data["dequantize"] = dataset.table.steps
         if dataset.context_features:
             of_data |= _of_context(config.flow if kind == "hybrid" else config, dataset.context_features)
     if sizes is not None:
@@ -136,16 +139,23 @@ def recipe(
     return model, training
 
 
-def sizes_of(dataset: DataSet, kind: str = "flow", preset: str | None = None) -> Sizes | None:
+def sizes_of(dataset: DataSet, kind: str = "flow", preset: str | None = None) -> Sizes | TableSizes | None:
     """Return what `recipe` takes from the size of the data, and why; None where a preset says everything."""
     known = MODELS[kind].presets()
-    if preset is not None or len(dataset.event_shape) == 1 or _IMAGES.get(dataset.event_shape) in known:
+    if preset is not None:
+        return None
+    if len(dataset.event_shape) == 1:
+        points = dataset.event_shape == (2,) and dataset.table is None
+        return None if kind != "flow" or points else table_sizes(len(dataset.train), dataset.event_shape[0])
+    if _IMAGES.get(dataset.event_shape) in known:
         return None
     sizes = grid_sizes(dataset, kind)
     return sizes if sizes.preset in known else None
 
 
-def _training_of(kind: str, preset: str, sizes: Sizes | None) -> TrainConfig:
+def _training_of(kind: str, preset: str, sizes: Sizes | TableSizes | None) -> TrainConfig:
+    if isinstance(sizes, TableSizes):
+        return sizes.training
     if sizes is None:
         return _TRAINING[kind].get(preset, _TRAINING[kind][""])
     known = _TRAINING[kind][preset] if kind == "classifier" or preset == "signal" else _OTHER_IMAGES

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
 import re
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import _schema
+from .._optional import needed
 from .._regular import open_regular
 from .._version import __version__
 from ..data.source import Source
@@ -63,9 +63,10 @@ class RunFile:
 
 
 def check_available() -> None:
-    """Raise ModuleNotFoundError unless there is PyYAML: before a run, not in it."""
-    if importlib.util.find_spec("yaml") is None:
-        raise ModuleNotFoundError("the module yaml must be installed, got none; pip install PyYAML.", name="yaml")
+    """Raise MissingModuleError unless there are PyYAML and safetensors: before a run, not in it."""
+    with needed("training"):
+        import safetensors  # noqa: F401
+        import yaml  # type: ignore[import-untyped]  # noqa: F401
 
 
 def write(folder: Path, identity: dict[str, Any], initial_seed: int | None) -> None:
@@ -79,7 +80,7 @@ def write(folder: Path, identity: dict[str, Any], initial_seed: int | None) -> N
     Raises:
         WriteError: the disk is full, or the folder cannot be written to.
     """
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     class Dumper(yaml.SafeDumper):  # type: ignore[misc]
         """Quotes every text that this or another reader of YAML might take for something else."""
@@ -168,7 +169,8 @@ def _config(where: str, kind: Any, values: dict[str, Any]) -> Any:
 
 def _parsed(path: Path) -> Any:
     """Return what a file of YAML holds; raises ValueError if it is none."""
-    import yaml
+    with needed("reading run.yaml"):
+        import yaml
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
         """Knows numbers as JSON does, and neither aliases, which may stand for more than there is memory, nor twins."""

@@ -239,7 +239,9 @@ class Trainer:
         with torch.no_grad():
             flow, task = flow_of(self._model), self._task
             if flow is not None and flow.standardizes:
-                batch = self._batches.all()
+                # The validation part chooses among models that share these statistics, so they may be of all samples:
+                # a Gaussian of fewer would be worse by more than a small table lets a flow gain.
+                batch = self._batches.whole()
                 flow.fit_preprocessing(task.inputs(batch.x), task.context(batch.context))
             batch = self._batches.initial()
             task.initialize(task.inputs(batch.x), task.context(batch.context))

@@ -77,7 +77,7 @@ def draw_curves(rows: Rows, path: str | Path) -> Path:
         _draw_metric(axes, rows, name, metrics[name])
     best = _best(rows, metrics)
     for axes in figure.axes:
-        axes.set_xlim(0.0, max(row["minutes"] for row in rows) or 1.0)
+        axes.set_xlim(0.0, 1.02 * max(row["minutes"] for row in rows) or 1.0)
         axes.set_xlabel("minutes of training")
         tidy(axes)
         if best is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from ._facts import Facts
 _MOST = 100  # columns that are listed
 _MOST_SAMPLED = 12  # columns of the rows of samples
 _MOST_CATEGORIES = 8
+_MOST_DIGITS = 9  # behind the point
 
 
 class Grid(NamedTuple):
@@ -52,7 +54,7 @@ def samples_grid(facts: Facts) -> Grid | None:
     if facts.samples is None:
         return None
     names = facts.samples.names[:_MOST_SAMPLED]
-    cells = [[_text(cell) for cell in facts.samples.column(name)] for name in names]
+    cells = [_texts(facts.samples.column(name)) for name in names]
     n_more = len(facts.samples.names) - len(names)
     note = f"and {n_more} more columns" if n_more else ""
     return Grid(list(names), [list(row) for row in zip(*cells, strict=True)], note)
@@ -84,11 +86,16 @@ def _values(table: Table | None, name: str) -> list[str]:
     if cells.dtype == object:
         texts, counts = np.unique(known.astype(str), return_counts=True)
         return ["", f"mostly {texts[counts.argmax()]}", ""]
-    numbers: NDArray[np.float64] = known.astype(np.float64)
-    return [_text(known.min()), _text(float(numbers.mean())), _text(known.max())]
+    mean = float(known.astype(np.float64).mean())
+    return _texts(np.array([known.min(), mean, known.max()]), whole=known.dtype.kind in "iub")
 
 
-def _text(cell: Any) -> str:
-    if isinstance(cell, (float, np.floating)):
-        return f"{cell:.6g}"
-    return str(cell)
+def _texts(cells: NDArray[Any], whole: bool = False) -> list[str]:
+    """Return cells as texts, numbers to about a thousandth of what they differ by, or as whole ones where they are."""
+    if cells.dtype.kind != "f":
+        return [str(cell) for cell in cells]
+    span = float(np.ptp(cells)) or float(np.abs(cells).max())
+    digits = max(0, math.ceil(4.0 - math.log10(span))) if 0.0 < span < math.inf else 0
+    if digits > _MOST_DIGITS or np.abs(cells).max() > 1e15:
+        return [f"{cell:.6g}" for cell in cells]
+    return [f"{cell:.0f}" if whole and cell == round(cell) else f"{cell:.{digits}f}" for cell in cells]

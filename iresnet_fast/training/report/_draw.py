@@ -15,10 +15,9 @@ from .. import pictures
 from ..pictures import _curves
 from ..pictures._compare import compared
 from ..samples import samples_at
-from ..tasks import flow_of, task_of
+from ..tasks import flow_of
 from ._facts import Facts, Picture
 
-_MOST_CALIBRATED = 1000  # test samples
 _N_IMAGES, _N_SIGNALS, _N_POINTS, _N_ROWS = 64, 16, 1000, 5
 _MIME = {".png": "image/png", ".svg": "image/svg+xml"}
 
@@ -88,13 +87,10 @@ def draw_calibration(facts: Facts, scratch: Path) -> None:
     flow, dataset = _flow(facts), facts.dataset
     if dataset is None:
         return
-    task = task_of(facts.model)
-    x, context = dataset.test[:_MOST_CALIBRATED], dataset.test_context
-    given = task.context(None if context is None else context[:_MOST_CALIBRATED])
     found: list[pictures.Calibration] = []
     picture = _drawn(
         scratch / "calibration.svg",
-        lambda p: found.append(pictures.calibration(flow, task.inputs(x), p, given)),
+        lambda p: found.append(pictures.calibration(flow, dataset.test, p, dataset.test_context)),
         "Distribution functions of the latents of test data minus that of the prior, and of the squared radius.",
         "Test data through the model, against the prior they would follow if the model were right: a line that leaves "
         "the grey band is no chance. Above zero on the left: more test data lie in the left tail than expected.",

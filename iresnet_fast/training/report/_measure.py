@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,10 +15,12 @@ from ..._version import __version__
 from ...certify import certify
 from ...data import DataSet, TableSchema
 from ...models import IResNetClassifier
+from .. import baseline
 from ..batches import permutation, test_batch
 from ..checkpoint import MODEL_FILE
 from ..evaluate import evaluate
 from ..progress import working
+from ..resume import fingerprint
 from ..tasks import flow_of, task_of
 from ._draw import draw_calibration, draw_curves, draw_reconstructions, draw_samples
 from ._facts import Exactness, Facts
@@ -78,8 +81,20 @@ def _failing_alone(facts: Facts, section: str) -> Iterator[None]:
 def _evaluate(facts: Facts, dataset: DataSet, show_progress: bool) -> None:
     rows = permutation(len(dataset.test), 0)[:_MOST_EVALUATED]
     facts.n_test = len(dataset.test)
-    x, labels, context, _ = test_batch(dataset).rows(rows)
-    facts.evaluation = evaluate(facts.model, x, labels, context=context, show_progress=show_progress)
+    test = test_batch(dataset).rows(rows)
+    found = evaluate(facts.model, test.x, test.labels, context=test.context, show_progress=show_progress)
+    facts.evaluation = found
+    seen = dataclasses.replace(dataset, test=test.x, test_labels=test.labels, test_context=test.context)
+    gaussian = baseline.compare(facts.model, seen, found)
+    if gaussian is not None:
+        sentence = f"{_sentence(str(gaussian))}."
+        if gaussian.difference + gaussian.standard_error > 0.0:
+            facts.baseline = sentence
+        else:
+            facts.warnings.append(sentence)
+    kept = facts.metadata["data"].get("fingerprint")
+    if kept is not None and kept != fingerprint(dataset):
+        facts.warnings.append("The data are not those of the training: their fingerprint is another.")
 
 
 def _certify(facts: Facts, scratch: Path) -> None:
@@ -90,26 +105,31 @@ def _reconstruct(facts: Facts, scratch: Path) -> None:
     if facts.dataset is None:
         return
     model, task = facts.model, task_of(facts.model)
-    batch = test_batch(facts.dataset).part(slice(_N_RECONSTRUCTIONS))
-    x, _, context, _ = batch.to(next(model.parameters()).device)
-    inputs = task.inputs(x)
+    batch = test_batch(facts.dataset).part(slice(_N_RECONSTRUCTIONS)).to(next(model.parameters()).device)
+    inputs = task.inputs(batch.x)
     if isinstance(model, IResNetClassifier):
         found: Any = model.reconstruct(inputs)
         what = "a pixel"
     else:
         flow: Any = flow_of(model)
-        found = flow.reconstruct(inputs, task.context(context))
+        found = flow.reconstruct(inputs, task.context(batch.context))
         what = "a sample, in the units of the preprocessed data"
     facts.exactness = Exactness(
         what,
-        len(x),
+        len(inputs),
         float(found.error.max()),
         float(found.error.median()),
         float(found.block_error.max()),
         float(found.iterations.double().mean()),
     )
-    if facts.dataset.is_image and x.shape[1] in (1, 3):
+    if facts.dataset.is_image and inputs.shape[1] in (1, 3):
         draw_reconstructions(facts, scratch, inputs, found)
+
+
+def _sentence(text: str) -> str:
+    """Return what is said behind a name and a colon."""
+    said = text.partition(": ")[2].replace("+-", "\N{PLUS-MINUS SIGN}")
+    return said[:1].upper() + said[1:]
 
 
 def _warn(facts: Facts) -> None:
@@ -117,8 +137,8 @@ def _warn(facts: Facts) -> None:
     found, metadata = facts.warnings, facts.metadata
     if not (facts.folder / MODEL_FILE).exists():
         found.append(
-            f"The run is not finished: this is its newest checkpoint, after {metadata['step']} steps. Go on with the "
-            f"command that began it and --resume."
+            f"The run is not finished: this is its model after {metadata['step']} steps. Go on with the command that "
+            f"began it and --resume."
         )
     unsettled = facts.log[-1].get("unsettled_norms", 0.0) if facts.log else 0.0
     if unsettled:

@@ -118,8 +118,14 @@ def _cards(facts: Facts) -> list[Card]:
         cards.append(Card("Error of the inverse", f"{facts.exactness.most:.1e}", "at most, measured on test samples"))
     n_parameters = sum(parameter.numel() for parameter in facts.model.parameters())
     cards.append(Card("Parameters", f"{n_parameters:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")))
-    cards.append(Card("Training", f"{facts.metadata['minutes']:.2f} min", f"{facts.metadata['step']} steps"))
+    cards.append(Card("Training", f"{facts.metadata['minutes']:.2f} min", _steps(facts)))
     return cards
+
+
+def _steps(facts: Facts) -> str:
+    """Return the steps of the model, and those of the run if it went on after its best ones."""
+    step, last = facts.metadata["step"], int(facts.log[-1]["step"]) if facts.log else 0
+    return f"{step} steps, the best of {last}" if last > step else f"{step} steps"
 
 
 def _last_tests(facts: Facts) -> dict[str, float]:
@@ -173,7 +179,7 @@ def _data(facts: Facts) -> list[Card]:
 
 def _timing(facts: Facts) -> list[Card]:
     data = facts.metadata
-    rows = [Card("Minutes of training", f"{data['minutes']:.2f}"), Card("Steps", str(data["step"]))]
+    rows = [Card("Minutes of training", f"{data['minutes']:.2f}"), Card("Steps", _steps(facts))]
     speeds = sorted(row["samples_per_second"] for row in facts.log if "samples_per_second" in row)
     if speeds:
         rows.append(Card("Samples per second", f"{speeds[len(speeds) // 2]:.0f} (median)"))
@@ -199,6 +205,8 @@ def _settings(config: Any, prefix: str = "") -> list[Setting]:
 
 def _shown(value: Any) -> str:
     if isinstance(value, tuple):
+        if not value:
+            return "none"
         return ", ".join(map(_shown, value)) if len(value) <= 20 else f"{len(value)} values"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
@@ -241,13 +249,35 @@ def _a_context(facts: Facts) -> list[float]:
 
 def _commands(facts: Facts) -> list[Snippet]:
     run, flow = shlex.quote(str(facts.run)), flow_of(facts.model)
-    snippets = [Snippet("Measure it on its test data.", f"iresnet-fast evaluate {run}")]
     names = (facts.metadata["data"].get("source") or {}).get("names", [])
-    data = f" --data {shlex.quote(names[0])}" if facts.schema is not None and len(names) == 1 else ""
-    snippets.append(Snippet("Score rows, one number each.", f"iresnet-fast score {run}{data} --out scores.csv"))
+    data = f" --data {shlex.join(names)}" if facts.schema is not None and names else ""
+    snippets = [
+        Snippet("Measure it on its test data.", f"iresnet-fast evaluate {run}"),
+        Snippet("Score rows, each by itself.", f"iresnet-fast score {run}{data} --out scores.csv"),
+    ]
     if flow is not None:
-        shape = flow.config.event_shape
-        out = "samples.csv" if facts.schema else "samples.png" if shape == (2,) or len(shape) == 3 else "samples.npy"
-        given = f" --context={','.join(map(str, _a_context(facts)))}" if flow.takes_context else ""
+        out = _sampled(flow.config.event_shape)
+        given = f" {shlex.join(_given(facts))}" if flow.takes_context else ""
         snippets.append(Snippet("Draw samples.", f"iresnet-fast sample {run} --n 100{given} --out {out}"))
     return snippets
+
+
+def _sampled(shape: tuple[int, ...]) -> str:
+    """Return a file that samples of a shape can be written to."""
+    if len(shape) == 1:
+        return "samples.csv"
+    return "samples.npy" if len(shape) == 3 and shape[0] not in (1, 3) else "samples.png"
+
+
+def _given(facts: Facts) -> list[str]:
+    """Return the options that name the context of a test sample."""
+    context, schema = _a_context(facts), facts.schema
+    if schema is None:
+        return [f"--context={','.join(map(str, context))}"]
+    width = sum(column.width for column in schema.columns)
+    row = schema.decode(torch.zeros(1, width), torch.tensor([context]))
+    return [f"--given={column.name}={_cell(row.column(column.name)[0])}" for column in schema.context]
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
