@@ -62,6 +62,10 @@ FLOWS = {
     ),
     "induced": lambda: FlowConfig((3,), blocks=(2,), hidden=(8, 8), branch="induced", activation="tanh", solver=TIGHT),
     "image induced": lambda: FlowConfig(**IMAGE, blocks=(1,), branch="induced", norm="1", fc_blocks=1, fc_hidden=(4,)),
+    "signal": lambda: FlowConfig((2, 8), (1, 1), (6, 6), (5, 1, 5), preprocess="standardize", solver=TIGHT),
+    "signal, factored out, context": lambda: FlowConfig(
+        (1, 8), (1, 1), (6, 6), squeeze_first=True, factor_out=True, context_features=2, solver=TIGHT
+    ),
     "digits": lambda: IResNetFlow.preset_config("digits", blocks=(2,), hidden=(6, 6), solver=TIGHT),
     "padded": lambda: FlowConfig(
         (2,), blocks=(2,), hidden=(8, 8), activation="clipswish", noise_channels=1, solver=TIGHT

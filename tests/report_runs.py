@@ -44,10 +44,16 @@ def make(kind):
         with torch.random.fork_rng():
             torch.manual_seed(3)
             return make_table(), IResNetFlow(config)
+    if kind == "signals":
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            x = torch.randn(60, 2, 16).cumsum(-1)
+            config = FlowConfig((2, 16), blocks=(1,), hidden=(6, 6), kernel_sizes=(3, 1, 3))
+            return DataSet("waves", x[:40], x[40:]), IResNetFlow(config)
     return make_data("plane" if kind == "plane" else "images"), make_model(kind)
 
 
-KINDS = ("plane", "table", "flow", "classifier", "hybrid")
+KINDS = ("plane", "table", "signals", "flow", "classifier", "hybrid")
 
 
 def train(kind, folder):

@@ -12,7 +12,7 @@ import torch
 from matplotlib import image
 
 from iresnet_fast import __version__, _library, data, training
-from iresnet_fast.cli import main, train
+from iresnet_fast.cli import _plan, _recipe, main, train
 from iresnet_fast.cli.main import COMMANDS, parser
 from iresnet_fast.models import certified_lipschitz
 from iresnet_fast.training import distributed
@@ -279,11 +279,13 @@ def test_every_option_is_explained():
 
 def test_defaults_are_as_stated():
     options = parser().parse_args(["train"])
-    assert (options.data, options.model, options.folder, options.quiet) == ("digits", "flow", None, False)
+    assert (options.data, options.model, options.folder, options.quiet) == (None, None, None, False)
+    assert (_plan.DATA, _plan.MODEL) == ("digits", "flow")  # where neither an option nor a run.yaml says more
     recipe = training.recipe(data.load("digits"), "flow", None, {"blocks": (1,)})[1]
-    for field, (_, _, default) in train._RECIPE.items():
-        if default not in (train._OF_RECIPE, "only at the end", "only by minutes"):
+    for field, (_, _, default) in _recipe.RECIPE.items():
+        if default not in (_recipe.OF_RECIPE, "equal", "only by minutes") and field != "eval_minutes":
             assert getattr(recipe, field) == json.loads(default)
+    assert recipe.class_weights == "equal"
     assert (recipe.eval_minutes, recipe.eval_steps, recipe.checkpoint_steps) == (None, None, None)
 
 
@@ -297,5 +299,5 @@ def test_as_a_program():
     command = [sys.executable, "-m", "iresnet_fast.cli", "train", "--data", "nothing"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("iresnet-fast: name must be one of ")
+    assert done.stderr.startswith("iresnet-fast: --data must be one of ")
     assert done.stderr.count("\n") == 1

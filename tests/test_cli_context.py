@@ -86,9 +86,11 @@ def test_evaluate_finds_the_columns_of_another_file_by_their_names(run, table, t
     np.savetxt(
         tmp_path / "other.csv", rows()[:, [1, 0, 2, 3]], delimiter=",", header="a,x,y,b", comments="", fmt="%.17g"
     )
-    assert main(["evaluate", str(run)]) == main(["evaluate", str(run), "--data", str(tmp_path / "other.csv")]) == 0
+    for path in (table, tmp_path / "other.csv"):
+        assert main(["evaluate", str(run), "--data", str(path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == lines[3]
+    assert "(200 samples)" in lines[0]
 
 
 def test_samples_are_drawn_at_raw_values(run, tmp_path):
@@ -115,17 +117,17 @@ def test_resume(table, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--context", "c"], "context must be columns of {}: x, a, y, b, got 'c', none of them; correct it."),
-        (["--context", "2"], "context must be columns of {}: x, a, y, b, got '2', none of them; correct it."),
-        (["--context", "a,a"], "context must name a column once, got a, a; leave one out."),
-        (["--context", "x,a,y,b"], "context must leave a column of {} to model, got all 4 of them; leave one out."),
+        (["--context", "c"], "--context must be columns of {}: x, a, y, b, got 'c', none of them; correct it."),
+        (["--context", "2"], "--context must be columns of {}: x, a, y, b, got '2', none of them; correct it."),
+        (["--context", "a,a"], "--context must name a column once, got a, a; leave one out."),
+        (["--context", "x,a,y,b"], "--context must leave a column of {} to model, got all 4 of them; leave one out."),
         (["--context", "a", "--model", "classifier"], "a classifier needs images with labels, got vectors without la"),
         (
             ["--context", "a", "--model", "idensenet", "--preset", "toy"],
             "context_features must be 0 for dense branches, got 1; use",
         ),
         (["--set", "context_features=2"], "context_features of the model must be 0, that of {}, got 2; build the mod"),
-        (["--context", "a", "--data", "moons"], "context must be none for moons, which has no columns, got a; use a"),
+        (["--context", "a", "--data", "moons"], "--context must be none for moons, which has no columns, got a; use a"),
     ],
 )
 def test_errors_of_train(table, tmp_path, capsys, arguments, message):
@@ -146,7 +148,7 @@ def test_errors_of_columns(tmp_path):
     with pytest.raises(data.DataError, match="got 'a', that of several; correct it"):
         data.load("twice.csv", tmp_path, context=("a",))
     np.savez(tmp_path / "parts.npz", train=rows(), test=rows()[:, :3])
-    with pytest.raises(data.DataError, match=r"parts.npz must have the columns of train, 4, got 3; correct it"):
+    with pytest.raises(data.DataError, match=r"test in .*parts.npz must have the columns of train in .*parts.npz, 4, got 3; correct one"):
         data.load("parts.npz", tmp_path, context=("1",))
 
 

@@ -26,13 +26,30 @@ def sentence(capsys, arguments, code=2):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--data", "nothing"], "name must be one of swissroll"),
+        (["--data", "nothing"], "--data must be one of swissroll"),
         (["--data", "mnist"], "root"),
         (["--data", "mnist", "--data-root", "no/such/folder"], "no/such/folder"),
         (["--data", "none.csv"], "none.csv"),
-        (["--preset", "big"], "name must be one of toy, tabular, digits"),
-        (["--set", "blocks"], "--set must be FIELD=VALUE with a value in JSON, got 'blocks'"),
-        (["--set", "activation=elu"], "got 'activation=elu'"),
+        (["--preset", "big"], "--preset must be one of toy, tabular,"),
+        (["--set", "blocks"], "--set must be FIELD=VALUE, got 'blocks'; write e.g. --set blocks=[4]."),
+        (
+            ["--set", "blocks=[4"],
+            "--set blocks must be a list, each an integer in JSON, got '[4'; write e.g. --set blocks=[",
+        ),
+        (["--set", "coeff=big"], "--set coeff must be a number in JSON, got 'big'; write e.g. --set coeff=0."),
+        (["--set", "activation=luck"], "'luck'"),
+        (
+            ["--set", 'eval_estimator={"PowerSeries": {"n_terms": 12}}'],
+            """write 'eval_estimator={"type": "PowerSeries", "n_terms": 12}'.""",
+        ),
+        (
+            ["--set", 'eval_estimator={"terms": 12}'],
+            """write 'eval_estimator={"type": "PowerSeries", "n_terms": 20}'.""",
+        ),
+        (
+            ["--set", "eval_estimator=exact"],
+            "must be an object of type PowerSeries or RussianRoulette or Exact in JSON",
+        ),
         (["--set", "depths=3"], "FlowConfig must have keys of"),
         (["--set", "coeff=2"], "coeff must be in (0, 1), got 2"),
         (["--set", 'coeff="big"'], "coeff must be a number, got 'big'"),
@@ -44,10 +61,13 @@ def sentence(capsys, arguments, code=2):
         (["--betas", "0.9"], "betas must be two numbers in [0, 1) or None, got (0.9,)"),
         (["--optimizer", "sgd", "--betas", "0.9,0.99"], "betas must be None for 'sgd', an optimizer without"),
         (["--decay", "exp"], "argument --decay: invalid choice: 'exp'"),
-        (["--decay-at", "0.5,2"], "decay_at must hold different numbers in [0, 1), one at least, got (0.5, 2.0)"),
-        (["--batch-size", "800", "--accumulate", "2"], "batch_size * accumulate must be at most 1437"),
+        (["--decay-at", "0.5,2"], "--decay-at must hold different numbers in [0, 1), one at least, got (0.5, 2.0)"),
+        (
+            ["--batch-size", "800", "--accumulate", "2"],
+            "--batch-size times --accumulate must be at most 1437, the training samples of digits, got 1600",
+        ),
         (["--shift", "8", "--shift-padding", "reflect"], "shift must be less than 8 for shift_padding 'reflect'"),
-        (["--max-steps", "0"], "max_steps must be at least 1"),
+        (["--max-steps", "0"], "--max-steps must be at least 1"),
         (["--threads", "0"], "--threads must be at least 1, got 0"),
         (["--device", "toaster"], "--device must be a device of torch, got 'toaster'"),
         (["--device", "meta"], "--device must be a device that computes, got 'meta'; use cpu"),
@@ -55,7 +75,16 @@ def sentence(capsys, arguments, code=2):
         (["--set", "kernel_sizes=3"], "kernel_sizes must hold 3 integers, got 3"),
         (["--set", "train_estimator=5"], "train_estimator must be one of iresnet_fast.estimators or None, got 5"),
         (["--max-steps", "1.5"], "argument --max-steps: invalid int value: '1.5'"),
-        (["--batch-size", "2000"], "batch_size must be at most 1437"),
+        (["--batch-size", "2000"], "--batch-size must be at most 1437, the training samples of digits, got 2000"),
+        (["--batch-size", "1400", "--validation", "0.1"], "--batch-size must be at most 1293, the training samples of"),
+        (["--validation", "2"], "--validation must be in [0, 1), got 2.0"),
+        (["--patience", "3"], "--patience must be None without a validation part, got 3; pass e.g. validation=0.1"),
+        (["--class-weights", "balanced"], "class_weights must be 'equal' for a model that does not classify"),
+        (
+            ["--class-weights", "best"],
+            "argument --class-weights: invalid balanced, or numbers, separated by commas, value",
+        ),
+        (["--config", "no/run.yaml"], "no/run.yaml must be the run.yaml of a run, got no such file; check the path."),
         (["--verbose"], "unrecognized arguments: --verbose; see iresnet-fast --help"),
     ],
 )
@@ -67,6 +96,7 @@ def test_train(capsys, monkeypatch, tmp_path, arguments, said):
     assert captured.err.startswith("iresnet-fast: ")
     assert captured.err.count("\n") == 1
     assert said in captured.err
+    assert not list(tmp_path.iterdir())  # not even a folder
 
 
 @pytest.mark.parametrize("command", ["evaluate", "sample", "reconstruct", "info"])

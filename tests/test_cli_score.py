@@ -97,7 +97,7 @@ def test_rows_that_cannot_be_scored_keep_their_line(run, tmp_path, capsys):
 
 
 def test_filled_cells_are_said(tmp_path, encoded):
-    columns = tuple(Column(c.name, shift=c.shift, scale=c.scale, mean=m) for c, m in zip(SCHEMA.columns, (0.0, 1e6)))
+    columns = (Column("a", mean=0.0), Column("b", shift=1e6, scale=4.0, mean=1e6))
     folder = save_run(tmp_path / "run", gaussian_flow(encoded), TableSchema(columns, (), "mean"))
     path = write(tmp_path / "holes.csv", ["a", "b"], [["", 1e6], [0.0, 1e6]])
     with pytest.warns(RuntimeWarning) as said:
@@ -168,7 +168,10 @@ def test_images(tmp_path, monkeypatch, kind):
         (["--keep", "key"], "--keep must be left out without a table in --data, got key; pass such a file."),
         (["--out", "scores.png"], "--out must end in .csv, .tsv, .parquet, .npy for scores, got 'scores.png'; name it"),
         (["--probes", "many"], "argument --probes: invalid number of probes, or auto value: 'many'"),
-        (["--standard-error", "0.1"], "--standard-error must be left out for a given number of probes, 1, got 0.1; pass"),
+        (
+            ["--standard-error", "0.1"],
+            "--standard-error must be left out for a given number of probes, 1, got 0.1; pass",
+        ),
         (["--probes", "0"], "--probes must be at least 1, got 0"),
         (["--batch-size", "0"], "--batch-size must be at least 1, got 0"),
     ],

@@ -84,6 +84,15 @@ def test_floats_of_three_axes_are_signals(tmp_path):
     assert np.array_equal(x, array.astype(np.float32))
 
 
+def test_signals_that_could_be_images_are_told(tmp_path):
+    array = RNG.random((9, 28, 28))
+    with pytest.warns(RuntimeWarning, match=r"signals of 28 channels and length 28, .*; save grey images as"):
+        found, _ = whole(saved(tmp_path, array))
+    assert found.event_shape == (28, 28)
+    found, _ = whole(saved(tmp_path, array[:, None]))
+    assert found.event_shape == (1, 28, 28)
+
+
 @pytest.mark.parametrize(
     "names",
     [

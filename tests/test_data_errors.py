@@ -209,7 +209,7 @@ def test_no_files(tmp_path, name, files):
 
 
 def test_unknown_name():
-    for name in ("nist", "table.txt", "MNIST", ""):
+    for name in ("nist", "table.md", "MNIST", ""):
         sentence = sentence_of(name, None)
         for word in (*data.NAMES, ".npy", ".npz", ".csv", repr(name)):
             assert word in sentence

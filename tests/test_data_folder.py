@@ -1,6 +1,7 @@
 """A folder of image files is a DataSet: every kind of file, sizes, colours, classes, parts, and what is wrong."""
 
 import struct
+import sys
 import warnings
 import zlib
 
@@ -293,8 +294,8 @@ def test_images_must_fit_in_memory(tmp_path, monkeypatch):
 
 def test_without_pillow_one_sentence_says_what_to_install(tmp_path, monkeypatch):
     pair(tmp_path, ".png", Image.fromarray(GREY))
-    monkeypatch.setitem(__import__("sys").modules, "PIL", None)
-    with pytest.raises(DataError, match=r"pip install 'iresnet_fast\[pictures\]'"):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'iresnet_fast\[pictures\]'"):
         data.load(tmp_path)
 
 

@@ -89,6 +89,12 @@ def test_a_tensor_data_set(shape):
     assert alone.n_classes is None
 
 
+def test_tensors_of_half_precision():
+    x = torch.rand(20, 1, 4, 4)
+    found = data.from_torchvision(TensorDataset(x.bfloat16()), TensorDataset(x.bfloat16()))
+    assert torch.equal(found.train, x.bfloat16().float())
+
+
 def test_images_are_brought_to_a_size():
     found = data.from_torchvision(Vision(PIXELS["colour"]), images=ImageOptions(size=(4, 4), mode="grey"))
     assert found.event_shape == (1, 4, 4)

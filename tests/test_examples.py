@@ -29,6 +29,7 @@ NAMES = (
     "mcmc_proposal",
     "mnist_classify",
     "mnist_density",
+    "tables",
     "toy_densities",
 )
 
@@ -347,6 +348,22 @@ def test_anomaly_detection(run):
         for probes in (1, 4, 16):
             assert noise[2, probes] < 0.7 * noise[1, probes] < 0.4 * noise[0, probes]
     assert min(row["auc"] for row in tables["breast cancer"]) > 0.85  # the easiest of the three, even for a flow so raw
+
+
+def test_tables_go_on_where_they_were(run, capsys):
+    first = run("tables", "--only", "cancer")
+    assert list(first["runs"]) == ["cancer"]
+    both = run("tables", "--only", "iris,cancer", "--resume")
+    assert list(both["runs"]) == ["iris", "cancer"]
+    assert both["runs"]["cancer"] == first["runs"]["cancer"]  # to the digits of its seconds
+    for one in both["runs"].values():
+        assert (one["rows"], one["test_rows"], one["steps"]["ours"]) == (40, 8, 2)
+        assert set(one["gain"]) == {"ours", "mixture", "normflows"}
+        difference = one["gain"]["ours"][0] - one["gain"]["mixture"][0]
+        assert one["ours_over_mixture"][0] == pytest.approx(difference)
+    with pytest.raises(SystemExit):
+        run("tables", "--only", "cancers")
+    assert "got cancers" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)

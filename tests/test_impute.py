@@ -1,4 +1,4 @@
-"""Imputation: draws whose distribution is known, of a normal density and of one with two modes, and what is reported."""
+"""Imputation: draws whose distribution is known, of a normal density and of one with two modes; what is reported."""
 
 import importlib
 import math
@@ -167,8 +167,7 @@ def test_chains_that_do_not_agree_are_doubted(monkeypatch):
         sampler._Chains,
         "_first",
         lambda chains: (
-            chains._normal.mean.repeat(CHAINS, 1, 1)
-            * torch.tensor([1.0, 1.0, 0.0])
+            chains._normal.mean.repeat(CHAINS, 1, 1) * torch.tensor([1.0, 1.0, 0.0])
             + torch.tensor([0.0, 1e4, 0.0, 1e4]).double()[:, None, None] * torch.tensor([0.0, 0.0, 1.0]),
             torch.zeros(CHAINS, 1, dtype=torch.float64),
         ),

@@ -41,11 +41,11 @@ PLANE = {
 
 def tiny(config):
     """The recipe with everything that makes it large cut down, and everything else as it is."""
-    if not config.is_image:
+    if not config.has_grid:
         return config.replace(blocks=(2,), hidden=(8,) * len(config.hidden), growth=3)
     scales = min(len(config.blocks), 2)
     return config.replace(
-        event_shape=(config.event_shape[0], 8, 8),
+        event_shape=(config.event_shape[0], *((8, 8) if config.is_image else (16,))),
         blocks=(1,) * scales,
         hidden=(4,) * len(config.hidden),
         growth=2,
@@ -58,7 +58,7 @@ def batch_of(config, n):
     """Whole numbers, or two clusters, and a context or None."""
     if config.n_levels is not None:
         return torch.randint(0, config.n_levels, (n, *config.event_shape)), None
-    sides = torch.where(torch.rand(n, 1) < 0.5, 1.5, -1.5).double()
+    sides = torch.where(torch.rand(n, *(1 for _ in config.event_shape)) < 0.5, 1.5, -1.5).double()
     x = sides + 0.35 * torch.randn(n, *config.event_shape, dtype=torch.float64)
     return x, torch.rand(n, config.context_features, dtype=torch.float64) if config.context_features else None
 

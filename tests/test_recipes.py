@@ -32,7 +32,7 @@ def images(shape, n_levels=256, n_classes=10):
         (vectors(2), "flow", SMALL, IResNetFlow, {"batch_size": 500, "learning_rate": 1e-3}),
         (vectors(2), "residual_flow", SMALL, ResidualFlow, {"batch_size": 500, "max_steps": 50_000, "betas": None}),
         (vectors(2), "idensenet", {"blocks": (1,)}, IDenseNet, {"batch_size": 500}),
-        (vectors(5), "flow", SMALL, IResNetFlow, {"batch_size": 1000, "learning_rate": 1e-3}),
+        (vectors(5), "flow", SMALL, IResNetFlow, {"batch_size": 256, "optimizer": "adamw", "learning_rate": 3e-3}),
         (
             images((1, 8, 8), 17),
             "flow",

@@ -2,15 +2,20 @@
 
 import base64
 import html.parser
+import math
 import shlex
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from report_runs import HOSTILE, KINDS, train
+from training_examples import make_config, make_data, make_model
 
 from iresnet_fast import training
 from iresnet_fast.cli import main
+from iresnet_fast.data import DataSet
+from iresnet_fast.models import FlowConfig, IResNetFlow
 from iresnet_fast.training import report
 from iresnet_fast.training.report import _measure
 
@@ -116,7 +121,7 @@ def test_every_section_has_what_it_promises(pages, kind):
     assert "not at hand" not in page.text
     assert "\N{PLUS-MINUS SIGN}" in page.text
     assert "body." in page.text or "blocks" in page.text  # names of blocks with their certificates
-    n_pictures = {"plane": 4, "table": 3, "flow": 4, "classifier": 2, "hybrid": 4}
+    n_pictures = {"plane": 4, "table": 3, "signals": 3, "flow": 4, "classifier": 2, "hybrid": 4}
     assert len(page.all("img")) == n_pictures[kind]
 
 
@@ -162,21 +167,84 @@ def test_the_snippet_of_python_runs(pages, kind):
     assert result.shape == (16,)
 
 
-def test_the_commands_run(tmp_path, monkeypatch, capsys):
+def write_table(path):
+    """A table with a gap, whole numbers, and a context of categories and numbers."""
+    lines, places = ["a length,count,place,dose in mg"], ("it's Rome", "Bern", "Oslo")
+    for i in range(120):
+        gap = "" if i == 7 else f"{math.sin(i) * 3:.4f}"
+        lines.append(f"{gap},{i % 5},{places[i % 3]},{math.cos(i * 1.7):.3f}")
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    return str(path)
+
+
+TINY = ["--max-steps", "3", "--set", "blocks=[1]", "--set", "hidden=[8,8]", "--batch-size", "30", "--quiet"]
+COMMANDS = {
+    "points": ["--data", "moons"],
+    "table": ["--data", "TABLE", "--context", "place,dose in mg", "--categorical", "place", "--missing", "drop"],
+    "images": ["--data", "digits"],
+    "classifier": ["--data", "digits", "--model", "classifier"],
+    "hybrid": ["--data", "digits", "--model", "hybrid"],
+    "signals": ["--data", "SIGNALS"],
+}
+SCALES = {"classifier": ["--set", "blocks=[1,1]", "--set", "hidden=[4,4]"]}
+
+
+@pytest.mark.parametrize("kind", COMMANDS)
+def test_the_commands_run(kind, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "a folder's name"
-    tiny = ["--max-steps", "3", "--set", "blocks=[1]", "--set", "hidden=[8,8]", "--batch-size", "50", "--quiet"]
-    assert main(["train", "--data", "moons", *tiny, "--folder", str(folder)]) == 0
+    arguments = [write_table(tmp_path / "a table.csv") if word == "TABLE" else word for word in COMMANDS[kind]]
+    if kind == "signals":
+        np.save("waves.npy", np.random.default_rng(0).normal(size=(60, 2, 16)).astype(np.float32))
+        arguments = ["--data", "waves.npy"]
+    assert main(["train", *arguments, *TINY, *SCALES.get(kind, []), "--folder", str(folder)]) == 0
+    capsys.readouterr()
     assert main(["report", str(folder)]) == 0
     said = capsys.readouterr().out.splitlines()[-1]
     assert said.startswith(f"{folder / 'report.html'} (")
     assert said.endswith("B, one file that needs no network)")
-    commands = read(folder / "report.html").code["command"]
-    assert {shlex.split(command)[1] for command in commands} == {"evaluate", "score", "sample"}
+    page = read(folder / "report.html")
+    assert "This could not be made" not in page.text
+    assert "not at hand" not in page.text
+    commands = page.code["command"]
+    expected = {"evaluate", "score"} if kind == "classifier" else {"evaluate", "score", "sample"}
+    assert {shlex.split(command)[1] for command in commands} == expected
     for command in commands:
         program, *arguments = shlex.split(command)
         assert program == "iresnet-fast"
         assert main(arguments) == 0, command
+    if kind == "table":
+        assert "1 of 120 rows" in page.text  # what was left out
+        assert "place" in page.text
+        assert "integer, steps of 1 with noise" in page.text
+
+
+def test_a_model_worse_than_a_gaussian_is_warned_of(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2000, 3, generator=generator) @ torch.tensor([[1.0, 0.99, 0.9], [0.0, 0.1, 0.0], [0.0, 0.0, 0.1]])
+    dataset = DataSet("strip", x[:1500], x[1500:])
+    model = IResNetFlow(FlowConfig((3,), blocks=(1,), hidden=(4, 4)))
+    training.fit(model, dataset, make_config(max_steps=1), tmp_path / "run", show_progress=False)
+    page = read(report.write_report(tmp_path / "run", dataset=dataset))
+    assert "The model is worse than a full-covariance Gaussian by " in page.text.partition("Largest Lipschitz")[0]
+
+
+def test_other_data_than_those_of_the_training_are_said(run):
+    folder, data = run
+    other = DataSet("curve", data.train + 1.0, data.test)
+    text = "The data are not those of the training: their fingerprint is another."
+    assert text in read(report.write_report(folder, dataset=other)).text
+    assert text not in read(report.write_report(folder, dataset=data)).text
+
+
+def test_a_run_that_keeps_its_best_model(tmp_path):
+    data = make_data()
+    config = make_config(validation=0.2, eval_steps=2, max_steps=8)
+    training.fit(make_model(), data, config, tmp_path, show_progress=False)
+    page = read(report.write_report(tmp_path, dataset=data))
+    step = training.read_metadata(tmp_path)["step"]
+    assert (f"{step} steps, the best of 8" if step < 8 else "8 steps") in page.text
+    assert "not finished" not in page.text
 
 
 def test_a_run_that_is_not_finished(run):

@@ -96,7 +96,7 @@ def test_errors():
         row_scores(model, Batch(x[:0]))
     with pytest.raises(ValueError, match="context must be None for this model"):
         row_scores(model, Batch(x, None, x))
-    with pytest.raises(ValueError, match="standard_error must be None for a given number of probes, 1, got 0.1"):
+    with pytest.raises(ValueError, match=r"standard_error must be None for a given number of probes, 1, got 0\.1"):
         row_scores(model, Batch(x), standard_error=0.1)
     with pytest.raises(ValueError, match="probes must be 1 for a model without a density"):
         row_scores(make_model("classifier"), Batch(make_data("images").test), probes=2)

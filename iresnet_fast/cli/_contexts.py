@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data import Column, DataError, Table, TableSchema
@@ -72,10 +75,7 @@ def bare_contexts(numbers: tuple[float, ...], schema: TableSchema) -> Tensor:
 def no_contexts(schema: TableSchema) -> ValueError:
     """Return what to say if a model needs a context and there is none."""
     names = ", ".join(column.name for column in schema.context)
-    return ValueError(
-        f"--given must be the context of this model, {names}, got none; pass e.g. {_example(schema)}, or the numbers "
-        f"in this order with --context."
-    )
+    return ValueError(f"--given must be the context of this model, {names}, got none; pass e.g. {_example(schema)}.")
 
 
 def _encoded(schema: TableSchema, table: Table) -> Tensor:
@@ -85,14 +85,13 @@ def _encoded(schema: TableSchema, table: Table) -> Tensor:
     return contexts
 
 
-def _cells(column: Column, texts: list[str]) -> np.ndarray:  # type: ignore[type-arg]
+def _cells(column: Column, texts: list[str]) -> NDArray[Any]:
     if column.kind == "category":
-        cells: np.ndarray = np.array(texts, object)  # type: ignore[type-arg]
         for text in texts:
             if text not in column.categories:
                 listed = ", ".join(map(repr, column.categories[:10])) + ", ..." * (len(column.categories) > 10)
                 raise DataError(f"--given {column.name}= must be one of {listed}, got {text!r}; correct it.")
-        return cells
+        return np.array(texts, object)
     try:
         numbers = [float(text) for text in texts]
         if not np.isfinite(numbers).all():
@@ -108,7 +107,8 @@ def _cells(column: Column, texts: list[str]) -> np.ndarray:  # type: ignore[type
 def _example(schema: TableSchema) -> str:
     parts = []
     for column in schema.context:
-        value = column.categories[0] if column.categories else f"{0.5 * column.scale + column.shift:g}"
+        near = column.shift if column.mean is None else column.mean
+        value = column.categories[0] if column.categories else f"{near:.0f}"
         text = f"{column.name}={value}"
         parts.append(f"--given {text!r}" if any(mark in text for mark in " ;&()'\"") else f"--given {text}")
     return " ".join(parts)

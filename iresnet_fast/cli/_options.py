@@ -139,13 +139,10 @@ def numbers(text: str) -> tuple[float, ...]:
 
 def image_size(text: str) -> tuple[int, int]:
     """Return the height and width of an option: one number, or two with an x between them."""
-    sides = [int(side) for side in text.lower().split("x")]
-    if len(sides) > 2 or min(sides) < 1:
-        raise ValueError
-    return sides[0], sides[-1]
-
-
-image_size.__name__ = "a size from 1 on, such as 32 or 32x48"
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise argparse.ArgumentTypeError(f"must be a side such as 32, or height and width such as 32x48, got {text!r}")
+    return int(sides[0]), int(sides[-1])
 
 
 numbers.__name__ = "numbers, separated by commas"  # as argparse calls it in errors

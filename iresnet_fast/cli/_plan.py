@@ -19,7 +19,7 @@ from ..training.config import TrainConfig
 from ..training.fit import free_folder
 from ..training.recipes import MODELS, Model, recipe, sizes_of
 from ._options import load_data
-from ._recipe import change_of, changed, given_of
+from ._recipe import change_of, changed, given_of, naming_fields
 
 DATA, MODEL = "digits", "flow"  # where none is given
 
@@ -52,17 +52,23 @@ def plan(options: argparse.Namespace) -> Plan:
     """
     known = None if options.config is None else run_file.read(options.config)
     kind = options.model or (MODEL if known is None else _kind_of(known.model))
+    presets = MODELS[kind].presets()
+    if options.preset not in (None, *presets):
+        raise ValueError(
+            f"--preset must be one of {', '.join(presets)} for a {kind}, got {options.preset!r}; use one of them."
+        )
     dataset = load_data(options, _source(options, known))
     given, changes = given_of(options), dict(change_of(text, kind) for text in options.set)
     notes: list[str] = []
     seed = _seed(given, known, notes)
-    with torch.random.fork_rng([]):
+    with torch.random.fork_rng([]), naming_fields(changes, "--set {}"):
         torch.manual_seed(seed)
         if known is None or options.preset is not None or MODELS[kind].__name__ != known.model:
             model, training = recipe(dataset, kind, options.preset, changes)
         else:
             model, training = _model(known, changes), known.train_config
-    training = changed(training if known is None else known.train_config, given)
+    with naming_fields(given, "--{}"):
+        training = changed(training if known is None else known.train_config, given)
     if known is None:
         training = _fitting(training, given, dataset)
         sizes = sizes_of(dataset, kind, options.preset)

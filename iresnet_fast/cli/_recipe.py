@@ -6,7 +6,8 @@ import argparse
 import dataclasses
 import json
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from .. import _schema
@@ -112,6 +113,19 @@ def changed(training: TrainConfig, given: Mapping[str, Any]) -> TrainConfig:
     if given.get("validation") == 0.0:  # nor is its patience for no validation
         given = {"patience": None, **given}
     return training.replace(**given)
+
+
+@contextmanager
+def naming_fields(given: Mapping[str, Any], option: str) -> Iterator[None]:
+    """Let errors about a field that is given name its option, such as "--{}" or "--set {}"."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        field, _, rest = str(error).partition(" ")
+        if field not in given or type(error) not in (ValueError, TypeError):
+            raise
+        shown = option.format(field.replace("_", "-") if option == "--{}" else field)
+        raise type(error)(f"{shown} {rest}") from error
 
 
 def show_values(parser: argparse.ArgumentParser, training: TrainConfig, of: str) -> None:

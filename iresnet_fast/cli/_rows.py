@@ -11,6 +11,7 @@ from typing import Any
 
 from .. import data
 from ..data import Column, DataSet, ImageOptions, Source, Table, TableOptions, TableSchema
+from ..data._load import load_whole
 from ..training.batches import Batch, test_batch
 from ..training.recipes import Model
 from ..training.tasks import task_of
@@ -41,14 +42,15 @@ def schema_of(metadata: dict[str, Any]) -> TableSchema | None:
 def open_rows(options: argparse.Namespace, model: Model, metadata: dict[str, Any]) -> Batch:
     """Return every row of the files asked for that has no missing cell, in order; else the test part of a data set.
 
-    What is left out or filled is said.
+    Of a folder or file of images or signals that is not split these are all of them. What is left out or filled is
+    said.
 
     Raises:
         ValueError: a column is missing, a cell cannot be used, or the data do not fit the model.
     """
     shape = task_of(model).event_shape
     if options.data is None or not all(map(data.is_table, options.data)) or len(shape) > 1:
-        return test_batch(open_data(options, model, metadata))
+        return test_batch(_whole(options, model, metadata) or open_data(options, model, metadata))
     table = read_rows(options, metadata)
     schema = schema_of(metadata) or _in_order(table, shape[0], metadata)
     encoded = schema.encode(table)
@@ -59,6 +61,36 @@ def open_rows(options: argparse.Namespace, model: Model, metadata: dict[str, Any
     if encoded.n_filled:
         _say(f"{encoded.n_filled} missing cells of {table.where} got the mean of the training rows.")
     return Batch(encoded.x, None, encoded.context)
+
+
+def _whole(options: argparse.Namespace, model: Model, metadata: dict[str, Any]) -> DataSet | None:
+    """Return the images or signals asked for, unsplit; None: other data were."""
+    if options.data is None or len(options.data) > 1:
+        return None
+    dataset = load_whole(options.data[0], options.data_root, _images_like_training(options, metadata))
+    if dataset is not None:
+        _check(dataset, model, metadata)
+    return dataset
+
+
+def _images_like_training(options: argparse.Namespace, metadata: dict[str, Any]) -> ImageOptions:
+    """Return how images are read for a run: if it found colour, others are coloured too, even where all are grey."""
+    source, shape = metadata["data"].get("source"), metadata["data"].get("event_shape", ())
+    known = ImageOptions() if source is None else Source.from_dict(source).images
+    if known.mode == "auto" and len(shape) == 3 and shape[0] == 3:
+        known = dataclasses.replace(known, mode="colour")
+    return image_options(options, known)
+
+
+def _check(dataset: DataSet, model: Model, metadata: dict[str, Any]) -> None:
+    """Raise ValueError unless the data fit the model, and their classes are those of the run."""
+    task_of(model).check(dataset)
+    names = tuple(metadata["data"].get("class_names") or ())
+    if names and dataset.class_names and dataset.class_names != names:
+        raise ValueError(
+            f"--data must have the classes of the run, {', '.join(names)}, got {', '.join(dataset.class_names)}; "
+            f"rename the folders."
+        )
 
 
 def read_rows(options: argparse.Namespace, metadata: dict[str, Any]) -> Table:
@@ -98,11 +130,11 @@ def open_data(options: argparse.Namespace, model: Model, metadata: dict[str, Any
             source.seed,
             source.context,
             table_options(options, source.table),
-            image_options(options, source.images),
+            _images_like_training(options, metadata),
         )
     else:
         dataset = _own_data(options, source, schema_of(metadata), say_again)
-    task_of(model).check(dataset)
+    _check(dataset, model, metadata)
     return dataset
 
 

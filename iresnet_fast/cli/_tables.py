@@ -1,15 +1,14 @@
-"""What the commands share that write tables: which files they are, and tidy numbers."""
+"""What the commands share that write tables: which files they are, and their numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data import Column, Table, TableSchema
+from ..data import Column, TableSchema
 
 TABLES = (".csv", ".tsv", ".parquet", ".npy")  # suffixes that `data.write_table` knows
 
@@ -30,28 +29,6 @@ def check_suffix(path: Path, known: Sequence[str], of: str) -> None:
         )
 
 
-def tidy(table: Table, schema: TableSchema) -> Table:
-    """Return a table that a schema decoded, its numbers with the digits that float32 holds and no more."""
-    columns = {column.name: column for column in (*schema.columns, *schema.context)}
-    cells = [
-        _shortest(values, columns[name]) if values.dtype.kind == "f" else values
-        for name, values in zip(table.names, table.columns, strict=True)
-    ]
-    return Table(table.where, table.names, tuple(cells), table.has_names)
-
-
 def rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return numbers that come from float32 without the digits that it does not hold."""
     return np.array([float(f"{value:.{_DIGITS}g}") for value in values.tolist()])
-
-
-def _shortest(values: NDArray[np.float64], column: Column) -> NDArray[np.float64]:
-    moved = values - column.shift
-    if column.scale != 1.0:
-        texts = [f"{value:.{_DIGITS}g}" for value in moved.tolist()]
-    else:
-        texts = [str(value) for value in moved.astype(np.float32)]
-    if column.shift == 0.0:
-        return np.array([float(text) for text in texts])
-    shift = Decimal(repr(column.shift))
-    return np.array([float(Decimal(text) + shift) for text in texts])

@@ -74,6 +74,7 @@ def in_units_of_file(found: Evaluation, metadata: dict[str, Any]) -> Evaluation:
 
 
 def probes(text: str) -> int | str:
+    """Return the value of --probes."""
     return text if text == "auto" else int(text)
 
 

@@ -21,11 +21,13 @@ from .. import _checks, data
 from ..data import DataError, Table, TableSchema
 from ..data.table import is_missing
 from ..models import IResNetFlow
-from ..training.impute import CHAINS, STEPS, Imputed, impute
+from ..training.impute import CHAINS, STEPS, Imputed, check_lengths, impute
 from ._options import add_data_options, add_machine_options, add_run_argument, check_file, machine, open_run
 from ._rows import read_rows, schema_of
-from ._tables import TABLES, check_suffix, tidy
+from ._tables import TABLES, check_suffix
+from ._verbatim import Verbatim, verbatim, write_verbatim
 
+_TEXTS = (".csv", ".tsv")
 _DRAW = "draw"  # the column that says which draw a row is of
 
 
@@ -44,7 +46,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="M",
-        help=f"completed tables, one below the other, with their number in a column {_DRAW} if several (default: 1)",
+        help=f"completed tables, one below the other, with a first column {_DRAW} if there are several (default: 1)",
     )
     parser.add_argument(
         "--steps",
@@ -59,8 +61,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the completed table, and print how well the sampling went; errors as of `training.impute`."""
-    for name, value in (("--draws", options.draws), ("--steps", options.steps)):
-        _checks.check_count(name, value, 1)
+    _checks.check_seed("--seed", options.seed)
+    check_lengths("--draws", options.draws, "--steps", options.steps)
     if options.data is None:
         raise ValueError("--data must name the table to complete, got none; pass a file with the columns of the run.")
     check_file("--out", options.out)
@@ -85,15 +87,19 @@ def run(options: argparse.Namespace) -> None:
         found = impute(
             model, encoded.x.to(like), context, options.draws, options.steps, options.seed, show_progress=True
         )
-    completed = [_completed(table, schema, found, draw) for draw in range(options.draws)]
-    data.write_table(_stacked(completed), options.out)
+    as_written = verbatim(options, metadata, table) if options.out.suffix.lower() in _TEXTS else None
+    if as_written is None:
+        completed = [_completed(table, schema, found, draw) for draw in range(options.draws)]
+        data.write_table(_stacked(completed), options.out)
+    else:
+        write_verbatim(_completed_texts(as_written, table, schema, found), options.out)
     print(_described(found))
     print(options.out)
     if not found.converged:
         warnings.warn(
-            f"iresnet_fast: the chains of {found.n_doubtful} of {int(found.missing.sum())} missing entries do not agree "
-            f"yet (R-hat up to {float(found.r_hat.nan_to_num(0.0).max()):.2f}), so their draws may depend on where they "
-            f"began; pass --steps {4 * options.steps}.",
+            f"iresnet_fast: the chains of {found.n_doubtful} of {int(found.missing.sum())} missing entries do not yet "
+            f"agree (R-hat up to {float(found.r_hat.nan_to_num(0.0).max()):.2f}), so their draws may depend on where "
+            f"they began; pass --steps {4 * options.steps}.",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -101,12 +107,29 @@ def run(options: argparse.Namespace) -> None:
 
 def _completed(table: Table, schema: TableSchema, found: Imputed, draw: int) -> Table:
     """Return the table with the missing cells of the modelled columns from one draw."""
-    drawn = tidy(schema.decode(found.x[draw]), schema)
+    drawn = schema.decode(found.x[draw])
     columns = list(table.columns)
     for name, values in zip(drawn.names, drawn.columns, strict=True):
         place = table.names.index(name)
         columns[place] = _filled(columns[place], values)
     return Table(table.where, table.names, tuple(columns), table.has_names)
+
+
+def _completed_texts(file: Verbatim, table: Table, schema: TableSchema, found: Imputed) -> Verbatim:
+    """Return the cells of the file as they are written, with the missing ones from all draws, one below the other."""
+    result = []
+    for draw, x in enumerate(found.x):
+        rows = [list(row) for row in file.rows]
+        drawn = schema.decode(x)
+        for name, values in zip(drawn.names, drawn.columns, strict=True):
+            place = file.place(name)
+            for row in np.flatnonzero(is_missing(table.column(name))):
+                rows[row][place] = file.shown(
+                    values[row].item() if isinstance(values[row], np.generic) else values[row]
+                )
+        result += [[str(draw + 1), *row] for row in rows] if len(found.x) > 1 else rows
+    names = [_DRAW, *file.names] if len(found.x) > 1 and file.names else file.names
+    return Verbatim(names, result, file.separator, file.decimal)
 
 
 def _filled(cells: NDArray[Any], drawn: NDArray[Any]) -> NDArray[Any]:
@@ -115,10 +138,9 @@ def _filled(cells: NDArray[Any], drawn: NDArray[Any]) -> NDArray[Any]:
         return cells
     if drawn.dtype == object and cells.dtype != object:  # categories that the file has as numbers
         drawn = np.array([float(text) for text in drawn])
-    filled = cells.copy()
-    filled[missing] = drawn[missing]
-    if drawn.dtype.kind == "i" and (filled == np.rint(filled)).all():  # floats only for the cells that were missing
-        return filled.astype(np.int64)
+    filled: NDArray[Any] = np.where(missing, drawn, cells)
+    if drawn.dtype.kind == "i" and bool((filled == np.rint(filled)).all()):  # float64 for the missing cells alone
+        filled = filled.astype(np.int64)
     return filled
 
 
@@ -139,7 +161,7 @@ def _described(found: Imputed) -> str:
     rates, r_hat = found.acceptance[found.missing.any(1)], found.r_hat[found.missing]
     return (
         f"{int(found.missing.sum())} missing entries of {n_rows} of {len(found.missing)} rows drawn by "
-        f"Metropolis-Hastings sampling of the flow, {len(found.x)} times\n"
+        f"Metropolis-Hastings sampling of the flow{f', {len(found.x)} times' * (len(found.x) > 1)}\n"
         f"accepted: {float(rates.mean()):.0%} of the steps, {float(rates.min()):.0%} in the row with the fewest; "
         f"split R-hat: {float(r_hat.median()):.3f} in the median, {float(r_hat.max()):.3f} at most"
     )

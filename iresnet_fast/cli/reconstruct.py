@@ -18,7 +18,7 @@ from ..training.recipes import Model
 from ..training.tasks import flow_of, task_of
 from ._options import add_data_options, add_machine_options, add_run_argument, check_file, machine, open_rows, open_run
 from ._rows import schema_of
-from ._tables import TABLES, check_suffix, numbered, tidy
+from ._tables import TABLES, check_suffix, numbered
 
 N_SAMPLES = 32
 
@@ -87,7 +87,7 @@ def compared(schema: TableSchema, x: Tensor, again: Tensor) -> Table:
     The difference is that of the entries of the model, in the units of the file: of a column with an offset it has
     digits that the values themselves cannot show.
     """
-    before, after = (tidy(schema.decode(values), schema) for values in (x, again))
+    before, after = (schema.decode(values) for values in (x, again))
     apart = again.double().cpu() - x.double().cpu()
     names, cells, first = [], [], 0
     for column in schema.columns:

@@ -14,12 +14,13 @@ from ..data import Table, TableSchema
 from ..models import IResNetFlow
 from ..training import pictures
 from ..training.files import writing
+from ..training.samples import can_draw as can_draw_events
 from ..training.samples import samples_at
 from ..training.tasks import flow_of
 from ._contexts import bare_contexts, given_contexts, no_contexts
 from ._options import add_machine_options, add_run_argument, check_file, machine, numbers, open_data, open_run
 from ._rows import schema_of
-from ._tables import TABLES, check_suffix, numbered, tidy
+from ._tables import TABLES, check_suffix, numbered
 
 N_SAMPLES = 64
 
@@ -91,9 +92,8 @@ def draw_samples(
 
 
 def can_draw(flow: IResNetFlow) -> bool:
-    """Return whether there are pictures of samples: images of 1 or 3 channels, signals, points of the plane."""
-    shape = flow.config.event_shape
-    return shape[0] in (1, 3) if flow.config.is_image else len(shape) == 2 or shape == (2,)
+    """Return whether there are pictures of samples."""
+    return can_draw_events(flow.config.event_shape)
 
 
 def write_picture(flow: IResNetFlow, samples: Tensor, path: Path) -> Path:
@@ -107,14 +107,12 @@ def write_picture(flow: IResNetFlow, samples: Tensor, path: Path) -> Path:
 
 def _out(options: argparse.Namespace, flow: IResNetFlow, is_table: bool) -> Path | None:
     """Return the file to write beside that of --npy, if there is one; raises ValueError if it cannot hold samples."""
-    vectors = len(flow.config.event_shape) == 1
+    tables = TABLES if len(flow.config.event_shape) == 1 else (".npy",)
     if options.out is None:
         if can_draw(flow) and not is_table:
             return Path("samples.png")
-        return None if options.npy is not None else Path("samples.csv")
-    known = (*TABLES, *pictures.FORMATS) if vectors else (*pictures.FORMATS, ".npy")
-    if vectors and not is_table and not can_draw(flow):
-        known = TABLES
+        return None if options.npy is not None else Path(f"samples{tables[0]}")
+    known = (*tables, *pictures.FORMATS) if can_draw(flow) or is_table else tables
     check_suffix(options.out, known, f"samples of shape {flow.config.event_shape}")
     return Path(options.out)
 
@@ -129,9 +127,7 @@ def _contexts(options: argparse.Namespace, flow: IResNetFlow, metadata: dict[str
                 f"or fill the other columns of a row with impute."
             )
         if bare is not None:
-            raise ValueError(
-                f"--context must be left out for this model, got {len(bare)}; this model has no context."
-            )
+            raise ValueError(f"--context must be left out for this model, got {len(bare)}; this model has no context.")
         return None
     if given is not None and bare is not None:
         raise ValueError("--given must be left out with --context, got both; pass one of them.")
@@ -151,7 +147,12 @@ def _schema(flow: IResNetFlow, metadata: dict[str, Any]) -> TableSchema:
 
 
 def _write(
-    options: argparse.Namespace, model: Any, metadata: dict[str, Any], samples: Tensor, contexts: Tensor | None, out: Path
+    options: argparse.Namespace,
+    model: Any,
+    metadata: dict[str, Any],
+    samples: Tensor,
+    contexts: Tensor | None,
+    out: Path,
 ) -> Path:
     flow: Any = flow_of(model)
     is_picture = out.suffix.lower() in pictures.FORMATS
@@ -161,7 +162,7 @@ def _write(
         return _write_array(samples, out)
     schema = _schema(flow, metadata)
     repeated = None if contexts is None else contexts[np.arange(len(samples)) % len(contexts)]
-    table = tidy(schema.decode(samples, repeated), schema)
+    table = schema.decode(samples, repeated)
     if is_picture:
         return _pairs(options, model, metadata, schema, table, out)
     data.write_table(table, out)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -38,6 +37,7 @@ from ._options import (
 )
 from ._rows import read_rows, schema_of
 from ._tables import TABLES, check_suffix, rounded
+from ._verbatim import verbatim
 from .evaluate import probes
 
 _SHOWN = 5  # of the least typical rows
@@ -113,7 +113,7 @@ def run(options: argparse.Namespace) -> None:
     with machine(options) as device:
         model, metadata = open_run(options, device)
         rows = _rows(options, model, metadata)
-        kept = _kept(options.keep, rows)
+        kept = _kept(options, metadata, rows)
         found = row_scores(
             model, rows.batch, options.batch_size, options.probes, options.standard_error, show_progress=not to_screen
         )
@@ -142,7 +142,9 @@ def _rows(options: argparse.Namespace, model: Any, metadata: dict[str, Any]) -> 
     table = read_rows(options, metadata)
     encoded = schema.encode(table)
     if len(encoded.rows) == 0:
-        raise DataError(f"{table.where} must have a row without a missing cell to score, got {len(table)} with; fill them.")
+        raise DataError(
+            f"{table.where} must have a row without a missing cell to score, got {len(table)} with; fill them."
+        )
     if encoded.n_filled:
         warnings.warn(
             f"iresnet_fast: {encoded.n_filled} missing cells of {table.where} were filled with the means of the "
@@ -153,10 +155,19 @@ def _rows(options: argparse.Namespace, model: Any, metadata: dict[str, Any]) -> 
     return _Rows(Batch(encoded.x, None, encoded.context), encoded.rows, len(table), table, schema.log_scale)
 
 
-def _kept(names: list[str], rows: _Rows) -> Table:
-    if names and rows.table is None:
-        raise ValueError(f"--keep must be left out without a table in --data, got {', '.join(names)}; pass such a file.")
-    columns = [rows.table.column(name) for name in names] if rows.table is not None else []
+def _kept(options: argparse.Namespace, metadata: dict[str, Any], rows: _Rows) -> Table:
+    """Return the columns of the file to write before the scores, those of a text file as they are written."""
+    names, table = options.keep, rows.table
+    if names and table is None:
+        raise ValueError(
+            f"--keep must be left out without a table in --data, got {', '.join(names)}; pass such a file."
+        )
+    if not names or table is None:
+        return Table("scores", (), ())
+    columns = [table.column(name) for name in names]
+    as_written = verbatim(options, metadata, table)
+    if as_written is not None and options.out.suffix.lower() != ".npy":
+        columns = [as_written.column(name) for name in names]
     return Table("scores", tuple(names), tuple(columns))
 
 

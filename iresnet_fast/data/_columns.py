@@ -42,6 +42,7 @@ def choose(table: Table, options: TableOptions, context: tuple[str, ...]) -> Cho
             f"out.",
             argument="context",
         )
+    used = {*columns, *context}
     for name in taken:
         if name in columns or taken.count(name) > 1:
             what = "weights" if name == options.weights else "context"
@@ -50,7 +51,7 @@ def choose(table: Table, options: TableOptions, context: tuple[str, ...]) -> Cho
             )
     for argument in ("categorical", "one_hot", "continuous"):
         _check_names(table, argument, getattr(options, argument))
-        unused = [name for name in getattr(options, argument) if name not in columns and name not in context]
+        unused = [name for name in getattr(options, argument) if name not in used]
         if unused:
             raise DataError(f"{argument} must be columns that are used, got {unused[0]!r}; leave it out.", argument)
     several = [name for name in options.categorical if name in options.one_hot or name in options.continuous]
@@ -81,8 +82,9 @@ def make_schema(table: Table, train: NDArray[np.int64], chosen: Chosen, options:
 
 
 def _check_names(table: Table, argument: str, names: tuple[str, ...]) -> None:
+    counts = Counter(table.names) if names else {}
     for name in names:
-        if table.names.count(name) != 1:
+        if counts.get(name) != 1:
             known = (
                 _files.shown(", ".join(table.names))
                 if table.has_names

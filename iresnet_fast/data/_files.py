@@ -29,7 +29,7 @@ def root_folder(root: Root, name: str, files: str) -> Path:
     """Return the folder the user named; raises DataError if there is none."""
     if root is None:
         raise DataError(
-            f"root must be the folder with the files of {name} ({files}), got none; get them and pass the folder.",
+            f"root must be the folder with the files of {name} ({files}), got None; get them and pass the folder.",
             argument="root",
         )
     folder = Path(root)

@@ -28,7 +28,7 @@ def table_of_frame(where: str, frame: Any, names: Sequence[str] | None = None) -
     """
     known = [str(name).strip() for name in frame.columns] if names is None else list(names)
     has_names = bool(known)
-    columns = [_cells(frame.iloc[:, i]) for i in range(frame.shape[1])]
+    columns = _all_cells(frame)
     if has_names and known[0] in _NAMELESS and len(columns) > 1 and _is_index(columns[0]):
         note(f"the first column of {where} has no name and only tells its rows apart: it was left out.")
         known, columns = known[1:], columns[1:]
@@ -36,6 +36,16 @@ def table_of_frame(where: str, frame: Any, names: Sequence[str] | None = None) -
         known, columns = known[:-1], columns[:-1]  # a separator at the end of every line
     numbered = [known[i] if has_names and known[i] else str(i + 1) for i in range(len(columns))]
     return Table(where, tuple(numbered), tuple(columns), has_names)
+
+
+def _all_cells(frame: Any) -> list[NDArray[Any]]:
+    """Return the cells of every column; of very many alike at once, as each costs pandas half a millisecond."""
+    kinds = set(frame.dtypes)
+    if len(kinds) == 1 and (alike := str(next(iter(kinds))).lower()) in ("int64", "float64"):
+        if alike == "float64" or not frame.isna().to_numpy().any():
+            rows = frame.to_numpy(dtype=alike, **({"na_value": np.nan} if alike == "float64" else {}))
+            return [np.ascontiguousarray(column) for column in rows.T]
+    return [_cells(frame.iloc[:, i]) for i in range(frame.shape[1])]
 
 
 def _is_index(column: NDArray[Any]) -> bool:

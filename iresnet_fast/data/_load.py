@@ -136,7 +136,16 @@ def _load(names: tuple[str, ...], root: Root, source: Source) -> DataSet:
     return _FROM_FILES[name](name, root)
 
 
-def _reader_of_pictures(name: str, root: Root) -> Callable[[str, Path, int, ImageOptions], DataSet] | None:
+def load_whole(name: str, root: Root, images: ImageOptions) -> DataSet | None:
+    """Return the images or signals of a folder or a file unsplit: without a test part, both parts are all of them.
+
+    None: the name is that of other data. Arguments and errors as of `load`.
+    """
+    read = _reader_of_pictures(name, root)
+    return None if read is None else read(name, Path(name) if root is None else Path(root, name), None, images)
+
+
+def _reader_of_pictures(name: str, root: Root) -> Callable[[str, Path, int | None, ImageOptions], DataSet] | None:
     """Return what reads a folder of images, or an array of images or signals; None: the name is that of other data."""
     path = Path(name) if root is None else Path(root, name)
     if name in NAMES or not name:

@@ -30,7 +30,7 @@ class Scaling(NamedTuple):
         shift: likewise.
         scale: likewise.
         n_values: number of different values.
-        n_kept: number of different values in float32.
+        n_kept: number of different values in float32, after the mean was subtracted, as models do.
     """
 
     step: float
@@ -66,7 +66,8 @@ def _scaling(values: NDArray[Any], cells: NDArray[Any], whole: bool) -> Scaling:
     size, spread = float(np.abs(moved).max()), _spread(moved)
     if len(values) > 1 and not (1.0 / _COMFORTABLE < spread and size < _COMFORTABLE):
         scale = 2.0 ** math.floor(math.log2(spread or size))
-    kept = np.unique((moved / scale).astype(np.float32))
+    entries = (moved / scale).astype(np.float32)
+    kept = np.unique(entries - entries.mean(dtype=np.float64).astype(np.float32))
     return Scaling(step, shift, scale, len(values), len(kept[np.isfinite(kept)]))
 
 

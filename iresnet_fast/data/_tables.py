@@ -13,7 +13,7 @@ from . import _files
 from ._columns import choose, make_schema
 from ._notes import listed, note
 from .dataset import DataError, DataSet
-from .schema import Encoded, TableSchema
+from .schema import Encoded
 from .source import TableOptions
 from .table import Table, is_missing
 from .tabular import joined, read_parts
@@ -33,6 +33,9 @@ def load_table(name: str, paths: Sequence[Path], seed: int, context: tuple[str, 
     """
     found = [table for path in paths for table in read_parts(path, options)]
     is_split = len(paths) == 1 and len(found) == 2
+    for table in found:
+        if len(table) == 0:
+            raise DataError(f"{table.where} must have rows, got none; add some.")
     chosen = choose(joined(found), options, context)
     used = [*chosen.columns, *chosen.context, *([options.weights] if options.weights else [])]
     parts = [
@@ -47,12 +50,12 @@ def load_table(name: str, paths: Sequence[Path], seed: int, context: tuple[str, 
         raise DataError(f"{parts[0].where} must leave at least 2 rows to train on, got {len(train)}; add rows.")
     if len(test) < 1:
         raise DataError(f"{parts[-1].where} must have rows to test on, got none; add rows.")
+    _check_varying(parts[0] if is_split else whole, chosen.columns, train, options.missing)
     schema = make_schema(whole, train, chosen, options)
     encoded = [schema.encode(part) for part in parts]
     _say_filled(parts, encoded, used)
     x, given = torch.cat([rows.x for rows in encoded]), _contexts(encoded)
     train_rows, test_rows = torch.from_numpy(train), torch.from_numpy(test)
-    _check_varying(parts[0].where, schema, x[train_rows])
     return DataSet(
         name,
         x[train_rows],
@@ -103,14 +106,16 @@ def _say_filled(parts: list[Table], encoded: list[Encoded], used: list[str]) -> 
         )
 
 
-def _check_varying(where: str, schema: TableSchema, train: torch.Tensor) -> None:
-    """Raise DataError if an entry is the same in all training rows: it would have no density."""
-    constant = [schema.entries[i] for i in np.flatnonzero((train == train[0]).all(0).numpy())]
+def _check_varying(table: Table, columns: Sequence[str], train: NDArray[np.int64], missing: str) -> None:
+    """Raise DataError if a column is the same in all training rows: it would have no density."""
+    parts = [table.column(name)[train] for name in columns]
+    known = parts if missing == "error" else [cells[~is_missing(cells)] for cells in parts]
+    constant = [name for name, cells in zip(columns, known, strict=True) if bool((cells == cells[:1]).all())]
     if constant:
         shown = _files.shown(", ".join(constant[:10])) + ", ..." * (len(constant) > 10)
         raise DataError(
-            f"{where} must vary in every column, got the same number in all training rows of column {shown}; remove "
-            f"it, it has no density."
+            f"{table.where} must vary in every column, got the same number in all training rows of column {shown}; "
+            f"remove it, it has no density."
         )
 
 

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
+
 from .._optional import needed
 from . import _files
 from ._frames import table_of_frame
@@ -74,7 +76,7 @@ def read_text(where: str, content: bytes | bytearray, options: TableOptions, sep
     names, is_data = _names(where, scan, comment, separator, decimal, options.header)
     n_rows = scan.n_rows + is_data
     if n_rows == 0:
-        return Table(where, tuple(names) or tuple(scan.first), (), True)
+        return Table(where, tuple(names), tuple(np.zeros(0) for _ in names), True)
     with needed("reading tables"):
         import pandas  # type: ignore[import-untyped]
 
@@ -275,3 +277,18 @@ def _are_names_of_rows(cells: list[str]) -> bool:
     if None in values:
         return len(set(cells)) == len(cells)
     return values[0] in (0.0, 1.0) and all(value == i + values[0] for i, value in enumerate(values))
+
+
+def split_text(
+    where: str, content: bytes | bytearray, options: TableOptions, separator: str = ""
+) -> tuple[list[list[str]], str, str]:
+    """Return the cells of all lines as they are written, what separates them, and the mark of fractions.
+
+    Arguments and errors are those of `read_text`.
+    """
+    text, _ = _without_comments(_decoded(where, content, options.encoding))
+    separator = _SEPARATORS.get(options.separator, options.separator) or separator or _find_separator(text)
+    if separator == " ":
+        text = "\n".join(_spaced(line) for line in text.splitlines())
+    rows = list(_cells(text, separator))
+    return rows, separator, options.decimal or _find_decimal(where, rows[:_ROWS], separator)

@@ -28,6 +28,8 @@ _SPLIT = (
 )
 _WHOLE = (("x", "y"), ("X", "y"), ("x", "labels"), ("images", "labels"), ("data", "labels"))
 
+_MANY_CHANNELS = 8  # of a signal, from which on an array may have been meant for images
+
 
 class _Events(NamedTuple):
     """Arrays by what to call them: events, and labels or None."""
@@ -37,7 +39,7 @@ class _Events(NamedTuple):
     labels: Array | None
 
 
-def load_arrays(name: str, path: Path, seed: int, options: ImageOptions) -> DataSet:
+def load_arrays(name: str, path: Path, seed: int | None, options: ImageOptions) -> DataSet:
     """Return the images or signals of a file.
 
     Images are [N, H, W] of whole numbers, [N, H, W, C] or [N, C, H, W]; signals are floats [N, C, L]. A .npz file has
@@ -47,7 +49,7 @@ def load_arrays(name: str, path: Path, seed: int, options: ImageOptions) -> Data
     Args:
         name: of the data set.
         path: of the file.
-        seed: of the split.
+        seed: of the split; None: where the file has one part, both parts are all of it.
         options: how images are changed; none are for signals.
 
     Raises:
@@ -59,8 +61,9 @@ def load_arrays(name: str, path: Path, seed: int, options: ImageOptions) -> Data
         raise DataError(
             f"{path} must hold arrays of three axes or of four, the same in all parts, got {shapes}; correct it."
         )
+    whole = len(parts) == 1 and seed is None
     if len(parts) == 1:
-        parts = _halves(parts[0], seed)
+        parts = parts * 2 if seed is None else _halves(parts[0], seed)
     train, test = parts
     n_train = len(train.x)
     # Both parts are looked at together: the levels and the colours of the one are those of the other.
@@ -69,16 +72,17 @@ def load_arrays(name: str, path: Path, seed: int, options: ImageOptions) -> Data
             f"{path} must hold events to test on like those to train on, {train.x.dtype} of shape {train.x.shape[1:]}, "
             f"got {test.x.dtype} of shape {test.x.shape[1:]}; correct it."
         )
-    x, n_levels = _events(str(path), np.concatenate((train.x, test.x)), options)
+    x, n_levels = _events(str(path), train.x if whole else np.concatenate((train.x, test.x)), options)
+    start = 0 if whole else n_train
     if (train.labels is None) != (test.labels is None):
         raise DataError(f"{path} must hold labels for both parts or for neither, got them for one; add the others.")
     if train.labels is None or test.labels is None:
-        return DataSet(name, x[:n_train], x[n_train:], n_levels=n_levels)
+        return DataSet(name, x[:n_train], x[start:], n_levels=n_levels)
     train_labels, test_labels = (
         classes_of(part.where, labels, len(part.x)) for part, labels in ((train, train.labels), (test, test.labels))
     )
     n_classes = 1 + max(int(train_labels.max()), int(test_labels.max()))
-    return DataSet(name, x[:n_train], x[n_train:], train_labels, test_labels, n_levels, n_classes)
+    return DataSet(name, x[:n_train], x[start:], train_labels, test_labels, n_levels, n_classes)
 
 
 def _events(where: str, array: Array, options: ImageOptions) -> Images:
@@ -90,6 +94,11 @@ def _events(where: str, array: Array, options: ImageOptions) -> Images:
             raise DataError(
                 f"{where} must hold images to change their size or mode, got signals, floats of shape {array.shape}; "
                 f"leave the size and the mode out, or save grey images as [N, 1, H, W]."
+            )
+        if array.shape[1] >= _MANY_CHANNELS and array.min() >= 0.0 and array.max() <= 1.0:
+            note(
+                f"{where} was taken for signals of {array.shape[1]} channels and length {array.shape[2]}, as floats of "
+                f"three axes are; save grey images as [N, 1, H, W], or as whole numbers."
             )
         with np.errstate(over="ignore"):  # becomes infinite, which DataSet looks for
             return Images(torch.from_numpy(np.ascontiguousarray(array, np.float32)), None)

@@ -41,7 +41,7 @@ class _Files(NamedTuple):
         return "" not in self.of_class
 
 
-def load_folder(name: str, folder: Path, seed: int, options: ImageOptions) -> DataSet:
+def load_folder(name: str, folder: Path, seed: int | None, options: ImageOptions) -> DataSet:
     """Return the images of a folder, [N, C, H, W].
 
     The folder holds images, or a subfolder of images for each class, whose names are sorted and become `class_names`;
@@ -51,7 +51,7 @@ def load_folder(name: str, folder: Path, seed: int, options: ImageOptions) -> Da
     Args:
         name: of the data set.
         folder: its path.
-        seed: of the split.
+        seed: of the split; None: where the folder has no parts, both are all images, in the order of their paths.
         options: size and colours; images of several sizes need a size.
 
     Raises:
@@ -66,21 +66,21 @@ def load_folder(name: str, folder: Path, seed: int, options: ImageOptions) -> Da
     classes = tuple(train.of_class) if train.has_classes else ()
     _check_classes(folder, train, test)
     of_train, of_test = _numbered(train), [] if test is None else _numbered(test, classes)
-    if test is None:
+    if test is None and seed is not None:
         if len(of_train) < 2:
             raise DataError(f"{folder} must hold at least 2 images, one to test on, got {len(of_train)}; add some.")
         kept, left = split_order(len(of_train), seed)
         of_train, of_test = [of_train[i] for i in sorted(kept)], [of_train[i] for i in sorted(left)]
-    n_train = len(of_train)
+    start, n_train = (0 if test is None and seed is None else len(of_train)), len(of_train)
     every = of_train + of_test
     x, n_levels = arranged(str(folder), _read(folder, [path for path, _ in every], options), options)
     labels = torch.tensor([number for _, number in every]) if classes else None
     return DataSet(
         name,
         x[:n_train],
-        x[n_train:],
+        x[start:],
         None if labels is None else labels[:n_train],
-        None if labels is None else labels[n_train:],
+        None if labels is None else labels[start:],
         n_levels,
         len(classes) or None,
         class_names=classes,

@@ -95,7 +95,8 @@ def _items(called: str, dataset: Any) -> tuple[Array, list[Any] | None]:
 def _event(where: str, item: Any) -> Array:
     """Return an item as an array: [C, H, W], [C, L] or [d]."""
     if isinstance(item, Tensor):
-        return _checked(where, item.detach().cpu().numpy())
+        item = item.detach().cpu()
+        return _checked(where, (item.float() if item.dtype == torch.bfloat16 else item).numpy())
     if not isinstance(item, np.ndarray) and hasattr(item, "mode") and hasattr(item, "convert"):
         item = item.convert("RGBA") if item.mode in ("P", "PA") and item.has_transparency_data else item
         plain = item.mode in ("1", "L", "RGB", "RGBA", "F") or item.mode.startswith("I")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import functools
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,14 +37,21 @@ class Table:
 
     def column(self, name: str) -> NDArray[Any]:
         """Return a column; raises DataError if there is none of that name, or several."""
-        if self.names.count(name) == 1:
-            return self.columns[self.names.index(name)]
+        place = self._places.get(name, -1)
+        if place >= 0:
+            return self.columns[place]
         near = difflib.get_close_matches(name, self.names, 1)
         listed = ", ".join(self.names[:20]) + ", ..." * (len(self.names) > 20)
         known = listed if self.has_names else f"numbers from 1 to {len(self.names)}, as it has no names"
         got = "which several have" if name in self.names else "none of them"
         advice = f"did you mean {near[0]!r}?" if near and name not in self.names else "correct it."
         raise DataError(f"the columns of {self.where} must include {name!r}, got {known}: {got}; {advice}")
+
+    @functools.cached_property
+    def _places(self) -> dict[str, int]:
+        """Where each column is by its name, -1 if several have it: tables may have very many columns."""
+        counts = Counter(self.names)
+        return {name: i if counts[name] == 1 else -1 for i, name in enumerate(self.names)}
 
     def rows(self, rows: NDArray[Any]) -> Table:
         """Return some of the rows, by their numbers or a mask."""

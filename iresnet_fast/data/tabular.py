@@ -90,6 +90,11 @@ def joined(tables: Sequence[Table]) -> Table:
     parts = []
     for table in tables:
         if sorted(table.names) != sorted(first.names) or table.has_names != first.has_names:
+            if not (table.has_names or first.has_names):
+                raise DataError(
+                    f"{table.where} must have the columns of {first.where}, {len(first.names)}, got "
+                    f"{len(table.names)}; correct one of them."
+                )
             odd = sorted(set(first.names) ^ set(table.names)) or ["one of them twice"]
             raise DataError(
                 f"{table.where} must have the columns of {first.where}, {_files.shown(', '.join(first.names))}, got a "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
@@ -123,7 +123,7 @@ def _block_layers(
     n_dims = math.prod(shape)
     branch = flow_branch(config, shape, preactivation, hidden, at_end)
     if config.zero_init:
-        _zero(branch.layers[-1])
+        _zero(cast(nn.ModuleList, branch.layers)[-1])
     lipschitz = branch.inverse_lipschitz(n_dims) if isinstance(branch, InducedNormBranch) else None
     return [*layers, Block(branch, *estimators_of(config, n_dims), config.solver, n_dims, lipschitz)]
 

@@ -213,8 +213,7 @@ class FlowConfig(Config):
     def _check_vectors(self) -> None:
         if self.preprocess == "whiten" and len(self.event_shape) != 1:
             raise ValueError(
-                f"preprocess must not be 'whiten' for events of shape {self.event_shape}, which are no vectors, got it; "
-                f"use 'standardize'."
+                f"preprocess must not be 'whiten' for events of shape {self.event_shape}, got that; use 'standardize'."
             )
         if not isinstance(self.dequantize, tuple):
             raise TypeError(f"dequantize must be a tuple of numbers, got {self.dequantize!r}; pass one for each entry.")

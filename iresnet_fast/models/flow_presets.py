@@ -87,7 +87,6 @@ _DENSENET_TOY = _RESIDUAL_TOY.replace(blocks=(10,), branch="dense", activation="
 FLOWS = {
     "toy": FlowConfig(event_shape=(2,), blocks=(16,), hidden=(128, 128)),
     "tabular": FlowConfig(event_shape=(6,), blocks=(20,), hidden=(128, 128), preprocess="standardize"),
-    "signal": _SIGNAL,
     "digits": _DIGITS,
     "mnist": _MNIST,
     "mnist_paper": _CIFAR10.replace(
@@ -98,6 +97,7 @@ FLOWS = {
         train_estimator=PowerSeries(n_terms=10),
     ),
     "cifar10": _CIFAR10,
+    "signal": _SIGNAL,
 }
 
 RESIDUAL_FLOWS = {

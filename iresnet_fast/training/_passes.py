@@ -21,7 +21,6 @@ from .tasks import Task, flow_of
 _MOST_PROBES = 4096
 
 
-
 class Passes:
     """The metrics of all samples; those of a density are means over so many estimates as there are so far.
 

@@ -22,6 +22,7 @@ from .samples import samples_at
 
 CHAINS = 4  # of each row
 STEPS = 600
+_FEWEST = 8  # of which the kept ones have halves with a variance
 _FITTED = 4096  # samples of the flow that proposals are fitted to
 _CANDIDATES = 32  # of which a chain begins at one
 _WANTED = 0.3  # share of random steps to accept
@@ -165,7 +166,9 @@ class _Chains:
         size = torch.full((len(self._normal.mean),), math.log(2.38), dtype=torch.float64)
         size -= 0.5 * self._normal.missing.sum(1).double().log()  # what is best for a normal density
         accepted, halves = torch.zeros_like(size), _Halves(self._at, kept)
-        wanted = {(draw % CHAINS, kept - 1 - draw // CHAINS * (kept // -(-draws // CHAINS))): draw for draw in range(draws)}
+        wanted = {
+            (draw % CHAINS, kept - 1 - draw // CHAINS * (kept // -(-draws // CHAINS))): draw for draw in range(draws)
+        }
         result = torch.empty(draws, *self._normal.mean.shape, dtype=torch.float64)
         for step in range(steps):
             stepped, moved = self._move(size)
@@ -317,9 +320,17 @@ def _check(model: IResNetFlow, x: Tensor, context: Tensor | None, draws: int, st
         raise ValueError(f"x must be finite or NaN, got {int(x.isinf().sum())} infinite entries; replace them.")
     check_context(context, len(x), config.context_features)
     check_estimators(model)
-    _checks.check_count("steps", steps, 8)
-    _checks.check_count("draws", draws, 1)
+    check_lengths("draws", draws, "steps", steps)
+    _checks.check_seed("seed", seed)
+
+
+def check_lengths(name: str, draws: int, name_of_steps: str, steps: int) -> None:
+    """Raise unless chains of so many steps have so many draws; the names are those that the caller has for them."""
+    _checks.check_count(name_of_steps, steps, _FEWEST)
+    _checks.check_count(name, draws, 1)
     most = CHAINS * (steps - steps // 2)
     if draws > most:
-        raise ValueError(f"draws must be at most {most}, the steps that the chains keep, got {draws}; lower it or raise steps.")
-    _checks.check_seed("seed", seed)
+        raise ValueError(
+            f"{name} must be at most {most}, the steps that the chains keep, got {draws}; lower it or raise "
+            f"{name_of_steps}."
+        )

@@ -15,7 +15,7 @@ from .._optional import MissingModuleError, needed
 from .._regular import open_regular
 from .board import NoBoard, make_board
 from .files import WriteError, append, is_at, writing
-from .samples import samples_at
+from .samples import can_draw, samples_at
 from .tasks import flow_of
 
 Row = dict[str, float | int | None]
@@ -97,7 +97,7 @@ class Log:
         self._board.add_scalars(values, int(self.rows[-1]["step"] or 0))
 
     def add_samples(self, model: nn.Module, step: int, contexts: Tensor | None = None) -> None:
-        """Add samples of a model in eval mode to TensorBoard, if they are pictures or points of the plane.
+        """Add samples of a model in eval mode to TensorBoard, if they are pictures, signals or points of the plane.
 
         Args:
             model: in eval mode.
@@ -107,9 +107,9 @@ class Log:
         flow = flow_of(model)
         if isinstance(self._board, NoBoard):
             return
-        if flow is None or flow.config.event_shape[0] not in ((1, 3) if flow.config.is_image else (2,)):
+        if flow is None or not can_draw(flow.config.event_shape):
             return
-        n = _IMAGES if flow.config.is_image else _POINTS
+        n = _POINTS if len(flow.config.event_shape) == 1 else _IMAGES
         samples = samples_at(flow, n, contexts, seed=0).cpu()  # the same latents each time
         if flow.config.is_image:
             white = 1.0 if flow.config.n_levels is None else flow.config.n_levels - 1.0
@@ -122,7 +122,11 @@ class Log:
             warnings.warn(f"iresnet_fast: {error}", RuntimeWarning, stacklevel=2)
             return
         figure = Figure((5.0, 5.0), layout="constrained")
-        figure.subplots().scatter(samples[:, 0].numpy(), samples[:, 1].numpy(), s=4.0, linewidths=0.0)
+        axes = figure.subplots()
+        if samples.dim() == 3:  # a line for each channel of each signal
+            axes.plot(samples.flatten(0, 1).T.numpy(), linewidth=0.5)
+        else:
+            axes.scatter(samples[:, 0].numpy(), samples[:, 1].numpy(), s=4.0, linewidths=0.0)
         self._board.add_figure("samples", figure, step)
 
     def close(self) -> None:

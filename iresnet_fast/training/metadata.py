@@ -37,6 +37,7 @@ _DATA = {
     "fingerprint": int | None,
     "source": dict | None,
     "table": dict | None,
+    "class_names": tuple[str, ...] | None,
 }
 
 

@@ -55,6 +55,7 @@ def identity(model: nn.Module, model_config: Any, dataset: DataSet, config: Trai
             "n_classes": dataset.n_classes,
             "n_train": len(dataset.train),
             "context": list(dataset.context_names) or None,  # None of checkpoints that do not know of it
+            "class_names": list(dataset.class_names) or None,
             "fingerprint": fingerprint(dataset),
             "source": None if dataset.source is None else _as_json(dataset.source.to_dict()),
             "table": None if dataset.table is None else _as_json(dataset.table.to_dict()),

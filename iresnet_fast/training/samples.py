@@ -24,3 +24,8 @@ def samples_at(
         rows = torch.arange(n, device=contexts.device) % len(contexts)
         contexts = contexts[rows].to(flow.prior.mean)
     return flow.sample(n, contexts, temperature, seed)
+
+
+def can_draw(event_shape: tuple[int, ...]) -> bool:
+    """Return whether there are pictures of events: images of 1 or 3 channels, signals, points of the plane."""
+    return event_shape[0] in (1, 3) if len(event_shape) == 3 else len(event_shape) == 2 or event_shape == (2,)

@@ -64,8 +64,8 @@ def row_scores(
         show_progress: a progress bar on a terminal.
 
     Raises:
-        ValueError: there are no rows or they do not fit, the eval_estimator is no honest one (Exact, or at least ten terms), or probes
-            or standard_error is out of range.
+        ValueError: there are no rows or they do not fit, the eval_estimator is no honest one (Exact, or at least ten
+            terms), or probes or standard_error is out of range.
         TypeError: the model is of another kind.
     """
     _checks.check_count("batch_size", batch_size, 1)

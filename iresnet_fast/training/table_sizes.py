@@ -41,6 +41,7 @@ class TableSizes(NamedTuple):
             "hidden": self.hidden,
             "preprocess": self.preprocess,
             "zero_init": True,
+            "coeff": 0.97,
             "final_actnorm": True,
         }
 
@@ -64,12 +65,12 @@ class TableSizes(NamedTuple):
 
 # Rows to train on up to which a size holds, blocks, widths, rows of a batch, steps.
 _SIZES = (
-    (1_000, 6, (32, 32), 128, 2_000),
+    (1_000, 6, (32, 32), 128, 4_000),
     (10_000, 8, (64, 64), 256, 5_000),
     (100_000, 12, (96, 96), 512, 20_000),
     (math.inf, 20, (128, 128), 1_000, 100_000),
 )
-_MOST_DECAY = 3.0
+_MOST_DECAY, _DECAY_OF_ROW = 1.0, 100.0
 
 
 def table_sizes(n_rows: int, n_dims: int) -> TableSizes:
@@ -88,7 +89,7 @@ def table_sizes(n_rows: int, n_dims: int) -> TableSizes:
     _, blocks, hidden, batch, steps = next(size for size in _SIZES if n_fit < size[0])
     batch = min(batch, n_fit)
     preprocess = "whiten" if n_rows >= 2 * n_dims else "standardize"
-    decay = round(min(_MOST_DECAY, 300.0 / n_fit), 4)
+    decay = round(min(_MOST_DECAY, _DECAY_OF_ROW / n_fit), 4)
     start = "their Gaussian" if preprocess == "whiten" else "their variances, too few for a covariance matrix"
     reason = (
         f"{blocks} blocks of width {hidden[0]} and batches of {batch}: {n_rows} rows of {n_dims} "

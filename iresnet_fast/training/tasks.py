@@ -186,8 +186,11 @@ class HybridTask(Task):
         return (cross_entropy - self.density_weight * _mean(log_prob, weights)) / math.log(2.0)
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
-        """Start ActNorms and a learned prior."""
-        self.model.flow.initialize(x, context)
+        """Start ActNorms, of the head too, and a learned prior."""
+        flow = self.model.flow
+        flow.initialize(x, context)
+        self.model.train()
+        self.model.head(flow.pieces(flow.transform_to_noise(x, context)))
 
     def check(self, dataset: DataSet) -> None:
         """Raise ValueError unless the model fits the data."""

@@ -240,7 +240,7 @@ class Trainer:
                 # The validation part chooses among models that share these statistics, so they may be of all samples:
                 # a Gaussian of fewer would be worse by more than a small table lets a flow gain.
                 batch = self._batches.whole()
-                flow.fit_preprocessing(task.inputs(batch.x), task.context(batch.context))
+                flow.fit_preprocessing(task.inputs(batch.x), task.context(batch.context), batch.weights)
             batch = self._batches.initial()
             task.initialize(task.inputs(batch.x), task.context(batch.context))
 
