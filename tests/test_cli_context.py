@@ -78,7 +78,7 @@ def test_train_evaluate_and_info(run, table, capsys):
     assert expected.metrics["nats"] < shuffled.metrics["nats"] - 0.5
     assert main(["info", str(run)]) == 0
     assert '  context: ["b", "a"]\n' in capsys.readouterr().out
-    assert main(["reconstruct", str(run), "--n", "3"]) == 0
+    assert main(["reconstruct", str(run), "--n", "3", "--out", str(run / "reconstructions.csv")]) == 0
     assert "certified" in capsys.readouterr().out
 
 
@@ -155,7 +155,7 @@ def test_errors_of_columns(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--context must be 2 numbers, of b, a, for this model, got none; pass e.g. --context=0.5,0.5."),
+        ([], "--given must be the context of this model, b, a, got none; pass e.g. --given b="),
         (
             ["--context", "1"],
             "--context must be 2 numbers, of b, a, for this model, got 1; pass e.g. --context=0.5,0.5",

@@ -31,6 +31,8 @@ from .resume import check_identity, identity, means_of
 from .selection import Selection, class_weights, loaded
 from .selection import means_of as weighted_means
 from .tasks import LossModule, flow_of, task_of
+from .typicality import NAME as SCORES
+from .typicality import training_scores
 
 # Norms that take longer than _NORMS_FREE seconds take no more than _NORMS_SHARE of the run, but for those at its end.
 _NORMS_FREE, _NORMS_SHARE = 1.0, 0.02
@@ -342,7 +344,10 @@ class Trainer:
 
     def _scores(self) -> dict[str, Tensor]:
         """Return what the file of the best model holds beside its weights, "scores.<name>" of training samples."""
-        return {}
+        if flow_of(self._model) is None:
+            return {}
+        scores = training_scores(copy.deepcopy(self.kept or self.average), self._batches.all())
+        return {SCORES: scores} if len(scores) else {}
 
     def _check_patience(self, selection: Selection) -> None:
         if selection.is_exhausted:
