@@ -117,6 +117,19 @@ def test_in_pipelines_cross_validation_and_searches(x):
     assert search.best_score_ == max(search.cv_results_["mean_test_score"])
 
 
+def test_parameters_may_be_numbers_of_numpy(x):
+    parameters = {
+        "n_blocks": np.int64(1),
+        "hidden": [np.int32(4)],
+        "batch_size": np.int64(30),
+        "max_steps": np.int64(2),
+    }
+    others = {"learning_rate": np.float32(0.01), "validation_fraction": np.float64(0.2), "patience": np.int64(1)}
+    density = ResidualFlowDensity(**parameters, **others, max_minutes=np.float64(5.0), random_state=np.int64(0)).fit(x)
+    assert density.n_steps_ == 2
+    assert density.flow_.config.hidden == (4,)
+
+
 def test_data_frames_keep_the_names_of_their_columns(x):
     frame = pd.DataFrame(x, columns=["a", "b", "c"])
     density = ResidualFlowDensity(**TRAINED).fit(frame)

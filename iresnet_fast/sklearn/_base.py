@@ -104,25 +104,25 @@ class ResidualFlowEstimator(BaseEstimator):  # type: ignore[misc]
     def _untrained(self, sizes: TableSizes, n_dims: int) -> IResNetFlow:
         changes = dict(sizes.changes)
         if not _is_auto(self.n_blocks):
-            _checks.check_count("n_blocks", self.n_blocks, 1)
-            changes["blocks"] = (self.n_blocks,)
+            _checks.check_count("n_blocks", _plain(self.n_blocks), 1)
+            changes["blocks"] = (_plain(self.n_blocks),)
         if not _is_auto(self.hidden):
-            changes["hidden"] = tuple(self.hidden)
+            changes["hidden"] = _plain(self.hidden)
         return IResNetFlow(IResNetFlow.preset_config("tabular").replace(event_shape=(n_dims,), **changes))
 
     def _training(self, sizes: TableSizes, n: int, seed: int) -> TrainConfig:
         """Return the recipe for n rows, with what the parameters say."""
         recipe = sizes.training
-        own = {name: getattr(self, name) for name in ("batch_size", "learning_rate", "max_steps")}
-        own["validation"] = self.validation_fraction
+        own = {name: _plain(getattr(self, name)) for name in ("batch_size", "learning_rate", "max_steps")}
+        own["validation"] = _plain(self.validation_fraction)
         changes = {name: value for name, value in own.items() if not _is_auto(value)}
         assert recipe.max_steps is not None
         changes.setdefault("max_steps", recipe.max_steps // _OF_BUDGET)
         if "validation" in changes:
             n_held_out = _check_fraction(changes["validation"], n)
             changes.setdefault("batch_size", min(recipe.batch_size, n - n_held_out))
-        changes["patience"] = self.patience if changes.get("validation", recipe.validation) else None
-        return recipe.replace(**changes, max_minutes=self.max_minutes, seed=seed)
+        changes["patience"] = _plain(self.patience) if changes.get("validation", recipe.validation) else None
+        return recipe.replace(**changes, max_minutes=_plain(self.max_minutes), seed=seed)
 
     def _trained(self, flow: IResNetFlow, dataset: DataSet, config: TrainConfig) -> tuple[IResNetFlow, int]:
         """Return the flow as it is to be used, and the number of steps taken."""
@@ -156,7 +156,7 @@ class ResidualFlowEstimator(BaseEstimator):  # type: ignore[misc]
 
 def _check_fraction(fraction: Any, n: int) -> int:
     """Return how many of n rows are held out; raises unless some are left, and some held out where that is wanted."""
-    if isinstance(fraction, bool) or not isinstance(fraction, (int, float, np.number)):
+    if isinstance(fraction, bool) or not isinstance(fraction, (int, float)):
         raise TypeError(f"validation_fraction must be a number or 'auto', got {fraction!r}; pass e.g. 0.1.")
     n_held_out = round(float(fraction) * n) if 0.0 <= fraction < 1.0 else n
     if n_held_out == n or (n_held_out == 0 and fraction > 0.0):
@@ -165,6 +165,13 @@ def _check_fraction(fraction: Any, n: int) -> int:
             f"distinct rows; pass e.g. 0.1."
         )
     return n_held_out
+
+
+def _plain(value: Any) -> Any:
+    """Return a parameter as Python has it: searches draw numbers of numpy, and lists for tuples."""
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _is_auto(value: Any) -> bool:

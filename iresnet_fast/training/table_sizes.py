@@ -65,7 +65,7 @@ class TableSizes(NamedTuple):
 
 # Rows to train on up to which a size holds, blocks, widths, rows of a batch, steps.
 _SIZES = (
-    (1_000, 6, (32, 32), 128, 2_000),
+    (1_000, 6, (32, 32), 128, 4_000),
     (10_000, 8, (64, 64), 256, 5_000),
     (100_000, 12, (96, 96), 512, 20_000),
     (math.inf, 20, (128, 128), 1_000, 100_000),
