@@ -266,9 +266,8 @@ def test_other_processes_are_silent(tmp_path, capsys, monkeypatch):
 
 def test_every_option_is_explained():
     commands = next(a for a in parser()._actions if isinstance(a, argparse._SubParsersAction)).choices
-    assert set(commands) == set(COMMANDS) == {
-        "train", "evaluate", "score", "sample", "impute", "reconstruct", "report", "info"
-    }  # fmt: skip
+    known = {"train", "evaluate", "score", "sample", "impute", "reconstruct", "report", "info"}
+    assert set(commands) == set(COMMANDS) == known
     for name, command in commands.items():
         text = " ".join(command.format_help().split())
         for action in command._actions:

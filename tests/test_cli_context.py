@@ -148,7 +148,7 @@ def test_errors_of_columns(tmp_path):
     with pytest.raises(data.DataError, match="got 'a', that of several; correct it"):
         data.load("twice.csv", tmp_path, context=("a",))
     np.savez(tmp_path / "parts.npz", train=rows(), test=rows()[:, :3])
-    with pytest.raises(data.DataError, match=r"test in .*parts.npz must have the columns of train in .*parts.npz, 4, got 3; correct one"):
+    with pytest.raises(data.DataError, match=r"test in .*npz must have the columns of train in .*, 4, got 3; correct"):
         data.load("parts.npz", tmp_path, context=("1",))
 
 

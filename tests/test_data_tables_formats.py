@@ -124,7 +124,7 @@ def test_archives_of_several_tables(tmp_path):
 def test_damaged_parquet(damage, tmp_path):
     FRAME.to_parquet(tmp_path / "a.parquet")
     (tmp_path / "a.parquet").write_bytes(damage((tmp_path / "a.parquet").read_bytes()))
-    with pytest.raises(data.DataError, match="must be a whole .parquet file, got one that is not") as caught:
+    with pytest.raises(data.DataError, match=r"must be a whole .parquet file, got one that is not") as caught:
         data.read_table(tmp_path / "a.parquet")
     assert "\n" not in str(caught.value)
 
@@ -132,7 +132,7 @@ def test_damaged_parquet(damage, tmp_path):
 def test_dates_are_to_be_converted(tmp_path):
     frame = pandas.DataFrame({"t": pandas.date_range("2024-01-01", periods=20), "x": np.arange(20.0) ** 1.5})
     frame.to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(data.DataError, match="column 't' .*convert dates to numbers"):
+    with pytest.raises(data.DataError, match=r"column 't' .*convert dates to numbers"):
         data.load(tmp_path / "a.parquet")
 
 

@@ -18,6 +18,6 @@ def start(model: nn.Module, task: Task, batches: Batches, seed: int) -> None:
         # The validation part chooses among models that share these statistics, so they may be of all samples: a
         # Gaussian of fewer would be worse by more than a small table lets a flow gain.
         batch = batches.whole()
-        flow.fit_preprocessing(task.inputs(batch.x), task.context(batch.context))
+        flow.fit_preprocessing(task.inputs(batch.x), task.context(batch.context), batch.weights)
     batch = batches.initial()
     task.initialize(task.inputs(batch.x), task.context(batch.context))
