@@ -236,4 +236,4 @@ def test_a_full_disk_for_what_is_printed_has_a_sentence():
     said = (
         "iresnet-fast: all output must be written, got: No space left on device; make room for it or write elsewhere."
     )
-    assert (ended.returncode, ended.stderr) == (2, f"{said}\n")
+    assert (ended.returncode, ended.stderr) == (2, f"iresnet-fast: {said}\n")
