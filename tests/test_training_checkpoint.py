@@ -105,6 +105,7 @@ def test_a_file_is_tensors_and_json(folder):
         "n_train": 50,
         "context": None,
         "fingerprint": zlib.crc32(make_data().train.numpy().tobytes()),
+        "class_names": None,
         "source": None,
         "table": None,
     }

@@ -12,7 +12,7 @@ from training_examples import make_config, make_data, make_model, same_bits
 from iresnet_fast import models, training
 from iresnet_fast.cli.main import main
 from iresnet_fast.nn import SpectralLinear
-from iresnet_fast.training import trainer
+from iresnet_fast.training import measures
 from iresnet_fast.training.config import OPTIMIZERS
 from iresnet_fast.training.optimization import Optimization
 from iresnet_fast.training.trainer import Trainer
@@ -219,8 +219,8 @@ def test_time_decides_when_to_evaluate_and_to_save(tmp_path):
 
 
 def test_norms_that_take_long_are_measured_seldom_but_at_the_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "_NORMS_FREE", 0.0)
-    monkeypatch.setattr(trainer, "_NORMS_SHARE", 1e-6)
+    monkeypatch.setattr(measures, "_NORMS_FREE", 0.0)
+    monkeypatch.setattr(measures, "_NORMS_SHARE", 1e-6)
     done = run(tmp_path, max_steps=4, eval_steps=1)
     assert [row["lipschitz"] is not None for row in done.history] == [True, False, False, True]
     assert all(row["test_nats"] is not None for row in done.history)

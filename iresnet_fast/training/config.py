@@ -57,7 +57,8 @@ class TrainConfig(Config):
         validation: fraction of the training samples that is held out, drawn by the seed: the model that is best on them
             is the one that is kept, and evaluations before the last look at all of them instead of test data: every
             eval_minutes and eval_steps where one of them is given, else every few epochs, and before the first step.
-            0.0: none.
+            Neither steps nor the start of ActNorms see them; the statistics of a preprocessing are those of all
+            training samples. 0.0: none.
         patience: training ends after so many evaluations on them without a better one; None: it does not.
         class_weights: how much each class counts in a cross-entropy: "equal", "balanced" (N / (n_classes * n_k) for the
             n_k of N training samples of class k), or a number for each class, of which only the ratios matter.
