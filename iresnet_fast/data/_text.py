@@ -59,7 +59,7 @@ def read_text(where: str, content: bytes | bytearray, options: TableOptions, sep
         DataError: it is no such text, or its lines have different numbers of cells.
     """
     text, comment = _without_comments(_decoded(where, content, options.encoding))
-    separator = _SEPARATORS.get(options.separator, options.separator) or separator or _find_separator(text)
+    text, separator = _separated(text, options, separator)
     if len(separator) != 1 or separator in '"\r\n':
         raise DataError(
             f"separator must be one character, tab or space, got {separator!r}; correct it.", argument="separator"
@@ -99,6 +99,14 @@ def read_text(where: str, content: bytes | bytearray, options: TableOptions, sep
     if frame.shape != (n_rows, scan.width):
         raise _not_text(where, ValueError(f"{frame.shape[0]} rows where {n_rows} were counted"))
     return table_of_frame(where, frame, names)
+
+
+def _separated(text: str, options: TableOptions, separator: str) -> tuple[str, str]:
+    """Return a text and what separates its cells, which spreadsheets write into a line of its own."""
+    line = re.match(r'"?sep=(.)"?\r?\n', text)
+    text = text[line.end() :] if line else text
+    said = line.group(1) if line else separator
+    return text, _SEPARATORS.get(options.separator, options.separator) or said or _find_separator(text)
 
 
 def _decoded(where: str, content: bytes | bytearray, encoding: str) -> str:
@@ -287,7 +295,7 @@ def split_text(
     Arguments and errors are those of `read_text`.
     """
     text, _ = _without_comments(_decoded(where, content, options.encoding))
-    separator = _SEPARATORS.get(options.separator, options.separator) or separator or _find_separator(text)
+    text, separator = _separated(text, options, separator)
     if separator == " ":
         text = "\n".join(_spaced(line) for line in text.splitlines())
     rows = list(_cells(text, separator))
