@@ -1,4 +1,4 @@
-"""Text files of cells as tables: every line is counted before pandas reads them, and names that are not clear are said."""
+"""Text files of cells as tables: all lines are counted before pandas reads them, and names not clear are said."""
 
 from __future__ import annotations
 
