@@ -105,6 +105,19 @@ def test_digits_of_a_large_offset_are_kept():
     assert near.dtype == torch.float32
 
 
+def test_a_weight_counts_as_so_many_rows(monkeypatch):
+    monkeypatch.setattr("iresnet_fast.nn._moments._ROWS", 7)  # in parts, also
+    x, counts = rows(40, 3), torch.arange(40) % 4
+    repeated, weights = x.repeat_interleave(counts, 0), counts.double()
+    for fit in (nn.Whiten.fit, nn.Affine.standardize):
+        once, again = fit(x, None, 0.1 * weights), fit(repeated)
+        for name, buffer in again.named_buffers():
+            torch.testing.assert_close(once.get_buffer(name), buffer, rtol=1e-10, atol=1e-12)
+    for bad in (weights[1:], -weights, 0.0 * weights):
+        with pytest.raises(ValueError, match="weights must"):
+            nn.Whiten.fit(x, weights=bad)
+
+
 @pytest.mark.parametrize("d", [3, 12])
 def test_a_singular_covariance_gets_the_documented_ridge(d):
     x = rows(6, d)

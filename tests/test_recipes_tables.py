@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from iresnet_fast.data import Column, DataSet, TableSchema
-from iresnet_fast.training.baseline import gaussian_log_prob
+from iresnet_fast.training.baseline import Baseline, gaussian_log_prob
 from iresnet_fast.training.batches import divided
 from iresnet_fast.training.fit import fit
 from iresnet_fast.training.recipes import recipe, sizes_of
@@ -94,3 +94,12 @@ def test_a_run_begins_as_the_gaussian_of_all_training_rows(tmp_path):
     held_out = divided(80, training)[1]
     expected = gaussian_log_prob(dataset.train, dataset.train[held_out], torch.zeros(1, dtype=torch.float64))
     assert run.history[0]["validation_nats"] == pytest.approx(-float(expected.mean()), abs=1e-4)  # float32
+
+
+def test_a_model_that_stayed_the_gaussian_is_called_level():
+    for difference in (0.004, -0.004):
+        assert str(Baseline(1.0, difference, 0.001)) == (
+            "baseline: the model is level with a full-covariance Gaussian on the test samples"
+        )
+    assert "worse than a full-covariance Gaussian by 0.01 +- 0.00 nats" in str(Baseline(1.0, -0.0051, 0.001))
+    assert "better than a full-covariance Gaussian by 0.01 +- 0.00 nats" in str(Baseline(1.0, 0.0051, 0.001))

@@ -43,14 +43,17 @@ def test_they_are_one_on_average_over_what_steps_draw_from():
 @pytest.mark.parametrize("kind", ["plane", "flow", "classifier", "hybrid"])
 def test_the_loss_is_the_mean_of_weight_times_loss(kind):
     dataset = weighted("plane" if kind == "plane" else "images")
-    model = make_model(kind).eval()  # so that losses of one and of many samples see the same model
+    model = make_model(kind)
     task = task_of(model, 0.5)
     task.adopt(dataset)
+    with torch.no_grad():
+        task.initialize(task.inputs(dataset.train))
+    model.eval()  # so that losses of one and of many samples see the same model
     x, labels = task.inputs(dataset.train[:6]), None if kind in ("plane", "flow") else dataset.train_labels[:6]
     weights = torch.tensor([0.0, 0.5, 1.0, 2.0, 0.25, 4.0])
     if labels is not None:
         task.class_weights = torch.tensor([0.5, 1.0, 3.0])
-    found = task.loss(x, labels, None, weights)
+    found = task.loss(x, labels, None, weights).detach()
     parts = []
     for i in range(6):
         label = None if labels is None else labels[i : i + 1]
@@ -62,7 +65,7 @@ def test_the_loss_is_the_mean_of_weight_times_loss(kind):
             parts.append(F.cross_entropy(model(x[i : i + 1]), label) * task.class_weights[label[0]])
         else:
             parts.append(task.loss(x[i : i + 1], None))
-    expected = sum(float(weight * part) for weight, part in zip(weights, parts, strict=True)) / 6
+    expected = sum(float(weight * part.detach()) for weight, part in zip(weights, parts, strict=True)) / 6
     # Sums in float32 of a few terms in another order.
     assert float(found) == pytest.approx(expected, rel=1e-4)
 
@@ -82,7 +85,7 @@ def test_a_sample_without_weight_has_no_part_in_the_gradient(tmp_path):
     losses = []
     for given in (dataset, other):
         batch = Batches(given, config, torch.device("cpu"))(0)
-        losses.append(task_of(make_model().eval()).loss(batch.x, None, None, batch.weights))
+        losses.append(task_of(make_model().eval()).loss(batch.x, None, None, batch.weights).detach())
     assert torch.equal(*losses)
 
 

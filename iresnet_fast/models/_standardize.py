@@ -29,7 +29,7 @@ class Standardizes(nn.Module):
         return self.config.preprocess in _FITTED or self.context_preprocessing is not None
 
     @torch.no_grad()
-    def fit_preprocessing(self, data: Tensor, context: Tensor | None = None) -> None:
+    def fit_preprocessing(self, data: Tensor, context: Tensor | None = None, weights: Tensor | None = None) -> None:
         """Take mean and variance of every entry of what is to be standardised, or the covariance to whiten by.
 
         They are computed in float64, with the variance of the noise that dequantises.
@@ -37,9 +37,11 @@ class Standardizes(nn.Module):
         Args:
             data: [N, *event_shape], for preprocess="standardize" or "whiten".
             context: [N, context_features], for context_preprocess="standardize".
+            weights: [N], how much each sample counts; None: all the same.
 
         Raises:
-            ValueError: the model standardises neither, or the data or the context do not fit or are not finite.
+            ValueError: the model standardises neither, the data or the context do not fit or are not finite, or the
+                weights do not fit.
         """
         if not self.standardizes:
             raise ValueError(
@@ -50,19 +52,20 @@ class Standardizes(nn.Module):
         check_contexts(context, len(data), self.config.context_features, self.prior.mean)
         if self.config.preprocess in _FITTED:
             n_levels = self.config.n_levels
-            self._fit(data if n_levels is None else (data + 0.5) / n_levels)
+            self._fit(data if n_levels is None else (data + 0.5) / n_levels, weights)
         if self.context_preprocessing is not None and context is not None:
-            _refit(self.context_preprocessing, Affine.standardize(context))
+            _refit(self.context_preprocessing, Affine.standardize(context, weights=weights))
         if self.config.starts_normal:
             for layer in self.body.modules():
                 if isinstance(layer, ActNorm):  # which would find what it is given normalised
                     layer.initialized.fill_(1.0)
 
-    def _fit(self, data: Tensor) -> None:
+    def _fit(self, data: Tensor, weights: Tensor | None) -> None:
         steps = torch.tensor(self.config.dequantize, dtype=torch.float64, device=data.device)
         noise = steps.square() / 12.0 if self.config.dequantize else None
         layer = next(layer for layer in self.preprocessing if isinstance(layer, (Affine, Whiten)))
-        _refit(layer, Whiten.fit(data, noise) if isinstance(layer, Whiten) else Affine.standardize(data, noise))
+        fitted = Whiten.fit if isinstance(layer, Whiten) else Affine.standardize
+        _refit(layer, fitted(data, noise, weights))
 
 
 def _refit(layer: nn.Module, fitted: nn.Module) -> None:

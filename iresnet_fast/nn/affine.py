@@ -39,7 +39,7 @@ class Affine(Transform):
             self.register_buffer(name, number.detach().clone())
 
     @classmethod
-    def standardize(cls, data: Tensor, noise_variance: Tensor | None = None) -> Affine:
+    def standardize(cls, data: Tensor, noise_variance: Tensor | None = None, weights: Tensor | None = None) -> Affine:
         """Build the map that gives every entry of an event mean 0 and variance 1 over `data` [N, *event].
 
         Both are computed in float64. An entry that is constant keeps its scale.
@@ -47,12 +47,13 @@ class Affine(Transform):
         Args:
             data: [N, *event].
             noise_variance: [*event], of independent noise that is going to be added to the data; None: none.
+            weights: [N], how much each sample counts; None: all the same.
 
         Raises:
-            ValueError: there is no sample, or a value is not finite.
+            ValueError: there is no sample, a value is not finite, or the weights do not fit.
         """
-        mean = mean_of(data)
-        variance = variance_of(data, mean)
+        mean = mean_of(data, weights)
+        variance = variance_of(data, mean, weights)
         if noise_variance is not None:
             variance = variance + noise_variance.to(variance)
         scale = torch.where(variance > 0.0, variance.rsqrt(), 1.0)

@@ -54,27 +54,29 @@ class Whiten(Transform):
         self.register_buffer("matrix", matrix.detach().clone())
 
     @classmethod
-    def fit(cls, data: Tensor, noise_variance: Tensor | None = None) -> Whiten:
+    def fit(cls, data: Tensor, noise_variance: Tensor | None = None, weights: Tensor | None = None) -> Whiten:
         """Build the map that gives `data` [N, d] mean 0 and the identity as covariance, both computed in float64.
 
-        The covariance is that of the maximum of the likelihood, divided by N. Where columns depend on each other
+        The covariance is that of the maximum of the likelihood, divided by N.
+        Where columns depend on each other
         linearly, as they do for N <= d, it is singular: then the smallest multiple of the identity that lifts the
         eigenvalues of the correlation matrix to 1e-9 is added to that. A column that is constant keeps its scale.
 
         Args:
             data: [N, d].
             noise_variance: [d], of independent noise that is going to be added to the data; None: none.
+            weights: [N], how much each sample counts; None: all the same.
 
         Returns:
             The layer, its buffers of the dtype of the data, at least float32.
 
         Raises:
-            ValueError: there is no sample, or a value is not finite.
+            ValueError: there is no sample, a value is not finite, or the weights do not fit.
         """
         check_tensor(data, "data")
         check_shape(data, (None,), "data")
-        mean = mean_of(data)
-        covariance = covariance_of(data, mean)
+        mean = mean_of(data, weights)
+        covariance = covariance_of(data, mean, weights)
         if noise_variance is not None:
             covariance += noise_variance.to(covariance).diag()
         variance = covariance.diagonal()

@@ -15,6 +15,8 @@ from .tasks import flow_of
 _MOST_DIMENSIONS = 2000  # whose covariance matrix takes a second
 _RIDGES = (0.0, 1e-14, 1e-12, 1e-10, 1e-8, 1e-6)  # of the correlation matrix, from none on
 
+_LEVEL = 0.005  # nats that are printed as 0.00: a model that is kept as it began differs by its noise and rounding
+
 
 @dataclass(frozen=True)
 class Baseline:
@@ -36,6 +38,8 @@ class Baseline:
         """Return it in one line."""
         error = "" if math.isnan(self.standard_error) else f" +- {self.standard_error:.2f}"
         what = "a full-covariance Gaussian" + " around a linear function of the context" * self.with_context
+        if abs(self.difference) < _LEVEL:
+            return f"baseline: the model is level with {what} on the test samples"
         if self.difference < 0.0:
             return (
                 f"baseline: the model is worse than {what} by {-self.difference:.2f}{error} nats on the test samples: "

@@ -13,7 +13,7 @@ from .. import _schema
 from .._optional import needed
 from .._regular import open_regular
 from .._version import __version__
-from ..data.source import Source
+from ..data.source import ImageOptions, Source, TableOptions
 from .checkpoint import MODELS
 from .config import TrainConfig
 from .files import writing
@@ -37,7 +37,7 @@ _SCALARS = {
     "bool": (r"true|false", "tf"),
     "null": (r"null|~|", ["n", "~", ""]),
     "int": (r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
-    "float": (r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?\.inf", "-+0123456789."),
+    "float": (r"[-+]?(\d+\.\d*([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.inf)", "-+0123456789."),
 }
 
 
@@ -136,6 +136,9 @@ def _built(values: Any) -> RunFile:
     source = None
     if isinstance(values["data"], dict):
         _check_names("data", values["data"], Source)
+        for name, part in (("table", TableOptions), ("images", ImageOptions)):
+            if isinstance(values["data"].get(name), dict):
+                _check_names(f"data.{name}", values["data"][name], part)
         if "names" not in values["data"]:
             raise ValueError("data.names must be given, got none; add the name of a data set, or files.")
         try:

@@ -41,6 +41,7 @@ class TableSizes(NamedTuple):
             "hidden": self.hidden,
             "preprocess": self.preprocess,
             "zero_init": True,
+            "coeff": 0.97,
             "final_actnorm": True,
         }
 
@@ -64,12 +65,13 @@ class TableSizes(NamedTuple):
 
 # Rows to train on up to which a size holds, blocks, widths, rows of a batch, steps.
 _SIZES = (
-    (1_000, 6, (32, 32), 128, 2_000),
+    (1_000, 6, (32, 32), 128, 4_000),
     (10_000, 8, (64, 64), 256, 5_000),
     (100_000, 12, (96, 96), 512, 20_000),
     (math.inf, 20, (128, 128), 1_000, 100_000),
 )
-_MOST_DECAY = 3.0
+_MOST_DECAY, _DECAY_OF_ROW = 1.0, 100.0
+_BATCHES_OF_EPOCH, _LEAST_BATCH = 3, 8
 
 
 def table_sizes(n_rows: int, n_dims: int) -> TableSizes:
@@ -86,9 +88,10 @@ def table_sizes(n_rows: int, n_dims: int) -> TableSizes:
     n_held_out = min(n_rows // 2, math.ceil(n_rows * (0.1 if n_rows >= 2_000 else 0.15 if n_rows >= 60 else 0.3)))
     n_fit = n_rows - n_held_out
     _, blocks, hidden, batch, steps = next(size for size in _SIZES if n_fit < size[0])
-    batch = min(batch, n_fit)
+    # The noise of batches that are a part of the rows keeps a flow of few rows from learning them by heart.
+    batch = min(batch, n_fit, max(_LEAST_BATCH, 1 << int(math.log2(max(1.0, n_fit / _BATCHES_OF_EPOCH)))))
     preprocess = "whiten" if n_rows >= 2 * n_dims else "standardize"
-    decay = round(min(_MOST_DECAY, 300.0 / n_fit), 4)
+    decay = round(min(_MOST_DECAY, _DECAY_OF_ROW / n_fit), 4)
     start = "their Gaussian" if preprocess == "whiten" else "their variances, too few for a covariance matrix"
     reason = (
         f"{blocks} blocks of width {hidden[0]} and batches of {batch}: {n_rows} rows of {n_dims} "
