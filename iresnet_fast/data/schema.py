@@ -111,8 +111,7 @@ class Column:
             return cells
         # A tenth of the distance of float32 numbers, 2^-24 of the largest, at least.
         decimals = math.ceil(24 * math.log10(2.0) - math.log10(size)) + 1
-        rounded: NDArray[np.float64] = np.round(cells, decimals) if decimals < 300 else cells
-        return rounded
+        return np.array([round(cell, decimals) for cell in cells.tolist()])  # numpy's own leaves digits behind
 
     def fill(self) -> NDArray[np.float64]:
         """Return the entries [width] that take the place of a missing cell."""
