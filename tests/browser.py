@@ -6,18 +6,18 @@ nothing can come from elsewhere.
 
 from __future__ import annotations
 
-import fcntl
 import html
 import json
 import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from debian_packages import MissingError, unpacked
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "chromium"
@@ -148,58 +148,25 @@ def chromium() -> tuple[str, dict[str, str]]:
     for name in NAMES:
         if found := shutil.which(name):
             return found, dict(os.environ)
-    unpacked = BUILD / "debian"
-    if not unpacked.is_dir():
-        BUILD.mkdir(parents=True, exist_ok=True)
-        with (BUILD / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # several tests may ask at once
-            if not unpacked.is_dir():
-                _unpack()
-    program = unpacked / "usr" / "lib" / "chromium" / "chromium"
+    try:
+        root = unpacked(BUILD, PACKAGES, f"browser: fetching {' and '.join(PACKAGES)} into {BUILD} (150 MB)")
+    except MissingError as error:
+        raise SystemExit(_missing(str(error))) from error
+    program = root / "usr" / "lib" / "chromium" / "chromium"
     if not program.exists():
         raise SystemExit(_missing(f"Debian's packages have none: remove {BUILD} to fetch them again"))
-    libraries = unpacked / "usr" / "lib"
+    libraries = root / "usr" / "lib"
     folders = [*sorted(str(folder) for folder in libraries.glob("*-linux-gnu*")), str(libraries)]
     before = os.environ.get("LD_LIBRARY_PATH", "")
     path = ":".join(filter(None, [*folders, *(f"{folder}/nss" for folder in folders), before]))
-    return str(program), {**os.environ, "LD_LIBRARY_PATH": path, "FONTCONFIG_FILE": str(_fonts(unpacked))}
+    return str(program), {**os.environ, "LD_LIBRARY_PATH": path, "FONTCONFIG_FILE": str(_fonts(root))}
 
 
-def _fonts(unpacked: Path) -> Path:
+def _fonts(root: Path) -> Path:
     """Write a configuration of fontconfig that finds the fonts which were unpacked."""
     path = BUILD / "fonts.conf"
-    path.write_text(
-        f"<fontconfig><dir>{unpacked}/usr/share/fonts</dir><cachedir>{BUILD}/fonts</cachedir></fontconfig>\n"
-    )
+    path.write_text(f"<fontconfig><dir>{root}/usr/share/fonts</dir><cachedir>{BUILD}/fonts</cachedir></fontconfig>\n")
     return path
-
-
-def _unpack() -> None:
-    """Download the packages, and those they need that are not installed here, and unpack them."""
-    if not shutil.which("apt-get") or not shutil.which("dpkg"):
-        raise SystemExit(_missing("there is no apt-get to fetch it with"))
-    fresh = BUILD / "fetching"
-    shutil.rmtree(fresh, ignore_errors=True)
-    (fresh / "lists" / "partial").mkdir(parents=True)
-    (fresh / "archives" / "partial").mkdir(parents=True)
-    # Lists and files of its own: the system's belong to root, and may be locked.
-    folders = {"State::Lists": fresh / "lists", "Cache": fresh, "Cache::Archives": fresh / "archives"}
-    options = [f"-oDir::{name}={folder}" for name, folder in folders.items()]
-    apt = ["apt-get", "-qq", "-oDebug::NoLocking=1", "-oAPT::Sandbox::User=", "-oAcquire::Retries=3", *options]
-    print(f"browser: fetching {' and '.join(PACKAGES)} into {BUILD} (150 MB)", file=sys.stderr, flush=True)
-    for command in (["update"], ["install", "-y", "--download-only", "--no-install-recommends", *PACKAGES]):
-        _call([*apt, *command])
-    for package in sorted((fresh / "archives").glob("*.deb")):
-        _call(["dpkg", "-x", str(package), str(fresh / "root")])
-    (fresh / "root").rename(BUILD / "debian")  # only now: what is there is whole
-    shutil.rmtree(fresh)
-
-
-def _call(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}, check=False)
-    if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
-        raise SystemExit(_missing(f"`{command[0]}` could not fetch it: {said[-1]}"))
 
 
 def _missing(reason: str) -> str:

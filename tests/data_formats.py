@@ -1,9 +1,11 @@
 """Every format of data: how good files are written, what to load, and the file that tests damage."""
 
 import shutil
+import zipfile
 
 import data_files
 import numpy as np
+import pandas
 import test_data_celeba as celeba
 import test_data_imagenet as imagenet
 
@@ -12,8 +14,17 @@ IMAGES, BATCH, MAT = data_files.IDX[0], "data_batch_2", "train_32x32.mat"
 
 def write_table(folder, name="table.npy", array=None):
     array = np.random.default_rng(0).normal(size=(30, 3)) if array is None else array
-    if name.endswith(".csv"):
+    if name.endswith((".csv", ".csv.gz")):
         np.savetxt(folder / name, array, delimiter=",")
+    elif name.endswith(".parquet"):
+        pandas.DataFrame(array, columns=list("abc")).to_parquet(folder / name)
+    elif name.endswith(".arff"):
+        head = "".join(f"@attribute {name} real\n" for name in "abc")
+        np.savetxt(folder / name, array, delimiter=",", header=f"@relation r\n{head}@data", comments="")
+    elif name.endswith(".zip"):
+        write_table(folder)
+        with zipfile.ZipFile(folder / name, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write(folder / "table.npy", "table.npy")
     else:
         {".npy": np.save, ".npz": np.savez}[name[-4:]](folder / name, array)
 
@@ -49,5 +60,9 @@ FORMATS = {
     "zip": (write_zip, "celeba", f"{celeba.IMAGES}.zip"),
     "npy": (write_table, "table.npy", "table.npy"),
     "npz": (lambda folder: write_table(folder, "table.npz"), "table.npz", "table.npz"),
-    "csv": (lambda folder: write_table(folder, "table.csv"), "table.csv", "table.csv"),
+    **{
+        kind: (lambda folder, kind=kind: write_table(folder, f"table.{kind}"), f"table.{kind}", f"table.{kind}")
+        for kind in ("csv", "csv.gz", "parquet", "arff")
+    },
+    "table.zip": (lambda folder: write_table(folder, "table.zip"), "table.zip", "table.zip"),
 }

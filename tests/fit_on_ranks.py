@@ -70,12 +70,16 @@ def main(results, jobs):
             if "signal_at" in job:
                 signal_at(*job["signal_at"])
             try:
-                run = training.fit(model(), dataset(), config(), Path(results, job["folder"]), job["resume"], False)
+                changes = job.get("changes", {})
+                run = training.fit(
+                    model(), dataset(), config(**changes), Path(results, job["folder"]), job["resume"], False
+                )
             except training.TrainingInterrupted as error:
                 print(f"iresnet-fast: {error}", file=sys.stderr)
                 return 130  # the last job
             losses = {row["step"]: row["loss"] for row in run.history}
             runs.append({"state": run.model.state_dict(), "losses": losses, "step": run.step})
+            runs[-1] |= {"best": run.best.state_dict(), "best_step": run.best_step, "stopped": run.stopped}
             torch.save({"runs": runs, "written": written[:]}, Path(results, f"rank{distributed.rank()}"))
     return 0
 

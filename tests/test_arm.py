@@ -57,7 +57,7 @@ def test_without_debian_one_sentence(toolchain, monkeypatch):
 def test_packages_that_cannot_be_had_leave_nothing_behind(toolchain, monkeypatch):
     on_path(monkeypatch, toolchain, "apt-get", "dpkg")
     failed = subprocess.CompletedProcess([], 100, "", "W: slow\nE: Unable to fetch some archives\n")
-    monkeypatch.setattr(toolchain.subprocess, "run", lambda *arguments, **options: failed)
+    monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: failed)
     for _ in range(2):  # the second try is not taken for done
         with pytest.raises(SystemExit, match="`apt-get` could not fetch them: E: Unable to fetch some archives"):
             toolchain.compiler()

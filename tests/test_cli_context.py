@@ -78,7 +78,7 @@ def test_train_evaluate_and_info(run, table, capsys):
     assert expected.metrics["nats"] < shuffled.metrics["nats"] - 0.5
     assert main(["info", str(run)]) == 0
     assert '  context: ["b", "a"]\n' in capsys.readouterr().out
-    assert main(["reconstruct", str(run), "--n", "3"]) == 0
+    assert main(["reconstruct", str(run), "--n", "3", "--out", str(run / "reconstructions.csv")]) == 0
     assert "certified" in capsys.readouterr().out
 
 
@@ -148,14 +148,14 @@ def test_errors_of_columns(tmp_path):
     with pytest.raises(data.DataError, match="got 'a', that of several; correct it"):
         data.load("twice.csv", tmp_path, context=("a",))
     np.savez(tmp_path / "parts.npz", train=rows(), test=rows()[:, :3])
-    with pytest.raises(data.DataError, match=r"test in .*parts.npz must have the columns of train in .*parts.npz, 4, got 3; correct one"):
+    with pytest.raises(data.DataError, match=r"test in .*npz must have the columns of train in .*, 4, got 3; correct"):
         data.load("parts.npz", tmp_path, context=("1",))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--context must be 2 numbers, of b, a, for this model, got none; pass e.g. --context=0.5,0.5."),
+        ([], "--given must be the context of this model, b, a, got none; pass e.g. --given b="),
         (
             ["--context", "1"],
             "--context must be 2 numbers, of b, a, for this model, got 1; pass e.g. --context=0.5,0.5",

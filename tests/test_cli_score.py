@@ -118,7 +118,7 @@ def test_to_the_screen(run, tmp_path, capsys):
     assert header == "log_prob,log_prob_per_dim,typicality_p"
     assert math.isfinite(float(first.split(",")[0]))
     assert second == ",,"
-    assert "log-likelihood of 1 rows" in captured.err
+    assert "log-likelihood of 1 row: " in captured.err
 
 
 def test_a_run_without_scores_takes_its_data(tmp_path, monkeypatch):
@@ -192,3 +192,36 @@ def test_a_column_that_is_not_there(run, tmp_path, capsys):
     path = write(tmp_path / "good.csv", ["a", "b"], [[0.5, 1e6]])
     assert main(["score", str(run), "--data", path, "--keep", "id", "--out", str(tmp_path / "s.csv")]) == 2
     assert "must include 'id', got a, b: none of them" in capsys.readouterr().err
+
+
+def test_a_folder_of_images_is_scored_whole_and_classes_have_names(tmp_path, monkeypatch):
+    pillow = pytest.importorskip("PIL.Image")
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    for kind, least in (("cats", 0), ("dogs", 128)):
+        for part, n in (("photos", 20), ("new", 3)):
+            folder = tmp_path / part / kind
+            folder.mkdir(parents=True)
+            for i in range(n):
+                pixels = generator.integers(least, least + 128, (8, 8), dtype=np.uint8)
+                pillow.fromarray(pixels).save(folder / f"{i}.png")
+    sizes = ["--set", "blocks=[1,1]", "--set", "hidden=[4,4]", "--batch-size", "16", "--max-steps", "30", "--quiet"]
+    assert main(["train", "--data", "photos", "--model", "hybrid", *sizes, "--folder", "run"]) == 0
+    assert main(["score", "run", "--data", "new"]) == 0
+    found = read("scores.csv")
+    assert list(found[0]) == ["log_prob", "bits_per_dim", "typicality_p", "class", "probability"]
+    assert len(found) == 6
+    assert {row["class"] for row in found} <= {"cats", "dogs"}
+    assert training.reference_scores("run").numel() == 36  # nine tenths of them
+
+
+def test_rows_where_the_model_overflows_are_said(run, tmp_path, capsys):
+    # Squares of such numbers are beyond float32: the log-density is no number there, or minus infinity.
+    path = write(tmp_path / "far.csv", ["a", "b"], [[0.5, 1e6], [1e30, 1e6]])
+    assert main(["score", str(run), "--data", path, "--out", str(tmp_path / "s.csv")]) == 0
+    near, far = read(tmp_path / "s.csv")
+    out = capsys.readouterr().out
+    assert math.isfinite(float(near["log_prob"]))
+    assert far["log_prob"] in ("", "-inf")
+    assert ("1 rows have no log-likelihood" in out) == (far["log_prob"] == "")
+    assert "log-likelihood of 2 rows: " in out

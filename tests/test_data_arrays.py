@@ -154,7 +154,7 @@ def test_errors(array, message, tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"x": np.zeros((4, 5, 5), np.uint8), "y": np.arange(3)}, "a label for each of 4 events, got 3"),
+        ({"x": np.zeros((4, 5, 5), np.uint8), "y": np.arange(3)}, "a label for each of 4 events, got the shape"),
         ({"x": np.zeros((4, 5, 5), np.uint8), "y": np.full(4, 0.5)}, "whole numbers from 0 on as labels"),
         ({"x": np.zeros((4, 5, 5), np.uint8), "y": np.full(4, -1)}, "whole numbers from 0 on as labels"),
         (

@@ -215,6 +215,16 @@ def test_what_is_no_image_is_counted(tmp_path):
     assert len(caught) == 1
 
 
+def test_a_third_part_and_a_class_without_images_are_told(tmp_path):
+    for name in ("train/a", "train/b", "test/a", "val/a"):
+        (tmp_path / name).mkdir(parents=True)
+        pair(tmp_path / name, ".png", Image.fromarray(GREY))
+    (tmp_path / "train" / "c").mkdir()
+    with pytest.warns(RuntimeWarning, match=r"2 entries .* \(1 folder c without images, 1 folder val\)"):
+        found = data.load(tmp_path)
+    assert found.class_names == ("a", "b")
+
+
 def test_a_folder_in_a_folder_is_entered(tmp_path):
     inside = tmp_path / "photos" / "photos"
     inside.mkdir(parents=True)

@@ -1,7 +1,6 @@
 """Text files of tables in the dialects that programs write: every cell is read as it was."""
 
 import csv
-import io
 import warnings
 
 import numpy as np

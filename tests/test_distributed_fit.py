@@ -126,6 +126,23 @@ def test_only_the_main_process_writes(ranks):
     assert other == []
 
 
+def test_processes_keep_the_same_model_and_stop_together(tmp_path):
+    """A rate so high that the model only gets worse; a second run is interrupted and goes on."""
+    changes = {"validation": 0.25, "patience": 2, "eval_steps": 1, "eval_minutes": None, "learning_rate": 1.0}
+    job = {"folder": "run", "resume": False, "changes": {**changes, "decay_start": 1.0, "ema": None}}
+    code, errors = torchrun(tmp_path, job, {**job, "resume": True})
+    assert code == 0, errors
+    first, second = (torch.load(tmp_path / f"rank{rank}")["runs"] for rank in range(2))
+    assert first[0]["step"] < fit_on_ranks.STEPS
+    assert (first[0]["step"] - first[0]["best_step"], first[0]["stopped"] is None) == (2, False)
+    for ours, theirs in zip(first, second, strict=True):
+        assert all(ours[name] == theirs[name] == first[0][name] for name in ("step", "best_step", "stopped"))
+        assert all(torch.equal(value, theirs["best"][name]) for name, value in first[0]["best"].items())
+        assert all(torch.equal(value, ours["best"][name]) for name, value in first[0]["best"].items())
+    kept = training.load_model(tmp_path / "run").state_dict()
+    assert all(torch.equal(value, kept[name]) for name, value in first[0]["best"].items())
+
+
 def test_a_batch_that_cannot_be_shared(monkeypatch):
     monkeypatch.setattr(distributed, "world_size", lambda: 3)
     with pytest.raises(ValueError, match=r"batch_size must be divisible by 3, the number of processes, got 8"):

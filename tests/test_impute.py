@@ -9,8 +9,9 @@ from gaussian_runs import conditional_of, gaussian_flow, normal_of
 from torch import nn
 
 from iresnet_fast.models import FlowConfig, IResNetFlow
+from iresnet_fast.training._chains import CHAINS, Chains
 from iresnet_fast.training._gaussian import conditional
-from iresnet_fast.training.impute import CHAINS, impute
+from iresnet_fast.training.impute import impute
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -164,7 +165,7 @@ def test_chains_that_do_not_agree_are_doubted(monkeypatch):
 
     monkeypatch.setattr(IResNetFlow, "log_prob", log_prob)
     monkeypatch.setattr(
-        sampler._Chains,
+        Chains,
         "_first",
         lambda chains: (
             chains._normal.mean.repeat(CHAINS, 1, 1) * torch.tensor([1.0, 1.0, 0.0])

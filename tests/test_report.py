@@ -16,7 +16,7 @@ from iresnet_fast import training
 from iresnet_fast.cli import main
 from iresnet_fast.data import DataSet
 from iresnet_fast.models import FlowConfig, IResNetFlow
-from iresnet_fast.training import report
+from iresnet_fast.training import checkpoint, report
 from iresnet_fast.training.report import _measure
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -134,6 +134,14 @@ def test_numbers_are_those_of_the_functions_that_measure(folders, pages):
     assert f"{sum(parameter.numel() for parameter in model.parameters())}" in pages["plane"]
 
 
+def test_nats_are_those_of_the_columns_of_the_file(folders, pages):
+    folder, data = folders["table"]
+    found = training.evaluate(training.load_model(folder), data.test, context=data.test_context)
+    value = found.metrics["nats"] + math.log(4.0)  # the scale of one of the columns
+    assert f"{value:.3f} \N{PLUS-MINUS SIGN}" in pages["table"]
+    assert "Nats are those of the scaled columns: +1.386 for those of the file." in pages["table"].replace("&#43;", "+")
+
+
 def test_what_differs_from_the_defaults_is_emphasised(pages):
     rows = pages["plane"].split('<tr class="differs">')[1:]
     names = [row.split('<th scope="row">')[1].split("<")[0] for row in rows]
@@ -198,7 +206,10 @@ def test_the_commands_run(kind, tmp_path, monkeypatch, capsys):
         np.save("waves.npy", np.random.default_rng(0).normal(size=(60, 2, 16)).astype(np.float32))
         arguments = ["--data", "waves.npy"]
     assert main(["train", *arguments, *TINY, *SCALES.get(kind, []), "--folder", str(folder)]) == 0
-    capsys.readouterr()
+    assert f"report: iresnet-fast report {shlex.quote(str(folder))} writes" in capsys.readouterr().out
+    drawn = {path.name for path in folder.glob("*.png")}
+    of_columns = {"pairs.png", "calibration.png"}
+    assert drawn & of_columns == (of_columns if kind in ("points", "table") else set())
     assert main(["report", str(folder)]) == 0
     said = capsys.readouterr().out.splitlines()[-1]
     assert said.startswith(f"{folder / 'report.html'} (")
@@ -252,6 +263,18 @@ def test_a_run_that_is_not_finished(run):
     (folder / "model.safetensors").unlink()
     page = read(report.write_report(folder, dataset=data))
     assert "The run is not finished: this is its model after 12 steps." in page.text
+
+
+def test_a_single_test_sample_and_settings_of_another_version(run, tmp_path):
+    folder, data = run
+    found = checkpoint.read(folder / "model.safetensors")
+    metadata = {name: found.metadata[name] for name in found.metadata if name not in ("format", "version")}
+    metadata["train_config"] = {**metadata["train_config"], "of_the_future": "<i>"}
+    checkpoint.write(tmp_path / "model.safetensors", found.tensors, metadata)
+    page = read(report.write_report(tmp_path, dataset=DataSet("curve", data.train, data.test[:1])))
+    assert "of_the_future" in page.text
+    assert "nan" not in page.text.partition("Training")[0]
+    assert "1 test sample" in page.text
 
 
 def test_a_run_without_its_log(run):

@@ -76,16 +76,16 @@ def nowhere(monkeypatch, tmp_path):
 
 def test_without_debian_one_sentence(nowhere, monkeypatch):
     monkeypatch.setattr(browser.shutil, "which", lambda *_, **__: None)
-    with pytest.raises(SystemExit, match=r"is missing and there is no apt-get to fetch it with\. Install Chromium"):
+    with pytest.raises(SystemExit, match=r"is missing and there is no apt-get to fetch them with\. Install Chromium"):
         browser.chromium()
 
 
 def test_packages_that_cannot_be_had_leave_nothing_behind(nowhere, monkeypatch):
     monkeypatch.setattr(browser.shutil, "which", lambda name, **_: name if name in ("apt-get", "dpkg") else None)
     failed = subprocess.CompletedProcess([], 100, "", "W: slow\nE: Unable to fetch some archives\n")
-    monkeypatch.setattr(browser.subprocess, "run", lambda *_, **__: failed)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
     for _ in range(2):  # the second try is not taken for done
-        with pytest.raises(SystemExit, match="`apt-get` could not fetch it: E: Unable to fetch some archives"):
+        with pytest.raises(SystemExit, match="`apt-get` could not fetch them: E: Unable to fetch some archives"):
             browser.chromium()
     assert not (browser.BUILD / "debian").exists()
 

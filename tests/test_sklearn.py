@@ -117,6 +117,19 @@ def test_in_pipelines_cross_validation_and_searches(x):
     assert search.best_score_ == max(search.cv_results_["mean_test_score"])
 
 
+def test_parameters_may_be_numbers_of_numpy(x):
+    parameters = {
+        "n_blocks": np.int64(1),
+        "hidden": [np.int32(4)],
+        "batch_size": np.int64(30),
+        "max_steps": np.int64(2),
+    }
+    others = {"learning_rate": np.float32(0.01), "validation_fraction": np.float64(0.2), "patience": np.int64(1)}
+    density = ResidualFlowDensity(**parameters, **others, max_minutes=np.float64(5.0), random_state=np.int64(0)).fit(x)
+    assert density.n_steps_ == 2
+    assert density.flow_.config.hidden == (4,)
+
+
 def test_data_frames_keep_the_names_of_their_columns(x):
     frame = pd.DataFrame(x, columns=["a", "b", "c"])
     density = ResidualFlowDensity(**TRAINED).fit(frame)
@@ -143,16 +156,20 @@ def test_weights_move_the_density(x):
     assert gain[heavy > 1.0].mean() > 0.0 > gain[heavy == 1.0].mean()
 
 
-def test_few_rows_have_a_normal_density():
-    x = np.random.default_rng(0).normal(size=(40, 2)) @ np.array([[1.0, 2.0], [0.0, 3.0]])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_few_rows_have_a_normal_density(weighted):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 2)) @ np.array([[1.0, 2.0], [0.0, 3.0]])
+    weights = rng.integers(1, 5, 40) if weighted else np.ones(40, int)
     with pytest.warns(RuntimeWarning, match="X has 40 distinct rows, fewer than the 50"):
-        density = ResidualFlowDensity().fit(x)
+        density = ResidualFlowDensity().fit(x, sample_weight=weights)
     assert density.n_steps_ == 0
-    centred, covariance = x - x.mean(0), np.cov(x.T, bias=True)
+    mean, covariance = np.average(x, 0, weights), np.cov(x.T, bias=True, fweights=weights)
+    centred = x - mean
     squares = (centred @ np.linalg.inv(covariance) * centred).sum(1)
     expected = -0.5 * (squares + np.log(np.linalg.det(2.0 * np.pi * covariance)))
-    # Mean and matrix of the whitening are kept in float32, those of 40 rows.
-    np.testing.assert_allclose(density.score_samples(x), expected, atol=1e-4)
+    # All is float64: sums of 40 numbers, and squares up to 20 with a covariance matrix of condition 20.
+    np.testing.assert_allclose(density.score_samples(x), expected, rtol=0, atol=40 * 20 * 20 * np.finfo(float).eps)
 
 
 def test_training_gets_better_and_patience_ends_it(x):

@@ -108,7 +108,7 @@ def _example(schema: TableSchema) -> str:
     parts = []
     for column in schema.context:
         near = column.shift if column.mean is None else column.mean
-        value = column.categories[0] if column.categories else f"{near:.0f}"
+        value = column.categories[0] if column.categories else f"{near:.4g}"
         text = f"{column.name}={value}"
         parts.append(f"--given {text!r}" if any(mark in text for mark in " ;&()'\"") else f"--given {text}")
     return " ".join(parts)

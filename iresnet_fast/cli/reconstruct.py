@@ -32,9 +32,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         help=f"file to write: for vectors a table, {', '.join(TABLES)}, of every column, its reconstruction and the "
-        f"difference; for images a picture, {', '.join(pictures.FORMATS)}; for all but tables the reconstructions as "
-        f".npy (default: reconstructions.csv for vectors, reconstructions.png for images, reconstructions.npy for "
-        f"signals)",
+        f"difference; for images a picture, {', '.join(pictures.FORMATS)}; for all but vectors also their array, .npy "
+        f"(default: reconstructions.csv for vectors, .png for images, else .npy)",
     )
     add_machine_options(parser)
 
@@ -47,7 +46,8 @@ def run(options: argparse.Namespace) -> None:
     with machine(options) as device:
         model, metadata = open_run(options, device)
         shape = task_of(model).event_shape
-        known = {1: TABLES, 2: (".npy",), 3: (*pictures.FORMATS, ".npy")}[len(shape)]
+        is_drawn = len(shape) == 3 and shape[0] in (1, 3)
+        known = TABLES if len(shape) == 1 else (*pictures.FORMATS, ".npy") if is_drawn else (".npy",)
         out = Path("reconstructions" + known[0]) if options.out is None else options.out
         check_suffix(out, known, f"data of shape {shape}")
         batch = open_rows(options, model, metadata).part(slice(options.n))

@@ -100,9 +100,7 @@ def write_picture(flow: IResNetFlow, samples: Tensor, path: Path) -> Path:
     """Draw images, signals or points of the plane."""
     if flow.config.is_image:
         return pictures.image_grid(samples, path, flow.config.n_levels)
-    if len(flow.config.event_shape) == 2:
-        return pictures.signals(samples, path)
-    return pictures.points(samples, path)
+    return pictures.signals(samples, path) if samples.dim() == 3 else pictures.points(samples, path)
 
 
 def _out(options: argparse.Namespace, flow: IResNetFlow, is_table: bool) -> Path | None:

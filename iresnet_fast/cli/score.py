@@ -23,7 +23,7 @@ from .. import _checks, data
 from ..data import DataError, Table
 from ..training.batches import Batch
 from ..training.scores import RowScores, row_scores
-from ..training.tasks import flow_of
+from ..training.tasks import flow_of, task_of
 from ..training.typicality import p_values, reference_scores, training_scores
 from ._options import (
     add_data_options,
@@ -122,7 +122,10 @@ def run(options: argparse.Namespace) -> None:
             reference = _reference(options, model, metadata)
             typicality = None if reference is None else p_values(found.log_prob, reference)
         flow = flow_of(model)
-        table = _table(rows, found, typicality, 0 if flow is None else flow.config.n_dims, _in_bits(model))
+        in_bits = "bits_per_dim" in task_of(model).metrics
+        table = _table(rows, found, typicality, 0 if flow is None else flow.config.n_dims, in_bits)
+        if found.classes is not None:
+            table = _named(table, tuple(metadata["data"].get("class_names") or ()))
     whole = Table("scores", (*kept.names, *table.names), (*kept.columns, *table.columns))
     if to_screen:
         print(_as_text(whole), end="")
@@ -190,11 +193,6 @@ def _reference(options: argparse.Namespace, model: Any, metadata: dict[str, Any]
     return training_scores(model, Batch(dataset.train, None, dataset.train_context), batch_size=options.batch_size)
 
 
-def _in_bits(model: Any) -> bool:
-    flow = flow_of(model)
-    return flow is not None and (len(flow.config.event_shape) == 3 or flow.config.n_levels is not None)
-
-
 def _table(rows: _Rows, found: RowScores, typicality: Tensor | None, n_dims: int, in_bits: bool) -> Table:
     columns: dict[str, NDArray[Any]] = {}
     if found.log_prob is not None:
@@ -214,6 +212,17 @@ def _table(rows: _Rows, found: RowScores, typicality: Tensor | None, n_dims: int
     return Table("scores", tuple(columns), tuple(columns.values()))
 
 
+def _named(table: Table, names: tuple[str, ...]) -> Table:
+    """Return the table with the names of the classes, where the run has some, for their numbers."""
+    if not names:
+        return table
+    columns = [
+        np.array(names, object)[cells] if name == "class" else cells
+        for name, cells in zip(table.names, table.columns, strict=True)
+    ]
+    return Table(table.where, table.names, tuple(columns))
+
+
 def _placed(rows: _Rows, values: Tensor) -> NDArray[np.float64]:
     placed = np.full(rows.n, math.nan)
     placed[rows.places] = rounded(values.double().numpy())
@@ -224,10 +233,14 @@ def _summary(rows: _Rows, table: Table) -> str:
     n_scored, lines = len(rows.places), []
     if "log_prob" in table.names:
         log_prob = table.column("log_prob")[rows.places]
+        n_nan = int(np.isnan(log_prob).sum())
+        if n_nan:
+            lines.append(f"{n_nan} rows have no log-likelihood and empty scores: the model overflows there")
         unit = "bits_per_dim" if "bits_per_dim" in table.names else "log_prob_per_dim"
         lines.append(
-            f"log-likelihood of {n_scored} rows: {log_prob.mean():.3f} nats on average, from {log_prob.min():.3f} to "
-            f"{log_prob.max():.3f}; {unit} {table.column(unit)[rows.places].mean():.3f}"
+            f"log-likelihood of {n_scored} row{'s' * (n_scored > 1)}: {_mean(log_prob):.3f} nats on average, from "
+            f"{np.fmin.reduce(log_prob):.3f} to {np.fmax.reduce(log_prob):.3f}; {unit} "
+            f"{_mean(table.column(unit)[rows.places]):.3f}"
         )
         ranks = table.column("typicality_p") if "typicality_p" in table.names else table.column("log_prob")
         order = np.lexsort((table.column("log_prob"), ranks))[: min(_SHOWN, n_scored)]
@@ -241,6 +254,12 @@ def _summary(rows: _Rows, table: Table) -> str:
     if n_left:
         lines.append(f"{n_left} of {rows.n} rows have missing cells and empty scores; fill them, or see impute")
     return "\n".join(lines)
+
+
+def _mean(values: NDArray[Any]) -> float:
+    """Return the mean of the numbers among some values."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else math.nan
 
 
 def _of(table: Table, row: int) -> str:

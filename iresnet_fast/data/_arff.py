@@ -19,7 +19,7 @@ from .source import TableOptions
 from .table import Table, is_missing
 
 _ATTRIBUTE = re.compile(
-    r"""@attribute\s+(?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"|(\S+?))\s*(\{.*|[A-Za-z]+.*)$""", re.IGNORECASE
+    r"""@attribute\s+(?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"|(\S+?))(?:\s*(\{.*)|\s+([A-Za-z].*))$""", re.IGNORECASE
 )
 _QUOTED = re.compile(r"""(^|[,\t]\s*)(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)')""")
 _TEXTS = ("string", "date")
@@ -47,7 +47,7 @@ def read_arff(where: str, content: bytes | bytearray, options: TableOptions) -> 
                 raise DataError(f"{where} must have attributes with a name and a type, got {line!r:.80}; correct it.")
             name = next(part for part in found.groups()[:3] if part is not None)
             names.append(re.sub(r"\\(.)", r"\1", name))
-            kind = found.group(4).lower()
+            kind = (found.group(4) or found.group(5)).lower()
             if kind.startswith("relational"):
                 raise DataError(f"{where} must have cells of numbers or texts, got a relational attribute; flatten it.")
             if kind.startswith("{") or kind.startswith(_TEXTS):

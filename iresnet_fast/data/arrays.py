@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .._regular import half_of_memory
 from . import _files
@@ -27,6 +28,8 @@ _SPLIT = (
     ("train_x", "train_y", "test_x", "test_y"),
 )
 _WHOLE = (("x", "y"), ("X", "y"), ("x", "labels"), ("images", "labels"), ("data", "labels"))
+
+Rows = slice | Tensor
 
 _MANY_CHANNELS = 8  # of a signal, from which on an array may have been meant for images
 
@@ -61,28 +64,42 @@ def load_arrays(name: str, path: Path, seed: int | None, options: ImageOptions) 
         raise DataError(
             f"{path} must hold arrays of three axes or of four, the same in all parts, got {shapes}; correct it."
         )
-    whole = len(parts) == 1 and seed is None
-    if len(parts) == 1:
-        parts = parts * 2 if seed is None else _halves(parts[0], seed)
-    train, test = parts
-    n_train = len(train.x)
+    first = parts[0].x
+    for part in parts[1:]:
+        if part.x.dtype != first.dtype or part.x.shape[1:] != first.shape[1:]:
+            raise DataError(
+                f"{path} must hold events to test on like those to train on, {first.dtype} of shape {first.shape[1:]}, "
+                f"got {part.x.dtype} of shape {part.x.shape[1:]}; correct it."
+            )
+    train, test = _rows(parts, seed)
     # Both parts are looked at together: the levels and the colours of the one are those of the other.
-    if train.x.dtype != test.x.dtype or train.x.shape[1:] != test.x.shape[1:]:
-        raise DataError(
-            f"{path} must hold events to test on like those to train on, {train.x.dtype} of shape {train.x.shape[1:]}, "
-            f"got {test.x.dtype} of shape {test.x.shape[1:]}; correct it."
-        )
-    x, n_levels = _events(str(path), train.x if whole else np.concatenate((train.x, test.x)), options)
-    start = 0 if whole else n_train
-    if (train.labels is None) != (test.labels is None):
+    array = first if len(parts) == 1 else np.concatenate([part.x for part in parts])
+    x, n_levels = _events(str(path), array, options)
+    labels = _labels(path, parts)
+    if labels is None:
+        return DataSet(name, x[train], x[test], n_levels=n_levels)
+    return DataSet(name, x[train], x[test], labels[train], labels[test], n_levels, 1 + int(labels.max()))
+
+
+def _rows(parts: list[_Events], seed: int | None) -> tuple[Rows, Rows]:
+    """Return the rows to train on and those to test on, of all parts one after the other."""
+    n = len(parts[0].x)
+    if len(parts) > 1:
+        return slice(0, n), slice(n, None)
+    if seed is None:
+        return slice(None), slice(None)
+    if n < 2:
+        raise DataError(f"{parts[0].where} must hold at least 2 events, one to test on, got {n}; add some.")
+    train, test = split_order(n, seed)
+    return torch.from_numpy(train), torch.from_numpy(test)
+
+
+def _labels(path: Path, parts: list[_Events]) -> Tensor | None:
+    """Return the labels of all parts one after the other; None if there are none."""
+    found = [classes_of(part.where, part.labels, len(part.x)) for part in parts if part.labels is not None]
+    if len(found) not in (0, len(parts)):
         raise DataError(f"{path} must hold labels for both parts or for neither, got them for one; add the others.")
-    if train.labels is None or test.labels is None:
-        return DataSet(name, x[:n_train], x[start:], n_levels=n_levels)
-    train_labels, test_labels = (
-        classes_of(part.where, labels, len(part.x)) for part, labels in ((train, train.labels), (test, test.labels))
-    )
-    n_classes = 1 + max(int(train_labels.max()), int(test_labels.max()))
-    return DataSet(name, x[:n_train], x[start:], train_labels, test_labels, n_levels, n_classes)
+    return torch.cat(found) if found else None
 
 
 def _events(where: str, array: Array, options: ImageOptions) -> Images:
@@ -114,20 +131,6 @@ def _events(where: str, array: Array, options: ImageOptions) -> Images:
     levels, n_levels = levels_of(where, array)
     x = torch.from_numpy(np.ascontiguousarray(levels))
     return arranged(where, Images(x, n_levels), options)
-
-
-def _halves(part: _Events, seed: int) -> list[_Events]:
-    """Return nine tenths and one tenth of the events."""
-    if len(part.x) < 2:
-        raise DataError(f"{part.where} must hold at least 2 events, one to test on, got {len(part.x)}; add some.")
-    if part.labels is not None and len(part.labels) != len(part.x):
-        raise DataError(
-            f"{part.where} must have a label for each of {len(part.x)} events, got {len(part.labels)}; correct it."
-        )
-    return [
-        _Events(part.where, part.x[rows], None if part.labels is None else part.labels[rows])
-        for rows in split_order(len(part.x), seed)
-    ]
 
 
 def _npy(path: Path) -> list[_Events]:

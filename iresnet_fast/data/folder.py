@@ -33,10 +33,6 @@ class _Files(NamedTuple):
     of_class: dict[str, list[Path]]
 
     @property
-    def paths(self) -> list[Path]:
-        return [path for paths in self.of_class.values() for path in paths]
-
-    @property
     def has_classes(self) -> bool:
         return "" not in self.of_class
 
@@ -59,10 +55,9 @@ def load_folder(name: str, folder: Path, seed: int | None, options: ImageOptions
     """
     skipped: Counter[str] = Counter()
     train, test = _parts(folder, skipped)
-    n_skipped = sum(skipped.values())
-    if n_skipped:
+    if skipped:
         kinds = ", ".join(f"{count} {shown(kind)}" for kind, count in sorted(skipped.items()))
-        note(f"{n_skipped} entries of {folder} are no images to read and were left out ({kinds}).")
+        note(f"{sum(skipped.values())} entries of {folder} were left out ({kinds}): what is no image, or of no part.")
     classes = tuple(train.of_class) if train.has_classes else ()
     _check_classes(folder, train, test)
     of_train, of_test = _numbered(train), [] if test is None else _numbered(test, classes)
@@ -126,7 +121,8 @@ def _parts(folder: Path, skipped: Counter[str]) -> tuple[_Files, _Files | None]:
     if not trains or not tests:
         return _classes(folder, skipped), None
     _entries(folder, skipped)
-    skipped["images outside the parts"] += len(images)
+    if images:
+        skipped["outside the parts"] += len(images)
     for other in folders:
         if other not in (trains[0], tests[0]):
             skipped[f"folder {other.name}"] += 1
@@ -137,6 +133,9 @@ def _classes(folder: Path, skipped: Counter[str]) -> _Files:
     """Return the images of a folder by their class; raises DataError unless they have classes all or none."""
     images, folders = _entries(folder, skipped)
     of_class = {path.name: found for path in folders if (found := _below(path, skipped))}
+    for path in folders:
+        if path.name not in of_class:
+            skipped[f"folder {path.name} without images"] += 1
     if images and of_class:
         raise DataError(
             f"{folder} must hold either images or one subfolder of images for each class, got {len(images)} images "

@@ -51,7 +51,7 @@ def from_torchvision(
     if any(part[0].shape[1:] != parts[0][0].shape[1:] or part[0].dtype != parts[0][0].dtype for part in parts):
         shapes = " and ".join(f"{part[0].dtype} of shape {part[0].shape[1:]}" for part in parts)
         raise DataError(f"test of {called} must hold events like those of train, got {shapes}; use one transform.")
-    array = np.concatenate([part[0] for part in parts])
+    array = parts[0][0] if len(parts) == 1 else np.concatenate([part[0] for part in parts])
     x, n_levels = _events(called, array, images or ImageOptions())
     given = [part[1] for part in parts]
     labels = None if any(part is None for part in given) else _labels(called, given)

@@ -85,59 +85,59 @@ class ResidualFlowEstimator(BaseEstimator):  # type: ignore[misc]
             sample_weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         rows = distinct(X, sample_weight)
         self.scaling_: Scaling = fit_scaling(rows, getattr(self, "feature_names_in_", None))
-        z = torch.from_numpy(self.scaling_.forward(rows.x)).float()
-        weights = torch.from_numpy(rows.weights / rows.weights.mean()).float()
+        z = torch.from_numpy(self.scaling_.forward(rows.x))
+        weights = torch.from_numpy(rows.weights / rows.weights.mean())
         same = bool((weights == weights[0]).all())
         # What is evaluated on the test part, which a data set must have, is not looked at.
-        dataset = DataSet("X", z, z[:1], train_weights=None if same else weights)
+        dataset = DataSet("X", z.float(), z[:1].float(), train_weights=None if same else weights.float())
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         sizes = table_sizes(*z.shape)
         config = self._training(sizes, len(z), seed)
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
-            flow = self._untrained(sizes, z.shape[1])
-        flow, self.n_steps_ = self._trained(flow.to(self.device), dataset, config)
+            flow = self._untrained(sizes, *z.shape).to(self.device)
+        self.n_steps_ = 0
+        if len(z) < _FEWEST:
+            warnings.warn(
+                f"iresnet_fast: X has {len(z)} distinct rows, fewer than the {_FEWEST} it takes to train a flow: the "
+                f"density is a normal one, with their mean and covariance.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            flow.double().fit_preprocessing(z.to(self.device), weights=weights.to(self.device))
+        else:
+            flow, self.n_steps_ = self._trained(flow, dataset, config)
         # In float64 a log-density depends on nothing but its row, to rounding that nobody sees.
         self.flow_: IResNetFlow = flow.double().eval()
         return rows
 
-    def _untrained(self, sizes: TableSizes, n_dims: int) -> IResNetFlow:
+    def _untrained(self, sizes: TableSizes, n: int, n_dims: int) -> IResNetFlow:
         changes = dict(sizes.changes)
         if not _is_auto(self.n_blocks):
-            _checks.check_count("n_blocks", self.n_blocks, 1)
-            changes["blocks"] = (self.n_blocks,)
+            _checks.check_count("n_blocks", _plain(self.n_blocks), 1)
+            changes["blocks"] = (_plain(self.n_blocks),)
         if not _is_auto(self.hidden):
-            changes["hidden"] = tuple(self.hidden)
+            changes["hidden"] = _plain(self.hidden)
+        if n < _FEWEST:
+            changes |= {"blocks": (0,), "final_actnorm": False, "prior": "standard"}
         return IResNetFlow(IResNetFlow.preset_config("tabular").replace(event_shape=(n_dims,), **changes))
 
     def _training(self, sizes: TableSizes, n: int, seed: int) -> TrainConfig:
         """Return the recipe for n rows, with what the parameters say."""
         recipe = sizes.training
-        own = {name: getattr(self, name) for name in ("batch_size", "learning_rate", "max_steps")}
-        own["validation"] = self.validation_fraction
+        own = {name: _plain(getattr(self, name)) for name in ("batch_size", "learning_rate", "max_steps")}
+        own["validation"] = _plain(self.validation_fraction)
         changes = {name: value for name, value in own.items() if not _is_auto(value)}
         assert recipe.max_steps is not None
         changes.setdefault("max_steps", recipe.max_steps // _OF_BUDGET)
         if "validation" in changes:
             n_held_out = _check_fraction(changes["validation"], n)
             changes.setdefault("batch_size", min(recipe.batch_size, n - n_held_out))
-        changes["patience"] = self.patience if changes.get("validation", recipe.validation) else None
-        return recipe.replace(**changes, max_minutes=self.max_minutes, seed=seed)
+        changes["patience"] = _plain(self.patience) if changes.get("validation", recipe.validation) else None
+        return recipe.replace(**changes, max_minutes=_plain(self.max_minutes), seed=seed)
 
     def _trained(self, flow: IResNetFlow, dataset: DataSet, config: TrainConfig) -> tuple[IResNetFlow, int]:
         """Return the flow as it is to be used, and the number of steps taken."""
-        n = len(dataset.train)
-        if n < _FEWEST:
-            warnings.warn(
-                f"iresnet_fast: X has {n} distinct rows, fewer than the {_FEWEST} it takes to train a flow: the "
-                f"density is a normal one, with their mean and covariance.",
-                RuntimeWarning,
-                stacklevel=4,
-            )
-            data = dataset.train.to(flow.prior.mean)
-            flow.fit_preprocessing(data)
-            flow.initialize(data)
-            return flow, 0
         # `fit` keeps its state in files, so that it can go on after any crash; here nobody looks at them.
         with tempfile.TemporaryDirectory(prefix="iresnet-fast-") as folder, warnings.catch_warnings():
             warnings.filterwarnings("ignore", "iresnet_fast: the run is logged in log.csv alone", RuntimeWarning)
@@ -156,7 +156,7 @@ class ResidualFlowEstimator(BaseEstimator):  # type: ignore[misc]
 
 def _check_fraction(fraction: Any, n: int) -> int:
     """Return how many of n rows are held out; raises unless some are left, and some held out where that is wanted."""
-    if isinstance(fraction, bool) or not isinstance(fraction, (int, float, np.number)):
+    if isinstance(fraction, bool) or not isinstance(fraction, (int, float)):
         raise TypeError(f"validation_fraction must be a number or 'auto', got {fraction!r}; pass e.g. 0.1.")
     n_held_out = round(float(fraction) * n) if 0.0 <= fraction < 1.0 else n
     if n_held_out == n or (n_held_out == 0 and fraction > 0.0):
@@ -165,6 +165,13 @@ def _check_fraction(fraction: Any, n: int) -> int:
             f"distinct rows; pass e.g. 0.1."
         )
     return n_held_out
+
+
+def _plain(value: Any) -> Any:
+    """Return a parameter as Python has it: searches draw numbers of numpy, and lists for tuples."""
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _is_auto(value: Any) -> bool:

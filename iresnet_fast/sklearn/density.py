@@ -21,7 +21,8 @@ class ResidualFlowDensity(DensityMixin, ResidualFlowEstimator):  # type: ignore[
 
     Columns are standardised in float64 and whitened before the flow, so that their units, offsets and correlations do
     not matter; the flow begins as the normal density of the rows, and of its states in training the one that is best
-    on rows held out is kept. With fewer than 50 distinct rows the density stays the normal one, and a warning says so.
+    on rows held out is kept. With fewer than 50 distinct rows the density stays the normal one (without correlations if
+    they are fewer than twice the columns), and a warning says so.
 
     A row of weight 2 is the same as a row that is there twice, and the order of rows has no part. Fits with one integer
     as random_state are the same to the bit at the same number of threads, but for max_minutes; fit in processes rather

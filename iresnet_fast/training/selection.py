@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint
+from . import checkpoint, distributed
 from .batches import Batch
 from .config import TrainConfig
 from .evaluate import Evaluation
@@ -52,11 +52,6 @@ class Selection:
         """Return whether to evaluate after a step; `by_config`: whether eval_steps or eval_minutes say so."""
         return by_config if self._is_timed else step % self._every == 0
 
-    @property
-    def is_exhausted(self) -> bool:
-        """Whether there have been as many evaluations without a better model as patience allows."""
-        return self._patience is not None and self.n_worse >= self._patience
-
     def add(self, model: nn.Module, value: float, step: int, minutes: float, counts: bool = True) -> bool:
         """Take note of an evaluation; returns whether the model is the best so far.
 
@@ -72,6 +67,10 @@ class Selection:
             return False
         self.model, self.value, self.step, self.minutes, self.n_worse = model, value, step, minutes, 0
         return True
+
+    def agree(self) -> None:
+        """Let all processes know what the main one, which evaluates, has found."""
+        self.step, self.n_worse = (int(distributed.agreed(number)) for number in (self.step, self.n_worse))
 
     def state(self) -> dict[str, Tensor]:
         """Return the tensors of a checkpoint that `restore` goes on from."""
@@ -104,8 +103,10 @@ class Selection:
         self.value, self.step, self.minutes, self.n_worse = value, int(step), minutes, int(n_worse)
         self.model = loaded(model, found.part(_BEST), found.path)
 
-    def said(self, metric: str, step: int) -> str:
-        """Return the sentence about a run that ended after a step for want of patience."""
+    def stops(self, metric: str, step: int) -> str | None:
+        """Return the sentence about a run that ends after a step for want of patience; None: it goes on."""
+        if self._patience is None or self.n_worse < self._patience:
+            return None
         words, times = metric.replace("_", " "), f"{self.n_worse} evaluation{'s' * (self.n_worse != 1)}"
         return (
             f"no better validation {words} for {times}: training ends after step {step}; the model of step {self.step} "

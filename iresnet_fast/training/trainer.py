@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,25 +14,21 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data import DataSet
-from ..models import certified_lipschitz
-from ..nn.spectral import count_unsettled
-from . import checkpoint, distributed, schedule
+from . import checkpoint, distributed, kept, schedule
 from .baseline import Baseline, compare
-from .batches import Batches, seed_batch, seed_initial, test_batch, test_subset
+from .batches import Batches, seed_batch, test_batch, test_subset
 from .checkpoint import Checkpoint
 from .config import TrainConfig
 from .evaluate import Evaluation, evaluate
 from .log import Log
+from .measures import Measures
 from .metadata import naming
 from .optimization import Optimization
 from .progress import make_progress
-from .resume import check_identity, identity, means_of
-from .selection import Selection, class_weights, loaded
-from .selection import means_of as weighted_means
-from .tasks import LossModule, flow_of, task_of
-
-# Norms that take longer than _NORMS_FREE seconds take no more than _NORMS_SHARE of the run, but for those at its end.
-_NORMS_FREE, _NORMS_SHARE = 1.0, 0.02
+from .resume import check_identity, identity
+from .selection import Selection, class_weights, means_of
+from .start import start
+from .tasks import LossModule, task_of
 
 
 class Trainer:
@@ -82,24 +77,18 @@ class Trainer:
         self._task.adopt(dataset)  # after the checks: an error leaves the model as it was
         model.train()
         if found is None:
-            self._initialize()
+            start(model, self._task, self._batches, config.seed)
         self.optimization = Optimization(model, config)
         self.step, self.minutes = 0, 0.0
-        # The last losses and gradient norms, whose means are in the log: no waiting for a value at every step.
-        self._losses: deque[Tensor] = deque(maxlen=config.log_steps)
-        self._norms: deque[Tensor] = deque(maxlen=config.log_steps)
-        self._unsettled_before = 0  # norms, by the processes that this one goes on from
+        self._measures = Measures(model, config.log_steps, folder)
         self.stopped: str | None = None
         if found is not None:
             self._restore(found)
         self._loss = distributed.wrap(LossModule(model, self._task))
-        self._rate = 0.0
-        self._begin = time.monotonic() - 60.0 * self.minutes
+        self._rate, self._begin = 0.0, time.monotonic() - 60.0 * self.minutes
         self._evaluated = self._saved = self.minutes
         self._reported = (self.step, time.monotonic())
-        self._norms_due = 0.0
-        is_main = distributed.is_main()
-        validates = self._selection is not None
+        is_main, validates = distributed.is_main(), held_out is not None
         self.log = Log(folder, self._task.metrics, self.step, validates) if is_main else None
         self._progress = make_progress(show_progress and is_main, self.progress)
         self.evaluation: Evaluation | None = None
@@ -130,8 +119,7 @@ class Trainer:
         if self._selection is None:
             return None
         if self._selection.model is None or not distributed.is_main():
-            path = self._folder / checkpoint.BEST_FILE
-            return loaded(self._model, checkpoint.read(path).part(self._kind), path)
+            return kept.read(self._folder, self._config, self._model)
         return self._selection.model
 
     @property
@@ -141,19 +129,19 @@ class Trainer:
 
     def start(self, keep_folder: Callable[[], None]) -> None:
         """Evaluate the model that a run begins with, so that one which only gets worse ends with that."""
-        if self._selection is None or self.step > 0:
-            return
-        if self.log is not None:
+        if self._selection is not None and self.step == 0:
             keep_folder()
-            self.log.write({"step": 0, "epoch": 0.0, "minutes": 0.0, **self._validate(self._selection)})
+            measured = self._validate(self._selection)
+            if self.log is not None:
+                self.log.write({"step": 0, "epoch": 0.0, "minutes": 0.0, **measured})
 
     def advance(self) -> None:
         """Take a step."""
         self._rate = schedule.learning_rate(self._config, self.step, self.progress)
         self.optimization.optimizer.zero_grad(set_to_none=True)
         losses = [self._backward(part) for part in range(self._config.accumulate)]
-        self._norms.append(self.optimization.step(self.step, self._rate))
-        self._losses.append(torch.stack(losses).mean())
+        norm = self.optimization.step(self.step, self._rate)
+        self._measures.add(torch.stack(losses).mean(), norm)
         self.step += 1
         self.minutes = distributed.agreed((time.monotonic() - self._begin) / 60.0)
 
@@ -176,15 +164,14 @@ class Trainer:
         )
         if not (is_due or must_validate or must_save or self.step % config.log_steps == 0):
             return
-        loss, norm = self._means()
-        if self.log is not None:
-            keep_folder()
+        loss, norm = self._measures.means(self.step)
+        keep_folder()
         measured = self._validate(selection, in_turn) if selection is not None and must_validate else {}
         must_save = must_save or self.is_over  # which may just have come out
         if self.log is not None:
             row = self._row(loss, norm)
             if is_due or must_save:
-                row |= self._norms_now(self.is_over)
+                row |= self._measures.of_model(self.is_over)
             row |= measured
             if is_due and not self.is_over:
                 if selection is None:
@@ -211,7 +198,9 @@ class Trainer:
         self._progress.update(self.log.rows[-1], 1.0, self.minutes)
         if self.stopped is not None:
             self._progress.say(self.stopped)
-        self._write_best(checkpoint.MODEL_FILE, self._scores())
+        scores = kept.scores_of(self.kept or self.average, self._batches.all())
+        for name in (checkpoint.MODEL_FILE, *([checkpoint.BEST_FILE] if self._selection is not None else [])):
+            self._write_best(name, scores)
 
     def close(self) -> None:
         """Close the log and the progress bar."""
@@ -232,18 +221,6 @@ class Trainer:
             loss.backward(torch.full_like(loss, 1.0 / n_parts))  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    def _initialize(self) -> None:
-        seed_initial(self._config.seed)
-        with torch.no_grad():
-            flow, task = flow_of(self._model), self._task
-            if flow is not None and flow.standardizes:
-                # The validation part chooses among models that share these statistics, so they may be of all samples:
-                # a Gaussian of fewer would be worse by more than a small table lets a flow gain.
-                batch = self._batches.whole()
-                flow.fit_preprocessing(task.inputs(batch.x), task.context(batch.context), batch.weights)
-            batch = self._batches.initial()
-            task.initialize(task.inputs(batch.x), task.context(batch.context))
-
     def _restore(self, found: Checkpoint) -> None:
         checkpoint.load_weights(self._model, found.part("model"), found.path)
         average = self.optimization.average
@@ -252,22 +229,18 @@ class Trainer:
         self.step, self.minutes = found.metadata["step"], found.metadata["minutes"]
         with naming(found.path):
             self.optimization.restore(found.part("optimizer"))
-            losses, norms, self._unsettled_before = means_of(found.part("log"))
+            self._measures.restore(found.part("log"))
             if self._selection is not None:
                 self._selection.restore(found, self._model)
-                self._check_patience(self._selection)
-        self._losses.extend(losses.unbind())
-        self._norms.extend(norms.unbind())
+                self.stopped = self._selection.stops(self._task.decisive, self.step)
 
     def _save(self) -> None:
         average = self.optimization.average
         tensors = {
-            **_named("model", self._model),
-            **({} if average is None else _named("average", average)),
+            **kept.named("model", self._model),
+            **({} if average is None else kept.named("average", average)),
             **{f"optimizer.{name}": value for name, value in self.optimization.state().items()},
-            "log.loss": torch.stack(list(self._losses)),
-            "log.grad_norm": torch.stack(list(self._norms)),
-            "log.unsettled_norms": torch.tensor(self._unsettled()),
+            **self._measures.state(),
             **({} if self._selection is None else self._selection.state()),
         }
         checkpoint.write(checkpoint.path_of(self._folder, self.step), tensors, self._metadata())
@@ -275,24 +248,6 @@ class Trainer:
 
     def _metadata(self) -> dict[str, Any]:
         return {**self.identity, "step": self.step, "minutes": self.minutes}
-
-    def _means(self) -> tuple[float, float]:
-        """Return the means of the last losses and gradient norms over all processes."""
-        values = torch.stack([torch.stack(list(self._losses)), torch.stack(list(self._norms))]).double().cpu()
-        values = distributed.mean(values)
-        for kept, means in zip((self._losses, self._norms), values.to(self._losses[0].device), strict=True):
-            kept.clear()
-            kept.extend(means.unbind())  # checkpoints, which all processes read, hold those of all
-        bad = (~values.isfinite()).any(0).nonzero()
-        if len(bad):
-            step = self.step - values.shape[1] + int(bad[0]) + 1
-            loss, norm = values[:, int(bad[0])].tolist()
-            raise ValueError(
-                f"loss and gradient norm must be finite, got {loss} and {norm} in step {step}; lower the learning rate "
-                f"or check the data, then {distributed.how_to_resume(self._folder)}"
-            )
-        loss, norm = values.mean(1).tolist()
-        return loss, norm
 
     def _row(self, loss: float, norm: float) -> dict[str, Any]:
         steps, seconds = self.step - self._reported[0], time.monotonic() - self._reported[1]
@@ -306,23 +261,6 @@ class Trainer:
             "samples_per_second": steps * self._config.accumulate * self._config.batch_size / seconds,
         }
 
-    def _norms_now(self, is_over: bool) -> dict[str, float]:
-        """Return bounds of the Lipschitz constants of the model as the next step will see it, nothing if it is early.
-
-        Of a copy, to leave the model as it is. Large convolutional models take seconds: then a small share of the run.
-        """
-        now = time.monotonic()
-        if not is_over and now < self._norms_due:
-            return {}
-        table = certified_lipschitz(copy.deepcopy(self._model))
-        seconds = time.monotonic() - now
-        self._norms_due = now + (seconds / _NORMS_SHARE if seconds > _NORMS_FREE else 0.0)
-        return {"lipschitz": table.worst, "worst_norm": table.worst_layer, "unsettled_norms": self._unsettled()}
-
-    def _unsettled(self) -> int:
-        """Return how many norms the steps of the whole run have left unsettled, see `nn.spectral`."""
-        return self._unsettled_before + count_unsettled(self._model)
-
     def _validate(self, selection: Selection, in_turn: bool = True) -> dict[str, float]:
         """Evaluate on the validation part, keep the model if it is the best so far, and stop if patience is used.
 
@@ -333,33 +271,16 @@ class Trainer:
         if self.log is not None:
             batch, model = selection.held_out, copy.deepcopy(self.average).eval()
             found = evaluate(model, batch.x, batch.labels, context=batch.context)
-            metrics = weighted_means(found, batch.weights)
+            metrics = means_of(found, batch.weights)
             if selection.add(model, metrics[self._task.decisive], self.step, self.minutes, in_turn):
-                self._write_best(checkpoint.BEST_FILE)
-        selection.n_worse = int(distributed.agreed(selection.n_worse))
-        self._check_patience(selection)
+                self._write_best(checkpoint.BEST_FILE, {})
+        selection.agree()
+        self.stopped = selection.stops(self._task.decisive, self.step)
         return {f"validation_{name}": value for name, value in metrics.items()}
 
-    def _scores(self) -> dict[str, Tensor]:
-        """Return what the file of the best model holds beside its weights, "scores.<name>" of training samples."""
-        return {}
-
-    def _check_patience(self, selection: Selection) -> None:
-        if selection.is_exhausted:
-            self.stopped = selection.said(self._task.decisive, self.step)
-
-    def _write_best(self, name: str, scores: dict[str, Tensor] | None = None) -> None:
-        """Write a file of the best model."""
-        selection, metadata = self._selection, self._metadata()
-        if selection is not None:
-            metadata |= {"step": selection.step, "minutes": selection.minutes}
-        weights = _named(self._kind, self.kept or self.average)
-        checkpoint.write(self._folder / name, {**weights, **(scores or {})}, metadata)
-
-    @property
-    def _kind(self) -> str:
-        """What the weights of the best model are called in a file."""
-        return "model" if self._config.ema is None else "average"
+    def _write_best(self, name: str, scores: dict[str, Tensor]) -> None:
+        metadata = kept.of_best(self._metadata(), self._selection)
+        kept.write(self._folder / name, self._config, self.kept or self.average, metadata, scores)
 
     def _evaluate(self, rows: Tensor | None) -> dict[str, float]:
         """Evaluate on some rows of the test set, or the best model on all of it: a copy, since training goes on."""
@@ -376,8 +297,4 @@ class Trainer:
 
 
 def _is_due(step: int, every: int | None, minutes: float, every_minutes: float | None) -> bool:
-    return (every is not None and step % every == 0) or (every_minutes is not None and minutes >= every_minutes)
-
-
-def _named(prefix: str, module: nn.Module) -> dict[str, Tensor]:
-    return {f"{prefix}.{name}": value for name, value in module.state_dict().items()}
+    return bool(every and step % every == 0) or bool(every_minutes and minutes >= every_minutes)

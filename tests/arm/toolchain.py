@@ -6,12 +6,13 @@ libraries and the linker's scripts are where it looks, and its qemu is a static 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # of the tests, for the program that `make neon` runs
+from debian_packages import MissingError, unpacked
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "arm"
@@ -37,19 +38,17 @@ def emulator() -> str:
 
 
 def _program(names: tuple[str, ...]) -> str:
-    unpacked = BUILD / "debian" / "usr" / "bin"
     for name in names:
         if found := shutil.which(name):
             return found
-    if not unpacked.is_dir():
-        BUILD.mkdir(parents=True, exist_ok=True)
-        with (BUILD / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # several tests may ask at once
-            if not unpacked.is_dir():
-                _unpack(names)
+    said = f"neon: fetching {' and '.join(PACKAGES)} into {BUILD} (110 MB)"
+    try:
+        folder = unpacked(BUILD, PACKAGES, said, _make_relocatable) / "usr"
+    except MissingError as error:
+        raise SystemExit(_missing(names, str(error))) from error
     for name in names:
-        if found := shutil.which(name, path=str(unpacked)):
-            _find_libraries(unpacked.parent / "lib")
+        if found := shutil.which(name, path=str(folder / "bin")):
+            _find_libraries(folder / "lib")
             return found
     raise SystemExit(_missing(names, f"Debian's packages have none: remove {BUILD} to fetch them again"))
 
@@ -61,41 +60,12 @@ def _find_libraries(folder: Path) -> None:
     os.environ["LD_LIBRARY_PATH"] = ":".join(dict.fromkeys(entry for entry in (*before, *sorted(found)) if entry))
 
 
-def _unpack(names: tuple[str, ...]) -> None:
-    """Download the packages, and those they need that are not installed here, and unpack them."""
-    if not shutil.which("apt-get") or not shutil.which("dpkg"):
-        raise SystemExit(_missing(names, "there is no apt-get to fetch them with"))
-    fresh = BUILD / "fetching"
-    shutil.rmtree(fresh, ignore_errors=True)
-    (fresh / "lists" / "partial").mkdir(parents=True)
-    (fresh / "archives" / "partial").mkdir(parents=True)
-    # Lists and files of its own: the system's belong to root, and may be locked.
-    folders = {"State::Lists": fresh / "lists", "Cache": fresh, "Cache::Archives": fresh / "archives"}
-    options = [f"-oDir::{name}={folder}" for name, folder in folders.items()]
-    apt = ["apt-get", "-qq", "-oDebug::NoLocking=1", "-oAPT::Sandbox::User=", "-oAcquire::Retries=3", *options]
-    print(f"neon: fetching {' and '.join(PACKAGES)} into {BUILD} (110 MB)", file=sys.stderr, flush=True)
-    for command in (["update"], ["install", "-y", "--download-only", "--no-install-recommends", *PACKAGES]):
-        _run([*apt, *command], names)
-    for package in sorted((fresh / "archives").glob("*.deb")):
-        _run(["dpkg", "-x", str(package), str(fresh / "root")], names)
-    _make_relocatable(fresh / "root" / "usr" / "aarch64-linux-gnu" / "lib")
-    (fresh / "root").rename(BUILD / "debian")  # only now: what is there is whole
-    shutil.rmtree(fresh)
-
-
-def _make_relocatable(folder: Path) -> None:
+def _make_relocatable(root: Path) -> None:
     """Let scripts of the linker, such as libc.so, name libraries by their names, which are looked for beside them."""
-    for script in folder.glob("*.so"):
+    for script in (root / "usr" / "aarch64-linux-gnu" / "lib").glob("*.so"):
         text = script.read_bytes()
         if text.startswith(b"/* GNU ld script"):
             script.write_bytes(text.replace(b"/usr/aarch64-linux-gnu/lib/", b""))
-
-
-def _run(command: list[str], names: tuple[str, ...]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}, check=False)
-    if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
-        raise SystemExit(_missing(names, f"`{command[0]}` could not fetch them: {said[-1]}"))
 
 
 def _missing(names: tuple[str, ...], reason: str) -> str:

@@ -39,6 +39,8 @@ def draw_curves(facts: Facts, scratch: Path) -> None:
     if "loss" in last:
         text += f"; at the end {last['loss']:.4g}"
     caption = "Loss of training, and what was measured on data that training does not see."
+    if facts.log_scale:
+        caption += f" Nats are those of the scaled columns: {facts.log_scale:+.3f} for those of the file."
     facts.add("curves", _drawn(scratch / "curves.svg", lambda p: _curves.draw_curves(facts.log, p), text, caption))
 
 

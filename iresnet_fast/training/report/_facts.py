@@ -91,6 +91,11 @@ class Facts:
     pictures: dict[str, list[Picture]] = field(default_factory=dict)
     lacking: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def log_scale(self) -> float:
+        """What is added to nats of the model for those of the columns as they are in the file."""
+        return 0.0 if self.schema is None else self.schema.log_scale
+
     def add(self, section: str, picture: Picture) -> None:
         """Add a picture to a section."""
         self.pictures.setdefault(section, []).append(picture)

@@ -19,6 +19,7 @@ from .. import baseline
 from ..batches import permutation, test_batch
 from ..checkpoint import MODEL_FILE
 from ..evaluate import evaluate
+from ..metadata import naming
 from ..progress import working
 from ..resume import fingerprint
 from ..tasks import flow_of, task_of
@@ -41,7 +42,8 @@ def measure(
     show_progress: bool,
 ) -> Facts:
     """Return everything; arguments as of `write_report`."""
-    facts = Facts(model, metadata, folder, run, dataset, _schema(metadata, dataset), notes)
+    with naming(run):
+        facts = Facts(model, metadata, folder, run, dataset, _schema(metadata, dataset), notes)
     flow = flow_of(model)
     if dataset is not None:
         with _failing_alone(facts, "quality"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shlex
 from datetime import datetime, timezone
 from importlib import resources
@@ -75,7 +76,7 @@ def render(facts: Facts) -> str:
         timing=_timing(facts),
         settings={
             "Model": _settings(model.config),
-            "Training": _settings(TrainConfig.from_dict(facts.metadata["train_config"])),
+            "Training": _training_settings(facts.metadata["train_config"]),
         },
         python=_python(facts),
         commands=_commands(facts),
@@ -102,15 +103,17 @@ def _cards(facts: Facts) -> list[Card]:
     cards = []
     found = facts.evaluation
     if found is not None:
-        of = f"{found.n} of {facts.n_test} test samples" if found.n < facts.n_test else f"{found.n} test samples"
+        of = f"{found.n} test sample{'s' * (found.n > 1)}"
+        if found.n < facts.n_test:
+            of = f"{found.n} of {facts.n_test} test samples"
         for name, value in found.metrics.items():
-            unit = _UNITS.get(name, name)
-            cards.append(
-                Card(f"Test, {unit}", f"{value:.3f} \N{PLUS-MINUS SIGN} {found.standard_errors[name]:.3f}", of)
-            )
+            error = found.standard_errors[name]  # NaN of a single sample
+            known = f" \N{PLUS-MINUS SIGN} {error:.3f}" if math.isfinite(error) else ""
+            cards.append(Card(f"Test, {_UNITS.get(name, name)}", f"{_of_file(facts, name, value):.3f}{known}", of))
     elif facts.log:
         for name, value in _last_tests(facts).items():
-            cards.append(Card(f"Test, {_UNITS.get(name, name)}", f"{value:.3f}", "as logged in training"))
+            logged = f"{_of_file(facts, name, value):.3f}"
+            cards.append(Card(f"Test, {_UNITS.get(name, name)}", logged, "as logged in training"))
     if facts.certificate is not None:
         upper = facts.certificate.upper
         cards.append(Card("Largest Lipschitz constant", rounded_up(upper), "of a branch, proved; below 1: invertible"))
@@ -120,6 +123,11 @@ def _cards(facts: Facts) -> list[Card]:
     cards.append(Card("Parameters", f"{n_parameters:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")))
     cards.append(Card("Training", f"{facts.metadata['minutes']:.2f} min", _steps(facts)))
     return cards
+
+
+def _of_file(facts: Facts, name: str, value: float) -> float:
+    """Return a metric of the columns as they are in the file."""
+    return value + facts.log_scale if name == "nats" else value
 
 
 def _steps(facts: Facts) -> str:
@@ -201,6 +209,14 @@ def _settings(config: Any, prefix: str = "") -> list[Setting]:
         has_default = field.default is not dataclasses.MISSING
         rows.append(Setting(prefix + field.name, _shown(value), _shown(field.default) if has_default else "given"))
     return rows
+
+
+def _training_settings(values: dict[str, Any]) -> list[Setting]:
+    """Return the settings of a run; those of another version are shown as they are."""
+    try:
+        return _settings(TrainConfig.from_dict(values))
+    except (ValueError, TypeError):
+        return [Setting(name, str(value), "unknown") for name, value in values.items()]
 
 
 def _shown(value: Any) -> str:
