@@ -17,7 +17,7 @@ from .. import _schema
 from ._files import shown
 from .dataset import DataError
 from .source import MISSING
-from .table import Table, is_missing
+from .table import Table, is_missing, narrowed
 
 KINDS = ("number", "integer", "category")
 
@@ -220,14 +220,14 @@ class TableSchema:
                     n_filled += len(rows)
         else:
             self._refuse(table, gone[1:] if missing == "keep" else gone, "context" if missing == "keep" else "")
-        x, context = (torch.from_numpy(part[keep].astype(np.float32)) for part in parts)
+        x, context = (torch.from_numpy(narrowed(part[keep])) for part in parts)
         return Encoded(x, context if self.context else None, np.flatnonzero(keep), n_filled)
 
     def encode_context(self, values: Table) -> Tensor:
         """Return contexts [n, c] of a table that has the columns of the context at least; errors as of `encode`."""
         part = self._part(self.context, values)
         self._refuse(values, [np.zeros((len(values), 0), bool), np.isnan(part)], "context")
-        return torch.from_numpy(part.astype(np.float32))
+        return torch.from_numpy(narrowed(part))
 
     def decode(self, x: Tensor, context: Tensor | None = None) -> Table:
         """Return the rows of vectors [n, d], and of contexts [n, c] behind them, in the units and types of the file."""
