@@ -168,3 +168,12 @@ def test_cells_of_shifted_columns_have_few_digits(tmp_path):
     data.write_table(loaded.table.decode(loaded.train), tmp_path / "a.csv")
     first = [line.split(",")[0] for line in (tmp_path / "a.csv").read_text().splitlines()[1:]]
     assert max(map(len, first)) <= len("1700000000.12345")
+
+
+def test_cells_of_scaled_columns_have_few_digits(tmp_path):
+    np.save(tmp_path / "a.npy", 1e-30 * np.random.default_rng(0).normal(size=(500, 2)))
+    with pytest.warns(RuntimeWarning, match="1 .divided by .*, 2 .divided by .* scaled, since float32 would not keep"):
+        loaded = data.load(tmp_path / "a.npy")
+    data.write_table(loaded.table.decode(loaded.train), tmp_path / "a.csv")
+    cells = (tmp_path / "a.csv").read_text().replace(",", "\n").splitlines()[2:]
+    assert max(map(len, cells)) <= len("-1.123456789e-30")

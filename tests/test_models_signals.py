@@ -172,5 +172,5 @@ def test_the_command_line_trains_samples_and_reconstructs(tmp_path, capsys):
     out = str(tmp_path / "x.png")
     assert main(["sample", run, "--out", out, "--npy", str(tmp_path / "x.npy"), "--n", "3"]) == 0
     assert np.load(tmp_path / "x.npy").shape == (3, 1, 16)
-    assert main(["reconstruct", run, "--data", str(tmp_path / "waves.npz")]) == 0
+    assert main(["reconstruct", run, "--data", str(tmp_path / "waves.npz"), "--out", str(tmp_path / "again.npy")]) == 0
     assert "error of a sample" in capsys.readouterr().out

@@ -243,7 +243,7 @@ def _summary(rows: _Rows, table: Table) -> str:
             f"{_mean(table.column(unit)[rows.places]):.3f}"
         )
         ranks = table.column("typicality_p") if "typicality_p" in table.names else table.column("log_prob")
-        order = np.lexsort((table.column("log_prob"), ranks))[: min(_SHOWN, n_scored)]
+        order = np.lexsort((table.column("log_prob"), ranks))[: min(_SHOWN, n_scored - n_nan)]
         least = ", ".join(f"{row + 1} ({_of(table, row)})" for row in order)
         lines.append(f"{'least typical' if 'typicality_p' in table.names else 'least likely'}: row {least}")
     if "class" in table.names:

@@ -182,7 +182,11 @@ def _say(table: Table, columns: tuple[Column, ...], used: tuple[Column, ...], op
             f"pass continuous (--continuous) for those that are rounded measurements, or categorical (--categorical) "
             f"for those that are codes."
         )
-    moved = [f"{column.name} (less {column.shift:.17g})" for column in used if column.shift and not _is_of_grid(column)]
+    moved = [
+        f"{column.name} (less {str(column.shift).removesuffix('.0')})"
+        for column in used
+        if column.shift and not _is_of_grid(column)
+    ]
     if moved:
         note(f"{listed(moved)} of {table.where}: shifted, since float32 would not keep the digits of such values.")
     scaled = [f"{column.name} (divided by {column.scale:g})" for column in used if column.scale != 1.0]

@@ -14,6 +14,8 @@ _NUMBER = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|inf(?:inity)
 _WHOLE = re.compile(r"[+-]?\d+")
 _FEW_WHOLE = 0.1  # of the cells of a column of fractions may happen to have none
 _FAR = 3.0  # widths of a column beyond its ends, where no value of its own is expected
+# A number of a column of this many digits has no more than those of a short one once in a thousand times.
+_SHORT, _LONG = 4, 7
 _LIKE = 5  # rows that are looked at for being what the first line is
 
 
@@ -46,7 +48,7 @@ def find_header(first: Sequence[str], rows: Sequence[Sequence[str]], decimal: st
     """Return what the first line is, given the cells of some rows below it.
 
     Words over numbers are names. Numbers are names if they are whole over fractions, as 0, 1, 2 of a data frame or
-    years are, far from all values of their columns, or evenly rising as no row below is.
+    years are, short over long ones, far from all values of their columns, or evenly rising as no row below is.
     """
     values = [number(cell, decimal) for cell in first]
     words = [i for i, cell in enumerate(first) if values[i] is None and not is_missing_text(cell)]
@@ -67,15 +69,16 @@ def find_header(first: Sequence[str], rows: Sequence[Sequence[str]], decimal: st
     whole = all(re.fullmatch(r"\d+", first[i].strip()) for i in heads)
     fractions = all(sum(map(_is_whole, below[i])) <= _FEW_WHOLE * len(below[i]) for i in heads)
     far = len(rows) >= 3 and all(_is_far(head, numbers[i]) for i, head in heads.items())
-    if (whole and fractions and (len(heads) > 1 or far)) or (far and len(heads) > 1):
+    short = all(_digits(first[i]) <= _SHORT and _are_long(below[i]) for i in heads)
+    if (whole and fractions and (len(heads) > 1 or far)) or ((far or short) and len(heads) > 1):
         return Header(True, False)
     lines = ([numbers[i][k] for i in heads if k < len(numbers[i])] for k in range(min(_LIKE, len(rows))))
     rising = _is_even(list(heads.values()))
     if rising and len(heads) > 2 and not any(map(_is_even, lines)):
         outside = any(not min(numbers[i]) <= head <= max(numbers[i]) for i, head in heads.items())
-        if outside or (whole and len(heads) > 3 and next(iter(heads.values())) in (0.0, 1.0)):
+        if outside or len(heads) > 3:
             return Header(True, False)
-    return Header(False, not (rising and whole))
+    return Header(False, not (rising and (whole or len(heads) > 2)))
 
 
 def _all_numbers(cells: list[str], decimal: str) -> list[float]:
@@ -86,6 +89,16 @@ def _all_numbers(cells: list[str], decimal: str) -> list[float]:
 
 def _is_whole(cell: str) -> bool:
     return _WHOLE.fullmatch(cell.strip()) is not None
+
+
+def _digits(cell: str) -> int:
+    """Return how many digits a number is written with, those of its exponent left out."""
+    return sum(map(str.isdigit, re.split("[eE]", cell)[0]))
+
+
+def _are_long(cells: list[str]) -> bool:
+    """Return whether nearly all numbers of a column are written with many digits."""
+    return sum(_digits(cell) >= _LONG for cell in cells) >= (1.0 - _FEW_WHOLE) * len(cells)
 
 
 def _is_running(values: list[float]) -> bool:

@@ -1,17 +1,16 @@
-"""Text files of cells: encoding, separator, decimal mark and names are found out, and what is not clear is said."""
+"""Text files of cells as tables: all lines are counted before pandas reads them, and names not clear are said."""
 
 from __future__ import annotations
 
 import csv
 import io
-import re
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from .._optional import needed
 from . import _files
+from ._dialect import cells_of, decoded, find_decimal, not_text, separated, spaced, without_comments
 from ._frames import table_of_frame
 from ._header import MISSING_TEXTS, Header, find_header, number
 from ._notes import note
@@ -19,11 +18,7 @@ from .dataset import DataError
 from .source import TableOptions
 from .table import Table
 
-_SAMPLE = 1 << 16  # characters that the separator is found out from
 _ROWS = 1000  # rows that the decimal mark and the names are found out from
-_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-_SEPARATORS = {"tab": "\t", "\\t": "\t", "space": " "}
-_GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")  # 1,234 is one number or another
 
 
 class _Scan(NamedTuple):
@@ -58,16 +53,16 @@ def read_text(where: str, content: bytes | bytearray, options: TableOptions, sep
     Raises:
         DataError: it is no such text, or its lines have different numbers of cells.
     """
-    text, comment = _without_comments(_decoded(where, content, options.encoding))
-    separator = _SEPARATORS.get(options.separator, options.separator) or separator or _find_separator(text)
+    text, comment = without_comments(decoded(where, content, options.encoding))
+    text, separator = separated(text, options, separator)
     if len(separator) != 1 or separator in '"\r\n':
         raise DataError(
             f"separator must be one character, tab or space, got {separator!r}; correct it.", argument="separator"
         )
     if separator == " ":
-        text = "\n".join(_spaced(line) for line in text.splitlines())
+        text = "\n".join(spaced(line) for line in text.splitlines())
     scan = _scanned(where, text, separator)
-    decimal = options.decimal or _find_decimal(where, [scan.first, *scan.rows], separator)
+    decimal = options.decimal or find_decimal(where, [scan.first, *scan.rows], separator)
     if decimal == separator:
         raise DataError(
             f"decimal must be another mark than the separator of {where}, got {decimal!r} for both; correct one.",
@@ -95,94 +90,10 @@ def read_text(where: str, content: bytes | bytearray, options: TableOptions, sep
             low_memory=False,
         )
     except (ValueError, OverflowError, TypeError) as error:
-        raise _not_text(where, error) from None
+        raise not_text(where, error) from None
     if frame.shape != (n_rows, scan.width):
-        raise _not_text(where, ValueError(f"{frame.shape[0]} rows where {n_rows} were counted"))
+        raise not_text(where, ValueError(f"{frame.shape[0]} rows where {n_rows} were counted"))
     return table_of_frame(where, frame, names)
-
-
-def _decoded(where: str, content: bytes | bytearray, encoding: str) -> str:
-    """Return bytes as text."""
-    if not encoding:
-        encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
-        try:
-            text = content.decode(encoding)
-        except UnicodeDecodeError as error:
-            if encoding != "utf-8":
-                raise _not_text(where, error) from None
-            try:
-                text = content.decode("cp1252")
-            except UnicodeDecodeError:
-                raise _not_text(where, error) from None
-            note(f"{where} is no UTF-8 text and was read as Windows-1252; pass encoding (--encoding) if it is another.")
-    else:
-        try:
-            text = content.decode(encoding)
-        except LookupError:
-            raise DataError(
-                f"encoding must be one that Python knows, got {encoding!r}; pass e.g. 'latin-1'.", argument="encoding"
-            ) from None
-        except UnicodeError as error:
-            raise _not_text(where, error) from None
-    if "\0" in text:
-        raise _not_text(where, ValueError("it has the character 0"))
-    return text.removeprefix("\ufeff")
-
-
-def _not_text(where: str, error: Exception) -> DataError:
-    return DataError(
-        f"{where} must be a text file of separated cells, got another ({_files.said(error)}); save it anew, or say how "
-        f"to read it with encoding and separator (--encoding, --separator)."
-    )
-
-
-def _without_comments(text: str) -> tuple[str, str]:
-    """Return a text without the lines at its start that begin with #, and the last of these."""
-    comment, start = "", 0
-    while text.startswith("#", start):
-        end = text.find("\n", start)
-        end = len(text) if end < 0 else end + 1
-        comment, start = text[start:end].strip().lstrip("#").strip(), end
-    return text[start:], comment
-
-
-def _cells(text: str, separator: str) -> Iterator[list[str]]:
-    """Yield the cells of all lines but empty ones."""
-    for cells in csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True):
-        if len(cells) > 1 or (cells and cells[0].strip()):
-            yield cells
-
-
-def _spaced(line: str) -> str:
-    """Return a line with one space between its cells, and what is quoted as it is."""
-    return re.sub(r'("[^"]*")|[ \t]+', lambda found: found.group(1) or " ", line.strip())
-
-
-def _find_separator(text: str) -> str:
-    """Return the separator by which the lines have the same number of cells, and most of these are numbers."""
-    sample = text if len(text) <= _SAMPLE else text[: text.rfind("\n", 0, _SAMPLE) + 1] or text[:_SAMPLE]
-    best, found = (False, False, -1.0), ","
-    for separator in (",", ";", "\t", "|", " "):
-        part = "\n".join(map(_spaced, sample.splitlines())) if separator == " " else sample
-        try:
-            rows = list(_cells(part, separator))
-        except csv.Error:
-            continue
-        widths = [len(row) for row in rows]
-        if max(widths, default=0) < 2:
-            continue
-        cells = [cell.strip() for row in rows[1:] or rows for cell in row]
-        decimal = "." if separator == "," else ","
-        good = sum(
-            cell in MISSING_TEXTS or number(cell) is not None or number(cell, decimal) is not None for cell in cells
-        ) / len(cells)
-        even = len(set(widths[1:])) < 2 and widths[-1] - widths[0] in (0, 1)
-        if separator == " " and not (even and good > 0.5):  # texts have spaces too
-            continue
-        rank = (even, separator != " ", good)
-        if rank > best:
-            best, found = rank, separator
-    return found
 
 
 def _scanned(where: str, text: str, separator: str) -> _Scan:
@@ -213,28 +124,11 @@ def _scanned(where: str, text: str, separator: str) -> _Scan:
             if n_rows <= _ROWS:
                 rows.append(cells)
     except csv.Error as error:
-        raise _not_text(where, ValueError(f"{_files.said(error)} in line {reader.line_num}")) from None
+        raise not_text(where, ValueError(f"{_files.said(error)} in line {reader.line_num}")) from None
     if not first:
         raise DataError(f"{where} must have rows of numbers, got an empty file; save it anew.")
     quoted = text[start:body].count('"') >= 2 * len(first) and '"' not in text[body:second]
     return _Scan(first, quoted and n_rows > 0, body, rows, n_rows, width)
-
-
-def _find_decimal(where: str, rows: list[list[str]], separator: str) -> str:
-    """Return the mark of the fractions in some rows."""
-    if separator == ",":
-        return "."
-    cells = [cell.strip() for row in rows for cell in row]
-    marked = [cell for cell in cells if "," in cell and number(cell, ",") is not None]
-    pointed = any("." in cell and number(cell) is not None for cell in cells)
-    if not marked or pointed:
-        return "."
-    if all(_GROUPED.fullmatch(cell) for cell in marked):
-        raise DataError(
-            f"{where} must have fractions of which the mark is clear, got {marked[0]!r}; pass decimal=',' "
-            f"(--decimal ,) if that is a fraction, and remove the comma if it marks thousands."
-        )
-    return ","
 
 
 def _names(where: str, scan: _Scan, comment: str, separator: str, decimal: str, header: str) -> tuple[list[str], bool]:
@@ -250,8 +144,8 @@ def _names(where: str, scan: _Scan, comment: str, separator: str, decimal: str, 
         return ([*first, ""] if empty_end else ["", *first]), False
     commented: list[str] = []
     if comment:
-        text = _spaced(comment) if separator == " " else comment
-        cells = next(_cells(text, separator), [])
+        text = spaced(comment) if separator == " " else comment
+        cells = next(cells_of(text, separator), [])
         if len(cells) == scan.width and not any(number(cell, decimal) is not None for cell in cells):
             commented = [cell.strip() for cell in cells]
     if header == "yes":
@@ -286,9 +180,9 @@ def split_text(
 
     Arguments and errors are those of `read_text`.
     """
-    text, _ = _without_comments(_decoded(where, content, options.encoding))
-    separator = _SEPARATORS.get(options.separator, options.separator) or separator or _find_separator(text)
+    text, _ = without_comments(decoded(where, content, options.encoding))
+    text, separator = separated(text, options, separator)
     if separator == " ":
-        text = "\n".join(_spaced(line) for line in text.splitlines())
-    rows = list(_cells(text, separator))
-    return rows, separator, options.decimal or _find_decimal(where, rows[:_ROWS], separator)
+        text = "\n".join(spaced(line) for line in text.splitlines())
+    rows = list(cells_of(text, separator))
+    return rows, separator, options.decimal or find_decimal(where, rows[:_ROWS], separator)

@@ -17,7 +17,7 @@ from .. import _schema
 from ._files import shown
 from .dataset import DataError
 from .source import MISSING
-from .table import Table, is_missing
+from .table import Table, is_missing, narrowed
 
 KINDS = ("number", "integer", "category")
 
@@ -111,8 +111,7 @@ class Column:
             return cells
         # A tenth of the distance of float32 numbers, 2^-24 of the largest, at least.
         decimals = math.ceil(24 * math.log10(2.0) - math.log10(size)) + 1
-        rounded: NDArray[np.float64] = np.round(cells, decimals) if decimals < 300 else cells
-        return rounded
+        return np.array([round(cell, decimals) for cell in cells.tolist()])  # numpy's own leaves digits behind
 
     def fill(self) -> NDArray[np.float64]:
         """Return the entries [width] that take the place of a missing cell."""
@@ -221,14 +220,14 @@ class TableSchema:
                     n_filled += len(rows)
         else:
             self._refuse(table, gone[1:] if missing == "keep" else gone, "context" if missing == "keep" else "")
-        x, context = (torch.from_numpy(part[keep].astype(np.float32)) for part in parts)
+        x, context = (torch.from_numpy(narrowed(part[keep])) for part in parts)
         return Encoded(x, context if self.context else None, np.flatnonzero(keep), n_filled)
 
     def encode_context(self, values: Table) -> Tensor:
         """Return contexts [n, c] of a table that has the columns of the context at least; errors as of `encode`."""
         part = self._part(self.context, values)
         self._refuse(values, [np.zeros((len(values), 0), bool), np.isnan(part)], "context")
-        return torch.from_numpy(part.astype(np.float32))
+        return torch.from_numpy(narrowed(part))
 
     def decode(self, x: Tensor, context: Tensor | None = None) -> Table:
         """Return the rows of vectors [n, d], and of contexts [n, c] behind them, in the units and types of the file."""

@@ -69,3 +69,9 @@ def table_of(where: str, array: NDArray[Any], names: Sequence[str] = ()) -> Tabl
     """Return an array [N, d] of numbers as a table; without names the columns have numbers from 1."""
     known = tuple(names) or tuple(str(column + 1) for column in range(array.shape[1]))
     return Table(where, known, tuple(np.ascontiguousarray(column) for column in array.T), bool(names))
+
+
+def narrowed(numbers: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return numbers as float32, infinite where they are too large for it."""
+    with np.errstate(over="ignore"):
+        return numbers.astype(np.float32)
