@@ -33,7 +33,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.filterwarnings("ignore:iresnet_fast")  # what the loader says of whole numbers, and short chains of imputation
+@pytest.mark.filterwarnings("ignore:iresnet_fast")  # of whole numbers, and of short chains
 def test_they_work_one_after_the_other(folder, capsys):
     assert [command[1] for command in COMMANDS] == ["train", "score", "report", "sample", "impute", "train"]
     for command in COMMANDS:

@@ -146,13 +146,15 @@ def test_what_is_no_yaml_of_ours(text, said, tmp_path, monkeypatch):
 def test_bytes_that_are_no_text_too_many_and_none(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_bytes(b"\xff\xfe\xfa")
-    with pytest.raises(ValueError, match="run.yaml must be YAML as fit writes it"):
+    with pytest.raises(ValueError, match=r"run\.yaml must be YAML as fit writes it"):
         run_file.read(path)
     path.write_text("# x\n" * 300_000)
-    with pytest.raises(ValueError, match="run.yaml must have 1048576 bytes at most, got more"):
+    with pytest.raises(ValueError, match=r"run\.yaml must have 1048576 bytes at most, got more"):
         run_file.read(path)
     path.write_text("")
-    with pytest.raises(ValueError, match="run.yaml must say what a run is, but the whole must be an object, got None"):
+    with pytest.raises(
+        ValueError, match=r"run\.yaml must say what a run is, but the whole must be an object, got None"
+    ):
         run_file.read(path)
     with pytest.raises(ValueError, match="must be a file that can be read, got a folder"):
         run_file.read(tmp_path)
@@ -160,7 +162,9 @@ def test_bytes_that_are_no_text_too_many_and_none(tmp_path):
 
 def test_without_a_reader_of_yaml_nothing_begins(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "yaml", None)
-    with pytest.raises(ModuleNotFoundError, match=r"training needs PyYAML, got none; pip install 'iresnet_fast\[train\]'"):
+    with pytest.raises(
+        ModuleNotFoundError, match=r"training needs PyYAML, got none; pip install 'iresnet_fast\[train\]'"
+    ):
         training.fit(make_model(), make_data(), make_config(max_steps=1), tmp_path / "run", show_progress=False)
     assert not (tmp_path / "run").exists()
 

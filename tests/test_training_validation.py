@@ -1,4 +1,4 @@
-"""Samples that are held out: which model is kept, when a run ends for want of a better one, and that a resume agrees."""
+"""Samples that are held out: which model is kept, when a run ends for want of a better one, that a resume agrees."""
 
 import copy
 import dataclasses
@@ -200,7 +200,7 @@ def test_a_checkpoint_without_the_best_is_refused(bad, tmp_path):
     found = checkpoint.read_newest(tmp_path)
     tensors = {name: value for name, value in found.tensors.items() if name != "log.best"}
     checkpoint.write(found.path, tensors | ({} if bad is None else {"log.best": bad}), found.metadata)
-    with pytest.raises(training.CheckpointError, match="must hold four numbers of float64 as log.best, got"):
+    with pytest.raises(training.CheckpointError, match=r"must hold four numbers of float64 as log\.best, got"):
         run(tmp_path, resume=True)
 
 
