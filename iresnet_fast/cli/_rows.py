@@ -53,6 +53,8 @@ def open_rows(options: argparse.Namespace, model: Model, metadata: dict[str, Any
         return test_batch(_whole(options, model, metadata) or open_data(options, model, metadata))
     table = read_rows(options, metadata)
     schema = schema_of(metadata) or _in_order(table, shape[0], metadata)
+    if len(table) == 0:
+        raise ValueError(f"--data must have rows, got none in {table.where}; add some.")
     encoded = schema.encode(table)
     if len(encoded.rows) == 0:
         raise ValueError(f"--data must have a row without a missing cell, got none in {table.where}; fill them.")

@@ -3,7 +3,8 @@
 The file that is written has a line for each row, in order: log_prob, in nats and the units of the file; the same for
 each dimension, log_prob_per_dim, or for images in bits and with the sign turned, bits_per_dim; typicality_p, small for
 rows that are scored much lower or higher than those of the training data, as a share of these; of a model that
-classifies, class and probability. Rows that cannot be scored have empty cells.
+classifies, class and probability. Of a folder of images each line begins with the path of the image in it. Rows with
+a missing cell have empty cells, unless the run was trained to fill them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from .. import _checks, data
 from ..data import DataError, Table
+from ..data.folder import names_of_files
 from ..training.batches import Batch
 from ..training.scores import RowScores, row_scores
 from ..training.tasks import flow_of, task_of
@@ -50,6 +52,7 @@ class _Rows(NamedTuple):
         batch: the rows that can be scored.
         places: their numbers from 0.
         n: number of all rows.
+        names: columns that tell the rows apart, before those to keep.
         table: of the file, if it is one.
         log_scale: what the log-density of the model exceeds that in the units of the file by, in nats.
     """
@@ -57,6 +60,7 @@ class _Rows(NamedTuple):
     batch: Batch
     places: NDArray[np.int64]
     n: int
+    names: Table
     table: Table | None = None
     log_scale: float = 0.0
 
@@ -126,7 +130,9 @@ def run(options: argparse.Namespace) -> None:
         table = _table(rows, found, typicality, 0 if flow is None else flow.config.n_dims, in_bits)
         if found.classes is not None:
             table = _named(table, tuple(metadata["data"].get("class_names") or ()))
-    whole = Table("scores", (*kept.names, *table.names), (*kept.columns, *table.columns))
+    parts = (rows.names, kept, table)
+    names = tuple(name for part in parts for name in part.names)
+    whole = Table("scores", names, tuple(column for part in parts for column in part.columns))
     if to_screen:
         print(_as_text(whole), end="")
     else:
@@ -141,9 +147,12 @@ def _rows(options: argparse.Namespace, model: Any, metadata: dict[str, Any]) -> 
     if schema is None or options.data is None or not all(map(data.is_table, options.data)):
         batch = open_rows(options, model, metadata)
         scale = 0.0 if schema is None else schema.log_scale
-        return _Rows(batch, np.arange(len(batch.x)), len(batch.x), None, scale)
+        return _Rows(batch, np.arange(len(batch.x)), len(batch.x), _names(options, len(batch.x)), None, scale)
     table = read_rows(options, metadata)
-    encoded = schema.encode(table)
+    if len(table) == 0:
+        raise DataError(f"{table.where} must have rows to score, got none; add some.")
+    # One hole in a file must not keep all of its other rows from being scored.
+    encoded = schema.encode(table, "drop" if schema.missing == "error" else schema.missing)
     if len(encoded.rows) == 0:
         raise DataError(
             f"{table.where} must have a row without a missing cell to score, got {len(table)} with; fill them."
@@ -155,7 +164,22 @@ def _rows(options: argparse.Namespace, model: Any, metadata: dict[str, Any]) -> 
             RuntimeWarning,
             stacklevel=2,
         )
-    return _Rows(Batch(encoded.x, None, encoded.context), encoded.rows, len(table), table, schema.log_scale)
+    batch = Batch(encoded.x, None, encoded.context)
+    return _Rows(batch, encoded.rows, len(table), Table("scores", (), ()), table, schema.log_scale)
+
+
+def _names(options: argparse.Namespace, n: int) -> Table:
+    """Return the column of the paths of n images, if these are of a folder and --out can hold texts."""
+    none = Table("scores", (), ())
+    if options.data is None or options.data[0] in data.NAMES or options.out.suffix.lower() == ".npy":
+        return none
+    folder = Path(options.data_root or "", options.data[0])
+    if len(options.data) > 1 or not folder.is_dir():
+        return none
+    files = names_of_files(folder)
+    if len(files) != n:
+        raise DataError(f"{folder} must keep its images while they are scored, got {len(files)} of {n}; try again.")
+    return Table("scores", ("file",), (np.array(files, object),))
 
 
 def _kept(options: argparse.Namespace, metadata: dict[str, Any], rows: _Rows) -> Table:

@@ -16,6 +16,7 @@ from .source import TableOptions
 _SAMPLE = 1 << 16  # characters that the separator is found out from
 _MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 _SEPARATORS = {"tab": "\t", "\\t": "\t", "space": " "}
+_FRACTION = re.compile(r"([+-]?\d+),(\d+)")
 _GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")  # 1,234 is one number or another
 
 
@@ -24,7 +25,8 @@ def separated(text: str, options: TableOptions, separator: str) -> tuple[str, st
     line = re.match(r'"?sep=(.)"?\r?\n', text)
     text = text[line.end() :] if line else text
     said = line.group(1) if line else separator
-    return text, _SEPARATORS.get(options.separator, options.separator) or said or _find_separator(text)
+    known = _SEPARATORS.get(options.separator, options.separator) or said
+    return text, known or (";" if _is_one_column(text, options.decimal) else _find_separator(text))
 
 
 def decoded(where: str, content: bytes | bytearray, encoding: str) -> str:
@@ -84,11 +86,32 @@ def spaced(line: str) -> str:
     return re.sub(r'("[^"]*")|[ \t]+', lambda found: found.group(1) or " ", line.strip())
 
 
+def _is_one_column(text: str, decimal: str) -> bool:
+    """Return whether the commas of a text are the marks of fractions in its only column.
+
+    Where the user does not say so it takes lines of one comma without a header of two names, in which what is before
+    the commas recurs, so that it names no rows, or what is after some of them begins with 0, as no whole number does.
+    """
+    first, *rest = [line.strip() for line in _sample(text).splitlines() if line.strip()] or [""]
+    if decimal == "," and not re.search(r",\S", first.replace('"', "") if number(first.strip('"'), ",") is None else ""):
+        cells = [line.strip('"').strip() for line in rest]
+        return bool(cells) and all(cell in MISSING_TEXTS or number(cell, ",") is not None for cell in cells)
+    parts = [found.groups() for line in rest if (found := _FRACTION.fullmatch(line))]
+    if decimal or len(parts) < max(2, len(rest)) or ("," in first and not _FRACTION.fullmatch(first)):
+        return False
+    recurs = "," not in first and len({whole for whole, _ in parts}) < len(parts)
+    return recurs or any(len(after) > 1 and after.startswith("0") for _, after in parts)
+
+
+def _sample(text: str) -> str:
+    return text if len(text) <= _SAMPLE else text[: text.rfind("\n", 0, _SAMPLE) + 1] or text[:_SAMPLE]
+
+
 def _find_separator(text: str) -> str:
     """Return the separator by which the lines have the same number of cells, and most of these are numbers."""
-    sample = text if len(text) <= _SAMPLE else text[: text.rfind("\n", 0, _SAMPLE) + 1] or text[:_SAMPLE]
-    best, found = (False, False, -1.0), ","
-    for separator in (",", ";", "\t", "|", " "):
+    sample = _sample(text)
+    best, found = (False, False, False, -1.0), ","
+    for separator in (";", ",", "\t", "|", " "):  # where ; and , do equally well, , is a mark of fractions
         part = "\n".join(map(spaced, sample.splitlines())) if separator == " " else sample
         try:
             rows = list(cells_of(part, separator))
@@ -105,7 +128,8 @@ def _find_separator(text: str) -> str:
         even = len(set(widths[1:])) < 2 and widths[-1] - widths[0] in (0, 1)
         if separator == " " and not (even and good > 0.5):  # texts have spaces too
             continue
-        rank = (even, separator != " ", good)
+        # A header with one cell less, as R writes it, may as well be cut by another mark: a;b over x;1,5.
+        rank = (even, separator != " ", widths[-1] == widths[0], good)
         if rank > best:
             best, found = rank, separator
     return found
@@ -113,14 +137,14 @@ def _find_separator(text: str) -> str:
 
 def find_decimal(where: str, rows: list[list[str]], separator: str) -> str:
     """Return the mark of the fractions in some rows."""
-    if separator == ",":
-        return "."
     cells = [cell.strip() for row in rows for cell in row]
     marked = [cell for cell in cells if "," in cell and number(cell, ",") is not None]
     pointed = any("." in cell and number(cell) is not None for cell in cells)
     if not marked or pointed:
         return "."
     if all(_GROUPED.fullmatch(cell) for cell in marked):
+        if separator == ",":  # cells in quotation marks: it is said what they may be if they are used
+            return "."
         raise DataError(
             f"{where} must have fractions of which the mark is clear, got {marked[0]!r}; pass decimal=',' "
             f"(--decimal ,) if that is a fraction, and remove the comma if it marks thousands."

@@ -8,7 +8,10 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-MISSING_TEXTS = ("", "NA", "N/A", "n/a", "<NA>", "NaN", "nan", "null", "NULL", "?", "-")
+MISSING_TEXTS = (
+    *("", "NA", "N/A", "n/a", "<NA>", "NaN", "nan", "null", "NULL", "?", "-"),
+    *("None", "#N/A", "#NA", "-NaN", "-nan", "NAN", "."),  # of Python, Excel, C and SAS
+)
 
 _NUMBER = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|inf(?:inity)?)", re.IGNORECASE)
 _WHOLE = re.compile(r"[+-]?\d+")

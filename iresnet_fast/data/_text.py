@@ -63,7 +63,7 @@ def read_text(where: str, content: bytes | bytearray, options: TableOptions, sep
         text = "\n".join(spaced(line) for line in text.splitlines())
     scan = _scanned(where, text, separator)
     decimal = options.decimal or find_decimal(where, [scan.first, *scan.rows], separator)
-    if decimal == separator:
+    if decimal == separator and not _has_quoted(scan, separator):
         raise DataError(
             f"decimal must be another mark than the separator of {where}, got {decimal!r} for both; correct one.",
             argument="decimal",
@@ -129,6 +129,11 @@ def _scanned(where: str, text: str, separator: str) -> _Scan:
         raise DataError(f"{where} must have rows of numbers, got an empty file; save it anew.")
     quoted = text[start:body].count('"') >= 2 * len(first) and '"' not in text[body:second]
     return _Scan(first, quoted and n_rows > 0, body, rows, n_rows, width)
+
+
+def _has_quoted(scan: _Scan, separator: str) -> bool:
+    """Return whether a number has the separator in it, which only one in quotation marks can."""
+    return any(separator in cell and number(cell, separator) is not None for row in scan.rows for cell in row)
 
 
 def _names(where: str, scan: _Scan, comment: str, separator: str, decimal: str, header: str) -> tuple[list[str], bool]:

@@ -82,6 +82,12 @@ def load_folder(name: str, folder: Path, seed: int | None, options: ImageOptions
     )
 
 
+def names_of_files(folder: Path) -> list[str]:
+    """Return the paths in a folder, with /, of the images that `load_folder` has for testing without a seed."""
+    train, test = _parts(folder, Counter())
+    return [path.relative_to(folder).as_posix() for path, _ in _numbered(train if test is None else test)]
+
+
 def _numbered(files: _Files, classes: Sequence[str] = ()) -> list[tuple[Path, int]]:
     """Return every image with the number of its class, 0 if there are none."""
     names = list(classes or files.of_class)
