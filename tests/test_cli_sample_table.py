@@ -171,6 +171,22 @@ def test_errors_of_a_context(conditional, tmp_path, capsys, arguments, message):
     assert not (tmp_path / "s.csv").exists()
 
 
+def test_samples_that_are_not_finite_are_refused(conditional, tmp_path, monkeypatch, capsys):
+    folder, mean = conditional
+    monkeypatch.setattr(training.checkpoint, "load_model", _with_mean(training.load_model, mean))
+    out = tmp_path / "s.csv"
+    given = ["--given", "sex=m", "--given", "dose=2e38"]
+    assert main(["sample", str(folder), "--n", "4", *given, "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert "the samples must be finite numbers, got none of 4 that is; correct the values of --given" in error
+    assert not out.exists()
+
+
+def test_truths_of_a_context_are_written_in_any_way():
+    schema = TableSchema((Column("x"),), (Column("on", "category", categories=("False", "True")),))
+    assert given_contexts(["on=true,FALSE,True"], schema).tolist() == [[1.0], [0.0], [1.0]]
+
+
 def test_a_category_with_a_comma_is_one_value():
     schema = TableSchema((Column("y"),), (COLUMNS[3],))
     assert given_contexts(["kind=dark, blue"], schema).tolist() == [[1.0]]

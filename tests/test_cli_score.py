@@ -96,6 +96,20 @@ def test_rows_that_cannot_be_scored_keep_their_line(run, tmp_path, capsys):
     assert not (tmp_path / "none.tsv").exists()
 
 
+def test_a_hole_does_not_keep_other_rows_from_being_scored(tmp_path, encoded, capsys):
+    schema = TableSchema(SCHEMA.columns)  # which refuses missing cells in training
+    folder = save_run(tmp_path / "run", gaussian_flow(encoded), schema, torch.arange(5.0))
+    path = write(tmp_path / "holes.csv", ["a", "b"], [[0.5, 1e6], ["", 1e6]])
+    assert main(["score", str(folder), "--data", path, "--out", str(tmp_path / "s.csv")]) == 0
+    whole, hole = read(tmp_path / "s.csv")
+    np.testing.assert_allclose(float(whole["log_prob"]), expected(np.array([[0.5, 1e6]])), rtol=1e-4)
+    assert set(hole.values()) == {""}
+    assert "1 of 2 rows have missing cells and empty scores" in capsys.readouterr().out
+    path = write(tmp_path / "none.csv", ["a", "b"], [])
+    assert main(["score", str(folder), "--data", path]) == 2
+    assert "none.csv must have rows to score, got none; add some." in capsys.readouterr().err
+
+
 def test_filled_cells_are_said(tmp_path, encoded):
     columns = (Column("a", mean=0.0), Column("b", shift=1e6, scale=4.0, mean=1e6))
     folder = save_run(tmp_path / "run", gaussian_flow(encoded), TableSchema(columns, (), "mean"))
@@ -209,8 +223,13 @@ def test_a_folder_of_images_is_scored_whole_and_classes_have_names(tmp_path, mon
     assert main(["train", "--data", "photos", "--model", "hybrid", *sizes, "--folder", "run"]) == 0
     assert main(["score", "run", "--data", "new"]) == 0
     found = read("scores.csv")
-    assert list(found[0]) == ["log_prob", "bits_per_dim", "typicality_p", "class", "probability"]
-    assert len(found) == 6
+    assert list(found[0]) == ["file", "log_prob", "bits_per_dim", "typicality_p", "class", "probability"]
+    assert [row["file"] for row in found] == [f"{kind}/{i}.png" for kind in ("cats", "dogs") for i in range(3)]
+    assert main(["score", "run", "--data", "new/dogs", "--out", "dogs.csv"]) == 0
+    alone = read("dogs.csv")
+    assert [row["file"] for row in alone] == ["0.png", "1.png", "2.png"]
+    dogs = [float(row["log_prob"]) for row in found[3:]]
+    np.testing.assert_allclose([float(row["log_prob"]) for row in alone], dogs, rtol=1e-5)  # sums in another order
     assert {row["class"] for row in found} <= {"cats", "dogs"}
     assert training.reference_scores("run").numel() == 36  # nine tenths of them
 

@@ -84,7 +84,7 @@ def test_every_row_of_a_new_file(project, tmp_path, capsys, suffix):
         (lambda new: new.rename(columns={"small": "smal"}), "did you mean 'smal'?"),
         (lambda new: new.assign(small=None), "column 'small' of "),
         (lambda new: new.assign(species="versicolor"), "must hold one of the categories 'setosa', 'virginica'"),
-        (lambda new: new.iloc[:0], "--data must have a row"),
+        (lambda new: new.iloc[:0], "--data must have rows, got none in"),
     ],
 )
 def test_files_that_do_not_fit(project, tmp_path, capsys, change, words):

@@ -1,5 +1,6 @@
 """What the columns of a table become: categories, steps of whole numbers, weights, missing cells, and kept digits."""
 
+import math
 import warnings
 
 import numpy as np
@@ -90,12 +91,45 @@ def test_cells_come_back(frame, load):
     loaded, _ = load(frame, columns=("length", "count", "species", "smoker"), categorical=("species",))
     again = loaded.table.decode(both(loaded))
     found = pandas.DataFrame(dict(zip(again.names, again.columns, strict=True)))
-    expected = frame[list(again.names)].assign(smoker=frame["smoker"].astype(str))
+    expected = frame[list(again.names)]
     key = ["length"]
     found, expected = (part.sort_values(key).reset_index(drop=True) for part in (found, expected))
     for name in again.names:
         assert found[name].tolist() == expected[name].tolist()
     assert again.column("count").dtype == np.int64
+    assert again.column("smoker").dtype == bool
+
+
+@pytest.mark.parametrize("missing", ["drop", "mean"])
+def test_whole_numbers_beside_missing_cells_stay_whole(load, missing):
+    counts = [str(i % 7) if i % 5 else "" for i in range(40)]
+    frame = pandas.DataFrame({"count": counts, "x": np.random.default_rng(0).normal(size=40)})
+    loaded, _ = load(frame, missing=missing)
+    found = loaded.table.decode(both(loaded)).column("count")
+    assert found.dtype == np.int64
+    known = [int(text) for text in counts if text]
+    filled = [round(loaded.table.columns[0].mean)] * (counts.count("") if missing == "mean" else 0)
+    assert sorted(found.tolist()) == sorted(known + filled)
+
+
+def test_what_is_not_finite_comes_back_as_missing():
+    columns = (
+        data.Column("n", "integer", 1.0),
+        data.Column("x"),
+        data.Column("c", "category", 1.0, categories=("a", "b")),
+    )
+    found = data.TableSchema(columns).decode(torch.tensor([[math.nan] * 3, [1e30, 2.0, 1.0], [3.0, math.inf, 0.0]]))
+    assert math.isnan(found.column("n")[0])
+    assert found.column("n")[1:].tolist() == [float(np.float32(1e30)), 3.0]
+    assert found.column("c").tolist() == [None, "b", "a"]
+
+
+def test_missing_cells_are_counted_once_for_all_entries_of_a_category(load):
+    frame = pandas.DataFrame({"x": range(20), "g": ["u", "v", "w", "u"] * 5})
+    schema = load(frame, context=("g",))[0].table
+    cells = (np.array([1, 2, 3]), np.array(["u", None, None], object))
+    with pytest.raises(data.DataError, match=r"column 'g' of new must .* in row 2, and 2 missing cells in all"):
+        schema.encode(data.Table("new", ("x", "g"), cells))
 
 
 def test_texts_of_the_context_get_an_entry_each(frame, load):

@@ -92,6 +92,19 @@ def test_bad_arff(text, words, tmp_path):
         data.read_table(tmp_path / "a.arff")
 
 
+@pytest.mark.parametrize("name", ["a.data", "a.DAT", "a.data.gz"])
+def test_texts_have_many_suffixes(name, tmp_path):
+    frame = pandas.DataFrame({"x": [1.5, 2.5], "y": [3, 4]})
+    frame.to_csv(tmp_path / name, index=False, compression="gzip" if name.endswith("gz") else None)
+    same(data.read_table(tmp_path / name), frame)
+
+
+def test_files_of_other_names_are_to_be_renamed(tmp_path):
+    (tmp_path / "table").write_text("a\n1\n2\n")
+    with pytest.raises(data.DataError, match="rename it if it is such a file"):
+        data.load(tmp_path / "table")
+
+
 def test_several_files_are_one_table(tmp_path):
     FRAME.to_csv(tmp_path / "a.csv", index=False)
     FRAME[["text", "n", "truth", "x"]].to_parquet(tmp_path / "b.parquet")

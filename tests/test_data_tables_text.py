@@ -147,6 +147,12 @@ DIALECTS = {
     "given decimal": ("a;b\n1,500;2\n", {"decimal": ","}, [[1.5, 2]]),
     "given separator": ("a:b\n1.5:2\n", {"separator": ":"}, [[1.5, 2]]),
     "given tab": ("a b\tc\n1.5\t2\n", {"separator": "tab"}, [[1.5, 2]]),
+    "one column": ("x\n1,5\n1,25\n-2,0\n", {}, [[1.5], [1.25], [-2]]),
+    "one column without a name": ("1,5\n2,05\n3,25\n", {}, [[1.5], [2.05], [3.25]]),
+    "one column, given decimal": ("length, cm\n1,5\n2,25\n4\n", {"decimal": ","}, [[1.5], [2.25], [4]]),
+    "whole numbers": ("a,b\n1,5\n1,25\n", {}, [[1, 5], [1, 25]]),
+    "decimal commas in quotation marks": ('"a","b"\n"1,5","2"\n"-2,25","3"\n', {}, [[1.5, 2], [-2.25, 3]]),
+    "empty lines": ("a\n1.5\n\n2.5\n\n", {}, [[1.5], [2.5]]),
     "index from 1": (",a\n1,1.5\n2,2.5\n", {}, [[1.5], [2.5]]),
     "index of a part": ("Unnamed: 0,a\n3,1.5\n12,2.5\n", {}, [[1.5], [2.5]]),
 }
@@ -159,6 +165,30 @@ def test_dialects(case, tmp_path):
     (tmp_path / "a.csv").write_text(text)
     table = data.read_table(tmp_path / "a.csv", data.TableOptions(**options))
     assert np.stack(table.columns, 1).tolist() == rows
+
+
+@pytest.mark.parametrize("first", ["01.02.2020", "x", "2020-01-01 10:00:00"])
+def test_texts_beside_decimal_commas(first, tmp_path):
+    """A header without a comma is no reason to cut the rows there."""
+    (tmp_path / "a.csv").write_text(f"t;v\n{first};1,5\n{first};2,25\n")
+    table = data.read_table(tmp_path / "a.csv")
+    assert table.names == ("t", "v")
+    assert [column.tolist() for column in table.columns] == [[first] * 2, [1.5, 2.25]]
+
+
+def test_lines_of_one_column_are_not_lost(tmp_path):
+    path = tmp_path / "a.csv"
+    pandas.DataFrame({"a": [1.5, np.nan, 2.5]}).to_csv(path, index=False)
+    assert np.array_equal(data.read_table(path).column("a"), [1.5, np.nan, 2.5], equal_nan=True)
+    path.write_text("a\n1.5\n\n2.5\n\n")
+    with pytest.warns(RuntimeWarning, match="1 empty lines between the rows of .*a.csv were left out; write NA"):
+        assert data.read_table(path).column("a").tolist() == [1.5, 2.5]
+
+
+@pytest.mark.parametrize("text", ["None", "#N/A", "-nan", "."])
+def test_what_programs_write_for_missing_values(text, tmp_path):
+    (tmp_path / "a.csv").write_text(f"a,b\n1.5,2\n{text},3\n")
+    assert np.array_equal(data.read_table(tmp_path / "a.csv").column("a"), [1.5, np.nan], equal_nan=True)
 
 
 def test_encodings(tmp_path):
@@ -177,6 +207,7 @@ def test_encodings(tmp_path):
         ("a,b\n1,2\n", {"encoding": "no-such"}, "encoding must be one that Python knows, got 'no-such'"),
         ("a,b\n1,2\n", {"separator": "::"}, "separator must be one character, tab or space, got '::'"),
         ("a,b\n1,2\n", {"separator": ",", "decimal": ","}, "decimal must be another mark than the separator"),
+        ("a,b\n1,5\n2,7\n", {"decimal": ","}, "decimal must be another mark than the separator"),
         ('a,b\n1,"2\n', {}, "unexpected end of data"),
         ("a,b\n5,2,3\n7,2,2\n", {"header": "yes"}, "2 cells in its second line as in its first, got 3"),
     ],

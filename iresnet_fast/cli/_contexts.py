@@ -87,6 +87,8 @@ def _encoded(schema: TableSchema, table: Table) -> Tensor:
 
 def _cells(column: Column, texts: list[str]) -> NDArray[Any]:
     if column.kind == "category":
+        if set(column.categories) <= {"False", "True"}:  # which files write in other ways
+            texts = [text.capitalize() for text in texts]
         for text in texts:
             if text not in column.categories:
                 listed = ", ".join(map(repr, column.categories[:10])) + ", ..." * (len(column.categories) > 10)

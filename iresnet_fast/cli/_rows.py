@@ -9,6 +9,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .. import data
 from ..data import Column, DataSet, ImageOptions, Source, Table, TableOptions, TableSchema
 from ..data._load import load_whole
@@ -39,18 +41,18 @@ def schema_of(metadata: dict[str, Any]) -> TableSchema | None:
     return None if values is None else TableSchema.from_dict(values)
 
 
-def open_rows(options: argparse.Namespace, model: Model, metadata: dict[str, Any]) -> Batch:
+def open_rows(options: argparse.Namespace, model: Model, metadata: dict[str, Any], needs_labels: bool = True) -> Batch:
     """Return every row of the files asked for that has no missing cell, in order; else the test part of a data set.
 
-    Of a folder or file of images or signals that is not split these are all of them. What is left out or filled is
-    said.
+    Of a folder or file of images or signals that is not split these are all of them, and without a need for labels
+    their classes may be others than those of the run, or none. What is left out or filled is said.
 
     Raises:
         ValueError: a column is missing, a cell cannot be used, or the data do not fit the model.
     """
     shape = task_of(model).event_shape
     if options.data is None or not all(map(data.is_table, options.data)) or len(shape) > 1:
-        return test_batch(_whole(options, model, metadata) or open_data(options, model, metadata))
+        return test_batch(_whole(options, model, metadata, needs_labels) or open_data(options, model, metadata))
     table = read_rows(options, metadata)
     schema = schema_of(metadata) or _in_order(table, shape[0], metadata)
     if len(table) == 0:
@@ -65,14 +67,24 @@ def open_rows(options: argparse.Namespace, model: Model, metadata: dict[str, Any
     return Batch(encoded.x, None, encoded.context)
 
 
-def _whole(options: argparse.Namespace, model: Model, metadata: dict[str, Any]) -> DataSet | None:
+def _whole(options: argparse.Namespace, model: Model, metadata: dict[str, Any], needs_labels: bool) -> DataSet | None:
     """Return the images or signals asked for, unsplit; None: other data were."""
     if options.data is None or len(options.data) > 1:
         return None
     dataset = load_whole(options.data[0], options.data_root, _images_like_training(options, metadata))
     if dataset is not None:
+        dataset = dataset if needs_labels else _without_classes(dataset, model)
         _check(dataset, model, metadata)
     return dataset
+
+
+def _without_classes(dataset: DataSet, model: Model) -> DataSet:
+    """Return images with the same class for all, where the model has classes: nobody looks at it."""
+    n_classes = getattr(model.config, "n_classes", None)
+    labels = [None if n_classes is None else torch.zeros(len(x)).long() for x in (dataset.train, dataset.test)]
+    return dataclasses.replace(
+        dataset, train_labels=labels[0], test_labels=labels[1], n_classes=n_classes, class_names=()
+    )
 
 
 def _images_like_training(options: argparse.Namespace, metadata: dict[str, Any]) -> ImageOptions:
@@ -109,6 +121,11 @@ def read_rows(options: argparse.Namespace, metadata: dict[str, Any]) -> Table:
             other = dataclasses.replace(known, header="no" if table.has_names else "yes")
             again = data.read_table(paths, other)
             if _has(again, schema):
+                if table.has_names:
+                    _say(
+                        f"the first line of {again.where}, {', '.join(table.names)}, was taken for a row, as the run "
+                        f"knows no such columns; pass --header yes if it is not, and the names of the run."
+                    )
                 return again
     for warning in said:
         warnings.warn(warning.message, stacklevel=2)

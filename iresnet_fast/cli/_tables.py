@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data import Column, TableSchema
+from ..data import Column, Table, TableSchema
 
 TABLES = (".csv", ".tsv", ".parquet", ".npy")  # suffixes that `data.write_table` knows
 
@@ -32,3 +34,13 @@ def check_suffix(path: Path, known: Sequence[str], of: str) -> None:
 def rounded(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return numbers that come from float32 without the digits that it does not hold."""
     return np.array([float(f"{value:.{_DIGITS}g}") for value in values.tolist()])
+
+
+def as_text(table: Table) -> str:
+    """Return a table as the text of a .csv file; missing cells are empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(table.names)
+    for row in zip(*(column.tolist() for column in table.columns), strict=True):
+        writer.writerow(["" if cell is None or cell != cell else cell for cell in row])
+    return text.getvalue()

@@ -18,7 +18,7 @@ from ..data._text import split_text
 from ..training.files import writing
 from ._rows import table_options
 
-_SUFFIXES = {".csv": "", ".tsv": "\t", ".txt": ""}  # with the separator, if it is known
+_SUFFIXES = {".csv": "", ".tsv": "\t", ".txt": "", ".dat": "", ".data": ""}  # with the separator, if it is known
 
 
 class Verbatim(NamedTuple):

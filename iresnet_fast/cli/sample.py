@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,29 @@ def run(options: argparse.Namespace) -> None:
         out = _out(options, flow, schema_of(metadata) is not None)
         contexts = _contexts(options, flow, metadata)
         samples = draw_samples(flow, contexts, options.n, options.temperature, options.seed)
+        _check_finite(samples, contexts is not None)
         if options.npy is not None:
             print(_write_array(samples, options.npy))
         if out is not None:
             print(_write(options, model, metadata, samples, contexts, out))
+
+
+def _check_finite(samples: Tensor, is_given: bool) -> None:
+    """Raise ValueError if no sample is finite, and say how many are not."""
+    n_bad = int((~samples.flatten(1).isfinite().all(1)).sum())
+    if n_bad == 0:
+        return
+    what = "the values of --given or --context, which may be far from those of training, or " if is_given else ""
+    if n_bad == len(samples):
+        raise ValueError(
+            f"the samples must be finite numbers, got none of {n_bad} that is; correct {what}--temperature."
+        )
+    warnings.warn(
+        f"iresnet_fast: {n_bad} of {len(samples)} samples are not finite, and their cells are empty; correct "
+        f"{what}--temperature.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
 
 
 def draw_samples(

@@ -38,7 +38,7 @@ from ._options import (
     open_run,
 )
 from ._rows import read_rows, schema_of
-from ._tables import TABLES, check_suffix, rounded
+from ._tables import TABLES, as_text, check_suffix, rounded
 from ._verbatim import verbatim
 from .evaluate import probes
 
@@ -134,7 +134,7 @@ def run(options: argparse.Namespace) -> None:
     names = tuple(name for part in parts for name in part.names)
     whole = Table("scores", names, tuple(column for part in parts for column in part.columns))
     if to_screen:
-        print(_as_text(whole), end="")
+        print(as_text(whole), end="")
     else:
         data.write_table(whole, options.out)
     print(_summary(rows, table), file=sys.stderr if to_screen else sys.stdout)
@@ -145,7 +145,7 @@ def run(options: argparse.Namespace) -> None:
 def _rows(options: argparse.Namespace, model: Any, metadata: dict[str, Any]) -> _Rows:
     schema = schema_of(metadata)
     if schema is None or options.data is None or not all(map(data.is_table, options.data)):
-        batch = open_rows(options, model, metadata)
+        batch = open_rows(options, model, metadata, needs_labels=False)
         scale = 0.0 if schema is None else schema.log_scale
         return _Rows(batch, np.arange(len(batch.x)), len(batch.x), _names(options, len(batch.x)), None, scale)
     table = read_rows(options, metadata)
@@ -289,15 +289,3 @@ def _mean(values: NDArray[Any]) -> float:
 def _of(table: Table, row: int) -> str:
     parts = [f"p {table.column('typicality_p')[row]:.2g}"] if "typicality_p" in table.names else []
     return ", ".join([*parts, f"{table.column('log_prob')[row]:.2f} nats"])
-
-
-def _as_text(table: Table) -> str:
-    import csv
-    import io
-
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table.names)
-    for row in zip(*(column.tolist() for column in table.columns), strict=True):
-        writer.writerow(["" if cell is None or cell != cell else cell for cell in row])
-    return text.getvalue()

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from ._text import read_text
 from .dataset import DataError
-from .schema import category_texts
 from .source import TableOptions
-from .table import Table, is_missing
+from .table import Table, category_texts, is_missing
 
 _ATTRIBUTE = re.compile(
     r"""@attribute\s+(?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"|(\S+?))(?:\s*(\{.*)|\s+([A-Za-z].*))$""", re.IGNORECASE

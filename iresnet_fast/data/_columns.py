@@ -14,9 +14,9 @@ from ._header import number
 from ._notes import listed, note
 from ._scaling import is_whole, scaling_of
 from .dataset import DataError
-from .schema import Column, TableSchema, category_texts
+from .schema import Column, TableSchema
 from .source import TableOptions
-from .table import Table, is_missing
+from .table import Table, category_texts, is_missing
 
 _DATE = re.compile(r"\d{4}-\d\d?-\d\d?|\d\d?[./]\d\d?[./]\d{2,4}")
 _GROUPED = re.compile(r"[+-]?\d{1,3}([,.' ]\d{3})+([.,]\d+)?")
@@ -143,7 +143,9 @@ def _column(table: Table, name: str, train: NDArray[np.int64], options: TableOpt
     mean = float((at_training if len(at_training) else kept).astype(np.float64).mean())
     if scaling.step:
         mean = round((mean - scaling.shift) / scaling.step) * scaling.step + scaling.shift
-    is_integer = kept.dtype == np.int64 and name not in options.continuous
+    # Whole numbers beside missing cells are float64 in a table only for these.
+    is_integer = kept.dtype == np.int64 or bool(missing.any() and scaling.step and scaling.scale == 1.0)
+    is_integer = is_integer and name not in options.continuous
     return Column(
         name, "integer" if is_integer else "number", scaling.step, scaling.shift, scaling.scale,
         mean=float(round(mean)) if is_integer else mean,

@@ -93,7 +93,9 @@ def _is_one_column(text: str, decimal: str) -> bool:
     the commas recurs, so that it names no rows, or what is after some of them begins with 0, as no whole number does.
     """
     first, *rest = [line.strip() for line in _sample(text).splitlines() if line.strip()] or [""]
-    if decimal == "," and not re.search(r",\S", first.replace('"', "") if number(first.strip('"'), ",") is None else ""):
+    if decimal == "," and not re.search(
+        r",\S", first.replace('"', "") if number(first.strip('"'), ",") is None else ""
+    ):
         cells = [line.strip('"').strip() for line in rest]
         return bool(cells) and all(cell in MISSING_TEXTS or number(cell, ",") is not None for cell in cells)
     parts = [found.groups() for line in rest if (found := _FRACTION.fullmatch(line))]

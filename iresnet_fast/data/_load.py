@@ -123,6 +123,8 @@ def _load(names: tuple[str, ...], root: Root, source: Source) -> DataSet:
     if name not in NAMES:
         near = difflib.get_close_matches(name.lower(), NAMES, 1)
         advice = f"did you mean {near[0]!r}?" if near else "use one of them."
+        if os.path.isfile(name if root is None else Path(root, name)):
+            advice = "rename it if it is such a file."
         raise DataError(
             f"name must be one of {', '.join(NAMES)}, a file ending in {', '.join(SUFFIXES)}, or a folder of images, "
             f"got {name!r}; {advice}",

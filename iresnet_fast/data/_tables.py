@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from . import _files
 from ._columns import choose, make_schema
 from ._notes import listed, note
+from ._scaling import is_whole
 from .dataset import DataError, DataSet
 from .schema import Encoded
 from .source import TableOptions
@@ -88,7 +89,17 @@ def _without_gaps(parts: list[Table]) -> list[Table]:
     n_gone, n = sum(int(gap.sum()) for gap in gaps), sum(map(len, parts))
     if n_gone:
         note(f"{n_gone} of {n} rows of {parts[0].where} lack a value in {_gappy(parts)} and were left out.")
-    return [part.rows(~gap) for part, gap in zip(parts, gaps, strict=True)]
+    return [_without(part, gap) for part, gap in zip(parts, gaps, strict=True)]
+
+
+def _without(table: Table, gap: NDArray[np.bool_]) -> Table:
+    """Return the rows that are no gaps; whole numbers that were float64 for the missing cells alone are int64 again."""
+    columns = []
+    for column in table.columns:
+        kept = column[~gap]
+        had_holes = column.dtype.kind == "f" and bool(np.isnan(column).any())
+        columns.append(kept.astype(np.int64) if had_holes and is_whole(kept) else kept)
+    return Table(table.where, table.names, tuple(columns), table.has_names)
 
 
 def _gappy(parts: list[Table]) -> str:

@@ -102,12 +102,16 @@ def _scanned(where: str, text: str, separator: str) -> _Scan:
     reader = csv.reader(stream, delimiter=separator, skipinitialspace=True, strict=True)
     first: list[str] = []
     rows: list[list[str]] = []
-    n_rows = width = body = start = second = 0
+    n_rows = width = body = start = second = n_blank = n_between = end = 0
     try:
         for cells in reader:
-            if not cells or (len(cells) == 1 and not cells[0].strip()):
+            line, end = text[end : stream.tell()], stream.tell()
+            is_cell = width == 1 and '"' in line  # a missing one, which pandas writes as ""
+            if not cells or (len(cells) == 1 and not cells[0].strip() and not is_cell):
                 start = start if first else stream.tell()
+                n_blank += width == 1
                 continue
+            n_between = n_blank
             if not first:
                 first, width, body = cells, len(cells), stream.tell()
                 continue
@@ -127,6 +131,8 @@ def _scanned(where: str, text: str, separator: str) -> _Scan:
         raise not_text(where, ValueError(f"{_files.said(error)} in line {reader.line_num}")) from None
     if not first:
         raise DataError(f"{where} must have rows of numbers, got an empty file; save it anew.")
+    if n_between:
+        note(f"{n_between} empty lines between the rows of {where} were left out; write NA where a value is missing.")
     quoted = text[start:body].count('"') >= 2 * len(first) and '"' not in text[body:second]
     return _Scan(first, quoted and n_rows > 0, body, rows, n_rows, width)
 

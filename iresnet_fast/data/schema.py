@@ -17,9 +17,11 @@ from .. import _schema
 from ._files import shown
 from .dataset import DataError
 from .source import MISSING
-from .table import Table, is_missing, narrowed
+from .table import Table, category_texts, is_missing, narrowed
 
 KINDS = ("number", "integer", "category")
+_LOGICAL = ("False", "True")  # categories of a column of these
+_MOST_MOVED = 2.0**62  # of whole numbers before the shift, which may have as many digits, for int64
 
 
 @dataclass(frozen=True)
@@ -88,16 +90,21 @@ class Column:
         return result
 
     def decode(self, entries: NDArray[np.float64]) -> NDArray[Any]:
-        """Return cells [N] for entries [N, width]: float64, int64, or texts."""
+        """Return cells [N] for entries [N, width]: float64, int64, bool or texts; missing where they are not finite."""
         if self.kind == "category":
             codes = entries.argmax(1) if self.one_hot else np.rint(entries[:, 0])
-            codes = np.clip(codes, 0, len(self.categories) - 1).astype(np.int64)
+            bad = ~np.isfinite(entries).all(1)
+            codes = np.where(bad, 0.0, np.clip(codes, 0, len(self.categories) - 1)).astype(np.int64)
+            if self.categories == _LOGICAL and not bad.any():
+                logical: NDArray[Any] = codes == 1
+                return logical
             texts: NDArray[Any] = np.array(self.categories, object)[codes]
+            texts[bad] = None
             return texts
         moved = entries[:, 0] * self.scale
         if self.step:
             moved = np.rint(moved / self.step) * self.step
-        if self.kind == "integer":
+        if self.kind == "integer" and bool((np.abs(moved) < _MOST_MOVED).all()):
             return np.rint(moved).astype(np.int64) + int(self.shift)
         result: NDArray[Any] = moved + self.shift
         if self.shift or self.scale != 1.0:  # float64 would show digits that float32 has not held
@@ -260,23 +267,16 @@ class TableSchema:
 
     def _refuse(self, table: Table, gone: list[NDArray[np.bool_]], what: str) -> None:
         """Raise DataError if a cell is missing."""
-        names = self.context_entries if what else (*self.entries, *self.context_entries)
-        holes = np.argwhere(np.concatenate(gone, 1))
+        columns = self.context if what else (*self.columns, *self.context)
+        whole = np.concatenate(gone, 1)
+        holes = np.argwhere(whole[:, [at.start for at in _places(columns)]])  # one entry stands for all of a cell
         if len(holes):
-            row, entry = holes[0]
+            row, place = holes[0]
             raise DataError(
-                f"column {names[entry]!r} of {table.where} must have a value in every row, got none in row {row + 1}, "
-                f"and {len(holes)} missing cells in all; fill them, or train with missing='drop' or 'mean' (--missing)."
+                f"column {columns[place].name!r} of {table.where} must have a value in every row, got none in row "
+                f"{row + 1}, and {len(holes)} missing cells in all; fill them, or train with missing='drop' or 'mean' "
+                f"(--missing)."
             )
-
-
-def category_texts(cells: NDArray[Any]) -> list[str]:
-    """Return cells as the texts that categories are compared by: 3 and 3.0 are the same one."""
-    if cells.dtype == object:
-        return [str(cell) for cell in cells]
-    if cells.dtype.kind == "f":
-        return [str(int(cell)) if cell.is_integer() else repr(cell) for cell in cells.tolist()]
-    return [str(cell) for cell in cells.tolist()]
 
 
 def _places(columns: tuple[Column, ...]) -> list[slice]:

@@ -65,6 +65,15 @@ def is_missing(column: NDArray[Any]) -> NDArray[np.bool_]:
     return np.isnan(column) if column.dtype.kind == "f" else np.zeros(len(column), bool)
 
 
+def category_texts(cells: NDArray[Any]) -> list[str]:
+    """Return cells as the texts that categories are compared by: 3 and 3.0 are the same one."""
+    if cells.dtype == object:
+        return [str(cell) for cell in cells]
+    if cells.dtype.kind == "f":
+        return [str(int(cell)) if cell.is_integer() else repr(cell) for cell in cells.tolist()]
+    return [str(cell) for cell in cells.tolist()]
+
+
 def table_of(where: str, array: NDArray[Any], names: Sequence[str] = ()) -> Table:
     """Return an array [N, d] of numbers as a table; without names the columns have numbers from 1."""
     known = tuple(names) or tuple(str(column + 1) for column in range(array.shape[1]))

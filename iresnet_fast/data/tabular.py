@@ -1,4 +1,4 @@
-"""Files of tables: .csv, .tsv, .txt, .parquet, .arff, .npy and .npz, also packed as .gz or alone in a .zip."""
+"""Files of tables: texts of cells, Parquet, ARFF, .npy and .npz, texts also packed as .gz or alone in a .zip."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from ._frames import table_of_frame
 from ._numpy import not_whole, open_zip, read_member, read_npy, read_npz
 from ._text import read_text
 from .dataset import DataError
-from .schema import category_texts
 from .source import TableOptions
-from .table import Table, is_missing, table_of
+from .table import Table, category_texts, is_missing, table_of
 
-SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".arff", ".npy", ".npz", ".zip")
+SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".data", ".parquet", ".arff", ".npy", ".npz", ".zip")
 MOST_UNPACKED = 1 << 31  # bytes of the arrays of a .npz file
 
 
@@ -37,9 +36,9 @@ def read_table(
     """Return the rows of a file, or of several one after the other, as they are.
 
     Args:
-        source: the path of a file whose name ends in .csv, .tsv, .txt, .parquet, .arff, .npy, .npz, of one of these
-            packed by gzip (.csv.gz), or of a .zip archive with one of them; a list of such paths, whose columns must
-            have the same names; or a data frame of pandas or polars.
+        source: the path of a file whose name ends in .csv, .tsv, .txt, .dat, .data, .parquet, .arff, .npy, .npz, of one
+            of these packed by gzip (.csv.gz), or of a .zip archive with one of them; a list of such paths, whose
+            columns must have the same names; or a data frame of pandas or polars.
         options: how to read texts; what they say about columns is not looked at. None: everything is found out.
 
     Raises:
