@@ -176,3 +176,34 @@ def test_errors_name_the_options(project, tmp_path, capsys, arguments, words):
     begin, _, end = words.replace("{}", path).partition(".*")
     assert begin in error
     assert end.replace(".*", "") in error
+
+
+def test_new_files_may_have_other_marks_than_those_said_in_training(tmp_path, capsys):
+    rows = frame()[["small", "count"]]
+    rows.to_csv(tmp_path / "a.csv", sep=";", decimal=",", encoding="utf-16", index=False)
+    marks = ["--separator", ";", "--decimal", ",", "--encoding", "utf-16", "--continuous", "count"]
+    sizes = ["--set", "blocks=[1]", "--set", "hidden=[4]", "--max-steps", "2", "--batch-size", "50", "--quiet"]
+    run = str(tmp_path / "run")
+    assert main(["train", "--data", str(tmp_path / "a.csv"), *marks, *sizes, "--folder", run]) == 0
+    rows.to_csv(tmp_path / "b.csv", index=False)
+    said = []
+    for name in ("a", "b"):
+        capsys.readouterr()
+        assert main(["evaluate", run, "--data", str(tmp_path / f"{name}.csv")]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1]
+    # What is said for this file holds.
+    assert main(["evaluate", run, "--data", str(tmp_path / "b.csv"), "--encoding", "utf-16"]) == 2
+    assert "b.csv must be a text file of separated cells, got another" in capsys.readouterr().err
+
+
+def test_a_header_of_numbers_that_becomes_a_row_is_said(tmp_path, capsys):
+    rows = np.random.default_rng(0).normal(size=(60, 3))
+    np.save(tmp_path / "a.npy", rows)
+    sizes = ["--set", "blocks=[1]", "--set", "hidden=[4]", "--max-steps", "2", "--batch-size", "20", "--quiet"]
+    run = str(tmp_path / "run")
+    assert main(["train", "--data", str(tmp_path / "a.npy"), *sizes, "--folder", run]) == 0
+    pandas.DataFrame(rows[:5]).to_csv(tmp_path / "b.csv", index=False)
+    with pytest.warns(RuntimeWarning, match="the first line of .*b.csv, 0, 1, 2, was taken for a row, as the run"):
+        assert main(["evaluate", run, "--data", str(tmp_path / "b.csv")]) == 0
+    assert "(6 samples)" in capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import warnings
@@ -18,6 +19,7 @@ from ..training.batches import Batch, test_batch
 from ..training.recipes import Model
 from ..training.tasks import task_of
 
+_MARKS = ("separator", "decimal", "encoding")
 _PARENTS = 3  # folders above a run in which its data may have been moved with it
 
 
@@ -108,28 +110,51 @@ def _check(dataset: DataSet, model: Model, metadata: dict[str, Any]) -> None:
 
 
 def read_rows(options: argparse.Namespace, metadata: dict[str, Any]) -> Table:
-    """Return the table of --data, read as that of the run was; names of columns that the run knows are a header."""
+    """Return the table of --data, read as that of the run was; names of columns that the run knows are a header.
+
+    Where those are not found so, and the options leave it open, marks and encoding are found out for this file.
+    """
     source = metadata["data"].get("source")
     known = table_options(options, None if source is None else Source.from_dict(source).table)
     root = "" if options.data_root is None else options.data_root
     paths = [os.path.join(root, path) for path in options.data]
     schema = schema_of(metadata)
+    left: dict[str, Any] = {name: "" for name in _MARKS if getattr(options, name, None) is None}
+    free = dataclasses.replace(known, **left)
+    if schema is None or free == known:
+        return _with_columns(paths, known, schema)
+    try:
+        found = _with_columns(paths, known, schema)
+        if _has(found, schema):
+            return found
+    except data.DataError:
+        found = None
+    with contextlib.suppress(data.DataError):
+        again = _with_columns(paths, free, schema)
+        if _has(again, schema):
+            return again
+    return _with_columns(paths, known, schema) if found is None else found
+
+
+def _with_columns(paths: list[str], known: TableOptions, schema: TableSchema | None) -> Table:
+    """Return the table of files, whose first line is a header or not as it fits the columns of a run."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         table = data.read_table(paths, known)
+        again: Table | None = None
         if schema is not None and known.header == "auto" and not _has(table, schema):
             other = dataclasses.replace(known, header="no" if table.has_names else "yes")
             again = data.read_table(paths, other)
-            if _has(again, schema):
-                if table.has_names:
-                    _say(
-                        f"the first line of {again.where}, {', '.join(table.names)}, was taken for a row, as the run "
-                        f"knows no such columns; pass --header yes if it is not, and the names of the run."
-                    )
-                return again
-    for warning in said:
-        warnings.warn(warning.message, stacklevel=2)
-    return table
+    if again is None or schema is None or not _has(again, schema):
+        for warning in said:
+            warnings.warn(warning.message, stacklevel=2)
+        return table
+    if table.has_names:
+        _say(
+            f"the first line of {again.where}, {', '.join(table.names)}, was taken for a row, as the run knows no such "
+            f"columns; pass --header yes if it is not, and the names of the run."
+        )
+    return again
 
 
 def open_data(options: argparse.Namespace, model: Model, metadata: dict[str, Any], say_again: bool = False) -> DataSet:

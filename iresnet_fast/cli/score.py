@@ -32,6 +32,7 @@ from ._options import (
     add_machine_options,
     add_run_argument,
     check_file,
+    columns,
     machine,
     open_data,
     open_rows,
@@ -77,7 +78,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--keep",
-        type=lambda text: text.split(","),
+        type=columns,
         default=[],
         metavar="NAMES",
         help="columns of the file to write before the scores, separated by commas, such as an id (default: none)",
