@@ -182,6 +182,17 @@ def test_samples_that_are_not_finite_are_refused(conditional, tmp_path, monkeypa
     assert not out.exists()
 
 
+def test_values_between_the_whole_numbers_of_a_context_are_written_as_they_were_given(tmp_path):
+    config = FlowConfig((1,), blocks=(0,), fc_blocks=1, fc_hidden=(4,), prior="conditional", context_features=2)
+    context = (Column("age", "integer", step=1.0, shift=1.0), Column("dose", "integer", step=5.0))
+    run = save_run(tmp_path / "run", IResNetFlow(config).eval(), TableSchema((Column("y"),), context))
+    out = tmp_path / "s.csv"
+    for age, dose in (("30", "10"), ("30.5", "10"), ("31", "12")):
+        given = ["--given", f"age={age}", "--given", f"dose={dose}"]
+        assert main(["sample", str(run), "--n", "2", *given, "--out", str(out)]) == 0
+        assert {(row["age"], float(row["dose"])) for row in read(out)} == {(age, float(dose))}
+
+
 def test_truths_of_a_context_are_written_in_any_way():
     schema = TableSchema((Column("x"),), (Column("on", "category", categories=("False", "True")),))
     assert given_contexts(["on=true,FALSE,True"], schema).tolist() == [[1.0], [0.0], [1.0]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import warnings
 from pathlib import Path
 from typing import Any
@@ -180,11 +181,25 @@ def _write(
         return _write_array(samples, out)
     schema = _schema(flow, metadata)
     repeated = None if contexts is None else contexts[np.arange(len(samples)) % len(contexts)]
-    table = schema.decode(samples, repeated)
+    table = _with_given(schema, schema.decode(samples, repeated), samples, repeated)
     if is_picture:
         return _pairs(options, model, metadata, schema, table, out)
     data.write_table(table, out)
     return out
+
+
+def _with_given(schema: TableSchema, table: Table, samples: Tensor, contexts: Tensor | None) -> Table:
+    """Return the samples with the values of the context that were given, also where those of training were whole."""
+    plain = [
+        column if column.categories else dataclasses.replace(column, kind="number", step=0.0)
+        for column in schema.context
+    ]
+    given = dataclasses.replace(schema, context=tuple(plain)).decode(samples, contexts)
+    columns = [
+        cells if place < len(schema.columns) or np.array_equal(cells, given.columns[place]) else given.columns[place]
+        for place, cells in enumerate(table.columns)
+    ]
+    return Table(table.where, table.names, tuple(columns))
 
 
 def _write_array(samples: Tensor, path: Path) -> Path:
