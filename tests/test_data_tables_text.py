@@ -167,6 +167,16 @@ def test_dialects(case, tmp_path):
     assert np.stack(table.columns, 1).tolist() == rows
 
 
+@pytest.mark.parametrize("case", ["one column", "one column without a name", "decimal commas in quotation marks"])
+def test_fractions_that_might_be_something_else_are_said(case, tmp_path):
+    (tmp_path / "a.csv").write_text(DIALECTS[case][0])
+    with pytest.warns(RuntimeWarning, match="such as '1,5' were read as fractions; pass decimal="):
+        data.read_table(tmp_path / "a.csv")
+    (tmp_path / "a.csv").write_text("2020,01\n2020,02\n2020,03\n")
+    table = data.read_table(tmp_path / "a.csv", data.TableOptions(separator=","))
+    assert [column.tolist() for column in table.columns] == [[2020] * 3, [1, 2, 3]]
+
+
 @pytest.mark.parametrize("first", ["01.02.2020", "x", "2020-01-01 10:00:00"])
 def test_texts_beside_decimal_commas(first, tmp_path):
     """A header without a comma is no reason to cut the rows there."""

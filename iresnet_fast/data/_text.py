@@ -68,6 +68,12 @@ def read_text(where: str, content: bytes | bytearray, options: TableOptions, sep
             f"decimal must be another mark than the separator of {where}, got {decimal!r} for both; correct one.",
             argument="decimal",
         )
+    if decimal == "," and not options.decimal and (separator == "," or scan.width == 1):
+        cell = next(cell for row in [scan.first, *scan.rows] for cell in row if "," in cell and number(cell, ",") is not None)
+        note(
+            f"numbers of {where} such as {cell!r} were read as fractions; pass decimal='.' (--decimal .) if they are "
+            f"none, and separator=',' (--separator ,) if they are two."
+        )
     names, is_data = _names(where, scan, comment, separator, decimal, options.header)
     n_rows = scan.n_rows + is_data
     if n_rows == 0:
