@@ -69,7 +69,8 @@ def read_text(where: str, content: bytes | bytearray, options: TableOptions, sep
             argument="decimal",
         )
     if decimal == "," and not options.decimal and (separator == "," or scan.width == 1):
-        cell = next(cell for row in [scan.first, *scan.rows] for cell in row if "," in cell and number(cell, ",") is not None)
+        cells = [cell for row in [scan.first, *scan.rows] for cell in row if "," in cell]
+        cell = next(cell for cell in cells if number(cell, ",") is not None)
         note(
             f"numbers of {where} such as {cell!r} were read as fractions; pass decimal='.' (--decimal .) if they are "
             f"none, and separator=',' (--separator ,) if they are two."
