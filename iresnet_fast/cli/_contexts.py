@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data import Column, DataError, Table, TableSchema
+from ..models import IResNetFlow
+
+_FAR = 6.0  # standard deviations of the training rows from their mean
 
 
 def given_contexts(given: list[str], schema: TableSchema) -> Tensor:
@@ -76,6 +80,21 @@ def no_contexts(schema: TableSchema) -> ValueError:
     """Return what to say if a model needs a context and there is none."""
     names = ", ".join(column.name for column in schema.context)
     return ValueError(f"--given must be the context of this model, {names}, got none; pass e.g. {_example(schema)}.")
+
+
+def say_if_far(flow: IResNetFlow, contexts: Tensor, schema: TableSchema) -> None:
+    """Warn of contexts [m, c] far outside of those the flow was trained at, where it knows nothing."""
+    if flow.context_preprocessing is None:
+        return
+    distance = flow.context_preprocessing(contexts.to(flow.prior.mean))[0].abs().amax(0)
+    far = [f"{name} ({float(d):.0f})" for name, d in zip(schema.context_entries, distance, strict=True) if d > _FAR]
+    if far:
+        warnings.warn(
+            f"iresnet_fast: {', '.join(far)} of the context: so many standard deviations from the mean of the training "
+            f"rows, where the model has seen nothing; do not trust such samples.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 def _encoded(schema: TableSchema, table: Table) -> Tensor:

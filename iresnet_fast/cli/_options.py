@@ -53,7 +53,7 @@ def add_run_argument(parser: argparse.ArgumentParser, **options: Any) -> None:
 
 def add_data_options(parser: argparse.ArgumentParser, default: str | None) -> None:
     """Add the data; without a default they are those of the run, whose columns are known."""
-    said = "those the run was trained on" if default is None else default
+    said = "the test part of those of the run" if default is None else default
     names = ", ".join(data.NAMES)
     parser.add_argument(
         "--data",

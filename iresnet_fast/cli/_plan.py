@@ -13,11 +13,12 @@ import torch
 from .. import data
 from ..data import Source
 from ..models import FlowConfig
-from ..training import distributed, run_file
+from ..training import checkpoint, distributed, run_file
 from ..training.batches import divided
 from ..training.config import TrainConfig
 from ..training.fit import free_folder
 from ..training.recipes import MODELS, Model, recipe, sizes_of
+from ..training.run_file import RUN_FILE
 from ._options import load_data
 from ._recipe import change_of, changed, given_of, naming_fields
 
@@ -50,7 +51,8 @@ def plan(options: argparse.Namespace) -> Plan:
 
     Nothing is written.
     """
-    known = None if options.config is None else run_file.read(options.config)
+    config = options.config or _config_of_folder(options)
+    known = None if config is None else run_file.read(config)
     kind = options.model or (MODEL if known is None else _kind_of(known.model))
     presets = MODELS[kind].presets()
     if options.preset not in (None, *presets):
@@ -76,7 +78,17 @@ def plan(options: argparse.Namespace) -> Plan:
             notes.append(f"sizes: {sizes.reason}")
     _check_batch_size(training, dataset)
     folder = _folder(options, dataset, kind, notes)
+    if options.resume and not checkpoint.paths(folder):
+        notes.append(f"resume: nothing to go on with in {folder}, a new run begins there")
     return Plan(dataset, model, training, seed, folder, tuple(notes))
+
+
+def _config_of_folder(options: argparse.Namespace) -> Path | None:
+    """Return the run.yaml of a folder to go on in, if no other data are asked for."""
+    if not options.resume or options.folder is None or options.data is not None:
+        return None
+    path = Path(options.folder, RUN_FILE)
+    return path if path.is_file() else None
 
 
 def _source(options: argparse.Namespace, known: run_file.RunFile | None) -> Source:

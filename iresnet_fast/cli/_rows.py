@@ -17,6 +17,7 @@ from ..data import Column, DataSet, ImageOptions, Source, Table, TableOptions, T
 from ..data._load import load_whole
 from ..training.batches import Batch, test_batch
 from ..training.recipes import Model
+from ..training.table_of_run import schema_of
 from ..training.tasks import task_of
 
 _MARKS = ("separator", "decimal", "encoding")
@@ -35,12 +36,6 @@ def image_options(options: argparse.Namespace, known: ImageOptions | None = None
     given = {"size": options.image_size, "mode": options.image_mode}
     given = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(ImageOptions() if known is None else known, **given)
-
-
-def schema_of(metadata: dict[str, Any]) -> TableSchema | None:
-    """Return the columns that a run was trained on; None if it was no table, or before they were kept."""
-    values = metadata["data"].get("table")
-    return None if values is None else TableSchema.from_dict(values)
 
 
 def open_rows(options: argparse.Namespace, model: Model, metadata: dict[str, Any], needs_labels: bool = True) -> Batch:
@@ -100,6 +95,14 @@ def _images_like_training(options: argparse.Namespace, metadata: dict[str, Any])
 
 def _check(dataset: DataSet, model: Model, metadata: dict[str, Any]) -> None:
     """Raise ValueError unless the data fit the model, and their classes are those of the run."""
+    expected = task_of(model).event_shape
+    if dataset.event_shape != expected:
+        kinds = {1: "rows of", 2: "signals of", 3: "images of"}
+        shown, got = (f"{kinds[len(shape)]} {' x '.join(map(str, shape))}" for shape in (expected, dataset.event_shape))
+        raise ValueError(
+            f"--data must hold {shown} values as in training, got {got} in {dataset.name}; pass such data, or another "
+            f"run."
+        )
     task_of(model).check(dataset)
     names = tuple(metadata["data"].get("class_names") or ())
     if names and dataset.class_names and dataset.class_names != names:

@@ -16,9 +16,9 @@ from ..certify.certificate import rounded_up
 from ..models import certified_lipschitz
 from ..training.batches import permutation
 from ..training.evaluate import Evaluation, evaluate
+from ..training.table_of_run import schema_of
 from ..training.tasks import flow_of
 from ._options import add_data_options, add_machine_options, add_run_argument, machine, open_rows, open_run
-from ._rows import schema_of
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

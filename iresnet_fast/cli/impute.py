@@ -10,6 +10,7 @@ does not know.
 from __future__ import annotations
 
 import argparse
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from ..data import DataError, Table, TableSchema
 from ..data.table import is_missing
 from ..models import IResNetFlow
 from ..training.impute import CHAINS, STEPS, Imputed, check_lengths, impute
+from ..training.table_of_run import schema_of
 from ._options import add_data_options, add_machine_options, add_run_argument, check_file, machine, open_run
-from ._rows import read_rows, schema_of
+from ._rows import read_rows
 from ._tables import TABLES, check_suffix
 from ._verbatim import Verbatim, verbatim, write_verbatim
 
@@ -66,6 +68,8 @@ def run(options: argparse.Namespace) -> None:
     if options.data is None:
         raise ValueError("--data must name the table to complete, got none; pass a file with the columns of the run.")
     check_file("--out", options.out)
+    if options.out.exists() and any(os.path.exists(path) and options.out.samefile(path) for path in options.data):
+        raise ValueError(f"--out must be another file than --data, got {options.out} for both; name another one.")
     check_suffix(options.out, TABLES, "a table")
     with machine(options) as device:
         model, metadata = open_run(options, device)

@@ -34,6 +34,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise ValueError."""
+        left = message.partition("unrecognized arguments: ")[2]
+        if left and not left.startswith("-"):
+            message += ", which no option takes: a file of data goes with --data"
         raise ValueError(f"{message}; see {self.prog} --help.")
 
 

@@ -15,9 +15,9 @@ from ..training import pictures
 from ..training.batches import Batch, test_batch
 from ..training.files import writing
 from ..training.recipes import Model
+from ..training.table_of_run import schema_of
 from ..training.tasks import flow_of, task_of
 from ._options import add_data_options, add_machine_options, add_run_argument, check_file, machine, open_rows, open_run
-from ._rows import schema_of
 from ._tables import TABLES, check_suffix, numbered
 
 N_SAMPLES = 32

@@ -18,10 +18,10 @@ from ..training import pictures
 from ..training.files import writing
 from ..training.samples import can_draw as can_draw_events
 from ..training.samples import samples_at
+from ..training.table_of_run import schema_of
 from ..training.tasks import flow_of
-from ._contexts import bare_contexts, given_contexts, no_contexts
+from ._contexts import bare_contexts, given_contexts, no_contexts, say_if_far
 from ._options import add_machine_options, add_run_argument, check_file, machine, numbers, open_data, open_run
-from ._rows import schema_of
 from ._tables import TABLES, check_suffix, numbered
 
 N_SAMPLES = 64
@@ -152,10 +152,13 @@ def _contexts(options: argparse.Namespace, flow: IResNetFlow, metadata: dict[str
         raise ValueError("--given must be left out with --context, got both; pass one of them.")
     schema = _schema(flow, metadata)
     if given is not None:
-        return given_contexts(given, schema)
-    if bare is None:
+        contexts = given_contexts(given, schema)
+    elif bare is None:
         raise no_contexts(schema)
-    return bare_contexts(bare, schema)
+    else:
+        contexts = bare_contexts(bare, schema)
+    say_if_far(flow, contexts, schema)
+    return contexts
 
 
 def _schema(flow: IResNetFlow, metadata: dict[str, Any]) -> TableSchema:

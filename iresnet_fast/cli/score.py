@@ -25,6 +25,7 @@ from ..data import DataError, Table
 from ..data.folder import names_of_files
 from ..training.batches import Batch
 from ..training.scores import RowScores, row_scores
+from ..training.table_of_run import schema_of
 from ..training.tasks import flow_of, task_of
 from ..training.typicality import p_values, reference_scores, training_scores
 from ._options import (
@@ -38,7 +39,7 @@ from ._options import (
     open_rows,
     open_run,
 )
-from ._rows import read_rows, schema_of
+from ._rows import read_rows
 from ._tables import TABLES, as_text, check_suffix, rounded
 from ._verbatim import verbatim
 from .evaluate import probes

@@ -116,7 +116,8 @@ def _report(done: Run, dataset: data.DataSet) -> None:
     model: Any = done.best
     print(f"{done.step} steps in {done.minutes:.2f} minutes")
     if done.kept is not None:
-        print(f"kept: the model of step {done.best_step}, the best on the data held out")
+        start = ", as it began: the data held out gave no reason to leave that" * (done.best_step == 0)
+        print(f"kept: the model of step {done.best_step}, the best on the data held out{start}")
     if done.evaluation is not None:
         metadata = checkpoint.read_metadata(done.folder / MODEL_FILE)
         print(evaluate.describe(model, evaluate.in_units_of_file(done.evaluation, metadata)))

@@ -20,6 +20,8 @@ from .table import Table, category_texts, is_missing
 
 _DATE = re.compile(r"\d{4}-\d\d?-\d\d?|\d\d?[./]\d\d?[./]\d{2,4}")
 _GROUPED = re.compile(r"[+-]?\d{1,3}([,.' ]\d{3})+([.,]\d+)?")
+# A value is a mark or an atom and no rounded measurement if so many rows have it, so many times those of any other.
+_FEWEST_SHARED, _SHARE, _TIMES_OTHERS = 5, 0.02, 5
 _FEWEST_NUMBERED = 10  # rows of which a column may be the number by chance
 
 
@@ -116,7 +118,7 @@ def _column(table: Table, name: str, train: NDArray[np.int64], options: TableOpt
         if len(categories) < 2 and not is_context:
             raise DataError(
                 f"{table.where} must vary in every column, got {_files.shown(categories[0])!r} alone in column {name}; "
-                f"remove it, it has no density."
+                f"leave it out (--columns), it has no density."
             )
         found = Counter(category_texts(at_training)).most_common(1)
         return Column(
@@ -191,6 +193,13 @@ def _say(table: Table, columns: tuple[Column, ...], used: tuple[Column, ...], op
     ]
     if moved:
         note(f"{listed(moved)} of {table.where}: shifted, since float32 would not keep the digits of such values.")
+    shared = [text for column in columns if (text := _shared(column, table.column(column.name)))]
+    if shared:
+        note(
+            f"{listed(shared)} of {table.where}: a value that many rows share beside continuous ones, where no density "
+            f"is finite; if it marks missing cells empty them (and pass missing, --missing), else model it as a column "
+            f"of its own."
+        )
     scaled = [f"{column.name} (divided by {column.scale:g})" for column in used if column.scale != 1.0]
     if scaled:
         note(f"{listed(scaled)} of {table.where}: scaled, since float32 would not keep such values.")
@@ -201,6 +210,17 @@ def _say(table: Table, columns: tuple[Column, ...], used: tuple[Column, ...], op
                 f"{column.name} of {table.where}: it numbers the rows, and is modelled like the other columns; leave "
                 f"it out with columns (--columns)."
             )
+
+
+def _shared(column: Column, cells: NDArray[Any]) -> str:
+    """Return name and value of a continuous column of which one value is in far more rows than any other; else ""."""
+    if column.step or column.categories:
+        return ""
+    values, counts = np.unique(cells[~is_missing(cells)], return_counts=True)
+    second, most = np.sort(counts)[-2:] if len(counts) > 1 else (0, 0)
+    if most < max(_FEWEST_SHARED, _SHARE * len(cells), _TIMES_OTHERS * second):
+        return ""
+    return f"{column.name} ({most} rows with {values[counts.argmax()]:.6g})"
 
 
 def _is_of_grid(column: Column) -> bool:

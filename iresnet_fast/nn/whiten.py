@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -57,10 +58,10 @@ class Whiten(Transform):
     def fit(cls, data: Tensor, noise_variance: Tensor | None = None, weights: Tensor | None = None) -> Whiten:
         """Build the map that gives `data` [N, d] mean 0 and the identity as covariance, both computed in float64.
 
-        The covariance is that of the maximum of the likelihood, divided by N.
-        Where columns depend on each other
+        The covariance is that of the maximum of the likelihood, divided by N. Where columns depend on each other
         linearly, as they do for N <= d, it is singular: then the smallest multiple of the identity that lifts the
-        eigenvalues of the correlation matrix to 1e-9 is added to that. A column that is constant keeps its scale.
+        eigenvalues of the correlation matrix to 1e-9 is added to that, and where N > d a warning says so. A column that
+        is constant keeps its scale.
 
         Args:
             data: [N, d].
@@ -86,6 +87,14 @@ class Whiten(Transform):
         ridge = _LEAST_EIGENVALUE - float(torch.linalg.eigvalsh(correlation)[0])
         if ridge > 0.0:
             correlation.diagonal().add_(ridge)
+            if len(data) > len(mean):
+                warnings.warn(
+                    "iresnet_fast: the columns of the data depend on each other linearly, as a column does that is the "
+                    "sum of two others: all rows are in a plane, across which a density has no limit; leave one of "
+                    "them out.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
         factor = torch.linalg.cholesky(correlation)
         identity = torch.eye(len(mean), dtype=mean.dtype, device=mean.device)
         matrix = torch.linalg.solve_triangular(factor, identity, upper=False).tril() * scale

@@ -9,6 +9,7 @@ from .fit import Run, fit
 from .impute import Imputed, impute
 from .recipes import recipe
 from .scores import RowScores, row_scores
+from .table_of_run import load_schema
 from .tasks import task_of
 from .typicality import p_values, reference_scores, training_scores
 
@@ -25,6 +26,7 @@ __all__ = [
     "fit",
     "impute",
     "load_model",
+    "load_schema",
     "p_values",
     "pictures",
     "read_metadata",

@@ -22,6 +22,7 @@ from ..evaluate import evaluate
 from ..metadata import naming
 from ..progress import working
 from ..resume import fingerprint
+from ..table_of_run import schema_of
 from ..tasks import flow_of, task_of
 from ._draw import draw_calibration, draw_curves, draw_reconstructions, draw_samples
 from ._facts import Exactness, Facts
@@ -65,10 +66,7 @@ def measure(
 
 
 def _schema(metadata: dict[str, Any], dataset: DataSet | None) -> TableSchema | None:
-    if dataset is not None:
-        return dataset.table
-    kept = metadata["data"].get("table")
-    return None if kept is None else TableSchema.from_dict(kept)
+    return schema_of(metadata) if dataset is None else dataset.table
 
 
 @contextmanager

@@ -1,10 +1,9 @@
-"""The page: what is known of a run as cards, tables and snippets, and a template that lays them out."""
+"""The page: what is known of a run as cards and tables, and a template that lays them out."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import shlex
 from datetime import datetime, timezone
 from importlib import resources
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from ..config import TrainConfig
 from ..tasks import flow_of
 from ._columns import Grid, columns_grid, samples_grid
 from ._facts import Facts
+from ._snippets import commands, python
 
 _UNITS = {"bits_per_dim": "bits/dim", "nats": "nats", "error_percent": "% error"}
 
@@ -40,13 +40,6 @@ class Setting(NamedTuple):
     def differs(self) -> bool:
         """Whether it is not the default."""
         return self.value != self.default
-
-
-class Snippet(NamedTuple):
-    """Something to copy and run."""
-
-    text: str
-    code: str
 
 
 def render(facts: Facts) -> str:
@@ -78,8 +71,8 @@ def render(facts: Facts) -> str:
             "Model": _settings(model.config),
             "Training": _training_settings(facts.metadata["train_config"]),
         },
-        python=_python(facts),
-        commands=_commands(facts),
+        python=python(facts),
+        commands=commands(facts),
         has_density=flow_of(model) is not None,
     )
 
@@ -225,75 +218,3 @@ def _shown(value: Any) -> str:
             return "none"
         return ", ".join(map(_shown, value)) if len(value) <= 20 else f"{len(value)} values"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _python(facts: Facts) -> Snippet:
-    lines = [
-        "import torch",
-        "from iresnet_fast import training",
-        "",
-        f"model = training.load_model({str(facts.run)!r})",
-    ]
-    flow = flow_of(facts.model)
-    if flow is None:
-        shape = (16, *facts.model.config.image_shape)
-        lines += [
-            f"x = torch.rand({shape})  # images as the data have them, scaled to [0, 1]",
-            "classes = model(x).argmax(1)",
-        ]
-        return Snippet("Load it in Python, and classify.", "\n".join(lines))
-    of_flow = "model" if flow is facts.model else "model.flow"
-    arguments = "16"
-    if flow.takes_context:
-        lines.append(f"context = torch.tensor({_a_context(facts)!r})")
-        lines.append("x = " + of_flow + ".sample(16, context)")
-        lines.append(f"log_prob = {of_flow}.log_prob(x, context.expand(16, -1))")
-    else:
-        lines.append(f"x = {of_flow}.sample({arguments})")
-        lines.append(f"log_prob = {of_flow}.log_prob(x)  # in nats")
-    return Snippet("Load it in Python, draw samples, and score them.", "\n".join(lines))
-
-
-def _a_context(facts: Facts) -> list[float]:
-    """Return the context of a test sample, zeros if it is not at hand."""
-    context = None if facts.dataset is None else facts.dataset.test_context
-    if context is None:
-        flow = flow_of(facts.model)
-        return [0.0] * (0 if flow is None else flow.config.context_features)
-    return [float(f"{value:.6g}") for value in context[0].tolist()]
-
-
-def _commands(facts: Facts) -> list[Snippet]:
-    run, flow = shlex.quote(str(facts.run)), flow_of(facts.model)
-    names = (facts.metadata["data"].get("source") or {}).get("names", [])
-    data = f" --data {shlex.join(names)}" if facts.schema is not None and names else ""
-    snippets = [
-        Snippet("Measure it on its test data.", f"iresnet-fast evaluate {run}"),
-        Snippet("Score rows, each by itself.", f"iresnet-fast score {run}{data} --out scores.csv"),
-    ]
-    if flow is not None:
-        out = _sampled(flow.config.event_shape)
-        given = f" {shlex.join(_given(facts))}" if flow.takes_context else ""
-        snippets.append(Snippet("Draw samples.", f"iresnet-fast sample {run} --n 100{given} --out {out}"))
-    return snippets
-
-
-def _sampled(shape: tuple[int, ...]) -> str:
-    """Return a file that samples of a shape can be written to."""
-    if len(shape) == 1:
-        return "samples.csv"
-    return "samples.npy" if len(shape) == 3 and shape[0] not in (1, 3) else "samples.png"
-
-
-def _given(facts: Facts) -> list[str]:
-    """Return the options that name the context of a test sample."""
-    context, schema = _a_context(facts), facts.schema
-    if schema is None:
-        return [f"--context={','.join(map(str, context))}"]
-    width = sum(column.width for column in schema.columns)
-    row = schema.decode(torch.zeros(1, width), torch.tensor([context]))
-    return [f"--given={column.name}={_cell(row.column(column.name)[0])}" for column in schema.context]
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
