@@ -284,7 +284,9 @@ def _opened(path: Path) -> Iterator[Any]:
             f"{path} must fit in half of the memory, got one of {size} bytes; free some, or use a larger machine."
         ) from None
     except (SafetensorError, OSError) as error:
-        raise DamagedError(f"{path} must be a complete safetensors file, got one with {error}.") from error
+        # Where the first bytes are no length of a header it is not even the beginning of such a file.
+        got = "a file of another kind; pass the folder of a run" if "header too" in str(error) else f"one with {error}"
+        raise DamagedError(f"{path} must be a complete safetensors file, got {got}.") from error
 
 
 def _checksum(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> int:
