@@ -186,7 +186,7 @@ def test_help_of_data_with_a_percent_sign_in_the_name(table, capsys):
     ("change", "said"),
     [
         ("activaton=elu", "did you mean 'activation'?"),
-        ("blocks=4", "--set blocks=[4]"),
+        ("blocks=4", "write e.g. --set blocks=["),
         ("eval_estimator=Exact", '"type": "PowerSeries"'),
         ('solver={"type": "Exact"}', "must be an object of type FixedPoint"),
     ],

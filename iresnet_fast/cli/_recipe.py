@@ -184,7 +184,7 @@ def change_of(text: str, kind: str) -> tuple[str, Any]:
         if str not in (hint, *typing.get_args(hint)):
             raise ValueError(
                 f"--set {field} must be {_described(hint)} in JSON, got {value!r:.80}; write e.g. --set "
-                f"'{field}={_example(config, field)}'."
+                f"{_example(config, field)}."
             ) from None
         return field, value
     if isinstance(found, dict) and "type" not in found:
@@ -197,12 +197,12 @@ def change_of(text: str, kind: str) -> tuple[str, Any]:
     if isinstance(found, dict) and found["type"] not in _parts_of(hint):
         raise ValueError(
             f"--set {field} must be {_described(hint)} in JSON, got the type {found['type']!r:.60}; write e.g. "
-            f"--set '{field}={_example(config, field)}'."
+            f"--set {_example(config, field)}."
         )
     if typing.get_origin(hint) is tuple and not isinstance(found, list):
         raise ValueError(
-            f"--set {field} must be {_described(hint)} in JSON, got {value:.80}; write e.g. --set {field}="
-            f"{json.dumps([found])}."
+            f"--set {field} must be {_described(hint)} in JSON, got {value:.80}; write e.g. --set "
+            f"{_example(config, field)}."
         )
     return field, found
 
@@ -219,10 +219,11 @@ def _described(hint: Any) -> str:
 
 
 def _example(config: Any, field: str) -> str:
-    """Return the value of a field of the configuration, or of its flow, in JSON."""
+    """Return what sets a field to its value in the configuration, or in its flow's, as a shell takes it."""
     values = config.to_dict()
     value = values[field] if field in values else values["flow"][field]
     hint = _schema.fields_of(type(config)).get(field) or _schema.fields_of(FlowConfig)[field]
     if value is None and "PowerSeries" in _parts_of(hint):
-        return '{"type": "PowerSeries", "n_terms": 20}'
-    return json.dumps(value) if value is not None else "null"
+        value = {"type": "PowerSeries", "n_terms": 20}
+    text = f"{field}={json.dumps(value)}"
+    return f"'{text}'" if '"' in text else text

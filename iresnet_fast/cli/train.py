@@ -106,7 +106,7 @@ def _own_folder(options: argparse.Namespace, chosen: Path) -> Iterator[Path]:
     if options.folder is not None or options.resume or distributed.world_size() > 1:
         yield chosen
         return
-    folder = chosen
+    folder, is_first = chosen, not chosen.parent.exists()
     while True:
         try:
             folder.mkdir(parents=True)
@@ -122,6 +122,8 @@ def _own_folder(options: argparse.Namespace, chosen: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             folder.rmdir()  # if nothing was written
+            if is_first:
+                folder.parent.rmdir()
 
 
 @contextmanager
