@@ -2,14 +2,17 @@
 
 import os
 import re
+import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 
 from iresnet_fast import training
 from iresnet_fast.cli import _plan, main
+from iresnet_fast.cli import train as train_command
 from iresnet_fast.training import recipes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -66,7 +69,8 @@ def test_a_folder_that_is_given_is_not_written_over(table, capsys):
     assert main([*TINY, "--folder", "run"]) == 0
     assert main([*TINY, "--folder", "run"]) == 2
     said = capsys.readouterr().err
-    assert "pass resume=True (--resume), or another folder" in said
+    assert "pass --resume, or another --folder" in said
+    assert "resume=True" not in said
     assert f"such as {table.parent}/run-2, begins a new one" in said
 
 
@@ -122,7 +126,7 @@ def test_class_weights(tmp_path, capsys):
         assert main([*arguments, "--class-weights", given, "--folder", str(tmp_path / name)]) == 0
         assert training.read_metadata(tmp_path / name)["train_config"]["class_weights"] == kept
     assert main([*arguments, "--class-weights", "1,2", "--folder", str(tmp_path / "c")]) == 2
-    assert "class_weights must hold 10 numbers, one for each class, got 2" in capsys.readouterr().err
+    assert "--class-weights must hold 10 numbers, one for each class, got 2" in capsys.readouterr().err
     assert not (tmp_path / "c").exists()
 
 
@@ -152,3 +156,64 @@ def shown(message):
     """What Python does with a warning that nobody records: pytest records all of them."""
     text = warnings.formatwarning(message.message, message.category, message.filename, message.lineno, message.line)
     sys.stderr.write(text)
+
+
+def test_a_name_that_was_taken_meanwhile_is_left_to_the_run_that_took_it(table, monkeypatch, capsys):
+    planned = train_command.plan
+    taken = []
+
+    def late(options):
+        plan = planned(options)
+        plan.folder.mkdir(parents=True)  # as another process does between the choice of a name and its use
+        taken.append(plan.folder)
+        return plan
+
+    monkeypatch.setattr(train_command, "plan", late)
+    assert main(TINY) == 0
+    assert list(taken[0].iterdir()) == []
+    assert (taken[0].with_name(f"{taken[0].name}-2") / "model.safetensors").exists()
+    assert "since another run has just begun" in capsys.readouterr().out
+
+
+def test_help_of_data_with_a_percent_sign_in_the_name(table, capsys):
+    path = table.with_name("50%d.csv")
+    path.write_bytes(table.read_bytes())
+    assert main(["train", "--data", str(path), "--help"]) == 0
+    assert "50%d.csv: " in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("activaton=elu", "did you mean 'activation'?"),
+        ("blocks=4", "write e.g. --set blocks=["),
+        ("eval_estimator=Exact", '"type": "PowerSeries"'),
+        ('solver={"type": "Exact"}', "must be an object of type FixedPoint"),
+    ],
+)
+def test_a_mistaken_set_is_told_what_to_write(table, capsys, change, said):
+    assert main([*TINY, "--set", change]) == 2
+    found = capsys.readouterr().err
+    assert found.startswith("iresnet-fast: --set ")
+    assert said in found
+
+
+def test_what_only_fit_can_refuse_names_the_option(table, capsys):
+    assert main([*TINY, "--class-weights", "balanced"]) == 2
+    assert capsys.readouterr().err.startswith("iresnet-fast: --class-weights must be")
+    assert not Path("runs/small-flow").exists()
+
+
+def test_output_that_nobody_reads_any_longer_is_no_error(table):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "iresnet_fast.cli", "train", "--help"], stdout=writing, stderr=subprocess.PIPE
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_text_file_in_the_place_of_a_run_is_of_another_kind(table, capsys):
+    assert main(["info", str(table)]) == 2
+    assert "got a file of another kind; pass the folder of a run" in capsys.readouterr().err

@@ -72,11 +72,13 @@ def plan(options: argparse.Namespace) -> Plan:
     with naming_fields(given, "--{}"):
         training = changed(training if known is None else known.train_config, given)
     if known is None:
-        training = _fitting(training, given, dataset)
+        with naming_fields(given, "--{}"):
+            training = _fitting(training, given, dataset)
         sizes = sizes_of(dataset, kind, options.preset)
         if sizes is not None and not changes and not {"batch_size", "validation"} & given.keys():
             notes.append(f"sizes: {sizes.reason}")
-    _check_batch_size(training, dataset)
+    with naming_fields(given, "--{}"):
+        _check_batch_size(training, dataset)
     folder = _folder(options, dataset, kind, notes)
     if options.resume and not checkpoint.paths(folder):
         notes.append(f"resume: nothing to go on with in {folder}, a new run begins there")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import json
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -134,7 +135,8 @@ def show_values(parser: argparse.ArgumentParser, training: TrainConfig, of: str)
         if action.dest in _FIELDS and action.help is not None:
             value = getattr(training, action.dest)
             shown = ",".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()
-            action.help = action.help.replace(f"(default: {OF_RECIPE})", f"(for {of}: {shown})")
+            told = f"(for {of}: {shown})".replace("%", "%%")  # which argparse would fill in
+            action.help = action.help.replace(f"(default: {OF_RECIPE})", told)
 
 
 def recipes_table() -> str:
@@ -153,7 +155,7 @@ def recipes_table() -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join(
-        ["recipes, where none is made for the size of the data (train --data DATA --help shows that of the data):"]
+        ["recipes, where none is made for the size of the data", "(train --data DATA --help shows that of the data):"]
         + [f"  {line}" for line in lines]
     )
 
@@ -171,13 +173,17 @@ def change_of(text: str, kind: str) -> tuple[str, Any]:
     config = model_class.preset_config(model_class.presets()[0])
     hints = {**_schema.fields_of(FlowConfig)} if kind == "hybrid" else {}
     hints |= _schema.fields_of(type(config))
-    hint = hints.get(field)
+    if field not in hints:
+        near = difflib.get_close_matches(field, hints, 1)
+        advice = f"did you mean {near[0]!r}?" if near else "use one of them."
+        raise ValueError(f"--set must name one of {', '.join(hints)} for a {kind}, got {field!r}; {advice}")
+    hint = hints[field]
     try:
         found = json.loads(value)
     except (ValueError, RecursionError):
-        if hint is not None and str not in (hint, *typing.get_args(hint)):
+        if str not in (hint, *typing.get_args(hint)):
             raise ValueError(
-                f"--set {field} must be {_described(hint)} in JSON, got {value!r:.80}; write e.g. --set {field}="
+                f"--set {field} must be {_described(hint)} in JSON, got {value!r:.80}; write e.g. --set "
                 f"{_example(config, field)}."
             ) from None
         return field, value
@@ -188,18 +194,36 @@ def change_of(text: str, kind: str) -> tuple[str, Any]:
         else:
             advice = '{"type": "PowerSeries", "n_terms": 20}'
         raise ValueError(f"--set {field} must be an object that has a type, got {value:.80}; write '{field}={advice}'.")
+    if isinstance(found, dict) and found["type"] not in _parts_of(hint):
+        raise ValueError(
+            f"--set {field} must be {_described(hint)} in JSON, got the type {found['type']!r:.60}; write e.g. "
+            f"--set {_example(config, field)}."
+        )
+    if typing.get_origin(hint) is tuple and not isinstance(found, list):
+        raise ValueError(
+            f"--set {field} must be {_described(hint)} in JSON, got {value:.80}; write e.g. --set "
+            f"{_example(config, field)}."
+        )
     return field, found
 
 
+def _parts_of(hint: Any) -> list[str]:
+    """Return the names of the dataclasses that a field may have objects of."""
+    parts = typing.get_args(hint) or (hint,)
+    return [part.__name__ for part in parts if isinstance(part, type) and dataclasses.is_dataclass(part)]
+
+
 def _described(hint: Any) -> str:
-    names = [
-        part.__name__ for part in typing.get_args(hint) if isinstance(part, type) and dataclasses.is_dataclass(part)
-    ]
+    names = _parts_of(hint)
     return f"an object of type {' or '.join(names)}" if names else _schema.described(hint)
 
 
 def _example(config: Any, field: str) -> str:
-    """Return the value of a field of the configuration, or of its flow, in JSON."""
+    """Return what sets a field to its value in the configuration, or in its flow's, as a shell takes it."""
     values = config.to_dict()
     value = values[field] if field in values else values["flow"][field]
-    return json.dumps(value) if value is not None else "null"
+    hint = _schema.fields_of(type(config)).get(field) or _schema.fields_of(FlowConfig)[field]
+    if value is None and "PowerSeries" in _parts_of(hint):
+        value = {"type": "PowerSeries", "n_terms": 20}
+    text = f"{field}={json.dumps(value)}"
+    return f"'{text}'" if '"' in text else text

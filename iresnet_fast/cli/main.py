@@ -27,6 +27,7 @@ COMMANDS = {
 
 _PREFIX = "iresnet_fast: "  # of the package's own warnings
 _INTERRUPTED = 130  # what a shell reports after Ctrl-C
+_NO_READER = 141  # and after SIGPIPE: of output into a pipe that head, say, has closed
 
 
 class Parser(argparse.ArgumentParser):
@@ -61,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: of the command line; None: those of the process.
 
     Returns:
-        The exit code: 0; 2 after an error, which stderr has in one sentence; 130 if interrupted.
+        The exit code: 0; 2 after an error, which stderr has in one sentence; 130 if interrupted; 141 without a
+        word if nobody reads the output any longer.
     """
     try:
         with _short_warnings():
@@ -71,13 +73,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _end(_INTERRUPTED, "interrupted.")
     except TrainingInterrupted as error:
-        return _end(_INTERRUPTED, str(error))
+        return _end(_INTERRUPTED, str(error).replace(", or fit(..., resume=True)", ""))
     except ModuleNotFoundError as error:
         return _end(2, str(error))
+    except BrokenPipeError:
+        _drop_output()
+        return _NO_READER
     except OSError as error:
         if error.filename is None and error.strerror:  # of standard output, or of something that did not say
-            with suppress(OSError, ValueError):  # what could not be written would be tried again at the end
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_output()
             return _end(2, f"all output must be written, got: {error.strerror}; make room for it or write elsewhere.")
         if str(error).startswith("[Errno"):
             return _end(2, f"{error.filename} must be a path that can be used, got: {error.strerror}; correct it.")
@@ -103,6 +107,12 @@ def _short_warnings() -> Iterator[None]:
         yield
     finally:
         warnings.formatwarning = before
+
+
+def _drop_output() -> None:
+    """Let standard output lead nowhere: what could not be written would be tried again at the end."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _end(code: int, sentence: str) -> int:

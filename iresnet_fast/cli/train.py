@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ from ..models import IResNetFlow
 from ..training import checkpoint, distributed, pictures
 from ..training.checkpoint import MODEL_FILE
 from ..training.distributed import TrainingInterrupted
-from ..training.fit import Run, fit
+from ..training.fit import Run, fit, free_folder
 from ..training.recipes import MODELS
 from ..training.tasks import flow_of
 from . import evaluate, reconstruct, sample
 from ._options import add_data_options, add_machine_options, machine
 from ._plan import DATA, MODEL, plan
-from ._recipe import add_recipe_options, recipes_table, show_values
+from ._recipe import add_recipe_options, given_of, naming_fields, recipes_table, show_values
 
 # Whose absence means what a run.yaml says, or else the default: so that one that is given is told from one that is not.
 _FROM_CONFIG = ("context", "columns", "categorical", "one_hot", "continuous", "weights", "missing")
@@ -77,15 +78,16 @@ def run(options: argparse.Namespace) -> None:
             print(f"{type(model).__name__} of {n_parameters} parameters on {n} samples of {dataset.name}")
             for note in planned.notes:
                 print(note)
-        done = fit(
-            model.to(device),
-            dataset,
-            planned.training,
-            planned.folder,
-            resume=options.resume,
-            show_progress=not options.quiet,
-            initial_seed=planned.seed,
-        )
+        with _naming_options(options), _own_folder(options, planned.folder) as folder:
+            done = fit(
+                model.to(device),
+                dataset,
+                planned.training,
+                folder,
+                resume=options.resume,
+                show_progress=not options.quiet,
+                initial_seed=planned.seed,
+            )
         if distributed.is_main():
             if options.quiet and done.stopped is not None:
                 print(done.stopped)
@@ -96,6 +98,46 @@ def run(options: argparse.Namespace) -> None:
                     f"the run is whole in {done.folder}, but its pictures are not, since drawing was interrupted; the "
                     f"same command with --resume draws them."
                 ) from None
+
+
+@contextmanager
+def _own_folder(options: argparse.Namespace, chosen: Path) -> Iterator[Path]:
+    """Yield a new folder for a run without --folder, also where another one that began just now took the name."""
+    if options.folder is not None or options.resume or distributed.world_size() > 1:
+        yield chosen
+        return
+    folder, is_first = chosen, not chosen.parent.exists()
+    while True:
+        try:
+            folder.mkdir(parents=True)
+            break
+        except FileExistsError:
+            if not folder.exists():  # a file is in the place of a folder above it
+                raise
+            folder = free_folder(folder)
+    if folder != chosen:
+        print(f"folder: {folder}, since another run has just begun in {chosen}")
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):
+            folder.rmdir()  # if nothing was written
+            if is_first:
+                folder.parent.rmdir()
+
+
+@contextmanager
+def _naming_options(options: argparse.Namespace) -> Iterator[None]:
+    """Let errors of `fit` name options instead of its arguments."""
+    try:
+        with naming_fields(given_of(options), "--{}"):
+            yield
+    except ValueError as error:
+        said = str(error)
+        if type(error) is not ValueError or not said.startswith("folder must"):
+            raise
+        said = said.replace("pass resume=True (--resume), or another folder", "pass --resume, or another --folder")
+        raise ValueError(f"--{said}") from error
 
 
 def _print_help(options: argparse.Namespace) -> None:

@@ -36,8 +36,7 @@ from .metadata import FORMAT, DamagedError, model_config_of, naming, parse, requ
 from .metadata import CheckpointError as CheckpointError
 from .weights import build_for, check_weights, dtype_of
 
-MODEL_SUFFIX = ".safetensors"
-MODEL_FILE = f"model{MODEL_SUFFIX}"
+MODEL_FILE = "model.safetensors"
 BEST_FILE = "best.safetensors"  # the model that was best on the validation part so far
 _PATTERN = "checkpoint-*.safetensors"
 _KEY = "iresnet_fast"  # of the metadata
@@ -285,11 +284,9 @@ def _opened(path: Path) -> Iterator[Any]:
             f"{path} must fit in half of the memory, got one of {size} bytes; free some, or use a larger machine."
         ) from None
     except (SafetensorError, OSError) as error:
-        if path.suffix != MODEL_SUFFIX:
-            raise CheckpointError(
-                f"{path} must be the folder of a run or a {MODEL_SUFFIX} file in it, got another file; pass the folder."
-            ) from error
-        raise DamagedError(f"{path} must be a complete safetensors file, got one with {error}.") from error
+        # Where the first bytes are no length of a header it is not even the beginning of such a file.
+        got = "a file of another kind; pass the folder of a run" if "header too" in str(error) else f"one with {error}"
+        raise DamagedError(f"{path} must be a complete safetensors file, got {got}.") from error
 
 
 def _checksum(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> int:
