@@ -1,5 +1,7 @@
 """`--context`: columns of a table that the density of the others depends on, from training to samples."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -102,6 +104,16 @@ def test_samples_are_drawn_at_raw_values(run, tmp_path):
     np.testing.assert_array_equal(np.load(low), expected.numpy())
     # The true means are 4 and 6.
     assert np.load(high)[:, 0].mean() - np.load(low)[:, 0].mean() > 1.0
+
+
+def test_a_context_far_from_those_of_training_is_told(run, tmp_path):
+    """b is of order one and a of some 2000 +- 100, so that b is a hundred and a five standard deviations away."""
+    arguments = ["sample", str(run), "--n", "2", "--out", str(tmp_path / "s.csv")]
+    with pytest.warns(RuntimeWarning, match=r"iresnet_fast: b \(1\d\d?\) of the context: so many standard deviations"):
+        assert main([*arguments, "--context=100,2500"]) == 0
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "iresnet_fast: .* of the context")
+        assert main([*arguments, "--context=1,2100"]) == 0
 
 
 def test_resume(table, tmp_path, capsys):

@@ -86,6 +86,7 @@ def sentence(capsys, arguments, code=2):
         ),
         (["--config", "no/run.yaml"], "no/run.yaml must be the run.yaml of a run, got no such file; check the path."),
         (["--verbose"], "unrecognized arguments: --verbose; see iresnet-fast --help"),
+        (["a.csv"], "unrecognized arguments: a.csv, which no option takes: a file of data goes with --data; see"),
     ],
 )
 def test_train(capsys, monkeypatch, tmp_path, arguments, said):

@@ -160,6 +160,7 @@ def test_chains_that_do_not_agree_are_said(run, tmp_path, capsys):
             "--draws must be at most 16, the steps that the chains keep, got 17",
         ),
         (HOLES, ["--out", "x.png"], "--out must end in .csv, .tsv, .parquet, .npy for a table, got 'x.png'; name it"),
+        (HOLES, ["--out", "holes.csv"], "--out must be another file than --data, got holes.csv for both; name another"),
         (HOLES, ["--out", "x.npy"], "a .npy file must hold numbers alone, got the texts of column"),
         (HOLES.replace("count", "draw"), [], "must include 'count', got"),
         (

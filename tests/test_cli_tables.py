@@ -207,3 +207,15 @@ def test_a_header_of_numbers_that_becomes_a_row_is_said(tmp_path, capsys):
     with pytest.warns(RuntimeWarning, match="the first line of .*b.csv, 0, 1, 2, was taken for a row, as the run"):
         assert main(["evaluate", run, "--data", str(tmp_path / "b.csv")]) == 0
     assert "(6 samples)" in capsys.readouterr().out
+
+
+def test_python_has_the_columns_of_a_run(project):
+    run = project / "runs" / "a"
+    model, schema = training.load_model(run), training.load_schema(run)
+    rows = schema.encode(data.read_table(project / "tables" / "a.csv"))
+    log_prob = model.log_prob(rows.x, rows.context) - schema.log_scale
+    assert log_prob.shape == (N,)
+    again = schema.decode(rows.x, rows.context)
+    assert again.names == ("time, in s", "small", "count", "species")
+    assert again.column("species").tolist() == frame()["species"].tolist()
+    np.testing.assert_allclose(again.column("time, in s"), frame()["time, in s"], rtol=0.0, atol=1e-3)

@@ -217,3 +217,19 @@ def test_output_that_nobody_reads_any_longer_is_no_error(table):
 def test_a_text_file_in_the_place_of_a_run_is_of_another_kind(table, capsys):
     assert main(["info", str(table)]) == 2
     assert "got a file of another kind; pass the folder of a run" in capsys.readouterr().err
+
+
+def test_a_folder_says_what_its_run_was_on(table, capsys):
+    """To go on takes no option but the folder; what is not there to go on with is said."""
+    assert main([*TINY, "--folder", "run"]) == 0
+    arguments = ["train", "--resume", "--quiet", "--threads", "1"]
+    assert main([*arguments, "--folder", "run", "--max-steps", "3"]) == 0
+    assert Path("run", "checkpoint-00000003.safetensors").exists()
+    assert "resume: nothing" not in capsys.readouterr().out
+    assert main([*arguments, *TINY[1:], "--folder", "other"]) == 0
+    assert "resume: nothing to go on with in other, a new run begins there" in capsys.readouterr().out
+
+
+def test_a_start_that_nothing_was_better_than_is_said(table, capsys):
+    assert main([*TINY, "--learning-rate", "1e-30", "--folder", "run"]) == 0
+    assert "kept: the model of step 0, the best on the data held out, as it began: the" in capsys.readouterr().out

@@ -263,3 +263,16 @@ def test_mistaken_names(frame, load, options, words):
         load(frame, **options)
     assert str(caught.value).startswith(caught.value.argument)
     assert caught.value.argument
+
+
+def test_a_value_that_many_rows_share_is_told(frame, load):
+    """A mark of missing cells, or an atom; values that are rounded alike have neighbours as frequent as they are."""
+    marked = frame.assign(length=frame["length"].where(np.arange(N) >= 6, -999.0))
+    _, said = load(marked[["length", "weight"]])
+    (line,) = said
+    assert "length (6 rows with -999) of" in line
+    assert "a value that many rows share beside continuous ones" in line
+    _, said = load(frame[["length", "weight"]].round(1))
+    assert said == []
+    _, said = load(marked[["length", "weight"]].assign(weight=frame["weight"].where(np.arange(N) >= 4, 0.0)))
+    assert "weight" not in said[0]  # four may be chance

@@ -87,6 +87,20 @@ def test_readme_quotes_the_classifier():
     assert f"{run['largest_pixel_error']:.0e}" in line
 
 
+def test_readme_quotes_the_tables():
+    runs = json.loads((ROOT / "docs/results/tables.json").read_text())["runs"]
+    page = (ROOT / "docs/results/tables.md").read_text()
+    (said,) = re.findall(r"our flow is (at least as good as .*)\.\n", page)
+    text = " ".join(README.split())
+    assert (
+        f"Of twelve tables that scikit-learn and statsmodels bring, with 150 to 6,366 rows, our flow is {said}" in text
+    )
+    assert len(runs) == 12
+    assert (min(run["rows"] for run in runs.values()), max(run["rows"] for run in runs.values())) == (150, 6366)
+    seconds = [round(run["seconds"]) for run in runs.values()]
+    assert f"for {min(seconds)} to {max(seconds)} seconds" in text
+
+
 def test_readme_quotes_the_training_step():
     (found,) = json.loads((ROOT / "benchmarks/results/bench_train_step.json").read_text())
     times, ours = found["baselines"], found["ours_ms"]

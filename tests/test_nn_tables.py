@@ -1,6 +1,7 @@
 """DequantizeSteps and Whiten, and the flow that begins as the Gaussian of its data."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -237,3 +238,13 @@ def test_a_context_and_the_units_of_the_statistics():
     flow.initialize(x, context)
     expected = gaussian(x.double()).log_prob(x.double()).float()
     torch.testing.assert_close(flow.eval().log_prob(x, context), expected)
+
+
+def test_columns_that_depend_on_each_other_are_told():
+    x = torch.randn(50, 2, dtype=torch.float64)
+    with pytest.warns(RuntimeWarning, match="depend on each other linearly"):
+        nn.Whiten.fit(torch.cat((x, x.sum(1, keepdim=True)), 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        nn.Whiten.fit(x)
+        nn.Whiten.fit(x[:2])  # so few rows are no property of the columns

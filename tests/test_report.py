@@ -350,7 +350,7 @@ def test_data_of_another_shape(folders, tmp_path):
         (["no_such_run"], "no_such_run must be"),
         (["RUN", "--out", "page.pdf"], "--out must end in .html or .htm, got 'page.pdf'; name it e.g. report.html."),
         (["RUN", "--out", "FOLDER"], "--out must be a file, got the folder"),
-        (["RUN", "--data", "digits"], "event_shape of the model must be"),
+        (["RUN", "--data", "digits"], "as in training, got images of 1 x 8 x 8 in digits; pass such data"),
     ],
 )
 def test_errors_are_one_sentence(run, tmp_path, monkeypatch, capsys, arguments, said):

@@ -139,7 +139,10 @@ def run(options: argparse.Namespace) -> None:
         print(as_text(whole), end="")
     else:
         data.write_table(whole, options.out)
-    print(_summary(rows, table), file=sys.stderr if to_screen else sys.stdout)
+    where = sys.stderr if to_screen else sys.stdout
+    if options.data is None:
+        print("rows: the test part of the data of the run; pass --data for others", file=where)
+    print(_summary(rows, table), file=where)
     if not to_screen:
         print(options.out)
 
