@@ -159,7 +159,11 @@ def test_a_signal_during_the_last_evaluation_ends_it_at_once(number, tmp_path, m
 def test_an_interrupt_of_the_pictures_says_how_to_finish(tmp_path, monkeypatch, capsys):
     undo = signalled(monkeypatch, __import__("iresnet_fast.cli.train", fromlist=["pictures"]).pictures, "curves")
     arguments = ["train", "--data", "moons", "--set", "blocks=[1]", "--max-steps", "1", "--quiet", "--folder"]
-    assert main([*arguments, str(tmp_path / "run")]) == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets jobs in the background ignore it
+    try:
+        assert main([*arguments, str(tmp_path / "run")]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     said = capsys.readouterr().err
     assert said.startswith(f"iresnet-fast: the run is whole in {tmp_path / 'run'}, but its pictures are not, since")
     assert said.count("\n") == 1
@@ -236,4 +240,4 @@ def test_a_full_disk_for_what_is_printed_has_a_sentence():
     said = (
         "iresnet-fast: all output must be written, got: No space left on device; make room for it or write elsewhere."
     )
-    assert (ended.returncode, ended.stderr) == (2, f"iresnet-fast: {said}\n")
+    assert (ended.returncode, ended.stderr) == (2, f"{said}\n")
