@@ -84,11 +84,8 @@ class Dequantize(TakesCall, Transform):
         return f"n_levels={self.n_levels}, eval_noise={self.eval_noise!r}"
 
     def _noise(self, x: Tensor, call: Call) -> Tensor | float:
-        if self.training or self.eval_noise == "random":
-            noise = torch.rand(x.shape, dtype=x.dtype, device=x.device, **drawn_from(self.generator))
-        elif self.eval_noise == "fixed":
-            noise = hashed_uniform(call.keys(), x, self.eval_seed)
-        else:
+        noise = uniform_noise(self, x, call)
+        if noise is None:
             return 0.5
         # So near to a whole number that adding, dividing and multiplying back could round to the next one.
         margin = min(2.0 * self.n_levels * torch.finfo(x.dtype).eps, 0.5)
@@ -97,3 +94,10 @@ class Dequantize(TakesCall, Transform):
     def _logdet(self, x: Tensor, sign: float) -> Tensor:
         value = -sign * math.prod(x.shape[1:]) * math.log(self.n_levels)
         return torch.full((x.shape[0],), value, dtype=x.dtype, device=x.device)
+
+
+def uniform_noise(layer: Any, x: Tensor, call: Call) -> Tensor | None:
+    """Return uniform noise in [0, 1), the shape of x, as mode and `eval_noise` of a layer say; None for "half"."""
+    if layer.training or layer.eval_noise == "random":
+        return torch.rand(x.shape, dtype=x.dtype, device=x.device, **drawn_from(layer.generator))
+    return hashed_uniform(call.keys(), x, layer.eval_seed) if layer.eval_noise == "fixed" else None

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from .. import _checks
 from .._inputs import check_floating, check_same_device, check_samples, check_shape
-from .._keys import hashed_uniform
-from .._tracing import drawn_from
 from ._call import Call, TakesCall
 from ._transform import Transform
+from .dequantize import uniform_noise
 
 
 class DequantizeSteps(TakesCall, Transform):
@@ -97,11 +96,8 @@ class DequantizeSteps(TakesCall, Transform):
 
     def _noise(self, x: Tensor, call: Call) -> Tensor | float:
         """Return numbers in (-1/2, 1/2), so that the inverse finds x again."""
-        if self.training or self.eval_noise == "random":
-            noise = torch.rand(x.shape, dtype=x.dtype, device=x.device, **drawn_from(self.generator))
-        elif self.eval_noise == "fixed":
-            noise = hashed_uniform(call.keys(), x, self.eval_seed)
-        else:
+        noise = uniform_noise(self, x, call)
+        if noise is None:
             return 0.0
         # So near to the middle of two values that adding, dividing and rounding could find the other one.
         level = x.detach().abs() / self._steps(x)[1]
